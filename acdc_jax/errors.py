@@ -1,0 +1,9 @@
+"""Failures that a user can act on. Each is one line that names the thing and the remedy."""
+
+
+class AcdcError(Exception):
+    """A failure with a one-line message for the user; the command exits with status 1."""
+
+
+class ConfigError(AcdcError):
+    """A flag, or a combination of flags, that cannot work; the command exits with status 2."""
