@@ -1,0 +1,56 @@
+"""The `acdc` command."""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from acdc_jax import __version__
+from acdc_jax.errors import AcdcError, ConfigError
+
+COMMANDS = {
+    "run": "coevolve models and tasks, choose the task force, report",
+    "seeds": "train the tiny seed models of the quickstart",
+    "compare": "repeat a run over several PRNG seeds, with every control, into one table",
+    "export": "write a member of a run as a Hugging Face folder",
+}
+
+_USAGE = """acdc: coevolve an archive of merged language models with a pool of tasks (AC/DC)
+
+  {commands}
+
+`acdc COMMAND --help` lists a command's flags; `--flagfile=FILE` reads them from a file, and files
+may include others the same way. A first run, with nothing but a CPU:
+
+  acdc run --flagfile=configs/quickstart.flags
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status: 0, 1 (it failed), or 2 (the flags are wrong)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "help"):
+        listed = "\n  ".join(f"acdc {command:<8} {text}" for command, text in COMMANDS.items())
+        print(_USAGE.format(commands=listed), end="")
+        return 0
+    if name == "--version":
+        print(__version__)
+        return 0
+    try:
+        if name not in COMMANDS:
+            raise ConfigError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
+        # Imported here, so that `acdc --help` does not wait for jax.
+        module = importlib.import_module(f"acdc_jax.commands.{name}")
+        cast(Callable[[list[str]], None], module.command)(arguments[1:])
+    except AcdcError as error:
+        print(f"acdc: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        print("acdc: interrupted; the same command goes on from the last commit", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Flags become validated dataclasses; everything bad is one line and exit status 2."""
+
+from pathlib import Path
+
+import pytest
+
+from acdc_jax import flags
+from acdc_jax.config import SECTIONS, Config, EvolveConfig, RunConfig, changed_flags
+from acdc_jax.errors import ConfigError
+from acdc_jax.main import main
+
+
+def _config(*argv: str) -> Config:
+    sections, rest = flags.parse(SECTIONS, argv)
+    assert rest == []
+    return Config(*sections)
+
+
+def test_defaults_are_the_papers_settings() -> None:
+    config = _config()
+    assert config == Config()
+    assert (config.run.population, config.run.children, config.run.generations) == (16, 8, 50)
+    assert (config.evolve.proposer, config.evolve.normalise) == ("paper", True)
+    assert (config.evolve.mutation, config.evolve.mutation_scale) == ("svd", 0.25)
+    assert (config.tasks.initial_tasks, config.tasks.max_tasks) == (300, 250)
+
+
+def test_nested_flag_files_and_the_later_line_wins(tmp_path: Path) -> None:
+    inner, outer = tmp_path / "inner.flags", tmp_path / "outer.flags"
+    inner.write_text("# a comment\n--generations=3\n--children=4\n--nonormalise\n")
+    outer.write_text(f"--flagfile={inner}\n--generations=5\n")
+    config = _config(f"--flagfile={outer}", "--children=6")
+    assert (config.run.generations, config.run.children) == (5, 6)
+    assert not config.evolve.normalise
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--no_such_flag=1"], "no_such_flag"),
+        (["--generations=many"], "generations"),
+        (["--generations=-1"], "--generations=-1"),
+        (["--proposer=magic"], "magic"),
+        (["--flagfile=/nowhere/at.all"], "/nowhere/at.all"),
+        (["--min_parents=3", "--max_parents=2"], "--min_parents"),
+        (["--max_parents=20"], "--max_parents"),
+        (["--hard_threshold=0.9"], "--hard_threshold"),
+        (["--novel_probability=nan"], "--novel_probability"),
+        (["--base_model=x"], "--base_model"),
+        (["--seed_models=a,b"], "--base_model"),
+        (["--distance=hamming", "--denominator=unsolved"], "--distance"),
+        (["stray"], "stray"),
+    ],
+)
+def test_bad_flags_are_one_line_and_exit_2(
+    argv: list[str], named: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["run", f"--run_dir={tmp_path / 'run'}", *argv]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert named in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fly"]) == 2
+    assert "'fly'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "seeds", "compare", "export"])
+def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"acdc {command}" in capsys.readouterr().out
+
+
+def test_every_flag_has_help_and_a_name_of_its_own() -> None:
+    text = flags.help_text(SECTIONS)
+    names = [name for section in SECTIONS for name in section.__dataclass_fields__]
+    assert len(set(names)) == len(names)
+    assert all(f"--{name}=" in text for name in names)
+
+
+def test_which_flags_an_existing_run_refuses() -> None:
+    saved = _config().settings()
+    assert changed_flags(_config("--generations=99", "--noprogress", "--run_dir=x"), saved) == []
+    (change,) = changed_flags(_config("--children=4"), saved)
+    assert "--children=4" in change
+    assert "8" in change
+
+
+def test_bounds_name_the_flag() -> None:
+    with pytest.raises(ConfigError, match="--seed=-1"):
+        RunConfig(seed=-1)
+    with pytest.raises(ConfigError, match="--mutation_rank=0"):
+        EvolveConfig(mutation_rank=0)
