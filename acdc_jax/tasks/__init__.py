@@ -1,0 +1,1 @@
+"""Task families: their format, their scientist, their pool."""

@@ -1,0 +1,145 @@
+"""Task families: a draft as a scientist wrote it, and a task as the pool accepted it.
+
+A family is a folder with `task.py` (class `TaskFamily` with static `get_tasks`, `get_instructions`
+and `score`: the METR task standard's format) and `task.json` (everything else). The source is
+untrusted: nothing here executes it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from acdc_jax.errors import AcdcError
+
+Json = Any  # whatever `json.loads` returns
+Kind = Literal["seed", "novel", "inspired", "harder", "easier", "related"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """A task family as a scientist wrote it, before anything has run it.
+
+    Attributes:
+        name: short identifier, unique only within its lineage.
+        description: one or two sentences, what a member has to do.
+        capability: the skill that the family exercises.
+        difficulty: the author's estimate, 1 (easy) to 5.
+        example_instruction: what a member may be asked.
+        source: text of `task.py`.
+        kind: how it came about.
+        parent: id of the task that it was made from, if any.
+        reference: instance key → a submission that must pass, where the author knows one.
+        metadata: anything that the author wants to find again in a parent.
+    """
+
+    name: str
+    description: str
+    capability: str
+    difficulty: int
+    example_instruction: str
+    source: str
+    kind: Kind
+    parent: str | None = None
+    reference: Mapping[str, str] | None = None
+    metadata: Mapping[str, Json] = dataclasses.field(default_factory=dict)
+
+    def text(self) -> str:
+        """What the family is about, in words: the input of its embedding."""
+        return f"{self.name}\n{self.description}\n{self.capability}\n{self.example_instruction}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """An accepted task family.
+
+    Attributes:
+        id: `t00012`; ids are never used twice in a run.
+        draft: what its author wrote.
+        generation: when it entered the pool.
+        instances: what `get_tasks()` returned, asked once.
+        instructions: what `get_instructions(t)` returned for each of them.
+    """
+
+    id: str
+    draft: Draft
+    generation: int
+    instances: Mapping[str, Json]
+    instructions: Mapping[str, str]
+
+
+def save_task(task: Task, folder: Path) -> None:
+    """Writes `task.py` and `task.json`; `folder` must not exist."""
+    folder.mkdir(parents=True)
+    (folder / "task.py").write_text(task.draft.source, encoding="utf-8")
+    draft = dataclasses.asdict(task.draft)
+    del draft["source"]
+    lineage = {key: draft.pop(key) for key in ("parent", "kind")}
+    record = draft | {
+        "id": task.id,
+        "lineage": lineage | {"generation": task.generation},
+        "instances": dict(task.instances),
+        "instructions": dict(task.instructions),
+    }
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    (folder / "task.json").write_text(text, encoding="utf-8")
+
+
+def load_draft(folder: Path) -> Draft:
+    """Reads a family's folder without running any of it.
+
+    Raises:
+        AcdcError: a file is missing or `task.json` lacks a field, named.
+    """
+    return _draft(folder, _read_json(folder))
+
+
+def load_task(folder: Path) -> Task:
+    """Reads an accepted task; the inverse of `save_task`.
+
+    Raises:
+        AcdcError: a file is missing or `task.json` lacks a field, named.
+    """
+    record = _read_json(folder)
+    draft = _draft(folder, record)
+    try:
+        return Task(
+            id=record["id"],
+            draft=draft,
+            generation=record["lineage"]["generation"],
+            instances=record["instances"],
+            instructions=record["instructions"],
+        )
+    except KeyError as error:
+        raise AcdcError(f"{folder / 'task.json'}: field {error} is missing") from None
+
+
+def _read_json(folder: Path) -> dict[str, Json]:
+    try:
+        record = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AcdcError(f"{folder / 'task.json'}: cannot be read ({error})") from None
+    if not isinstance(record, dict):
+        raise AcdcError(f"{folder / 'task.json'}: must hold one JSON object")
+    return record
+
+
+def _draft(folder: Path, record: dict[str, Json]) -> Draft:
+    try:
+        return Draft(
+            name=record["name"],
+            description=record["description"],
+            capability=record["capability"],
+            difficulty=record["difficulty"],
+            example_instruction=record["example_instruction"],
+            source=(folder / "task.py").read_text(encoding="utf-8"),
+            kind=record["lineage"]["kind"],
+            parent=record["lineage"]["parent"],
+            reference=record.get("reference"),
+            metadata=record.get("metadata", {}),
+        )
+    except KeyError as error:
+        raise AcdcError(f"{folder / 'task.json'}: field {error} is missing") from None
+    except OSError as error:
+        raise AcdcError(f"{folder / 'task.py'}: cannot be read ({error.strerror})") from None

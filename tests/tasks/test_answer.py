@@ -1,0 +1,43 @@
+"""The last declared answer counts."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acdc_jax.tasks.answer import extract_answer
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("dcba", "dcba"),
+        ("  dcba \n", "dcba"),
+        ("", ""),
+        ("Let me think.\nAnswer: 42", "42"),
+        ("Answer: 1\nNo, wait.\nAnswer: 2", "2"),
+        ("**Answer:** 7", "7"),
+        ("The answer is: Paris", "Paris"),
+        ("so \\boxed{3} it is", "3"),
+        ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("\\boxed{a\n{b}\nc}", "a\n{b}\nc"),
+        ("Answer: \\boxed{5}", "5"),
+        ("\\boxed{1}\nAnswer: 2", "2"),
+        ("Answer: 2\nhence \\boxed{9}", "9"),
+        ("\\boxed{never closed", "\\boxed{never closed"),
+        ("Answer:\n```python\nx = 1\n```", "```python\nx = 1\n```"),
+        ("ANSWER: yes", "yes"),
+    ],
+)
+def test_extract(response: str, answer: str) -> None:
+    assert extract_answer(response) == answer
+
+
+@given(st.text())
+def test_never_fails_and_is_stripped(response: str) -> None:
+    answer = extract_answer(response)
+    assert answer == answer.strip()
+
+
+@given(st.text(alphabet="abc 123", min_size=1).map(str.strip).filter(bool), st.text())
+def test_a_final_declaration_always_wins(answer: str, before: str) -> None:
+    assert extract_answer(f"{before}\nAnswer: {answer}") == answer
