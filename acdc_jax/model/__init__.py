@@ -1,0 +1,1 @@
+"""Decoders in Flax NNX, and Hugging Face folders in and out."""

@@ -1,0 +1,100 @@
+"""Tokenizers and chat templates of Hugging Face folders; transformers is imported on first use."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from acdc_jax.errors import AcdcError
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """Returns the folder's `transformers.PreTrainedTokenizerBase`; remote code never runs.
+
+    Raises:
+        AcdcError: No folder, or no tokenizer that can be read, by name.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise AcdcError(f"{folder}: no such folder; give a Hugging Face folder")
+    # Says that PyTorch is missing, which this package does not need.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the tokenizers library raises bare Exception
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise AcdcError(f"{folder}: cannot load the tokenizer: {reason}") from error
+
+
+def encode_chat(tokenizer: Any, instructions: str, system: str | None = None) -> list[int]:
+    """Returns the prompt's tokens: chat template, with the generation prompt at its end.
+
+    Args:
+        tokenizer: From `load_tokenizer`.
+        instructions: What the user says.
+        system: What the system message says, or None for no system message.
+
+    Raises:
+        AcdcError: The tokenizer has no chat template, or one that refuses such messages.
+    """
+    if not tokenizer.chat_template:
+        raise AcdcError(f"{tokenizer.name_or_path}: the tokenizer has no chat template")
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": instructions})
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise AcdcError(f"{tokenizer.name_or_path}: chat template: {error}") from error
+    # The template has written the special tokens itself.
+    return [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
+
+
+def stop_tokens(folder: str | Path, tokenizer: Any) -> tuple[int, ...]:
+    """Returns the ids that end a response, sorted.
+
+    They are the tokenizer's end-of-sequence token and those that `generation_config.json` and
+    `config.json` name: chat models stop on several.
+
+    Raises:
+        AcdcError: There is none, so that no response would ever end.
+    """
+    found = {tokenizer.eos_token_id}
+    for name in ("generation_config.json", "config.json"):
+        path = Path(folder) / name
+        if path.is_file():
+            ids = read_json(path).get("eos_token_id")
+            found.update(ids if isinstance(ids, list) else [ids])
+    stop = tuple(sorted(int(token) for token in found if token is not None))
+    if not stop:
+        raise AcdcError(f"{folder}: no end-of-sequence token; set eos_token in its tokenizer")
+    return stop
+
+
+def decode(tokenizer: Any, tokens: list[int]) -> str:
+    """Returns the text of a response, special tokens left out."""
+    return str(
+        tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises:
+        AcdcError: The file is missing, unreadable or holds something else, by name.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AcdcError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise AcdcError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise AcdcError(f"{path}: not a JSON object")
+    return value
