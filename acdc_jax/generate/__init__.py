@@ -1,0 +1,1 @@
+"""Responses from a decoder: bucketed prefill, jitted decoding, sampling."""
