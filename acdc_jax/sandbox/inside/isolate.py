@@ -1,0 +1,147 @@
+"""From an ordinary process to one that owns nothing: namespaces, a new root, limits.
+
+Run once per zygote, so its cost does not matter; every child inherits the result.
+"""
+
+import os
+import resource
+import socket
+from collections.abc import Sequence
+
+from . import kernel, landlock
+
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+_NOBODY = 65534
+# A user id per zygote, far above any that is handed out: no two zygotes, and no process of the
+# host, may signal or inspect one another even where a wall fails.
+_OWN_USERS = 0x60000000
+
+# statvfs flags of a mount that a remount in a user namespace must repeat (they are "locked")
+_LOCKED = {8: kernel.NOEXEC, 1024: 1024, 2048: 2048, 4096: 1 << 21}
+
+
+def enter_namespaces(root: str, read_only: Sequence[str]) -> None:
+    """Go on in a fork that has its own namespaces and sees only `read_only` and a few devices.
+
+    `root` is any existing folder; the new root is mounted on it, visible to this process only.
+    The caller's process stays behind as an empty shell that waits for the fork, because a process
+    cannot change its own PID namespace: it is what the parent of the zygote sees and kills.
+    """
+    proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    rest = kernel.NEW_NET | kernel.NEW_IPC | kernel.NEW_UTS | kernel.NEW_PID
+    if _may_mount():
+        # The interpreter may lie under /root, which no other user may enter: so root builds the
+        # new root while it still is root, and only then becomes nobody in particular.
+        _new_root(root, read_only)
+        _become_nobody()
+        _own_user_namespace(proc, rest)
+    else:
+        _own_user_namespace(proc, rest | kernel.NEW_MOUNT)
+        _new_root(root, read_only)
+    os.close(proc)
+    child = os.fork()
+    if child:
+        # The shell keeps no descriptor: a control channel held open here would hide the parent's
+        # or the zygote's death from the other.
+        os.closerange(0, 64)
+        os.waitpid(child, 0)
+        os._exit(0)
+    kernel.die_with_parent()
+
+
+def _may_mount() -> bool:
+    """Whether this is root with its powers (many containers keep them from root)."""
+    if os.geteuid() != 0:
+        return False
+    try:
+        kernel.unshare(kernel.NEW_MOUNT)
+    except PermissionError:
+        return False
+    return True
+
+
+def _become_nobody() -> None:
+    os.setgroups([])
+    user = _OWN_USERS + os.getpid()
+    try:
+        os.setresgid(user, user, user)
+    except OSError:  # a container that maps only 65,536 ids
+        user = _NOBODY
+        os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    kernel.set_dumpable(True)  # or /proc/self/uid_map would belong to root
+
+
+def _own_user_namespace(proc: int, others: int) -> None:
+    user, group = os.getuid(), os.getgid()
+    kernel.unshare(kernel.NEW_USER | others)
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{_NOBODY} {user} 1"),
+        ("gid_map", f"{_NOBODY} {group} 1"),
+    ):
+        descriptor = os.open(f"self/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+        try:
+            os.write(descriptor, text.encode())
+        except OSError as error:  # say which of the steps is forbidden here
+            raise OSError(error.errno, f"user namespace, {name}: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
+    socket.sethostname("sandbox")  # and not what the host is called
+
+
+def _new_root(root: str, read_only: Sequence[str]) -> None:
+    """A small read-only tmpfs with read-only binds of `read_only`, at the same paths."""
+    careful = kernel.NOSUID | kernel.NODEV
+    kernel.mount(None, "/", None, kernel.REC | kernel.PRIVATE)  # nothing leaks back to the host
+    kernel.mount("tmpfs", root, "tmpfs", careful, "size=1m,nr_inodes=4096,mode=0755")
+    masks = []
+    for path in read_only:
+        if os.path.isdir(root + path):
+            continue  # shown already, as part of a folder above it
+        target = root + path
+        os.makedirs(target, exist_ok=True)
+        kernel.mount(path, target, None, kernel.BIND | kernel.REC)
+        flags = os.statvfs(target).f_flag
+        locked = sum(mount for stat, mount in _LOCKED.items() if flags & stat)
+        kernel.mount(
+            None, target, None, kernel.REMOUNT | kernel.BIND | kernel.RDONLY | careful | locked
+        )
+        packages = f"{target}/site-packages"
+        if os.path.isdir(packages):  # what else is installed is none of the tasks' business
+            kernel.mount("tmpfs", packages, "tmpfs", careful, "size=64k,nr_inodes=64,mode=0755")
+            masks.append(packages)
+    for path in DEVICES:
+        target = root + path
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC))
+        kernel.mount(path, target, None, kernel.BIND)
+    for packages in masks:  # no longer written to, now that the packages have their places
+        kernel.mount(None, packages, None, kernel.REMOUNT | kernel.BIND | kernel.RDONLY | careful)
+    os.chdir(root)
+    kernel.pivot_root_here()
+    kernel.mount(None, "/", None, kernel.REMOUNT | kernel.BIND | kernel.RDONLY | careful)
+
+
+def seal(use_landlock: bool, read_only: Sequence[str]) -> None:
+    """Give up every privilege that is left. What follows can only read `read_only`."""
+    kernel.no_new_privileges()
+    if use_landlock:
+        rules = [(path, landlock.READ) for path in read_only]
+        rules += [(path, landlock.READ_WRITE) for path in DEVICES]
+        landlock.enforce(landlock.ruleset(rules))
+    kernel.drop_capabilities()
+    kernel.set_dumpable(False)
+
+
+def limit_resources(memory_bytes: int, file_bytes: int) -> None:
+    """Limits that every child shares: set once, inherited by fork."""
+    for what, most in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_FSIZE, file_bytes),
+        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+    ):
+        resource.setrlimit(what, (most, most))

@@ -1,0 +1,107 @@
+"""System calls that the standard library does not offer, through ctypes.
+
+The packages on PyPI that wrap seccomp and Landlock are stale or need a compiler, and a user of a
+cluster node can rely on neither.
+"""
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable
+from typing import Any
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+MACHINE = platform.machine()
+
+# prctl
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 4, 38, 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+# unshare
+NEW_MOUNT, NEW_UTS, NEW_IPC, NEW_USER = 0x20000, 0x4000000, 0x8000000, 0x10000000
+NEW_PID, NEW_NET = 0x20000000, 0x40000000
+# mount
+RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+_DETACH = 2
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+
+
+def check(result: int, what: str) -> int:
+    """Return `result`, or raise OSError with the thread's errno when it is negative."""
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
+    return result
+
+
+def syscall(what: str, number: int, *arguments: Any) -> int:
+    """A raw system call; `what` is its name in the error. Plain ints are passed as longs."""
+    return check(_libc.syscall(*_longs(number, *arguments)), what)
+
+
+def prepared(what: str, number: int, *arguments: Any) -> Callable[[], None]:
+    """A raw system call with its arguments already converted, to be made once and cheaply."""
+    function, longs = _libc.syscall, _longs(number, *arguments)
+
+    def call() -> None:
+        check(function(*longs), what)
+
+    return call
+
+
+def _longs(*arguments: Any) -> list[Any]:
+    return [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+
+
+def _prctl(what: str, option: int, a: int = 0, b: int = 0) -> None:
+    zero = ctypes.c_ulong(0)
+    check(_libc.prctl(option, ctypes.c_ulong(a), ctypes.c_ulong(b), zero, zero), what)
+
+
+def die_with_parent() -> None:
+    """SIGKILL for this process when its parent dies. A change of user id undoes it."""
+    _prctl("PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG, 9)
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Whether others of the same user may look into this process through /proc and ptrace."""
+    _prctl("PR_SET_DUMPABLE", _PR_SET_DUMPABLE, int(dumpable))
+
+
+def no_new_privileges() -> None:
+    """Needed before an unprivileged process may install a filter or a Landlock ruleset."""
+    _prctl("PR_SET_NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, 1)
+
+
+def drop_capabilities() -> None:
+    """Empty the ambient, effective, permitted and inheritable sets. There is no way back."""
+    _prctl("PR_CAP_AMBIENT", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces named by `flags`."""
+    check(_libc.unshare(flags), "unshare")
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int, data: str = "") -> None:
+    """mount(2)."""
+    check(
+        _libc.mount(
+            None if source is None else source.encode(),
+            target.encode(),
+            None if kind is None else kind.encode(),
+            ctypes.c_ulong(flags),
+            data.encode(),
+        ),
+        f"mount {target}",
+    )
+
+
+def pivot_root_here() -> None:
+    """Make the current directory the root and let go of the old one."""
+    syscall("pivot_root", _PIVOT_ROOT[MACHINE], b".", b".")
+    check(_libc.umount2(b".", _DETACH), "umount of the old root")
+    os.chdir("/")

@@ -1,0 +1,172 @@
+"""A zygote: a small interpreter, sealed off once, that forks one child per call.
+
+Started as a program of its own (never forked from a process that runs JAX, whose threads and
+memory a fork would drag along). It is trusted, and stays so by never looking at a payload.
+"""
+
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from . import isolate, kernel, runner, seccomp, wire
+
+CONTROL = runner.JOB + 1  # the descriptor of the control channel; a child closes it
+
+# Imported before the first fork, so that no child pays for them. Some also need a shared library
+# (libcrypto, liblzma, ...) that the new root does not show.
+# Not `threading` (nor `queue`, which imports it): its hook would slow every fork by a tenth.
+_WARM = """
+abc array ast bisect bz2 calendar cmath collections.abc contextlib copy csv ctypes dataclasses
+datetime decimal difflib enum fractions functools hashlib heapq html inspect io itertools json
+keyword lzma math numbers operator random re secrets statistics string struct tempfile
+textwrap time traceback types typing unicodedata uuid warnings zlib zoneinfo
+"""
+
+
+_SAMPLE = """
+import collections, itertools, math, random, re, string
+class TaskFamily:
+    @staticmethod
+    def get_tasks() -> dict[str, dict]:
+        rng = random.Random(1)
+        return {"1": {"word": "".join(rng.choice(string.ascii_lowercase) for _ in range(5))}}
+    @staticmethod
+    def get_instructions(t: dict) -> str:
+        return f"Reverse {t['word']!r}."
+    @staticmethod
+    def score(t: dict, submission: str) -> float | None:
+        match = re.search(r"answer:\\s*(\\w+)", submission, re.IGNORECASE)
+        try:
+            answer = match.group(1) if match else submission.strip().lower().split()[-1]
+        except (IndexError, ValueError):
+            answer = ""
+        return 1.0 if answer == t["word"][::-1] else 0.0
+"""
+
+
+def main() -> NoReturn:
+    """Seal this process off as the configuration (JSON in argv) says, then serve forever."""
+    config = json.loads(sys.argv[1])
+    control = _tidy_descriptors(config["control"])
+    try:
+        install_filter = _prepare(config)
+    except Exception as error:
+        control.send(json.dumps({"error": f"{error}"}).encode())
+        os._exit(1)
+    control.send(json.dumps({"error": None}).encode())
+    _serve(control, config, install_filter)
+
+
+def _tidy_descriptors(control: int) -> socket.socket:
+    """Nothing but /dev/null and the control channel, each at its place."""
+    os.dup2(control, CONTROL)
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in range(CONTROL):
+        os.dup2(null, descriptor)
+    os.closerange(CONTROL + 1, 1 << 16)
+    return socket.socket(fileno=CONTROL)
+
+
+def _prepare(config: dict[str, Any]) -> Callable[[], None] | None:
+    library = [path for path in sys.path if os.path.isdir(path)]
+    library.remove(config["program"])  # this package: nothing that a task should import
+    sys.path[:] = [*library, *config["paths"]]
+    for name in (*_WARM.split(), *config["preload"]):
+        importlib.import_module(name)
+    _warm_up()
+    # Packages come last: they may lie below a site-packages that the new root masks.
+    read_only = [*library, *config["data"], *config["packages"]]
+    with open("/proc/self/statm") as statm:
+        used = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    if config["namespaces"]:
+        isolate.enter_namespaces(config["root"], read_only)
+    isolate.limit_resources(used + config["memory_bytes"], config["file_bytes"])
+    os.chdir("/")
+    isolate.seal(config["landlock"], read_only)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.collect()
+    gc.freeze()  # or every child's first collection would copy the whole heap
+    return seccomp.installer() if config["seccomp"] else None
+
+
+def _warm_up() -> None:
+    """Pay once for what happens on first use: imports, caches, specialised bytecode."""
+    for _ in range(20):
+        family = runner.load(_SAMPLE)
+        [[name, instance]] = json.loads(json.dumps(list(family.get_tasks().items())))
+        family.get_instructions(instance)
+        runner.as_float(family.score(instance, name))
+    if "numpy" in sys.modules:
+        import numpy as np
+
+        np.random.seed(0)
+        np.linalg.solve(np.eye(3), np.fft.fft(np.ones(3)).real)
+    if "sympy" in sys.modules:
+        import sympy  # type: ignore[import-untyped, unused-ignore]
+        from sympy.parsing.sympy_parser import parse_expr  # type: ignore[import-untyped, unused-ignore]
+
+        sympy.simplify(parse_expr("x**2 - x*x"))
+        sympy.solve(parse_expr("x**2 - 4"))
+
+
+def _serve(
+    control: socket.socket, config: dict[str, Any], install_filter: Callable[[], None] | None
+) -> NoReturn:
+    """One child at a time. Ends when the parent goes away, and takes the child along."""
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 16, 1)
+        if not message:
+            os._exit(0)
+        if message != wire.FORK or not descriptors:
+            continue  # a KILL that crossed the end of its call
+        job = descriptors[0]
+        try:
+            child = os.fork()
+        except OSError as error:
+            os.close(job)
+            control.send(wire.STATUS.pack(error.errno or -1, 0, 0.0))
+            continue
+        if child == 0:
+            _become_child(job, config, install_filter)
+        os.close(job)
+        status, seconds = _await(child, control)
+        control.send(wire.STATUS.pack(0, status, seconds))
+
+
+def _await(child: int, control: socket.socket) -> tuple[int, float]:
+    """Wait status and CPU seconds of the child, which the parent may have killed meanwhile."""
+    handle = os.pidfd_open(child)
+    poller = select.poll()
+    poller.register(handle, select.POLLIN)
+    poller.register(control, select.POLLIN)
+    while not any(descriptor == handle for descriptor, _ in poller.poll()):
+        message = control.recv(16)
+        os.kill(child, signal.SIGKILL)
+        if not message:  # the parent is gone
+            os._exit(0)
+    os.close(handle)
+    _, status, usage = os.wait4(child, 0)
+    return status, usage.ru_utime + usage.ru_stime
+
+
+def _become_child(
+    job: int, config: dict[str, Any], install_filter: Callable[[], None] | None
+) -> NoReturn:
+    try:
+        os.dup2(job, runner.JOB)
+        os.closerange(CONTROL, 64)
+        if not config["namespaces"]:  # there, the end of the zygote is the end of its namespace
+            kernel.die_with_parent()
+        runner.set_limits(config)
+        if install_filter is not None:
+            install_filter()
+        runner.run(config)
+    finally:
+        os._exit(70)  # not reached unless a restriction failed; no READY was sent

@@ -1,0 +1,136 @@
+"""From what a child sent and how it ended to outcomes. Pure functions that trust nothing."""
+
+import json
+import math
+import os
+import signal
+from typing import NoReturn, cast
+
+from acdc_jax.sandbox.inside import wire
+from acdc_jax.sandbox.outcomes import JSON, FamilyReport, Limits, Outcome, Status
+from acdc_jax.sandbox.zygote import Reply, ZygoteLost
+
+
+def judge_scores(reply: Reply, count: int, limits: Limits) -> list[Outcome]:
+    """Outcomes of the leading items that this child settles: at least 1, at most `count`.
+
+    Args:
+        reply: of a child that was given `count` items.
+        count: how many.
+        limits: for the wording of the outcomes.
+
+    Raises:
+        ZygoteLost: the child ended before any untrusted code ran.
+    """
+    if reply.forged is not None:
+        return [Outcome("task error", None, reply.forged)] * count
+    frames = list(reply.frames)
+    _started(reply)
+    frames = frames[1:]
+    if not frames or frames[0].tag != wire.LOADED:
+        # The source itself failed: another child would only fail in the same way.
+        failure = _told(frames[0]) if frames else None
+        return [failure or _ended(reply, limits)] * count
+    outcomes: list[Outcome] = []
+    for frame in frames[1:]:
+        outcome = _valued(frame) if frame.tag == wire.VALUE else _told(frame)
+        if outcome is None or frame.item != len(outcomes) or len(outcomes) == count:
+            return [Outcome("task error", None, "the task wrote results out of turn")] * count
+        outcomes.append(outcome)
+    if len(outcomes) < count:
+        outcomes.append(_ended(reply, limits))  # the item during which it ended
+    return outcomes
+
+
+def judge_report(reply: Reply, limits: Limits) -> FamilyReport:
+    """The family's report, or why there is none.
+
+    Raises:
+        ZygoteLost: the child ended before any untrusted code ran.
+    """
+    if reply.forged is not None:
+        return FamilyReport({}, {}, reply.forged)
+    _started(reply)
+    frames = [frame for frame in reply.frames[1:] if frame.tag != wire.LOADED]
+    if not frames:
+        return FamilyReport({}, {}, _ended(reply, limits).detail)
+    if frames[0].tag != wire.REPORT:
+        told = _told(frames[0])
+        return FamilyReport({}, {}, told.detail if told else "the task wrote results out of turn")
+    try:
+        tasks, instructions = _parse_report(frames[0].body)
+    except (ValueError, RecursionError, MemoryError) as error:
+        return FamilyReport({}, {}, f"get_tasks or get_instructions is not usable: {error}"[:500])
+    return FamilyReport(tasks, instructions)
+
+
+def _started(reply: Reply) -> None:
+    if not reply.frames or reply.frames[0].tag != wire.READY:
+        raise ZygoteLost(f"a child ended before it was ready (wait status {reply.status})")
+
+
+def _valued(frame: wire.Frame) -> Outcome | None:
+    if len(frame.body) != wire.DOUBLE.size:
+        return None
+    (score,) = wire.DOUBLE.unpack(frame.body)
+    if not 0.0 <= score <= 1.0:  # also false for NaN
+        return Outcome("task error", None, f"a score of {score:.6g}, not a number in [0, 1]")
+    return Outcome("score", score)
+
+
+def _told(frame: wire.Frame) -> Outcome | None:
+    """What the child says went wrong; None when that is not what the frame says."""
+    if frame.tag not in (wire.ERROR, wire.MEMORY) or len(frame.body) > wire.MAX_DETAIL:
+        return None
+    status: Status = "memory" if frame.tag == wire.MEMORY else "task error"
+    text = frame.body.decode("utf-8", "replace")
+    return Outcome(status, None, " ".join(_visible(text).split()))
+
+
+def _visible(text: str) -> str:
+    """Without control characters, which would reach the user's terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _ended(reply: Reply, limits: Limits) -> Outcome:
+    """Why a child ended without saying so."""
+    if reply.timed_out:
+        return Outcome("timeout", None, f"took longer than {limits.wall_s:g} s")
+    if not os.WIFSIGNALED(reply.status):
+        code = os.waitstatus_to_exitcode(reply.status)
+        return Outcome("task error", None, f"exited with status {code} instead of returning")
+    number = os.WTERMSIG(reply.status)
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and reply.cpu_s >= limits.cpu_s):
+        return Outcome("timeout", None, f"used more than {limits.cpu_s} s of CPU")
+    if number == signal.SIGKILL:  # it can be neither the task nor us: the kernel ran out
+        return Outcome("memory", None, "killed by the kernel, which ran out of memory")
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    return Outcome("task error", None, f"crashed with {name}")
+
+
+def _parse_report(body: bytes) -> tuple[dict[str, JSON], dict[str, str]]:
+    def finite(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            raise ValueError("a number is not finite")
+        return value
+
+    def refuse(text: str) -> NoReturn:
+        raise ValueError(f"{text} is not JSON")
+
+    value = json.loads(body, parse_float=finite, parse_constant=refuse)
+    wire.check_plain(value)
+    json.dumps(value, ensure_ascii=False).encode()  # lone surrogates, which no file could hold
+    if type(value) is not list or len(value) != 2:
+        raise ValueError("not a pair")
+    tasks, instructions = value
+    if type(tasks) is not dict or not 1 <= len(tasks) <= wire.MAX_INSTANCES:
+        raise ValueError(f"not a dict of 1 to {wire.MAX_INSTANCES} instances")
+    if type(instructions) is not dict or tasks.keys() != instructions.keys():
+        raise ValueError("instructions and instances differ")
+    if not all(type(text) is str for text in instructions.values()):
+        raise ValueError("instructions are not text")
+    return cast("dict[str, JSON]", tasks), cast("dict[str, str]", instructions)

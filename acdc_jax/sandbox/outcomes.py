@@ -1,0 +1,67 @@
+"""What goes into the sandbox besides code, and what comes out of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from acdc_jax.errors import AcdcError
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+Status: TypeAlias = Literal["score", "task error", "timeout", "memory", "infrastructure"]
+
+
+class SandboxError(AcdcError):
+    """The sandbox itself failed: nothing is known about the task."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one item (one call of `score`, or one inspection of a family) may use.
+
+    Attributes:
+        wall_s: seconds on the clock.
+        cpu_s: whole seconds of CPU.
+        memory_mb: MiB of address space beyond the interpreter's own.
+        file_mb: MiB of any one file.
+        processes: threads; new processes are never allowed.
+        output_kb: KiB of instances and instructions that a family may return.
+    """
+
+    wall_s: float = 3.0
+    cpu_s: int = 2
+    memory_mb: int = 256
+    file_mb: int = 1
+    processes: int = 16
+    output_kb: int = 256
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one submission.
+
+    Attributes:
+        status: "score" means that `score` holds a number in [0, 1]; "task error", "timeout" and
+            "memory" are the task's fault; "infrastructure" is ours and says nothing about the
+            submission, so it must never be counted as a failure of the model.
+        score: the number, or None for every other status.
+        detail: one line about what happened; empty for a score.
+    """
+
+    status: Status
+    score: float | None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class FamilyReport:
+    """What a task family says about itself.
+
+    Attributes:
+        tasks: instance name to what `get_tasks` returned for it.
+        instructions: instance name to the text of `get_instructions`.
+        error: why the family's own methods failed (both mappings are then empty), or None.
+    """
+
+    tasks: Mapping[str, JSON]
+    instructions: Mapping[str, str]
+    error: str | None = None

@@ -1,0 +1,97 @@
+"""Which isolation this machine gives, found out by using it.
+
+A sysctl or a kernel version says little: containers, security modules and configuration all have
+a say. So a real zygote is started behind the strongest walls and has to survive a handful of
+attacks; the next tier is tried only where that fails.
+"""
+
+import json
+import sys
+
+from acdc_jax.sandbox.inside import wire
+from acdc_jax.sandbox.interpreter import Interpreter
+from acdc_jax.sandbox.judge import judge_scores
+from acdc_jax.sandbox.outcomes import Limits, SandboxError
+from acdc_jax.sandbox.zygote import Tier, Zygote, ZygoteLost
+
+TIERS = (
+    Tier("full", namespaces=True, landlock=True, seccomp=True),
+    Tier("landlock + seccomp", namespaces=False, landlock=True, seccomp=True),
+    Tier("namespaces + seccomp", namespaces=True, landlock=False, seccomp=True),
+)
+UNSAFE = Tier("unsafe", namespaces=False, landlock=False, seccomp=False)
+
+_REMEDIES = (
+    "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+    "kernel.apparmor_restrict_unprivileged_userns) or use Linux 5.13 or later with Landlock "
+    "and seccomp"
+)
+
+# Each attack scores 1.0 when it was stopped.
+_ATTACKS = {
+    "a fork": "os.fork()",
+    "a program": "os.execv('/bin/true', ['true'])",
+    "a TCP socket": "socket.create_connection(('127.0.0.1', 9), 0.1)",
+    "a unix socket": "socket.socket(socket.AF_UNIX)",
+    "reading /etc/passwd": "open('/etc/passwd').read()",
+    "reading /proc": "open('/proc/self/environ').read()",
+    "listing /home": "os.listdir('/home')",
+    "writing /tmp": "open('/tmp/acdc-self-test', 'w')",
+    "a signal to the parent": "os.kill(os.getppid(), 0)",
+    "a new namespace": "if ctypes.CDLL(None).unshare(0x10000000): raise OSError",
+}
+_SELF_TEST = """
+import ctypes, os, socket
+class TaskFamily:
+    def score(t, submission):
+        try:
+            exec(t)
+        except OSError:
+            return 1.0
+        return 0.0
+"""
+
+
+def probe(interpreter: Interpreter, *, allow_unsafe: bool) -> Tier:
+    """The strongest tier that works here.
+
+    Raises:
+        SandboxError: none works and `allow_unsafe` is not set, or this is not Linux.
+    """
+    if sys.platform != "linux":
+        raise SandboxError(
+            f"the sandbox needs Linux (this is {sys.platform}): run in a Linux container or VM"
+        )
+    reasons = []
+    for tier in TIERS:
+        failure = try_tier(interpreter, tier)
+        if failure is None:
+            return tier
+        reasons.append(f"{tier.name}: {failure}")
+    if not allow_unsafe:
+        raise SandboxError(
+            f"no sandbox for untrusted task code on this machine ({'; '.join(reasons)}): "
+            f"{_REMEDIES}, or accept the risk with --allow_unsafe_sandbox"
+        )
+    return UNSAFE
+
+
+def try_tier(interpreter: Interpreter, tier: Tier) -> str | None:
+    """Run a few attacks behind a tier's walls; what went wrong, or None: all were stopped."""
+    items = [[code, ""] for code in _ATTACKS.values()]
+    limits = Limits()  # not the user's: the machine is on trial, not a tight budget
+    try:
+        zygote = Zygote(interpreter, "stdlib", tier, limits)
+    except SandboxError as error:
+        return str(error)
+    try:
+        reply = zygote.call(wire.SCORE, json.dumps([_SELF_TEST, items]).encode(), len(items))
+        outcomes = judge_scores(reply, len(items), limits)
+    except ZygoteLost as error:
+        return str(error)
+    finally:
+        zygote.close()
+    for name, outcome in zip(_ATTACKS, outcomes, strict=False):
+        if outcome.score != 1.0:
+            return f"{name} was not stopped ({outcome.detail or 'it succeeded'})"
+    return None if len(outcomes) == len(items) else "the self-test did not finish"

@@ -1,0 +1,215 @@
+"""The parent's end of one zygote."""
+
+import contextlib
+import json
+import secrets
+import select
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from acdc_jax.sandbox.inside import wire
+from acdc_jax.sandbox.inside.wire import Frame, ProtocolError
+from acdc_jax.sandbox.interpreter import Interpreter, data_folders, zygote_environment
+from acdc_jax.sandbox.outcomes import Limits, SandboxError
+
+_START_S = 60.0  # importing sympy on a slow network file system
+_GRACE_S = 5.0  # for what no task's code takes part in
+_TICK_S = 0.05
+
+
+class Tier(NamedTuple):
+    """Which walls stand around the tasks' code."""
+
+    name: str
+    namespaces: bool
+    landlock: bool
+    seccomp: bool
+
+
+class ZygoteLost(Exception):
+    """The zygote died or fell silent, so nothing is known about the call it was in."""
+
+
+@dataclass
+class Reply:
+    """All that is known about one child.
+
+    Attributes:
+        frames: what it sent.
+        status: its wait status.
+        timed_out: it was killed because an item took longer than `wall_s`.
+        forged: it broke the protocol, so none of its frames is to be believed.
+        cpu_s: CPU seconds that it used.
+    """
+
+    frames: list[Frame] = field(default_factory=list)
+    status: int = 0
+    timed_out: bool = False
+    forged: str | None = None
+    cpu_s: float = 0.0
+
+
+class Zygote:
+    """A running zygote. Used by one thread at a time; `kill` may be called from any."""
+
+    def __init__(self, interpreter: Interpreter, kind: str, tier: Tier, limits: Limits) -> None:
+        """Start it and wait until it is sealed.
+
+        Raises:
+            SandboxError: a restriction of the tier cannot be had here, or it did not start.
+        """
+        self._limits = limits
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        packages = interpreter.packages[kind]
+        config = {
+            "control": theirs.fileno(),
+            "program": interpreter.program,
+            # Overmounted in the zygote's own mount namespace: a folder that surely exists and
+            # that holds nothing a task needs.
+            "root": interpreter.program + "/inside",
+            "paths": sorted({folder.rpartition("/")[0] for folder in packages}),
+            "packages": interpreter.visible,
+            "data": data_folders(),
+            "preload": [name for name in ("numpy", "sympy") if kind in (name, "sympy")]
+            if kind != "stdlib"
+            else [],
+            "namespaces": tier.namespaces,
+            "landlock": tier.landlock,
+            "seccomp": tier.seccomp,
+            "memory_bytes": limits.memory_mb << 20,
+            "file_bytes": limits.file_mb << 20,
+            "output_bytes": limits.output_kb << 10,
+            "processes": limits.processes,
+            "cpu_s": limits.cpu_s,
+        }
+        self._control = ours
+        try:
+            self.process = subprocess.Popen(
+                [*interpreter.command, json.dumps(config), interpreter.program],
+                env=zygote_environment(),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for the run to handle, not for its zygotes
+            )
+        except OSError as failure:
+            ours.close()
+            raise SandboxError(f"{interpreter.command[0]} does not start: {failure}") from failure
+        finally:
+            theirs.close()
+        try:
+            ours.settimeout(_START_S)
+            hello = ours.recv(4096)
+            error = json.loads(hello)["error"] if hello else "it ended before it said anything"
+        except OSError as failure:
+            error = str(failure)
+        ours.setblocking(True)
+        if error is not None:
+            self.close()
+            raise SandboxError(f"the {kind} zygote did not start: {error}")
+
+    def call(self, operation: int, payload: bytes, items: int) -> Reply:
+        """Fork one child, give it a payload, and collect what it says until it is dead.
+
+        Raises:
+            ZygoteLost: start another zygote and call again.
+        """
+        token = secrets.token_bytes(wire.TOKEN_BYTES)
+        ours, theirs = socket.socketpair()
+        try:
+            with ours:
+                with theirs:
+                    socket.send_fds(self._control, [wire.FORK], [theirs.fileno()])
+                ours.settimeout(_GRACE_S)
+                # A child that died early is told by its status.
+                with contextlib.suppress(ConnectionError):
+                    ours.sendall(wire.JOB.pack(token, operation, len(payload)) + payload)
+                ours.setblocking(False)
+                return self._collect(ours, token, items, eager=operation == wire.INSPECT)
+        except OSError as error:
+            raise ZygoteLost(str(error)) from error
+
+    def _collect(self, job: socket.socket, token: bytes, items: int, *, eager: bool) -> Reply:
+        """Wait for the child's end, and see to it that it comes.
+
+        Scores are few bytes: they wait in the socket until the child has ended or a tick has
+        passed, so that an ordinary call wakes this process (and its interpreter lock) once. An
+        inspection's answer may exceed the socket's buffer, so there every arrival wakes us.
+        """
+        reply, buffer = Reply(), bytearray()
+        most_frames = items + 2  # READY and LOADED
+        max_body = self._limits.output_kb << 10
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN)
+        if eager:
+            poller.register(job, select.POLLIN)
+        killed, deadline = False, time.monotonic() + _GRACE_S
+        while True:
+            ready = {descriptor for descriptor, _ in poller.poll(_TICK_S * 1000)}
+            ended = self._control.fileno() in ready
+            before = len(reply.frames)
+            if not _receive(job, buffer, None if ended else max_body) and eager and not ended:
+                poller.unregister(job)
+                eager = False
+            if reply.forged is None:
+                try:
+                    reply.frames += wire.take_frames(buffer, token, max_body)
+                    if len(reply.frames) > most_frames or (ended and buffer):
+                        raise ProtocolError("the task wrote more results than it had items")
+                except ProtocolError as error:
+                    reply.forged = str(error)
+            if ended:
+                failed, reply.status, reply.cpu_s = self._status()
+                if failed:
+                    raise ZygoteLost(f"fork failed with errno {failed}")
+                return reply
+            now = time.monotonic()
+            if len(reply.frames) > before and not killed:
+                # A whole frame is progress; single bytes are not, or a task that drips them would
+                # live for ever. Bounded by `most_frames`.
+                deadline = now + self._limits.wall_s
+            if not killed and (now > deadline or reply.forged is not None):
+                reply.timed_out = reply.forged is None
+                self._control.send(wire.KILL)
+                killed, deadline = True, now + _GRACE_S
+            elif killed and now > deadline:
+                raise ZygoteLost("a killed child did not end")
+
+    def _status(self) -> tuple[int, int, float]:
+        packet = self._control.recv(64)
+        if len(packet) != wire.STATUS.size:
+            raise ZygoteLost("the zygote died")
+        failed, status, seconds = wire.STATUS.unpack(packet)
+        return failed, status, seconds
+
+    def kill(self) -> None:
+        """End it and everything in it, at once. The kernel ends a PID namespace with its init."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """`kill`, and give back the descriptors."""
+        self.kill()
+        self._control.close()
+
+
+def _receive(job: socket.socket, buffer: bytearray, most: int | None) -> bool:
+    """Read what has arrived, at most `most` bytes; whether there may be more later."""
+    got = 0
+    while most is None or got <= most:
+        try:
+            data = job.recv(1 << 16)
+        except BlockingIOError:
+            return True
+        except ConnectionError:
+            return False
+        if not data:
+            return False
+        buffer += data
+        got += len(data)
+    return True

@@ -1,0 +1,30 @@
+"""Families to score and sandboxes to attack."""
+
+import pytest
+
+from acdc_jax.sandbox import Limits, Sandbox, SandboxError, probe
+
+# Short, so that attacks on the clock are over soon, but far above what honest tasks need.
+LIMITS = Limits(wall_s=1.2, cpu_s=1, memory_mb=128)
+
+
+def open_sandbox(tier: str = "full", workers: int = 1, limits: Limits = LIMITS) -> Sandbox:
+    """A sandbox in exactly this tier; skips the test where the machine cannot give it."""
+    chosen = [t for t in probe.TIERS if t.name == tier]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "TIERS", tuple(chosen))
+        try:
+            return Sandbox(workers, limits)
+        except SandboxError as error:
+            pytest.skip(f"no tier {tier} here: {error}")
+
+
+def family(body: str, top: str = "") -> str:
+    """The source of a family whose `score` has this body."""
+    lines = "\n".join("        " + line for line in body.strip().splitlines())
+    return (
+        f"{top}\nclass TaskFamily:\n"
+        "    @staticmethod\n    def get_tasks():\n        return {'1': None}\n"
+        "    @staticmethod\n    def get_instructions(t):\n        return 'Do it.'\n"
+        f"    @staticmethod\n    def score(t, s):\n{lines}\n"
+    )

@@ -1,0 +1,249 @@
+"""The pool around the walls: lost zygotes, leaks, closing, and the death of this process."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from acdc_jax.sandbox import FamilyReport, Limits, Outcome, Sandbox, SandboxError, pool
+
+from .helpers import LIMITS, family, open_sandbox
+
+HONEST = family("return float(s)")
+SLOW = family("import time; time.sleep(float(t)); return float(s)")
+
+
+def descendants(pid: int) -> set[int]:
+    """Processes below `pid`, seen from outside."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found |= {child} | descendants(child)
+    return found
+
+
+def wait_until(condition: object, seconds: float = 5.0) -> None:
+    """Poll until `condition()` holds."""
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_each_item_has_its_own_outcome(sandbox: Sandbox) -> None:
+    source = family(
+        "import os, time\n"
+        "if s == 'exit': os._exit(0)\n"
+        "if s == 'hang': time.sleep(60)\n"
+        "if s == 'raise': raise ValueError(s)\n"
+        "return float(s)"
+    )
+    answers = ["0.1", "exit", "exit", "0.4", "hang", "raise", "0.7"]
+    outcomes = sandbox.score(source, [(None, a) for a in answers]).result()
+    assert [o.score for o in outcomes] == [0.1, None, None, 0.4, None, None, 0.7]
+    assert [o.status for o in outcomes[4:6]] == ["timeout", "task error"]
+
+
+def test_budgets_are_per_item(sandbox: Sandbox) -> None:
+    """Items that use most of a budget each do not add up to a timeout."""
+    body = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass\n"
+    outcomes = sandbox.score(family(body + "return 1.0"), [(None, "")] * 4).result()
+    assert [o.score for o in outcomes] == [1.0] * 4
+
+
+def test_more_items_than_fit_one_child(sandbox: Sandbox) -> None:
+    outcomes = sandbox.score(HONEST, [(None, str(i / 200)) for i in range(150)]).result()
+    assert [o.score for o in outcomes] == [i / 200 for i in range(150)]
+    assert sandbox.score(HONEST, []).result() == []
+
+
+def test_large_payloads(sandbox: Sandbox) -> None:
+    source = family("return float(len(t) == len(s) == 2_000_000)")
+    assert sandbox.score(source, [("x" * 2_000_000, "y" * 2_000_000)]).result()[0].score == 1.0
+
+
+def test_a_lost_zygote_loses_no_job() -> None:
+    with open_sandbox(workers=2) as sandbox:
+        futures = [sandbox.score(SLOW, [(0.3, "0.5")]) for _ in range(4)]
+        for _ in range(2):
+            time.sleep(0.15)
+            for worker in sandbox._workers:
+                for zygote in list(worker._zygotes.values()):
+                    os.kill(zygote.process.pid, signal.SIGKILL)
+        assert [f.result() for f in futures] == [[Outcome("score", 0.5)]] * 4
+
+
+def test_killing_what_is_inside_the_shell_loses_no_job() -> None:
+    with open_sandbox() as sandbox:
+        future = sandbox.score(SLOW, [(0.4, "0.5")])
+        time.sleep(0.15)
+        (zygote,) = sandbox._workers[0]._zygotes.values()
+        for pid in descendants(zygote.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        assert future.result() == [Outcome("score", 0.5)]
+
+
+def test_an_always_lost_zygote_is_infrastructure_and_never_a_score(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries = []
+
+    class Broken(pool.Zygote):
+        def call(self, operation: int, payload: bytes, items: int) -> pool.Reply:
+            tries.append(operation)
+            raise pool.ZygoteLost("test")
+
+    with open_sandbox() as sandbox:
+        monkeypatch.setattr(pool, "Zygote", Broken)
+        outcomes = sandbox.score(HONEST, [(None, "1.0")] * 2).result()
+        assert [(o.status, o.score) for o in outcomes] == [("infrastructure", None)] * 2
+        assert len(tries) == 3
+        with pytest.raises(SandboxError):
+            sandbox.inspect(HONEST).result()
+        monkeypatch.undo()
+        assert sandbox.score(HONEST, [(None, "1.0")]).result() == [Outcome("score", 1.0)]
+
+
+def test_nothing_leaks() -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    attack = family("import os\nif s == 'exit': os._exit(1)\nif s == 'sig': os.abort()\nreturn 1.0")
+    before, others = descriptors(), descendants(os.getpid())
+    with open_sandbox(workers=2) as sandbox:
+        items = [(None, "exit"), (None, ""), (None, "sig"), (None, "")]
+        for _ in range(2):  # both workers have started by the end of the first round
+            futures = [sandbox.score(attack, items) for _ in range(100)]
+            for future in futures:
+                assert [o.score for o in future.result()] == [None, 1.0, None, 1.0]
+            processes, open_now = descendants(os.getpid()) - others, descriptors()
+        for _ in range(50):
+            sandbox.score(HONEST, [(None, "1")]).result()
+        assert descriptors() == open_now
+        assert descendants(os.getpid()) - others == processes
+        assert len(processes) == 4  # a shell and an init each
+    wait_until(lambda: not processes & descendants(os.getpid()))
+    assert descriptors() == before
+
+
+def test_closing_ends_running_and_queued_calls() -> None:
+    sandbox = open_sandbox(limits=Limits(wall_s=60))
+    futures = [sandbox.score(SLOW, [(50, "1")]) for _ in range(3)]
+    time.sleep(0.2)
+    start = time.monotonic()
+    sandbox.close()
+    assert time.monotonic() - start < 5
+    for future in futures:
+        with pytest.raises(SandboxError):
+            future.result(timeout=5)
+    with pytest.raises(SandboxError):
+        sandbox.score(HONEST, [(None, "1")])
+    sandbox.close()  # twice is once
+
+
+def test_a_full_queue_makes_the_producer_wait() -> None:
+    with open_sandbox() as sandbox:
+        futures = []
+
+        def produce() -> None:
+            futures.extend(sandbox.score(SLOW, [(0.05, "1")]) for _ in range(20))
+
+        thread = threading.Thread(target=produce)
+        thread.start()
+        time.sleep(0.2)
+        assert thread.is_alive()
+        thread.join()
+        assert all(f.result()[0].score == 1.0 for f in futures)
+
+
+def test_zygotes_die_with_this_process() -> None:
+    program = f"""
+    import os, sys, time
+    sys.path[:0] = {[p for p in sys.path if p]!r}
+    from acdc_jax.sandbox import Limits, Sandbox
+    sandbox = Sandbox(2, Limits(wall_s=600, cpu_s=600))
+    for _ in range(4): sandbox.score({SLOW!r}, [(500, "1")])
+    time.sleep(0.5)
+    print("ready", flush=True)
+    time.sleep(60)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    below = descendants(process.pid)
+    assert len(below) == 6  # a shell, an init and a child, twice
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
+
+
+def test_unsafe_must_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acdc_jax.sandbox.probe.TIERS", ())
+    with pytest.raises(SandboxError, match="--allow_unsafe_sandbox"):
+        Sandbox(1, LIMITS)
+    with Sandbox(1, LIMITS, allow_unsafe=True) as sandbox:
+        assert sandbox.tier == "unsafe"
+        assert sandbox.score(HONEST, [(None, "1")]).result()[0].score == 1.0
+        hang = sandbox.score(family("while True: pass"), [(None, "")]).result()[0]
+        assert hang.status == "timeout"
+
+
+def test_other_systems_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(SandboxError, match="needs Linux"):
+        Sandbox(1, LIMITS)
+
+
+def test_as_an_ordinary_user(tmp_path: Path) -> None:
+    """The same sandbox without root, in the system's interpreter, which any user may run."""
+    python = "/usr/bin/python3"
+    probe = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+    if os.getuid() != 0:
+        pytest.skip("these tests already run as an ordinary user")
+    if not Path(python).exists() or subprocess.run(probe).returncode:
+        pytest.skip("no system interpreter of Python 3.11 or later")
+    package = Path(pool.__file__).parents[1]
+    for file in [*package.glob("*.py"), *package.glob("sandbox/**/*.py")]:
+        copy = tmp_path / "acdc_jax" / file.relative_to(package)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    for folder in [tmp_path, *tmp_path.parents][:4]:
+        folder.chmod(0o755)
+    program = f"""
+    import os, sys
+    sys.path.insert(0, {str(tmp_path)!r})
+    os.setgroups([]); os.setresgid(12345, 12345, 12345); os.setresuid(12345, 12345, 12345)
+    from acdc_jax.sandbox import Limits, Sandbox, probe
+    for tier in probe.TIERS:
+        failure = probe.try_tier(probe.find_interpreter(), tier)
+        print(tier.name, failure)
+    with Sandbox(1, Limits()) as sandbox:
+        print(sandbox.tier, sandbox.score({HONEST!r}, [(None, "0.5")]).result()[0].score)
+    """
+    program = program.replace("probe.find_interpreter", "find_interpreter").replace(
+        "    from acdc_jax.sandbox import",
+        "    from acdc_jax.sandbox.interpreter import find_interpreter\n"
+        "    from acdc_jax.sandbox import",
+    )
+    ran = subprocess.run([python, "-c", textwrap.dedent(program)], capture_output=True, text=True)
+    assert ran.stdout.splitlines() == [
+        "full None",
+        "landlock + seccomp None",
+        "namespaces + seccomp None",
+        "full 0.5",
+    ], ran.stderr
+
+
+def test_reports_are_values() -> None:
+    assert FamilyReport({}, {}, "x") == FamilyReport({}, {}, "x")
+    with pytest.raises(SandboxError, match="worker"):
+        Sandbox(0, LIMITS)
