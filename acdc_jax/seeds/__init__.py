@@ -1,0 +1,1 @@
+"""The embedded seed models: a skill language, its tokenizer, and their training."""
