@@ -46,8 +46,11 @@ class Draft:
     metadata: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
-        """What the family is about, in words: the input of its embedding."""
-        return f"{self.name}\n{self.description}\n{self.capability}\n{self.example_instruction}"
+        """What the family is about, in words: the input of its embedding.
+
+        Without the example, so that the same idea with other material is not new.
+        """
+        return f"{self.name}\n{self.description}\n{self.capability}"
 
 
 @dataclasses.dataclass(frozen=True)

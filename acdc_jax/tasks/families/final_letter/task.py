@@ -1,0 +1,19 @@
+"""Write the last of five letters."""
+
+import random
+from string import ascii_lowercase
+
+
+class TaskFamily:
+    @staticmethod
+    def get_tasks() -> dict[str, dict[str, str]]:
+        rng = random.Random(107)
+        return {str(i): {"text": "".join(rng.choices(ascii_lowercase, k=5))} for i in range(4)}
+
+    @staticmethod
+    def get_instructions(t: dict[str, str]) -> str:
+        return f"final: {t['text']}"
+
+    @staticmethod
+    def score(t: dict[str, str], submission: str) -> float:
+        return float(submission.strip() == t["text"][-1])
