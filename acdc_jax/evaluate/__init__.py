@@ -1,0 +1,1 @@
+"""What is measured after the run: task forces and Coverage."""

@@ -1,0 +1,298 @@
+"""After the loop: the global skill matrix, the task force, and what it does on held-out tasks.
+
+Held-out tasks enter neither training nor evolution. Every collective of N models is chosen on the
+pool's tasks and measured here: *Coverage* is the fraction of held-out tasks that at least one of
+the N solves (paper §3.5).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from acdc_jax import checkpoint
+from acdc_jax.checkpoint import Manifest
+from acdc_jax.errors import AcdcError
+from acdc_jax.evaluate import skills as skill_matrix
+from acdc_jax.evaluate.respond import Engine, evaluate
+from acdc_jax.evaluate.skills import MISSING, SOLVED, SkillMatrix
+from acdc_jax.evaluate.taskforce import greedy
+from acdc_jax.evolve.archive import fitness
+from acdc_jax.evolve.merge import linear_children
+from acdc_jax.evolve.population import in_populations, stack
+from acdc_jax.generate.sampling import Sampling
+from acdc_jax.model.transformer import Weights
+from acdc_jax.sandbox import Sandbox
+from acdc_jax.tasks.accept import Rejected, check_drafts
+from acdc_jax.tasks.task import Draft, Task
+
+TASK_FORCES = (3, 8)
+_SAMPLES = Sampling(temperature=0.7)
+_RANDOM_DRAWS = 32
+_UNIFORM_SCALES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One collective on the held-out tasks.
+
+    Attributes:
+        collective: what was measured.
+        n: how many models, or samples, it has.
+        coverage: share of tasks whose first instance at least one of them solves.
+        coverage_majority: share of tasks of which at least one of them solves most instances.
+        best_single: share of all instances solved by the model that is fittest on the pool.
+    """
+
+    collective: str
+    n: int
+    coverage: float
+    coverage_majority: float
+    best_single: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Judges:
+    """What measuring needs besides the models."""
+
+    engine: Engine
+    sandbox: Sandbox
+    skill_threshold: float
+    instances_per_task: int
+    advance: Callable[[str], None]
+
+
+def global_skills(
+    judges: Judges,
+    run_dir: Path,
+    manifest: Manifest,
+    weights: Mapping[str, Weights],
+    tasks: Mapping[str, Task],
+) -> SkillMatrix:
+    """Every retained member × every task that was ever active; only what is missing is evaluated.
+
+    Args:
+        judges: how to evaluate.
+        run_dir: the run, for the skills that its archives recorded.
+        manifest: its commit point.
+        weights: every retained member.
+        tasks: every task, by id.
+    """
+    known = SkillMatrix((), (), np.zeros((0, 0), np.int8))
+    for generation in sorted({*manifest.kept, manifest.generation}):
+        known = skill_matrix.join(known, checkpoint.read_archive(run_dir, generation))
+    known = skill_matrix.take(known, sorted(weights), sorted(tasks))
+    for group, population in in_populations(sorted(weights), weights, judges.engine.population):
+        rows = skill_matrix.take(known, group, known.tasks)
+        missing = [
+            task for t, task in enumerate(known.tasks) if (rows.values[:, t] == MISSING).any()
+        ]
+        if missing:
+            found = evaluate(
+                judges.engine,
+                judges.sandbox,
+                population,
+                group,
+                [tasks[task] for task in missing],
+                instances_per_task=judges.instances_per_task,
+            )
+            known = skill_matrix.join(known, found.skills(judges.skill_threshold))
+        judges.advance("global skill matrix")
+    return known
+
+
+def held_out_tasks(drafts: Sequence[Draft], sandbox: Sandbox, threshold: float) -> list[Task]:
+    """Runs the held-out drafts through the same gate as any draft.
+
+    Raises:
+        AcdcError: one of them is not valid; the held-out set would not be what it claims to be.
+    """
+    tasks = []
+    for number, (draft, verdict) in enumerate(
+        zip(drafts, check_drafts(drafts, sandbox, threshold), strict=True)
+    ):
+        if isinstance(verdict, Rejected):
+            raise AcdcError(f"held-out task {draft.name} is not valid: {verdict.reason}")
+        tasks.append(Task(f"h{number:05d}", draft, 0, verdict.instances, verdict.instructions))
+    return tasks
+
+
+class HeldOut:
+    """Solved held-out instances, bool [T, I], of each model that was asked; asked once."""
+
+    def __init__(self, judges: Judges, tasks: Sequence[Task]) -> None:
+        """Nothing is evaluated yet."""
+        self._judges = judges
+        self._tasks = tasks
+        self._instances = max(len(task.instructions) for task in tasks)
+        self._solved: dict[str, np.ndarray] = {}
+
+    def ask(
+        self,
+        weights: Mapping[str, Weights],
+        *,
+        sampling: Sampling | None = None,
+        key: jax.Array | None = None,
+    ) -> None:
+        """Evaluates the models that have not been asked yet."""
+        waiting = [name for name in weights if name not in self._solved]
+        size = self._judges.engine.population
+        for group, population in in_populations(waiting, weights, size):
+            found = evaluate(
+                self._judges.engine,
+                self._judges.sandbox,
+                population,
+                group,
+                self._tasks,
+                instances_per_task=self._instances,
+                sampling=sampling or Sampling(),
+                key=key,
+            )
+            for m, name in enumerate(group):
+                self._solved[name] = found.scores[m] >= self._judges.skill_threshold
+            self._judges.advance("held-out tasks")
+
+    def row(self, collective: str, names: Sequence[str], best: str) -> Row:
+        """Measures a collective of models that have been asked."""
+        solved = np.stack([self._solved[name] for name in names])
+        return Row(
+            collective,
+            len(names),
+            float(solved[:, :, 0].any(0).mean()),
+            float((solved.mean(2) > 0.5).any(0).mean()),
+            float(self._solved[best].mean()),
+        )
+
+
+def measure(
+    judges: Judges,
+    tasks: Sequence[Task],
+    skills: SkillMatrix,
+    weights: Mapping[str, Weights],
+    base: Weights,
+    seeds: Sequence[str],
+    archive: Sequence[str],
+    archives: Mapping[int, SkillMatrix],
+    pool: Sequence[Task],
+    seed: int,
+    baselines: bool,
+) -> dict[str, Any]:
+    """The cheap rows of the table, and Coverage over generations.
+
+    Args:
+        judges: how to evaluate.
+        tasks: held-out tasks.
+        skills: the global skill matrix.
+        weights: every retained member.
+        base: the seeds' base.
+        seeds: the seed members' ids.
+        archive: the final archive.
+        archives: skills of each kept generation's archive on its own active tasks.
+        pool: tasks that the uniform merge is chosen on.
+        seed: PRNG seed of the samples and of the random members.
+        baselines: False for the evolved rows alone.
+
+    Returns:
+        `rows`, `coverage_by_generation` (Coverage of the task force of 3 that each generation
+        would have chosen), and `task_force`: size → member ids.
+    """
+    held = HeldOut(judges, tasks)
+    best = _fittest(skills)
+    forces = {n: task_force(skills, n) for n in TASK_FORCES}
+    trace = {g: task_force(matrix, TASK_FORCES[0]) for g, matrix in sorted(archives.items())}
+    asked = {best, *archive}.union(*forces.values(), *trace.values())
+    held.ask({member: weights[member] for member in sorted(asked)})
+    rows = [held.row("evolved", force, best) for force in forces.values()]
+    if baselines:
+        rows += _seed_rows(judges, held, skills, weights, base, seeds, pool, seed)
+        rng = np.random.default_rng(seed)
+        rows += [_random_row(held, archive, n, rng) for n in TASK_FORCES if n <= len(archive)]
+    return {
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "coverage_by_generation": {
+            str(g): held.row("", force, force[0]).coverage for g, force in trace.items()
+        },
+        "task_force": {str(n): force for n, force in forces.items()},
+    }
+
+
+def _seed_rows(
+    judges: Judges,
+    held: HeldOut,
+    skills: SkillMatrix,
+    weights: Mapping[str, Weights],
+    base: Weights,
+    seeds: Sequence[str],
+    pool: Sequence[Task],
+    seed: int,
+) -> list[Row]:
+    """What the seeds reach without evolution: the best of them, all, samples, their merge."""
+    of_seeds = skill_matrix.take(skills, seeds, skills.tasks)
+    best = _fittest(of_seeds)
+    held.ask({name: weights[name] for name in seeds})
+    rows = [
+        held.row("seeds", task_force(of_seeds, TASK_FORCES[0]), best),
+        held.row("all_seeds", seeds, best),
+    ]
+    # Members of one population draw from keys of their own: N copies are N samples.
+    samples = {f"sample {i}": weights[best] for i in range(max(TASK_FORCES))}
+    held.ask(samples, sampling=_SAMPLES, key=jax.random.key(seed))
+    rows += [held.row("samples_best_seed", list(samples)[:n], "sample 0") for n in TASK_FORCES]
+    uniform = _best_uniform_merge(judges, base, [weights[name] for name in seeds], pool)
+    held.ask({"uniform": uniform})
+    return [*rows, held.row("uniform_merge", ["uniform"], "uniform")]
+
+
+def task_force(skills: SkillMatrix, n: int) -> list[str]:
+    """Greedy Coverage over a skill matrix; fewer than `n` where there are fewer members."""
+    chosen = greedy(skills.values == SOLVED, min(n, len(skills.members)))
+    return [skills.members[i] for i in chosen]
+
+
+def _fittest(skills: SkillMatrix) -> str:
+    return skills.members[int(np.argmax(fitness(skills.values)))]
+
+
+def _random_row(held: HeldOut, archive: Sequence[str], n: int, rng: np.random.Generator) -> Row:
+    """Mean over draws of N members of the final archive."""
+    draws = [
+        held.row("", list(names), str(names[0]))
+        for names in (rng.choice(archive, n, replace=False) for _ in range(_RANDOM_DRAWS))
+    ]
+    mean = {
+        field: float(np.mean([getattr(draw, field) for draw in draws]))
+        for field in ("coverage", "coverage_majority", "best_single")
+    }
+    return Row("random_members", n, **mean)
+
+
+def _best_uniform_merge(
+    judges: Judges, base: Weights, seeds: Sequence[Weights], pool: Sequence[Task]
+) -> Weights:
+    """All seeds' task vectors with one common coefficient, the best of several on the pool."""
+    size = judges.engine.population
+    scales = np.resize(np.asarray(_UNIFORM_SCALES, np.float32), max(size, len(_UNIFORM_SCALES)))
+    merged = linear_children(
+        base,
+        [stack([seed] * len(scales)) for seed in seeds],
+        jax.numpy.broadcast_to(scales[:, None, None], (len(scales), len(seeds), 1)),
+        groups=dict.fromkeys(base, 0),
+        normalise=False,
+    )
+    names = [f"uniform {i}" for i in range(len(_UNIFORM_SCALES))]
+    models = {
+        name: {path: leaf[i] for path, leaf in merged.items()} for i, name in enumerate(names)
+    }
+    best, best_fitness = names[0], -1.0
+    for group, population in in_populations(names, models, size):
+        found = evaluate(judges.engine, judges.sandbox, population, group, pool)
+        for name, value in zip(
+            group, fitness(found.skills(judges.skill_threshold).values), strict=False
+        ):
+            if value > best_fitness:
+                best, best_fitness = name, float(value)
+    judges.advance("uniform merge")
+    return models[best]

@@ -1,0 +1,161 @@
+"""Members answer tasks: batched decoding, with scoring in the sandbox while it goes on.
+
+Finished batches are handed to the sandbox at once, so that the processes that score run while the
+devices decode the next batch.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+
+import jax
+import numpy as np
+
+from acdc_jax.evaluate.skills import SkillMatrix, from_scores
+from acdc_jax.generate.decode import generate
+from acdc_jax.generate.sampling import Sampling
+from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.transformer import Weights
+from acdc_jax.sandbox import Outcome, Sandbox
+from acdc_jax.tasks.answer import extract_answer
+from acdc_jax.tasks.task import Task
+
+GREEDY = Sampling()
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """What turns instructions into responses, apart from the weights.
+
+    Attributes:
+        model: architecture, shared by all members.
+        encode: instructions → prompt tokens (chat template and system prompt included).
+        decode: response tokens → text.
+        stop_tokens: tokens that end a response.
+        pad_token: fills up prompts to their bucket.
+        max_new_tokens: longest response.
+        batch_size: prompts per call.
+        population: members per call, the leading axis of their stacked weights.
+        shardings: weight path → where stacked weights lie.
+    """
+
+    model: ModelConfig
+    encode: Callable[[str], Sequence[int]]
+    decode: Callable[[tuple[int, ...]], str]
+    stop_tokens: tuple[int, ...]
+    pad_token: int
+    max_new_tokens: int
+    batch_size: int
+    population: int
+    shardings: Mapping[str, jax.sharding.Sharding]
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """One answer of one member, and what it was worth; score None: the infrastructure failed."""
+
+    member: str
+    task: str
+    instance: str
+    text: str
+    score: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Responses of some members to some tasks.
+
+    Attributes:
+        members: ids, [M].
+        tasks: ids, [T].
+        scores: float64 [M, T, I], per instance; NaN where the infrastructure failed, or beyond a
+            family's number of instances.
+        instances: int64 [T], how many instances of each family count.
+        responses: every response, by prompt, then member.
+    """
+
+    members: tuple[str, ...]
+    tasks: tuple[str, ...]
+    scores: np.ndarray
+    instances: np.ndarray
+    responses: tuple[Response, ...]
+
+    def skills(self, threshold: float) -> SkillMatrix:
+        """Solved where the mean over the instances reaches `threshold`; see `from_scores`."""
+        counts = np.arange(self.scores.shape[2]) < self.instances[:, None]
+        total = np.where(counts, self.scores, 0.0).sum(2)  # NaN stays NaN: missing ≠ failed
+        return from_scores(self.members, self.tasks, total / self.instances, threshold)
+
+
+def evaluate(
+    engine: Engine,
+    sandbox: Sandbox,
+    population: Weights,
+    members: Sequence[str],
+    tasks: Sequence[Task],
+    *,
+    instances_per_task: int = 1,
+    sampling: Sampling = GREEDY,
+    key: jax.Array | None = None,
+) -> Evaluation:
+    """Lets members answer tasks and scores the answers.
+
+    Args:
+        engine: how to decode.
+        sandbox: where task code scores.
+        population: stacked weights with leading axis `engine.population`; rows beyond `members`
+            are padding.
+        members: ids of the first rows.
+        tasks: what to answer.
+        instances_per_task: the first so many instances of each family count.
+        sampling: greedy unless said otherwise.
+        key: PRNG key; needed only when sampling.
+    """
+    prompts = [
+        (t, i, name)
+        for t, task in enumerate(tasks)
+        for i, name in enumerate(list(task.instructions)[:instances_per_task])
+    ]
+    texts: dict[int, list[str]] = {}
+    scoring: dict[int, tuple[list[str], Future[list[Outcome]]]] = {}
+    for batch in generate(
+        engine.model,
+        jax.device_put(population, dict(engine.shardings)),
+        [engine.encode(tasks[t].instructions[name]) for t, _, name in prompts],
+        stop_tokens=engine.stop_tokens,
+        pad_token=engine.pad_token,
+        max_new_tokens=engine.max_new_tokens,
+        sampling=sampling,
+        key=jax.random.key(0) if key is None else key,
+        batch_size=engine.batch_size,
+        population=engine.population,
+    ):
+        for position, index in enumerate(batch.indices):
+            texts[index] = [
+                engine.decode(tuple(batch.tokens[m][position])) for m in range(len(members))
+            ]
+            t, _, name = prompts[index]
+            # Scoring is repeat-stable (a condition of acceptance): equal answers, equal scores.
+            answers = list(dict.fromkeys(extract_answer(text) for text in texts[index]))
+            items = [(tasks[t].instances[name], answer) for answer in answers]
+            scoring[index] = answers, sandbox.score(tasks[t].draft.source, items)
+    instances = np.asarray([min(len(task.instructions), instances_per_task) for task in tasks])
+    scores = np.full((len(members), len(tasks), instances_per_task), np.nan)
+    responses = []
+    for index, (t, i, name) in enumerate(prompts):
+        answers, future = scoring[index]
+        worth = dict(zip(answers, map(_worth, future.result()), strict=True))
+        for m, member in enumerate(members):
+            score = worth[extract_answer(texts[index][m])]
+            scores[m, t, i] = np.nan if score is None else score
+            responses.append(Response(member, tasks[t].id, name, texts[index][m], score))
+    return Evaluation(
+        tuple(members), tuple(task.id for task in tasks), scores, instances, tuple(responses)
+    )
+
+
+def _worth(outcome: Outcome) -> float | None:
+    """A failing task or submission is worth nothing; a failing infrastructure says nothing."""
+    if outcome.status == "infrastructure":
+        return None
+    return outcome.score or 0.0

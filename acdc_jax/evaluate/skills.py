@@ -1,0 +1,74 @@
+"""The skill matrix: which member solves which task, aligned by id, never by order."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+SOLVED, FAILED, MISSING = 1, 0, -1
+
+
+@dataclasses.dataclass(frozen=True)
+class SkillMatrix:
+    """S[i, t] of the paper, with the ids that its rows and columns stand for.
+
+    Attributes:
+        members: member ids, [M].
+        tasks: task ids, [T].
+        values: int8 [M, T]; 1 solved, 0 failed, -1 missing (not evaluated, or the infrastructure
+            failed: never a wrong answer).
+    """
+
+    members: tuple[str, ...]
+    tasks: tuple[str, ...]
+    values: np.ndarray
+
+    def __post_init__(self) -> None:
+        expected = (len(self.members), len(self.tasks))
+        if self.values.shape != expected:
+            raise ValueError(f"skill matrix {self.values.shape} does not fit its ids {expected}")
+
+
+def from_scores(
+    members: Sequence[str], tasks: Sequence[str], scores: np.ndarray, threshold: float
+) -> SkillMatrix:
+    """Skills from scores.
+
+    Args:
+        members: ids, [M].
+        tasks: ids, [T].
+        scores: float [M, T], a task's mean score over its instances; NaN is missing.
+        threshold: score from which a task counts as solved.
+    """
+    values = np.where(np.isnan(scores), MISSING, np.where(scores >= threshold, SOLVED, FAILED))
+    return SkillMatrix(tuple(members), tuple(tasks), values.astype(np.int8))
+
+
+def take(skills: SkillMatrix, members: Sequence[str], tasks: Sequence[str]) -> SkillMatrix:
+    """Rows and columns by id; what the matrix does not know is missing."""
+    values = np.full((len(members), len(tasks)), MISSING, np.int8)
+    rows = {member: i for i, member in enumerate(skills.members)}
+    columns = {task: t for t, task in enumerate(skills.tasks)}
+    known_rows = [i for i, member in enumerate(members) if member in rows]
+    known_columns = [t for t, task in enumerate(tasks) if task in columns]
+    values[np.ix_(known_rows, known_columns)] = skills.values[
+        np.ix_([rows[members[i]] for i in known_rows], [columns[tasks[t]] for t in known_columns])
+    ]
+    return SkillMatrix(tuple(members), tuple(tasks), values)
+
+
+def join(first: SkillMatrix, second: SkillMatrix) -> SkillMatrix:
+    """Union of rows and columns; where both know an entry, `second` counts."""
+    members = tuple(dict.fromkeys((*first.members, *second.members)))
+    tasks = tuple(dict.fromkeys((*first.tasks, *second.tasks)))
+    old, new = take(first, members, tasks).values, take(second, members, tasks).values
+    return SkillMatrix(members, tasks, np.where(new == MISSING, old, new))
+
+
+def pass_rates(skills: SkillMatrix) -> dict[str, float]:
+    """Task id → share of the evaluated members that solve it; tasks nobody met are left out."""
+    present = (skills.values != MISSING).sum(0)
+    solved = (skills.values == SOLVED).sum(0)
+    return {
+        task: float(solved[t] / present[t]) for t, task in enumerate(skills.tasks) if present[t] > 0
+    }

@@ -1,0 +1,1 @@
+"""Merging, mutation, proposals and the novelty-search archive."""

@@ -1,0 +1,244 @@
+"""Which members the archive keeps: Dominated Novelty Search over skill vectors.
+
+Algorithm: Bahlous-Boldi et al., "Dominated Novelty Search", arXiv 2502.00593, with the skill
+distance and the difficulty weights of AC/DC, arXiv 2604.14969.
+
+A skill matrix is int8 [candidates, tasks]: 1 solved, 0 failed, -1 missing. Missing is not failed:
+a task that any candidate has no entry for is left out of the distances, and a candidate's fitness
+is the mean over the entries that it has.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from acdc_jax.errors import AcdcError, ConfigError
+
+_INT32 = np.iinfo(np.int32).max
+_LARGEST = float(_INT32 - 127)  # The largest float32 that is also an int32.
+_EXACT = 1 << 24  # Every integer up to here is a float32.
+_BLOCK = 256  # Candidates compared with all others at a time; bounds the memory.
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How candidates are compared.
+
+    Attributes:
+        population: How many are kept.
+        by: "novelty" (Dominated Novelty Search) or "fitness" (the best, with no diversity).
+        k: Nearest fitter candidates whose distances are averaged.
+        dominated_score: Novelty of the fittest candidate, whom nobody dominates.
+        weighted: Weighs a task by the fraction of candidates that fail it.
+        denominator: Distances are relative to "all" tasks, or to what the other candidate leaves
+            "unsolved". Both are weighted like the distance.
+        distance: "unique" (tasks that only this candidate solves) or "hamming".
+    """
+
+    population: int
+    by: Literal["novelty", "fitness"] = "novelty"
+    k: int = 3
+    dominated_score: float = 999.0
+    weighted: bool = True
+    denominator: Literal["all", "unsolved"] = "all"
+    distance: Literal["unique", "hamming"] = "unique"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value, or a pair of values, that cannot work."""
+        if self.population < 1:
+            raise ConfigError(f"archive population {self.population} must be at least 1")
+        if self.k < 1:
+            raise ConfigError(f"k {self.k} of novelty search must be at least 1")
+        if not 0 <= self.dominated_score < float("inf"):
+            raise ConfigError(f"dominated score {self.dominated_score} must be finite and >= 0")
+        for value, known in (
+            (self.by, ("novelty", "fitness")),
+            (self.denominator, ("all", "unsolved")),
+            (self.distance, ("unique", "hamming")),
+        ):
+            if value not in known:
+                raise ConfigError(
+                    f"unknown {value!r} in the selection: choose {' or '.join(known)}"
+                )
+        if self.distance == "hamming" and self.denominator == "unsolved":
+            raise ConfigError(
+                "hamming distance needs denominator 'all': it counts solved tasks too"
+            )
+
+
+class Selected(NamedTuple):
+    """The outcome of `select`; `novelty` and `fitness` are in the candidates' order.
+
+    Attributes:
+        indices: Candidates kept, best first, [min(population, n)] int.
+        novelty: [n] float32, between 0 and 100, or `dominated_score`.
+        fitness: [n] float64, between 0 and 1.
+    """
+
+    indices: npt.NDArray[np.int64]
+    novelty: npt.NDArray[np.float32]
+    fitness: npt.NDArray[np.float64]
+
+
+def fitness(skills: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Mean of each row's present entries.
+
+    Args:
+        skills: [n, T] int8: 1, 0, or -1 for missing.
+
+    Returns:
+        [n] float64; 0 for a candidate without any entry.
+    """
+    matrix = np.asarray(skills)
+    present = np.maximum((matrix >= 0).sum(axis=1), 1)
+    mean: npt.NDArray[np.float64] = (matrix == 1).sum(axis=1) / present
+    return mean
+
+
+def select(
+    skills: npt.ArrayLike, births: Sequence[int], ids: Sequence[str], selection: Selection
+) -> Selected:
+    """Chooses the archive among candidates: by novelty, then fitness, then age, then id.
+
+    The order of the candidates does not matter: comparisons are exact integer arithmetic, except
+    for denominator "unsolved", whose float32 quotients do not depend on the order either.
+
+    Args:
+        skills: [n, T] int8: 1 solved, 0 failed, -1 missing.
+        births: Generation in which each candidate was made; the smaller is the older.
+        ids: Unique ids of the candidates.
+        selection: Options.
+
+    Returns:
+        Who is kept, and every candidate's novelty and fitness.
+
+    Raises:
+        AcdcError: No candidates, no task that all candidates were scored on, an id twice, lists of
+            different lengths, or more candidates and tasks than int32 sums can hold.
+    """
+    matrix = np.asarray(skills, dtype=np.int8)
+    if matrix.ndim != 2 or matrix.shape[0] == 0:
+        raise AcdcError("the archive cannot be updated: there are no candidates")
+    n, tasks = matrix.shape
+    if len(births) != n or len(ids) != n:
+        raise AcdcError(f"{n} skill vectors, {len(births)} births and {len(ids)} ids do not align")
+    if not (matrix >= 0).all(axis=0).any():
+        raise AcdcError("the archive cannot be updated: no task has a score for every candidate")
+    if len(set(ids)) < n:
+        twice = sorted(name for name in set(ids) if list(ids).count(name) > 1)
+        raise AcdcError(f"candidate {twice[0]!r} appears twice")
+    if selection.k * n * tasks > _INT32 or tasks * tasks > _INT32:
+        raise AcdcError(f"{n} candidates x {tasks} tasks x k {selection.k} are too many to compare")
+
+    # Few distinct shapes, few compilations: candidates and tasks come and go every generation.
+    rows, columns = _padded(n, 8), _padded(tasks, 32)
+    order, scores = rank(
+        np.pad(matrix, ((0, rows - n), (0, columns - tasks)), constant_values=-1),
+        np.pad(np.asarray(births, dtype=np.int32), (0, rows - n)),
+        np.pad(np.argsort(np.argsort(np.asarray(ids))).astype(np.int32), (0, rows - n)),
+        np.arange(rows) < n,
+        selection,
+    )
+    kept = np.asarray(order)[: min(selection.population, n)].astype(np.int64)
+    return Selected(kept, np.asarray(scores)[:n], fitness(matrix))
+
+
+@partial(jax.jit, static_argnames="selection")
+def rank(
+    skills: npt.ArrayLike,
+    births: npt.ArrayLike,
+    ids: npt.ArrayLike,
+    real: npt.ArrayLike,
+    selection: Selection,
+) -> tuple[jax.Array, jax.Array]:
+    """Orders candidates from best to worst; the array function under `select`.
+
+    Candidates are compared in blocks of 256, so that 10⁴ x 10⁴ fits in memory. Sums stay
+    below k·n·T, which must fit int32 (10⁴ x 10⁴ does up to k = 21), and fitnesses are compared
+    by products below T², so T ≤ 46,340. Skills are counted by float32 products of full precision
+    over spans of tasks so short that every partial sum is an exact integer.
+
+    Args:
+        skills: [n, T] int8. A task column of -1 is padding.
+        births: [n] int32.
+        ids: [n] int32, the rank of each id.
+        real: [n] bool; false rows are padding and come last.
+        selection: Options; static.
+
+    Returns:
+        Indices of the candidates, [n] int32, best first; and their novelty, [n] float32.
+    """
+    skills, births, ids, real = (jnp.asarray(x) for x in (skills, births, ids, real))
+    n = skills.shape[0]
+    everyone = jnp.arange(n, dtype=jnp.int32)
+    solved = (skills == 1) & real[:, None]
+    passes = solved.sum(axis=1, dtype=jnp.int32)
+    present = jnp.maximum((skills >= 0).sum(axis=1, dtype=jnp.int32), 1)
+    compared = ((skills >= 0) | ~real[:, None]).all(axis=0)
+    fails = (~solved & real[:, None]).sum(axis=0, dtype=jnp.int32)
+    weight = jnp.where(compared, fails if selection.weighted else jnp.ones_like(fails), 0)
+    everything = weight.sum(dtype=jnp.int32)
+    own = jnp.where(solved, weight[None, :], 0).sum(axis=1, dtype=jnp.int32)
+
+    def fitter(i: jax.Array) -> jax.Array:
+        # passes / present as fractions, compared by cross multiplication.
+        return (passes * present[i] > passes[i] * present) & real
+
+    places = jax.lax.map(lambda i: fitter(i).sum(dtype=jnp.int32), everyone, batch_size=_BLOCK)
+    by_fitness = jnp.lexsort((ids, births, places, ~real)).astype(jnp.int32)
+    fittest = by_fitness[0]
+    span = max(1, min(skills.shape[1], _EXACT // n))
+    gap = -skills.shape[1] % span
+    spans = jnp.pad(solved, ((0, 0), (0, gap))).astype(jnp.float32).reshape(n, -1, span)
+    weights = jnp.pad(weight, (0, gap)).astype(jnp.float32).reshape(-1, span)
+    near = min(selection.k, n)
+
+    def score(i: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        both = jnp.einsum("st,nst->sn", spans[i] * weights, spans, precision="highest")
+        both = both.astype(jnp.int32).sum(axis=0, dtype=jnp.int32)
+        dominating = (fitter(i) | (places == places[i])) & real & (everyone != i)
+        count = jnp.minimum(dominating.sum(dtype=jnp.int32), near)
+        counted = jnp.maximum(count, 1)
+        first = jnp.arange(near, dtype=jnp.int32) < count
+        if selection.denominator == "unsolved":
+            unsolved = jnp.maximum(everything - own, 1).astype(jnp.float32)
+            distance = (own[i] - both).astype(jnp.float32) / unsolved
+            nearest = -jax.lax.top_k(-jnp.where(dominating, distance, jnp.inf), near)[0]
+            mean = jnp.where(first, nearest, 0).sum() / counted.astype(jnp.float32)
+            return jnp.int32(0), mean, 100 * mean
+        unlike = own[i] - both
+        if selection.distance == "hamming":
+            unlike = unlike + (own - both)
+        nearest = -jax.lax.top_k(-jnp.where(dominating, unlike, _INT32), near)[0]
+        total = jnp.where(first, nearest, 0).sum(dtype=jnp.int32)
+        # The mean as a whole number and a fraction below 1: unequal means stay unequal.
+        whole = total // counted
+        part = (total % counted).astype(jnp.float32) / counted.astype(jnp.float32)
+        unit = 100 / jnp.maximum(everything, 1).astype(jnp.float32)
+        return whole, part, (whole.astype(jnp.float32) + part) * unit
+
+    whole, part, novelty = jax.lax.map(score, everyone, batch_size=_BLOCK)
+    novelty = novelty.at[fittest].set(selection.dominated_score)
+    if selection.by == "fitness":
+        return by_fitness, novelty
+    # The fittest candidate's score, in the units that the others are compared in.
+    best = jnp.float32(selection.dominated_score / 100)
+    if selection.denominator == "all":
+        best = jnp.minimum(best * everything.astype(jnp.float32), _LARGEST)
+        whole = whole.at[fittest].set(jnp.floor(best).astype(jnp.int32))
+        best = best - jnp.floor(best)
+    part = part.at[fittest].set(best)
+    by_novelty = jnp.lexsort((ids, births, places, -part, -whole, ~real)).astype(jnp.int32)
+    return by_novelty, novelty
+
+
+def _padded(size: int, least: int) -> int:
+    """Rounds up by at most an eighth, so that nearby sizes share a compilation."""
+    step = max(least, 1 << max(size.bit_length() - 4, 0))
+    return -(-size // step) * step

@@ -1,0 +1,144 @@
+"""Who becomes a parent, and with which merge coefficients.
+
+Decisions are drawn on the host from a PRNG key, so that they are the same whatever the
+accelerator. The "paper" coefficients are those of AC/DC, arXiv 2604.14969.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+from acdc_jax.errors import AcdcError, ConfigError
+
+Draw = Callable[[np.random.Generator, int, int, int], npt.NDArray[np.float64]]
+
+
+class Proposal(NamedTuple):
+    """The children of one generation, before they are merged.
+
+    Attributes:
+        parents: Archive positions, [C, P] int32. The first `n_parents` of a row are distinct; the
+            others repeat the first one and have coefficient 0.
+        coefficients: [C, P, G] float32.
+        n_parents: [C] int32.
+    """
+
+    parents: npt.NDArray[np.int32]
+    coefficients: npt.NDArray[np.float32]
+    n_parents: npt.NDArray[np.int32]
+
+
+def _paper(rng: np.random.Generator, c: int, p: int, g: int) -> npt.NDArray[np.float64]:
+    return np.repeat(rng.normal(1, 0.01, (c, p, 1)), g, axis=2)
+
+
+def _uniform(rng: np.random.Generator, c: int, p: int, g: int) -> npt.NDArray[np.float64]:
+    return np.repeat(rng.uniform(0, 1.3, (c, p, 1)), g, axis=2)
+
+
+def _module(rng: np.random.Generator, c: int, p: int, g: int) -> npt.NDArray[np.float64]:
+    return rng.uniform(0, 1.3, (c, p, 1)) + rng.normal(0, 0.25, (c, p, g))
+
+
+def _outer(rng: np.random.Generator, c: int, p: int, g: int) -> npt.NDArray[np.float64]:
+    return rng.uniform(0.3, 1.3, (c, p, 1)) * rng.uniform(0, 1.2, (c, 1, g))
+
+
+COEFFICIENTS: dict[str, Draw] = {
+    "paper": _paper,  # N(1, 0.01) per parent, standard deviation 0.01; meant to be normalised
+    "uniform": _uniform,  # U(0, 1.3) per parent
+    "module": _module,  # U(0, 1.3) per parent, plus N(0, 0.25) per parent and group
+    "outer": _outer,  # U(0.3, 1.3) per parent times U(0, 1.2) per group
+}
+
+
+@dataclass(frozen=True)
+class Proposer:
+    """How children are proposed.
+
+    Attributes:
+        kind: A name in `COEFFICIENTS`, or "evosax" where an evolution strategy gives the scales.
+        min_parents: Fewest parents of a child.
+        max_parents: Most parents of a child (P); the number is drawn uniformly.
+    """
+
+    kind: str = "paper"
+    min_parents: int = 2
+    max_parents: int = 2
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for an unknown kind or an impossible number of parents."""
+        if self.kind not in (*COEFFICIENTS, "evosax"):
+            known = ", ".join((*COEFFICIENTS, "evosax"))
+            raise ConfigError(f"unknown proposer {self.kind!r}: choose one of {known}")
+        if not 1 <= self.min_parents <= self.max_parents:
+            raise ConfigError(
+                f"a child cannot have {self.min_parents} to {self.max_parents} parents"
+            )
+
+
+def propose(
+    key: jax.Array,
+    fitness: npt.ArrayLike,
+    n_children: int,
+    n_groups: int,
+    proposer: Proposer,
+    scales: npt.ArrayLike | None = None,
+) -> Proposal:
+    """Draws distinct parents uniformly from the archive, and the coefficients of their merge.
+
+    Args:
+        key: Typed PRNG key; the number of parents, the parents and the coefficients each take
+            their own part of it.
+        fitness: Fitness of the archive's members, [M].
+        n_children: C.
+        n_groups: Merge groups, G.
+        proposer: The rule.
+        scales: [C, P + G], from `strategy.scales`; given exactly when the kind is "evosax". The
+            coefficient is (parent's scale) x (group's scale), and parents are ordered by fitness,
+            the fittest first: a strategy learns about ranks, hence about parents that it has never
+            seen.
+
+    Returns:
+        The proposal.
+
+    Raises:
+        AcdcError: The archive has fewer members than a child needs parents.
+    """
+    fitness = np.asarray(fitness)
+    most = min(proposer.max_parents, fitness.size)
+    if most < proposer.min_parents:
+        raise AcdcError(
+            f"an archive of {fitness.size} cannot give a child {proposer.min_parents} parents: "
+            "add seeds or lower min_parents"
+        )
+    count_key, parent_key, coefficient_key = jax.random.split(key, 3)
+    counts = host_rng(count_key).integers(proposer.min_parents, most, n_children, endpoint=True)
+    used = np.arange(proposer.max_parents)[None, :] < counts[:, None]
+
+    rng = host_rng(parent_key)
+    parents = np.zeros((n_children, proposer.max_parents), np.int32)
+    for child, count in enumerate(counts):
+        chosen = rng.choice(fitness.size, count, replace=False)
+        if scales is not None:
+            chosen = chosen[np.lexsort((chosen, -fitness[chosen]))]
+        parents[child] = chosen[0]
+        parents[child, :count] = chosen
+
+    if scales is not None:
+        by_parent, by_group = np.split(np.asarray(scales), [proposer.max_parents], axis=1)
+        coefficients = by_parent[:, :, None] * by_group[:, None, :]
+    else:
+        draw = COEFFICIENTS[proposer.kind]
+        coefficients = draw(host_rng(coefficient_key), n_children, proposer.max_parents, n_groups)
+    coefficients = np.where(used[:, :, None], coefficients, 0).astype(np.float32)
+    return Proposal(parents, coefficients, counts.astype(np.int32))
+
+
+def host_rng(key: jax.Array) -> np.random.Generator:
+    """A numpy generator that a typed PRNG key determines."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))

@@ -1,0 +1,77 @@
+"""What made a member: enough to make it again from its parents."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from acdc_jax.errors import AcdcError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The making of one member.
+
+    Attributes:
+        id: The member's id, such as `g012-m03`.
+        operator: "seed" (as it was given) or "linear" (merged).
+        parents: Ids of the parents; none for a seed.
+        coefficients: One row per parent, one number per group.
+        groups: Names of the merge groups.
+        normalise: Task vectors were divided by the sum of their coefficients.
+        mutation: Fields of the `Mutation` that followed, or None.
+        key: Words of the PRNG key that the mutation drew from.
+        generation: When it was made.
+    """
+
+    id: str
+    operator: Literal["seed", "linear"]
+    parents: tuple[str, ...]
+    coefficients: tuple[tuple[float, ...], ...]
+    groups: tuple[str, ...]
+    normalise: bool
+    mutation: Mapping[str, Any] | None
+    key: tuple[int, ...]
+    generation: int
+
+    def __post_init__(self) -> None:
+        """Raises AcdcError if the coefficients do not belong to the parents and groups."""
+        shape = [len(row) for row in self.coefficients]
+        if shape != [len(self.groups)] * len(self.parents):
+            raise AcdcError(f"recipe of {self.id!r}: coefficients do not fit parents and groups")
+
+    def prng_key(self) -> jax.Array:
+        """The typed PRNG key whose words are `key`."""
+        key: jax.Array = jax.random.wrap_key_data(jnp.asarray(np.array(self.key, np.uint32)))
+        return key
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as a JSON object; numbers survive exactly."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Reads `to_json`'s object.
+
+        Raises:
+            AcdcError: A field is missing or unknown.
+        """
+        if odd := {field.name for field in fields(cls)} ^ set(data):
+            raise AcdcError(f"recipe of {data.get('id')!r}: field {min(odd)!r} does not belong")
+        return cls(
+            **{
+                **data,
+                "parents": tuple(data["parents"]),
+                "coefficients": tuple(tuple(row) for row in data["coefficients"]),
+                "groups": tuple(data["groups"]),
+                "key": tuple(data["key"]),
+            }
+        )
+
+
+def key_words(key: jax.Array) -> tuple[int, ...]:
+    """The words of a typed PRNG key, for `Recipe.key`."""
+    return tuple(int(word) for word in np.asarray(jax.random.key_data(key)))

@@ -1,0 +1,207 @@
+"""Evolution strategies of evosax that propose merge coefficients.
+
+Library: Lange, "evosax: JAX-based Evolution Strategies", arXiv 2212.04180; version 0.3.
+
+A strategy searches P + G numbers: one scale per parent rank and one per merge group, whose
+products are the coefficients. It sees them standardised, so that one centre and one spread serve
+every strategy, whatever it calls its step size.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from evosax.algorithms import algorithms
+from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
+
+from acdc_jax.errors import AcdcError, ConfigError
+
+_PARENT_SCALE = 0.7  # Where the search starts; un-normalised task vectors of 2-3 parents.
+_GROUP_SCALE = 0.8
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Which strategy, and the shape of what it proposes.
+
+    Attributes:
+        name: Name in `evosax.algorithms`, for example CMA_ES, Open_ES, SNES, DifferentialEvolution.
+        children: Solutions per generation, C.
+        parents: Parent ranks, P.
+        groups: Merge groups, G.
+        spread: Initial standard deviation of every scale.
+    """
+
+    name: str
+    children: int
+    parents: int
+    groups: int
+    spread: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a strategy that is unknown or that these shapes do not suit."""
+        if not 0 < self.spread < float("inf"):
+            raise ConfigError(f"spread {self.spread} of the strategy must be positive")
+        _build(self)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StrategyState:
+    """What a strategy has learnt. A pytree of arrays.
+
+    Attributes:
+        inner: evosax's own state.
+        initial: Standardised solutions of the first generation, [C, P + G] float32, where the
+            strategy needs an evaluated population to begin with; otherwise [0, P + G].
+        told: Generations learnt from, int32 scalar.
+    """
+
+    inner: Any
+    initial: jax.Array
+    told: jax.Array
+
+
+def es_init(strategy: Strategy, key: jax.Array) -> StrategyState:
+    """Begins a strategy around its centre; population-based ones draw their first generation."""
+    algorithm, params = _build(strategy)
+    size = strategy.parents + strategy.groups
+    draw_key, inner_key = jax.random.split(key)
+    with _numpy_promotion():
+        if isinstance(algorithm, PopulationBasedAlgorithm):
+            initial = jax.random.normal(draw_key, (strategy.children, size), jnp.float32)
+            unknown = jnp.full(strategy.children, jnp.inf, jnp.float32)
+            inner = algorithm.init(inner_key, initial, unknown, params)
+        else:
+            initial = jnp.zeros((0, size), jnp.float32)
+            inner = algorithm.init(inner_key, jnp.zeros(size, jnp.float32), params)
+    return StrategyState(jax.tree.map(jnp.asarray, inner), initial, jnp.int32(0))
+
+
+def es_ask(
+    strategy: Strategy, key: jax.Array, state: StrategyState
+) -> tuple[npt.NDArray[np.float32], StrategyState]:
+    """Asks for the solutions of one generation.
+
+    Returns:
+        Standardised solutions, [C, P + G] float32, to be passed to `scales` and to `es_tell`; and
+        the state.
+    """
+    if _waits_for_first(state):
+        return np.asarray(state.initial), state
+    algorithm, params = _build(strategy)
+    with _numpy_promotion():
+        solutions, inner = algorithm.ask(key, state.inner, params)
+    return np.asarray(solutions), StrategyState(inner, state.initial, state.told)
+
+
+def scales(strategy: Strategy, solutions: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Turns standardised solutions into parent and group scales, [C, P + G] float32."""
+    start = np.array([_PARENT_SCALE, _GROUP_SCALE], np.float32)
+    centre = np.repeat(start, [strategy.parents, strategy.groups])
+    scaled: npt.NDArray[np.float32] = centre + np.float32(strategy.spread) * np.asarray(
+        solutions, np.float32
+    )
+    return scaled
+
+
+def es_tell(
+    strategy: Strategy,
+    key: jax.Array,
+    state: StrategyState,
+    solutions: npt.ArrayLike,
+    rewards: npt.ArrayLike,
+) -> StrategyState:
+    """Tells the strategy how its children did.
+
+    Args:
+        strategy: The strategy.
+        key: Typed PRNG key.
+        state: From `es_ask`.
+        solutions: The solutions that `es_ask` returned.
+        rewards: [C], more is better: novelty or fitness. A child that was rejected gets the
+            smallest reward of the scale.
+
+    Returns:
+        The state of the next generation.
+
+    Raises:
+        AcdcError: A reward is not finite.
+    """
+    rewards = np.asarray(rewards, np.float32)
+    if not np.isfinite(rewards).all():
+        child = int(np.argmin(np.isfinite(rewards)))
+        raise AcdcError(f"the reward of child {child} is {rewards[child]}")
+    algorithm, params = _build(strategy)
+    solutions, losses = jnp.asarray(solutions, jnp.float32), jnp.asarray(-rewards)
+    with _numpy_promotion():
+        if _waits_for_first(state):
+            inner = algorithm.init(key, solutions, losses, params)
+        else:
+            inner, _ = algorithm.tell(key, solutions, losses, state.inner, params)
+    return StrategyState(inner, state.initial, state.told + 1)
+
+
+def to_arrays(state: StrategyState) -> dict[str, npt.NDArray[Any]]:
+    """The state as numpy arrays by path, for a checkpoint."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def from_arrays(strategy: Strategy, arrays: Mapping[str, npt.NDArray[Any]]) -> StrategyState:
+    """Restores `to_arrays`.
+
+    Raises:
+        AcdcError: An array is missing, or has another strategy's shape or dtype.
+    """
+    template = jax.eval_shape(partial(es_init, strategy), jax.random.key(0))
+
+    def restore(path: Any, expected: jax.ShapeDtypeStruct) -> jax.Array:
+        name = jax.tree_util.keystr(path)
+        found = arrays.get(name)
+        if found is None or (found.shape, found.dtype) != (expected.shape, expected.dtype):
+            raise AcdcError(f"the checkpoint does not hold a state of {strategy.name}: see {name}")
+        return jnp.asarray(found)
+
+    restored: StrategyState = jax.tree_util.tree_map_with_path(restore, template)
+    return restored
+
+
+def _waits_for_first(state: StrategyState) -> bool:
+    return state.initial.shape[0] > 0 and int(state.told) == 0
+
+
+@lru_cache(maxsize=8)  # evosax compiles its methods anew for every object.
+def _build(strategy: Strategy) -> tuple[Any, Any]:
+    if strategy.name not in algorithms:
+        known = ", ".join(sorted(algorithms))
+        raise ConfigError(f"evosax has no strategy {strategy.name!r}: choose one of {known}")
+    solution = jnp.zeros(strategy.parents + strategy.groups, jnp.float32)
+    try:
+        with _numpy_promotion():
+            algorithm = algorithms[strategy.name](
+                population_size=strategy.children, solution=solution
+            )
+            return algorithm, algorithm.default_params
+    except AssertionError as error:
+        raise ConfigError(
+            f"{strategy.name} cannot propose {strategy.children} children of "
+            f"{solution.size} scales: {error}"
+        ) from error
+    except TypeError as error:
+        raise ConfigError(
+            f"{strategy.name} needs settings that no flag gives: choose another strategy"
+        ) from error
+
+
+@contextmanager
+def _numpy_promotion() -> Iterator[None]:
+    """evosax mixes dtypes and ranks as numpy would."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
