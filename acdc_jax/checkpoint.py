@@ -1,0 +1,342 @@
+"""The run directory: what a run leaves behind, and how it goes on after a kill at any instant.
+
+`manifest.json` is the commit point. Everything that a generation adds is written under names of
+its own before the manifest that refers to it replaces the previous one; whatever no manifest
+refers to is removed on resume. All paths in it are relative: a run directory may be moved.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import gzip
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from acdc_jax.config import Config, changed_flags
+from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.evaluate.skills import SkillMatrix
+from acdc_jax.evolve.recipe import Recipe
+from acdc_jax.evolve.store import load_member, save_member
+from acdc_jax.evolve.strategy import Strategy, from_arrays, to_arrays
+from acdc_jax.files import write_atomic
+from acdc_jax.model.transformer import Weights
+from acdc_jax.state import Record, State
+from acdc_jax.tasks.library import library_of
+from acdc_jax.tasks.pool import Pool, task_id
+from acdc_jax.tasks.task import load_task, save_task
+
+SCHEMA = 1
+_SYMBOLS = {1: "1", 0: "0", -1: "-"}
+_VALUES = {symbol: value for value, symbol in _SYMBOLS.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The commit point of a run.
+
+    Attributes:
+        schema: version of the directory's format.
+        generation: last committed generation; -1 before the initial one.
+        key: PRNG key words from which every generation's key is folded.
+        flags: every setting of the run.
+        task_counter: number of the next task.
+        archive: current archive's member ids.
+        kept: generation → archive ids whose members stay on disk.
+    """
+
+    schema: int
+    generation: int
+    key: tuple[int, ...]
+    flags: Mapping[str, Any]
+    task_counter: int
+    archive: tuple[str, ...]
+    kept: Mapping[int, tuple[str, ...]]
+
+
+@contextlib.contextmanager
+def open_run(config: Config) -> Iterator[Manifest]:
+    """Creates or reopens the run directory and holds it: two runs never share one.
+
+    Raises:
+        ConfigError: the flags differ from those of the run that is there, named.
+        AcdcError: not writable, in use by another process, or not a run directory.
+    """
+    run_dir = Path(config.run.run_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        foreign = not (run_dir / ".lock").exists() and any(run_dir.iterdir())
+        lock = None if foreign else (run_dir / ".lock").open("a")
+    except OSError as error:
+        raise AcdcError(
+            f"--run_dir={run_dir}: cannot be written ({error.strerror}); choose another directory"
+        ) from None
+    if lock is None:
+        raise AcdcError(
+            f"--run_dir={run_dir}: is not empty and holds no run; choose another directory"
+        )
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise AcdcError(
+                f"--run_dir={run_dir}: another process is running there; wait, or choose another"
+            ) from None
+        if (run_dir / "manifest.json").exists():
+            manifest = read_manifest(run_dir)
+            started = manifest.generation >= 0  # until then any flags may be corrected
+            changed = changed_flags(config, manifest.flags)
+            if started and changed:
+                raise ConfigError(f"{run_dir} was started with other flags: {'; '.join(changed)}")
+        else:
+            manifest = Manifest(SCHEMA, -1, (), {}, 0, (), {})
+        words = np.asarray(jax.random.key_data(jax.random.key(config.run.seed)))
+        manifest = dataclasses.replace(
+            manifest, flags=config.settings(), key=tuple(int(word) for word in words)
+        )
+        _write_manifest(run_dir, manifest)
+        flags = [f"--{name}={value}" for name, value in config.settings().items()]
+        write_atomic(run_dir / "flags.txt", "\n".join(flags) + "\n")
+        _remove_uncommitted(run_dir, manifest)
+        yield manifest
+
+
+def read_manifest(run_dir: Path) -> Manifest:
+    """Reads the commit point.
+
+    Raises:
+        AcdcError: there is none, or it is damaged, or of a newer schema.
+    """
+    path = run_dir / "manifest.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        manifest = Manifest(**fields)
+    except OSError as error:
+        raise AcdcError(f"{path}: cannot be read ({error.strerror}); is it a run?") from None
+    except (ValueError, TypeError) as error:
+        raise AcdcError(f"{path}: is damaged ({error}); restore it from a copy") from None
+    if manifest.schema != SCHEMA:
+        raise AcdcError(f"{path}: has schema {manifest.schema}, this version reads {SCHEMA}")
+    return dataclasses.replace(
+        manifest,
+        key=tuple(manifest.key),
+        archive=tuple(manifest.archive),
+        kept={int(g): tuple(ids) for g, ids in manifest.kept.items()},
+    )
+
+
+def commit(run_dir: Path, manifest: Manifest, state: State, record: Record) -> Manifest:
+    """Makes a generation permanent, atomically.
+
+    Args:
+        run_dir: the run directory.
+        manifest: the commit point so far.
+        state: the run after the generation.
+        record: what the generation did.
+
+    Returns:
+        The new commit point.
+
+    Raises:
+        AcdcError: something cannot be written; the previous generation stays committed.
+    """
+    name = f"g{state.generation:03d}"
+    try:
+        _write_generation(run_dir, name, manifest, state, record)
+        manifest = dataclasses.replace(
+            manifest,
+            generation=state.generation,
+            task_counter=state.pool.next_id,
+            archive=state.archive,
+            kept=state.kept,
+        )
+        _write_manifest(run_dir, manifest)
+    except OSError as error:
+        raise AcdcError(
+            f"{error.filename or run_dir}: cannot be written ({error.strerror}); generation "
+            f"{manifest.generation} is safe: make room and run the same command again"
+        ) from error
+    _remove_members(run_dir, manifest)
+    return manifest
+
+
+def _write_generation(
+    run_dir: Path, name: str, manifest: Manifest, state: State, record: Record
+) -> None:
+    for folder in ("archive", "members", "tasks", "pool", "responses", "strategy"):
+        (run_dir / folder).mkdir(exist_ok=True)
+    on_disk = referenced(manifest)
+    for member in state.archive:
+        if member not in on_disk:
+            save_member(run_dir / "members" / member, state.weights[member], state.recipes[member])
+    for number in range(manifest.task_counter, state.pool.next_id):
+        save_task(state.library.tasks[task_id(number)], run_dir / "tasks" / task_id(number))
+    archive = {
+        "generation": state.generation,
+        "tasks": state.skills.tasks,
+        "members": [
+            {
+                "id": member,
+                "novelty": record.novelty.get(member),
+                "skills": "".join(_SYMBOLS[int(v)] for v in state.skills.values[i]),
+            }
+            for i, member in enumerate(state.archive)
+        ],
+        "children": [recipe.to_json() for recipe in record.children],
+        "gibberish": list(record.gibberish),
+        "rejections": [dataclasses.asdict(rejection) for rejection in record.rejections],
+    }
+    write_atomic(run_dir / "archive" / f"{name}.json", json.dumps(archive))
+    write_atomic(
+        run_dir / "pool" / f"{name}.json", json.dumps(dataclasses.asdict(state.pool), indent=1)
+    )
+    lines = (json.dumps(dataclasses.asdict(response)) for response in record.responses)
+    write_atomic(
+        run_dir / "responses" / f"{name}.jsonl.gz",
+        gzip.compress("\n".join(lines).encode(), compresslevel=3, mtime=0),
+    )
+    if state.strategy is not None:
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **to_arrays(state.strategy))
+        write_atomic(run_dir / "strategy" / f"{name}.npz", buffer.getvalue())
+    with (run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"generation": state.generation, **record.metrics}) + "\n")
+
+
+def restore(
+    run_dir: Path,
+    manifest: Manifest,
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    strategy: Strategy | None,
+) -> State:
+    """The state after the last committed generation.
+
+    Args:
+        run_dir: the run directory.
+        manifest: its commit point.
+        shapes: path → shape, dtype and sharding of a member's weights.
+        strategy: the strategy that proposes coefficients, or None.
+
+    Raises:
+        AcdcError: a file that the manifest refers to is missing or damaged, named.
+    """
+    name = f"g{manifest.generation:03d}"
+    skills = read_archive(run_dir, manifest.generation)
+    path = run_dir / "pool" / f"{name}.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        pool = Pool(tuple(fields["active"]), fields["limbo"], fields["next_id"])
+    except (OSError, ValueError, KeyError) as error:
+        raise AcdcError(f"{path}: is missing or damaged ({error})") from None
+    learnt = None
+    if strategy is not None:
+        path = run_dir / "strategy" / f"{name}.npz"
+        try:
+            with np.load(path) as arrays:
+                learnt = from_arrays(strategy, dict(arrays))
+        except (OSError, ValueError, KeyError) as error:
+            raise AcdcError(f"{path}: is missing or damaged ({error})") from None
+    weights: dict[str, Weights] = {}
+    recipes: dict[str, Recipe] = {}
+    for member in manifest.archive:
+        weights[member], recipes[member] = load_member(run_dir / "members" / member, shapes)
+    tasks = [load_task(run_dir / "tasks" / task_id(i)) for i in range(manifest.task_counter)]
+    return State(
+        generation=manifest.generation,
+        archive=manifest.archive,
+        recipes=recipes,
+        weights=weights,
+        skills=skills,
+        pool=pool,
+        library=library_of(tasks),
+        strategy=learnt,
+        kept=manifest.kept,
+    )
+
+
+def read_archive(run_dir: Path, generation: int) -> SkillMatrix:
+    """Skills of a committed generation's archive on the tasks that were active then.
+
+    Raises:
+        AcdcError: the file is missing or damaged.
+    """
+    path = run_dir / "archive" / f"g{generation:03d}.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        members = tuple(member["id"] for member in fields["members"])
+        rows = [[_VALUES[symbol] for symbol in member["skills"]] for member in fields["members"]]
+        values = np.asarray(rows, np.int8).reshape(len(members), len(fields["tasks"]))
+        return SkillMatrix(members, tuple(fields["tasks"]), values)
+    except (OSError, ValueError, KeyError) as error:
+        raise AcdcError(f"{path}: is missing or damaged ({error})") from None
+
+
+def save_skills(run_dir: Path, skills: SkillMatrix) -> None:
+    """Writes the global skill matrix: `skills.npz` with `members` [M], `tasks` [T], `values`.
+
+    `values` is int8 [M, T]: 1 solved, 0 failed, -1 missing.
+    """
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        members=np.asarray(skills.members),
+        tasks=np.asarray(skills.tasks),
+        values=skills.values,
+    )
+    write_atomic(run_dir / "skills.npz", buffer.getvalue())
+
+
+def referenced(manifest: Manifest) -> set[str]:
+    """Members that the manifest refers to: the current archive and the kept ones."""
+    return {member for ids in (manifest.archive, *manifest.kept.values()) for member in ids}
+
+
+def _write_manifest(run_dir: Path, manifest: Manifest) -> None:
+    write_atomic(run_dir / "manifest.json", json.dumps(dataclasses.asdict(manifest), indent=1))
+
+
+def _remove_uncommitted(run_dir: Path, manifest: Manifest) -> None:
+    """Removes what a killed process wrote after the last commit."""
+    for folder in ("archive", "pool", "responses", "strategy"):
+        for path in (run_dir / folder).glob("g*"):
+            if path.name.endswith(".tmp") or _generation(path) > manifest.generation:
+                path.unlink()
+    for path in (run_dir / "tasks").glob("t*"):
+        if int(path.name[1:]) >= manifest.task_counter:
+            shutil.rmtree(path)
+    _remove_members(run_dir, manifest)
+    metrics = run_dir / "metrics.jsonl"
+    if metrics.exists():
+        lines = metrics.read_text(encoding="utf-8").splitlines()
+        committed = [line for line in lines if _committed(line, manifest.generation)]
+        write_atomic(metrics, "".join(f"{line}\n" for line in committed))
+
+
+def _remove_members(run_dir: Path, manifest: Manifest) -> None:
+    keep = referenced(manifest)
+    for path in (run_dir / "members").glob("*"):
+        if path.name not in keep:
+            shutil.rmtree(path)
+
+
+def _generation(path: Path) -> int:
+    return int(path.name[1:].split(".")[0])
+
+
+def _committed(line: str, generation: int) -> bool:
+    """A line cut short by a kill is not JSON, and not committed."""
+    try:
+        return bool(json.loads(line)["generation"] <= generation)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def retained(manifest: Manifest) -> Sequence[str]:
+    """Ids of all members on disk, oldest first."""
+    return sorted(referenced(manifest))

@@ -1,0 +1,180 @@
+"""`acdc compare`: a run and its controls over several PRNG seeds, in one table."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from scipy import stats
+
+from acdc_jax import flags
+from acdc_jax.commands.run import execute
+from acdc_jax.config import SECTIONS, Config
+from acdc_jax.errors import ConfigError
+from acdc_jax.files import write_atomic
+from acdc_jax.flags import setting
+from acdc_jax.report.tables import results_table
+
+_FIGURES = ("coverage", "coverage_majority", "best_single")
+
+_HELP = """acdc compare: repeat a run over several PRNG seeds, with every control, into one table.
+
+Takes the flags of `acdc run`; --run_dir gets a folder per seed and control, and results.json with
+the mean and the 95 % interval of every row. Goes on where it was.
+
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """The comparison"""
+
+    prng_seeds: str = setting("0,1,2,3,4", "PRNG seeds, comma separated.")
+    controls: str = setting(
+        "select_only,random_all_seeds,module_wise_random,top_fitness",
+        "Controls that get runs of their own, comma separated; empty for none.",
+    )
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.control_names() if name not in CONTROLS]
+        if unknown:
+            raise ConfigError(
+                f"--controls: unknown {unknown[0]!r}; choose from {', '.join(CONTROLS)}"
+            )
+        if not self.prng_seed_list():
+            raise ConfigError("--prng_seeds is empty")
+
+    def control_names(self) -> list[str]:
+        """Names in the order given."""
+        return [name for name in self.controls.split(",") if name]
+
+    def prng_seed_list(self) -> list[int]:
+        """Seeds in the order given; refuses what is no whole number."""
+        try:
+            return [int(part) for part in self.prng_seeds.split(",") if part.strip()]
+        except ValueError:
+            raise ConfigError(f"--prng_seeds={self.prng_seeds}: not whole numbers") from None
+
+
+def _select_only(config: Config, **evolve: Any) -> Config:
+    """As many members as the run makes, all of them merges of seeds, and no generations."""
+    made = config.run.init_population + config.run.children * config.run.generations
+    return dataclasses.replace(
+        config,
+        run=dataclasses.replace(config.run, generations=0, init_population=made, population=made),
+        evolve=dataclasses.replace(config.evolve, **evolve),
+    )
+
+
+def _all_seeds(config: Config) -> int:
+    from acdc_jax.seeds.language import EXPERTS
+
+    given = [name for name in config.seeds.seed_models.split(",") if name]
+    return len(EXPERTS) if given == ["tiny"] else len(given)
+
+
+CONTROLS = {
+    "select_only": _select_only,
+    "random_all_seeds": lambda config: _select_only(
+        config,
+        proposer="uniform",
+        granularity="global",
+        min_parents=_all_seeds(config),
+        max_parents=_all_seeds(config),
+    ),
+    "module_wise_random": lambda config: _select_only(
+        config,
+        proposer="outer",
+        granularity="module",
+        min_parents=_all_seeds(config),
+        max_parents=_all_seeds(config),
+    ),
+    "top_fitness": lambda config: dataclasses.replace(
+        config, evolve=dataclasses.replace(config.evolve, selection="fitness")
+    ),
+}
+
+
+def command(argv: Sequence[str]) -> None:
+    """Runs `acdc compare`."""
+    if "--help" in argv or "-h" in argv:
+        print(_HELP + flags.help_text([CompareConfig, *SECTIONS]))
+        return
+    (compare, *sections), rest = flags.parse([CompareConfig, *SECTIONS], argv)
+    flags.no_arguments(rest)
+    config, console = Config(*sections), Console()
+    out = Path(config.run.run_dir)
+    measured: list[list[Mapping[str, Any]]] = []
+    for seed in compare.prng_seed_list():
+        runs = {"evolved": config} | {
+            name: CONTROLS[name](config) for name in compare.control_names()
+        }
+        rows: list[Mapping[str, Any]] = []
+        for name, settings in runs.items():
+            console.print(f"PRNG seed {seed}: {name}", markup=False, highlight=False)
+            run = dataclasses.replace(
+                settings.run, seed=seed, run_dir=str(out / f"seed{seed}" / name)
+            )
+            results = execute(
+                dataclasses.replace(settings, run=run), console, baselines=name == "evolved"
+            )
+            rows += [
+                row | {"collective": name} if row["collective"] == "evolved" else row
+                for row in results["rows"]
+            ]
+        measured.append(rows)
+        summary = summarise(measured)
+        result = {"prng_seeds": compare.prng_seed_list()[: len(measured)], "rows": summary}
+        write_atomic(out / "results.json", json.dumps(result, indent=1))
+    title = f"mean over {len(measured)} PRNG seeds ± half of the 95 % interval"
+    console.print(results_table(summary, title))
+    console.print(differences(summary), markup=False, highlight=False)
+
+
+def summarise(measured: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """One row per collective and N: mean, 95 % t-interval and values over the seeds."""
+    keys = dict.fromkeys((row["collective"], row["n"]) for rows in measured for row in rows)
+    summary = []
+    for collective, n in keys:
+        same = [
+            row
+            for rows in measured
+            for row in rows
+            if (row["collective"], row["n"]) == (collective, n)
+        ]
+        entry: dict[str, Any] = {"collective": collective, "n": n}
+        for figure in _FIGURES:
+            values = np.asarray([row[figure] for row in same])
+            entry[figure] = float(values.mean())
+            entry[f"{figure}_interval"] = _interval(values)
+            entry[f"{figure}_values"] = values.tolist()
+        summary.append(entry)
+    return summary
+
+
+def differences(summary: Sequence[Mapping[str, Any]]) -> str:
+    """Coverage of the evolved task force minus every other row's, paired by PRNG seed."""
+    evolved = {row["n"]: row for row in summary if row["collective"] == "evolved"}
+    lines = ["Coverage of the evolved task force minus, paired by PRNG seed:"]
+    for row in summary:
+        ours = evolved.get(row["n"], evolved.get(3))
+        if row["collective"] == "evolved" or ours is None:
+            continue
+        gap = np.asarray(ours["coverage_values"]) - np.asarray(row["coverage_values"])
+        low, high = _interval(gap)
+        lines.append(
+            f"  {row['collective']:<20} N {ours['n']} against {row['n']}: {gap.mean():+.3f} "
+            f"(95 % interval {low:+.3f} to {high:+.3f}; median {np.median(gap):+.3f})"
+        )
+    return "\n".join(lines)
+
+
+def _interval(values: np.ndarray) -> list[float]:
+    """95 % interval of the mean by Student's t; the value itself where there is only one."""
+    if len(values) < 2 or np.ptp(values) == 0:
+        return [float(values.mean())] * 2
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return [float(values.mean() - half), float(values.mean() + half)]

@@ -1,0 +1,236 @@
+"""`acdc run`: coevolve, choose the task force, measure it, report."""
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from acdc_jax import checkpoint, flags
+from acdc_jax.checkpoint import Manifest
+from acdc_jax.config import SECTIONS, Config
+from acdc_jax.evaluate.final import Judges, global_skills, held_out_tasks, measure
+from acdc_jax.evolve.store import load_member
+from acdc_jax.files import write_atomic
+from acdc_jax.loop import evolve
+from acdc_jax.models import Folders
+from acdc_jax.report.picture import draw_run
+from acdc_jax.report.progress import Advance, progress
+from acdc_jax.report.tables import results_table
+from acdc_jax.sandbox import Limits, Sandbox
+from acdc_jax.seeds.language import EXPERTS
+from acdc_jax.seeds.train import TINY
+from acdc_jax.state import Record, State
+from acdc_jax.tasks.procedural import heldout_drafts
+from acdc_jax.world import (
+    World,
+    build_world,
+    check_disk,
+    fitting_mesh,
+    given_folders,
+    make_operators,
+    tiny_folders,
+)
+
+_HELP = """acdc run: coevolve models and tasks, choose the task force, measure it, report.
+
+Goes on where it was, if the run directory holds a run. Flags come from the command line and from
+--flagfile=FILE (files may include others; the later one wins).
+
+"""
+
+
+def command(argv: Sequence[str]) -> None:
+    """Runs `acdc run`."""
+    if "--help" in argv or "-h" in argv:
+        print(_HELP + flags.help_text(SECTIONS))
+        return
+    config = parse_config(argv)
+    console = Console()
+    results = execute(config, console)
+    run_dir = config.run.run_dir
+    console.print(results_table(results["rows"], title_of(results)))
+    console.print(
+        "Coverage: share of held-out tasks that at least one of the N solves. "
+        "Held-out tasks entered neither training nor evolution.\n"
+        f"Run directory {run_dir}: results.json, report.png, metrics.jsonl, members, tasks.\n"
+        f"Export a member for Hugging Face: acdc export {run_dir} "
+        f"{results['task_force']['3'][0]} OUT",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def parse_config(argv: Sequence[str]) -> Config:
+    """Flags → validated settings; a stray argument is an error too."""
+    sections, rest = flags.parse(SECTIONS, argv)
+    flags.no_arguments(rest)
+    return Config(*sections)
+
+
+def title_of(results: Mapping[str, Any]) -> str:
+    """The table's title."""
+    return (
+        f"{results['held_out_tasks']} held-out tasks, PRNG seed {results['seed']}, "
+        f"{results['generations']} generations, {results['wall_s']['total']:.0f} s"
+    )
+
+
+def execute(config: Config, console: Console, *, baselines: bool = True) -> dict[str, Any]:
+    """Runs, or goes on with, one run to its end.
+
+    Args:
+        config: its settings.
+        console: where progress appears.
+        baselines: also measure seeds, samples, uniform merge and random members.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        AcdcError: bad input, before anything expensive; or a failure that loses at most the
+            generation that was under way.
+    """
+    began = time.monotonic()
+    tiny = config.seeds.seed_models == "tiny"
+    mesh = fitting_mesh(config)
+    folders = None if tiny else given_folders(config)
+    model = folders.model if folders else TINY
+    operators = make_operators(config, model, len(folders.seeds) if folders else len(EXPERTS))
+    given = config.sandbox
+    limits = Limits(wall_s=given.sandbox_wall_s, memory_mb=given.sandbox_memory_mb)
+    with checkpoint.open_run(config) as manifest:
+        run_dir = Path(config.run.run_dir)
+        if (finished := _finished(run_dir, manifest, config)) is not None:
+            return finished
+        check_disk(config, model)
+        with (
+            Sandbox(given.sandbox_workers, limits, given.allow_unsafe_sandbox) as sandbox,
+            progress(console, config.run.progress) as advance,
+        ):
+            if folders is None:
+                folders = tiny_folders(config, advance)
+            trained = time.monotonic()
+            world = build_world(config, folders, operators, sandbox, advance, mesh)
+            _keep_model_files(run_dir, folders)
+            manifest, state = evolve(world, manifest, _reporter(config, advance))
+            evolved = time.monotonic()
+            results = _measure(world, run_dir, manifest, state, advance, baselines)
+        ended = time.monotonic()
+        results |= {
+            "seed": config.run.seed,
+            "generations": state.generation,
+            "device": jax.devices()[0].device_kind,
+            "wall_s": {
+                "seeds": round(trained - began, 1),
+                "evolution": round(_seconds(run_dir), 1),
+                "evaluation": round(ended - evolved, 1),
+                "total": round(trained - began + _seconds(run_dir) + ended - evolved, 1),
+            },
+        }
+        if baselines:
+            draw_run(run_dir, results)
+        write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
+    return results
+
+
+def _finished(run_dir: Path, manifest: Manifest, config: Config) -> dict[str, Any] | None:
+    """The results of a run that has nothing left to do."""
+    path = run_dir / "results.json"
+    if manifest.generation < config.run.generations or not path.exists():
+        return None
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results if results["generations"] == manifest.generation else None
+
+
+# ---------------------------------------------------------------------------------------- the run
+
+
+def _keep_model_files(run_dir: Path, folders: Folders) -> None:
+    """Tokenizer and configuration, so that a run can be exported without its seeds."""
+    target = run_dir / "model"
+    if not target.exists():
+        weights = shutil.ignore_patterns("*.safetensors", "*.bin", "*.index.json")
+        scratch = run_dir / "model.tmp"
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(folders.seeds[0], scratch, ignore=weights)
+        fields = dataclasses.asdict(folders.model)
+        (scratch / "acdc_model.json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
+        scratch.replace(target)
+
+
+def _reporter(config: Config, advance: Advance) -> Any:
+    """Tells the progress bar about each generation."""
+
+    def report(state: State, record: Record) -> None:
+        metrics = record.metrics
+        note = (
+            f"fittest {metrics['fitness_best']:.2f}  Coverage of 3 {metrics['coverage_3']:.2f}  "
+            f"{metrics['responses'] / max(metrics['seconds'], 1e-9):.0f} responses/s"
+        )
+        advance("generations", state.generation, config.run.generations, note)
+
+    return report
+
+
+def _measure(
+    world: World,
+    run_dir: Path,
+    manifest: Manifest,
+    state: State,
+    advance: Advance,
+    baselines: bool,
+) -> dict[str, Any]:
+    """Global skill matrix, task forces, held-out table."""
+    config = world.config
+    done = 0
+
+    def step(_: str) -> None:
+        nonlocal done
+        done += 1
+        advance("measuring", done, max(done, -(-len(weights) // config.run.children) + 8))
+
+    weights = {
+        member: state.weights.get(member)
+        or load_member(run_dir / "members" / member, world.shapes)[0]
+        for member in checkpoint.retained(manifest)
+    }
+    judges = Judges(
+        world.engine,
+        world.sandbox,
+        config.tasks.skill_threshold,
+        config.tasks.instances_per_task,
+        step,
+    )
+    skills = global_skills(judges, run_dir, manifest, weights, state.library.tasks)
+    tasks = held_out_tasks(
+        heldout_drafts(config.run.seed), world.sandbox, config.tasks.skill_threshold
+    )
+    results = measure(
+        judges,
+        tasks,
+        skills,
+        {**weights, **world.seeds},
+        world.base,
+        list(world.seeds),
+        state.archive,
+        {g: checkpoint.read_archive(run_dir, g) for g in {*manifest.kept, state.generation}},
+        [state.library.tasks[task] for task in state.pool.active],
+        config.run.seed,
+        baselines,
+    )
+    checkpoint.save_skills(run_dir, skills)
+    advance("measuring", 1, 1)
+    return results | {"held_out_tasks": len(tasks)}
+
+
+def _seconds(run_dir: Path) -> float:
+    """Seconds that all generations took, over however many processes."""
+    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return float(sum(json.loads(line)["seconds"] for line in lines))

@@ -1,0 +1,68 @@
+"""One picture of a run: Coverage and fitness over generations."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Distinct for colour-blind readers (Okabe and Ito), and the same in both panels.
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+
+
+def draw_run(run_dir: Path, results: Mapping[str, Any]) -> Path:
+    """Draws `report.png` from `metrics.jsonl` and the results; returns its path."""
+    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    metrics = [json.loads(line) for line in lines]
+    generations = [entry["generation"] for entry in metrics]
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+
+    for name, label, colour in (
+        ("coverage_archive", "Coverage of the whole archive", _GREY),
+        ("coverage_3", "Coverage of the best three", _BLUE),
+        ("fitness_best", "fittest member", _ORANGE),
+        ("fitness_mean", "mean member", _GREEN),
+    ):
+        left.plot(generations, [entry[name] for entry in metrics], label=label, color=colour)
+    for entry in metrics:
+        if entry["generation"] and entry["new_tasks"]:
+            left.axvline(entry["generation"], color="#dddddd", linewidth=0.8, zorder=0)
+    left.set_title("On the task pool (grey lines: the tasks were adapted)", loc="left")
+
+    held_out = {int(g): value for g, value in results["coverage_by_generation"].items()}
+    right.plot(
+        list(held_out),
+        list(held_out.values()),
+        marker="o",
+        color=_BLUE,
+        label="task force of 3 that each generation would choose",
+    )
+    rows = {(row["collective"], row["n"]): row["coverage"] for row in results["rows"]}
+    for key, label, style in (
+        (("seeds", 3), "best 3 seeds", "--"),
+        (("samples_best_seed", 3), "3 samples of the best seed", ":"),
+    ):
+        if key in rows:
+            right.axhline(rows[key], color=_GREY, linestyle=style, label=label)
+    everyone = [row for row in results["rows"] if row["collective"] == "all_seeds"]
+    for row in everyone:
+        right.axhline(
+            row["coverage"], color=_ORANGE, linestyle="-.", label=f"all {row['n']} seeds together"
+        )
+    right.set_title("Coverage on held-out tasks", loc="left")
+
+    for axes in (left, right):
+        axes.set_xlabel("generation")
+        axes.set_ylim(0, None)
+        axes.grid(axis="y", color="#eeeeee")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    path = run_dir / "report.png"
+    temporary = run_dir / "report.tmp.png"
+    figure.savefig(temporary, dpi=130)
+    temporary.replace(path)
+    return path
