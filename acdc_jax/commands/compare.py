@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def _all_seeds(config: Config) -> int:
     return len(EXPERTS) if given == ["tiny"] else len(given)
 
 
-CONTROLS = {
+CONTROLS: dict[str, Callable[[Config], Config]] = {
     "select_only": _select_only,
     "random_all_seeds": lambda config: _select_only(
         config,

@@ -161,7 +161,8 @@ def _mutate_leaves(
         return _mutate_leaf(weight, jax.random.fold_in(key, path), mutation)
 
     if one_by_one:
-        return jax.lax.map(lambda child: mutate(*child), (weight, keys))
+        mutated: jax.Array = jax.lax.map(lambda child: mutate(*child), (weight, keys))
+        return mutated
     return jax.vmap(mutate)(weight, keys)
 
 

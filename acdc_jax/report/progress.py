@@ -77,6 +77,7 @@ def _as_lines(console: Console) -> Advance:
             f"{step}: {done}/{total}, {now - start:.0f} s{left} {note}".rstrip(),
             markup=False,
             highlight=False,
+            soft_wrap=True,
         )
 
     return advance
