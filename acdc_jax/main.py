@@ -1,6 +1,7 @@
 """The `acdc` command."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise ConfigError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
+        # OpenBLAS's threads spin while they wait, and slow down XLA's and the sandbox's.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         # Imported here, so that `acdc --help` does not wait for jax.
         module = importlib.import_module(f"acdc_jax.commands.{name}")
         cast(Callable[[list[str]], None], module.command)(arguments[1:])

@@ -203,7 +203,7 @@ def measure(
     best = _fittest(skills)
     forces = {n: task_force(skills, n) for n in TASK_FORCES}
     trace = {g: task_force(matrix, TASK_FORCES[0]) for g, matrix in sorted(archives.items())}
-    asked = {best, *archive}.union(*forces.values(), *trace.values())
+    asked = {best}.union(*forces.values(), *trace.values(), archive if baselines else ())
     held.ask({member: weights[member] for member in sorted(asked)})
     rows = [held.row("evolved", force, best) for force in forces.values()]
     if baselines:

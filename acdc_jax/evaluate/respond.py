@@ -22,6 +22,9 @@ from acdc_jax.tasks.task import Task
 
 GREEDY = Sampling()
 
+Item = tuple[int, str]  # position of an instance in its family, and an answer to it
+Scoring = tuple[list[Item], Future[list[Outcome]]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
@@ -111,13 +114,14 @@ def evaluate(
         sampling: greedy unless said otherwise.
         key: PRNG key; needed only when sampling.
     """
+    instances = np.asarray([min(len(task.instructions), instances_per_task) for task in tasks])
     prompts = [
         (t, i, name)
         for t, task in enumerate(tasks)
-        for i, name in enumerate(list(task.instructions)[:instances_per_task])
+        for i, name in enumerate(list(task.instructions)[: instances[t]])
     ]
-    texts: dict[int, list[str]] = {}
-    scoring: dict[int, tuple[list[str], Future[list[Outcome]]]] = {}
+    texts: dict[tuple[int, int], list[str]] = {}
+    scoring: dict[int, Scoring] = {}
     for batch in generate(
         engine.model,
         jax.device_put(population, dict(engine.shardings)),
@@ -131,31 +135,46 @@ def evaluate(
         population=engine.population,
     ):
         for position, index in enumerate(batch.indices):
-            texts[index] = [
+            t, i, _ = prompts[index]
+            texts[t, i] = [
                 engine.decode(tuple(batch.tokens[m][position])) for m in range(len(members))
             ]
-            t, _, name = prompts[index]
-            # Scoring is repeat-stable (a condition of acceptance): equal answers, equal scores.
-            answers = list(dict.fromkeys(extract_answer(text) for text in texts[index]))
-            items = [(tasks[t].instances[name], answer) for answer in answers]
-            scoring[index] = answers, sandbox.score(tasks[t].draft.source, items)
-    instances = np.asarray([min(len(task.instructions), instances_per_task) for task in tasks])
+            if all((t, other) in texts for other in range(instances[t])):
+                answers = [texts[t, other] for other in range(instances[t])]
+                scoring[t] = _score(sandbox, tasks[t], answers)
     scores = np.full((len(members), len(tasks), instances_per_task), np.nan)
     responses = []
-    for index, (t, i, name) in enumerate(prompts):
-        answers, future = scoring[index]
-        worth = dict(zip(answers, map(_worth, future.result()), strict=True))
+    worth = {t: _worth(*scoring[t]) for t in scoring}
+    for t, i, name in prompts:
         for m, member in enumerate(members):
-            score = worth[extract_answer(texts[index][m])]
+            text = texts[t, i][m]
+            score = worth[t][i, extract_answer(text)]
             scores[m, t, i] = np.nan if score is None else score
-            responses.append(Response(member, tasks[t].id, name, texts[index][m], score))
+            responses.append(Response(member, tasks[t].id, name, text, score))
     return Evaluation(
         tuple(members), tuple(task.id for task in tasks), scores, instances, tuple(responses)
     )
 
 
-def _worth(outcome: Outcome) -> float | None:
-    """A failing task or submission is worth nothing; a failing infrastructure says nothing."""
-    if outcome.status == "infrastructure":
-        return None
-    return outcome.score or 0.0
+def _score(sandbox: Sandbox, task: Task, texts: Sequence[Sequence[str]]) -> Scoring:
+    """Hands a family's answers to the sandbox in one call: a fork costs more than a score.
+
+    Scoring is repeat-stable (a condition of acceptance), so that equal answers are scored once.
+    """
+    names = list(task.instructions)
+    items = list(
+        dict.fromkeys((i, extract_answer(text)) for i, own in enumerate(texts) for text in own)
+    )
+    submissions = [(task.instances[names[i]], answer) for i, answer in items]
+    return items, sandbox.score(task.draft.source, submissions)
+
+
+def _worth(items: Sequence[Item], future: Future[list[Outcome]]) -> dict[Item, float | None]:
+    """Scores by instance and answer.
+
+    A failing task or submission is worth nothing; a failing infrastructure says nothing (None).
+    """
+    return {
+        item: None if outcome.status == "infrastructure" else outcome.score or 0.0
+        for item, outcome in zip(items, future.result(), strict=True)
+    }

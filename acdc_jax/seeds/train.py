@@ -83,7 +83,7 @@ class TrainRecipe:
     warmup: int = 20
     batch: int = 128
     b2: float = 0.98
-    base_steps: int = 450
+    base_steps: int = 600
     base_examples: int = 40_000
     base_pairs: float = 0.4
     expert_steps: int = 60

@@ -145,6 +145,7 @@ def _write(
             silent.append(Rejection(kind, name, "", "the scientist has nothing new to offer"))
         else:
             drafts.append(draft)
+            context.append(Task(f"draft {i}", draft, generation, {}, {}))
     library, tasks, rejected = admit(
         library,
         drafts,
