@@ -122,6 +122,16 @@ def _granularity(name: str) -> Any:
     return name  # the flag's choices are the type's values
 
 
+def check_lengths(config: Config, model: ModelConfig) -> None:
+    """Refuses responses that leave no room for a prompt."""
+    longest = config.decode.max_new_tokens
+    if longest >= model.max_positions:
+        raise ConfigError(
+            f"--max_new_tokens={longest}: the models' window is {model.max_positions} tokens, "
+            "prompt included; lower it"
+        )
+
+
 def check_disk(config: Config, model: ModelConfig) -> None:
     """Refuses to start where not even two archives of members fit."""
     one = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes(model).values())
@@ -130,6 +140,15 @@ def check_disk(config: Config, model: ModelConfig) -> None:
         raise AcdcError(
             f"--run_dir={config.run.run_dir}: {free / 2**30:.1f} GiB are free, but two archives of "
             f"{config.run.population} members take {needed / 2**30:.1f} GiB; make room"
+        )
+
+
+def check_room(config: Config, model: ModelConfig) -> None:
+    """Refuses responses that leave a prompt no position."""
+    if config.decode.max_new_tokens >= model.max_positions:
+        raise ConfigError(
+            f"--max_new_tokens={config.decode.max_new_tokens}: the models have "
+            f"{model.max_positions} positions for prompt and response together; use fewer"
         )
 
 

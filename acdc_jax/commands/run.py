@@ -15,7 +15,6 @@ from acdc_jax import checkpoint, flags
 from acdc_jax.checkpoint import Manifest
 from acdc_jax.config import SECTIONS, Config
 from acdc_jax.evaluate.final import Judges, global_skills, held_out_tasks, measure
-from acdc_jax.evolve.store import load_member
 from acdc_jax.files import write_atomic
 from acdc_jax.loop import evolve
 from acdc_jax.models import Folders
@@ -31,6 +30,8 @@ from acdc_jax.world import (
     World,
     build_world,
     check_disk,
+    check_room,
+    check_lengths,
     fitting_mesh,
     given_folders,
     make_operators,
@@ -102,6 +103,8 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
     mesh = fitting_mesh(config)
     folders = None if tiny else given_folders(config)
     model = folders.model if folders else TINY
+    check_lengths(config, model)
+    check_room(config, model)
     operators = make_operators(config, model, len(folders.seeds) if folders else len(EXPERTS))
     given = config.sandbox
     limits = Limits(wall_s=given.sandbox_wall_s, memory_mb=given.sandbox_memory_mb)
@@ -198,7 +201,7 @@ def _measure(
 
     weights = {
         member: state.weights.get(member)
-        or load_member(run_dir / "members" / member, world.shapes)[0]
+        or checkpoint.read_member(run_dir, member, world.shapes)[0]
         for member in checkpoint.retained(manifest)
     }
     judges = Judges(
