@@ -9,9 +9,11 @@ import contextlib
 import dataclasses
 import fcntl
 import gzip
+import hashlib
 import io
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from acdc_jax.tasks.pool import Pool, task_id
 from acdc_jax.tasks.task import load_task, save_task
 
 SCHEMA = 1
+_DIGESTS = "digests.json"
 _SYMBOLS = {1: "1", 0: "0", -1: "-"}
 _VALUES = {symbol: value for value, symbol in _SYMBOLS.items()}
 
@@ -100,10 +103,16 @@ def open_run(config: Config) -> Iterator[Manifest]:
         manifest = dataclasses.replace(
             manifest, flags=config.settings(), key=tuple(int(word) for word in words)
         )
-        _write_manifest(run_dir, manifest)
         flags = [f"--{name}={value}" for name, value in config.settings().items()]
-        write_atomic(run_dir / "flags.txt", "\n".join(flags) + "\n")
-        _remove_uncommitted(run_dir, manifest)
+        try:
+            _write_manifest(run_dir, manifest)
+            write_atomic(run_dir / "flags.txt", "\n".join(flags) + "\n")
+            _remove_uncommitted(run_dir, manifest)
+        except OSError as error:
+            raise AcdcError(
+                f"--run_dir={run_dir}: cannot be written ({error.strerror}); "
+                "make room, or choose another directory"
+            ) from None
         yield manifest
 
 
@@ -117,18 +126,19 @@ def read_manifest(run_dir: Path) -> Manifest:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         manifest = Manifest(**fields)
+        manifest = dataclasses.replace(
+            manifest,
+            key=tuple(manifest.key),
+            archive=tuple(manifest.archive),
+            kept={int(g): tuple(ids) for g, ids in manifest.kept.items()},
+        )
     except OSError as error:
         raise AcdcError(f"{path}: cannot be read ({error.strerror}); is it a run?") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise AcdcError(f"{path}: is damaged ({error}); restore it from a copy") from None
     if manifest.schema != SCHEMA:
         raise AcdcError(f"{path}: has schema {manifest.schema}, this version reads {SCHEMA}")
-    return dataclasses.replace(
-        manifest,
-        key=tuple(manifest.key),
-        archive=tuple(manifest.archive),
-        kept={int(g): tuple(ids) for g, ids in manifest.kept.items()},
-    )
+    return manifest
 
 
 def commit(run_dir: Path, manifest: Manifest, state: State, record: Record) -> Manifest:
@@ -149,21 +159,21 @@ def commit(run_dir: Path, manifest: Manifest, state: State, record: Record) -> M
     name = f"g{state.generation:03d}"
     try:
         _write_generation(run_dir, name, manifest, state, record)
-        manifest = dataclasses.replace(
+        committed = dataclasses.replace(
             manifest,
             generation=state.generation,
             task_counter=state.pool.next_id,
             archive=state.archive,
             kept=state.kept,
         )
-        _write_manifest(run_dir, manifest)
+        _write_manifest(run_dir, committed)
     except OSError as error:
         raise AcdcError(
             f"{error.filename or run_dir}: cannot be written ({error.strerror}); generation "
             f"{manifest.generation} is safe: make room and run the same command again"
         ) from error
-    _remove_members(run_dir, manifest)
-    return manifest
+    _remove_members(run_dir, committed)
+    return committed
 
 
 def _write_generation(
@@ -174,7 +184,9 @@ def _write_generation(
     on_disk = referenced(manifest)
     for member in state.archive:
         if member not in on_disk:
-            save_member(run_dir / "members" / member, state.weights[member], state.recipes[member])
+            target = run_dir / "members" / member
+            save_member(target, state.weights[member], state.recipes[member])
+            write_atomic(target / _DIGESTS, json.dumps(_digests(target), indent=1))
     for number in range(manifest.task_counter, state.pool.next_id):
         save_task(state.library.tasks[task_id(number)], run_dir / "tasks" / task_id(number))
     archive = {
@@ -232,7 +244,7 @@ def restore(
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         pool = Pool(tuple(fields["active"]), fields["limbo"], fields["next_id"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AcdcError(f"{path}: is missing or damaged ({error})") from None
     learnt = None
     if strategy is not None:
@@ -240,12 +252,12 @@ def restore(
         try:
             with np.load(path) as arrays:
                 learnt = from_arrays(strategy, dict(arrays))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise AcdcError(f"{path}: is missing or damaged ({error})") from None
     weights: dict[str, Weights] = {}
     recipes: dict[str, Recipe] = {}
     for member in manifest.archive:
-        weights[member], recipes[member] = load_member(run_dir / "members" / member, shapes)
+        weights[member], recipes[member] = read_member(run_dir, member, shapes)
     tasks = [load_task(run_dir / "tasks" / task_id(i)) for i in range(manifest.task_counter)]
     return State(
         generation=manifest.generation,
@@ -258,6 +270,30 @@ def restore(
         strategy=learnt,
         kept=manifest.kept,
     )
+
+
+def read_member(
+    run_dir: Path, member: str, shapes: Mapping[str, jax.ShapeDtypeStruct]
+) -> tuple[Weights, Recipe]:
+    """A committed member, if every byte of it is still as it was written.
+
+    Orbax notices only some damage, and reads other weights than were written from the rest.
+
+    Raises:
+        AcdcError: a file is missing or damaged, named.
+    """
+    folder = run_dir / "members" / member
+    path, remedy = folder / _DIGESTS, "restore the member from a copy, or start a new run"
+    try:
+        written = dict(json.loads(path.read_text(encoding="utf-8")))
+        for name, digest in written.items():
+            path = folder / name
+            if _digest(path) != digest:
+                raise AcdcError(f"{path}: is damaged; {remedy}")
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AcdcError(f"{path}: cannot be read ({reason}); {remedy}") from None
+    return load_member(folder, shapes)
 
 
 def read_archive(run_dir: Path, generation: int) -> SkillMatrix:
@@ -273,7 +309,7 @@ def read_archive(run_dir: Path, generation: int) -> SkillMatrix:
         rows = [[_VALUES[symbol] for symbol in member["skills"]] for member in fields["members"]]
         values = np.asarray(rows, np.int8).reshape(len(members), len(fields["tasks"]))
         return SkillMatrix(members, tuple(fields["tasks"]), values)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AcdcError(f"{path}: is missing or damaged ({error})") from None
 
 
@@ -323,6 +359,17 @@ def _remove_members(run_dir: Path, manifest: Manifest) -> None:
     for path in (run_dir / "members").glob("*"):
         if path.name not in keep:
             shutil.rmtree(path)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """File of a member → what `read_member` expects to find in it."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _digest(path) for path in paths}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _generation(path: Path) -> int:

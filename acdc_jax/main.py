@@ -49,6 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AcdcError as error:
         print(f"acdc: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        reason = f"{where}{error.strerror or error}"
+        print(f"acdc: {reason}; put that right and run it again", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("acdc: interrupted; the same command goes on from the last commit", file=sys.stderr)
         return 130

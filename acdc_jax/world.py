@@ -143,15 +143,6 @@ def check_disk(config: Config, model: ModelConfig) -> None:
         )
 
 
-def check_room(config: Config, model: ModelConfig) -> None:
-    """Refuses responses that leave a prompt no position."""
-    if config.decode.max_new_tokens >= model.max_positions:
-        raise ConfigError(
-            f"--max_new_tokens={config.decode.max_new_tokens}: the models have "
-            f"{model.max_positions} positions for prompt and response together; use fewer"
-        )
-
-
 def build_world(
     config: Config,
     folders: Folders,

@@ -1,6 +1,7 @@
 """Strict numerics and several fake devices for every test."""
 
 import os
+from pathlib import Path
 
 # Before jax is imported: four CPU devices, so that sharding is exercised on a laptop.
 os.environ["XLA_FLAGS"] = (
@@ -10,6 +11,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def tiny_seeds(request: pytest.FixtureRequest) -> Path:
+    """A folder of quickly trained seeds, `base` and `expert-0` …, kept between sessions."""
+    from helpers import quick_seeds  # after the lines above: it imports jax
+
+    return quick_seeds(request.config.cache.mkdir("acdc-seeds"))

@@ -30,7 +30,6 @@ from acdc_jax.world import (
     World,
     build_world,
     check_disk,
-    check_room,
     check_lengths,
     fitting_mesh,
     given_folders,
@@ -104,7 +103,6 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
     folders = None if tiny else given_folders(config)
     model = folders.model if folders else TINY
     check_lengths(config, model)
-    check_room(config, model)
     operators = make_operators(config, model, len(folders.seeds) if folders else len(EXPERTS))
     given = config.sandbox
     limits = Limits(wall_s=given.sandbox_wall_s, memory_mb=given.sandbox_memory_mb)

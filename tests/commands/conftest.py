@@ -1,0 +1,98 @@
+"""Random models in Hugging Face folders, and a run small enough for a test."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import pytest
+
+from acdc_jax.commands import run as run_command
+from acdc_jax.main import main
+from acdc_jax.model import hf
+from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.transformer import init_weights
+from acdc_jax.seeds.tokenizer import save_tokenizer
+from acdc_jax.seeds.train import TINY
+
+SMALL = dataclasses.replace(
+    TINY,
+    hidden_size=16,
+    intermediate_size=24,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny tokenizer."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_model(tokenizer_folder: Path) -> Callable[..., Path]:
+    """Writes a random model: `write_model(folder, seed, **fields of its configuration)`."""
+
+    def write(folder: Path, seed: int = 0, **fields: object) -> Path:
+        config: ModelConfig = dataclasses.replace(SMALL, **fields)  # type: ignore[arg-type]
+        weights = init_weights(config, jax.random.key(seed))
+        hf.save(folder, config, weights, tokenizer_folder)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def models(
+    write_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Path]:
+    """A base and two seeds; tests do not change them."""
+    out = tmp_path_factory.mktemp("models")
+    base, first, second = (write_model(out / f"model-{i}", i) for i in range(3))
+    return base, first, second
+
+
+def _arguments(run_dir: Path, base: Path, seeds: Sequence[Path], *more: str) -> list[str]:
+    return [
+        "run",
+        f"--run_dir={run_dir}",
+        f"--base_model={base}",
+        f"--seed_models={','.join(map(str, seeds))}",
+        "--noprogress",
+        "--generations=1",
+        "--init_population=4",
+        "--population=4",
+        "--children=4",
+        "--initial_tasks=0",
+        "--task_interval=0",
+        "--max_new_tokens=4",
+        "--batch_size=8",
+        "--mutation=none",
+        "--nogibberish_filter",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="session")
+def arguments() -> Callable[..., list[str]]:
+    """Command line of a run over the eight seed families: `arguments(run_dir, base, seeds, …)`."""
+    return _arguments
+
+
+@pytest.fixture
+def acdc_run(
+    models: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., int]:
+    """`acdc run` in this process, up to the last commit: `acdc_run(run_dir, *flags)`."""
+    row = {"collective": "evolved", "n": 3, "coverage": 0.0}
+    row |= {"coverage_majority": 0.0, "best_single": 0.0}
+    results = {"rows": [row], "task_force": {"3": ["g000-m00"]}, "held_out_tasks": 0}
+    monkeypatch.setattr(run_command, "_measure", lambda *_: dict(results))
+    monkeypatch.setattr(run_command, "draw_run", lambda *_: None)
+    base, *seeds = models
+    return lambda run_dir, *more: main(_arguments(run_dir, base, seeds, *more))

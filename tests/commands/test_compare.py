@@ -1,0 +1,66 @@
+"""The comparison's arithmetic, and what its controls change."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from acdc_jax.commands.compare import CONTROLS, CompareConfig, differences, summarise
+from acdc_jax.config import Config, RunConfig
+from acdc_jax.errors import ConfigError
+
+
+def _rows(evolved: float, seeds: float) -> list[dict[str, object]]:
+    figures = {"coverage_majority": 0.1, "best_single": 0.2}
+    return [
+        {"collective": "evolved", "n": 3, "coverage": evolved, **figures},
+        {"collective": "seeds", "n": 3, "coverage": seeds, **figures},
+    ]
+
+
+def test_mean_and_interval_are_scipys() -> None:
+    values = [0.5, 0.6, 0.55]
+    evolved, _ = summarise([_rows(value, 0.3) for value in values])
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert evolved["coverage"] == pytest.approx(0.55)
+    assert evolved["coverage_interval"] == pytest.approx([low, high])
+    assert evolved["coverage_values"] == values
+    assert evolved["best_single_interval"] == pytest.approx([0.2, 0.2])
+
+
+def test_differences_are_paired_by_seed() -> None:
+    # Unpaired, the spread would be large; paired, the gap is 0.2 every time.
+    summary = summarise([_rows(0.3, 0.1), _rows(0.9, 0.7), _rows(0.6, 0.4)])
+    (line,) = differences(summary).splitlines()[1:]
+    assert "seeds" in line
+    assert "+0.200 (95 % interval +0.200 to +0.200; median +0.200)" in line
+
+
+def test_select_only_makes_as_many_members_as_the_run() -> None:
+    config = Config(run=RunConfig(generations=40, init_population=16, children=8))
+    control = CONTROLS["select_only"](config)
+    assert (control.run.generations, control.run.init_population, control.run.population) == (
+        0,
+        336,
+        336,
+    )
+    assert control.evolve == config.evolve
+    merged = CONTROLS["random_all_seeds"](config).evolve
+    assert (merged.proposer, merged.min_parents, merged.max_parents) == ("uniform", 8, 8)
+    modules = CONTROLS["module_wise_random"](config).evolve
+    assert (modules.proposer, modules.granularity) == ("outer", "module")
+    fittest = CONTROLS["top_fitness"](config)
+    assert fittest.evolve.selection == "fitness"
+    assert fittest.run == config.run
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"controls": "magic"}, "magic"),
+        ({"prng_seeds": "1,two"}, "1,two"),
+        ({"prng_seeds": ""}, "--prng_seeds"),
+    ],
+)
+def test_bad_flags(flags: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        CompareConfig(**flags)

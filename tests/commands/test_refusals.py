@@ -1,0 +1,483 @@
+"""What cannot work is refused before anything expensive, in one line that names it.
+
+What breaks on the way loses at most the generation that was under way.
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from acdc_jax import checkpoint, loop, world
+from acdc_jax.commands import run as run_command
+from acdc_jax.errors import AcdcError
+from acdc_jax.main import main
+from acdc_jax.seeds import train
+
+Models = tuple[Path, Path, Path]
+pytestmark = pytest.mark.xdist_group("runs")  # one process compiles for all
+
+
+class _Expected:
+    """Runs `acdc` and looks at how it refuses."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, argv: list[str], *parts: str, status: int = 1) -> str:
+        self._capsys.readouterr()
+        assert main(argv) == status
+        err = self._capsys.readouterr().err
+        assert err.startswith("acdc: "), err
+        assert err.count("\n") == 1, err
+        assert "Traceback" not in err
+        for part in parts:
+            assert part in err
+        return err
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> _Expected:
+    """`refused(argv, *parts of the message)`."""
+    return _Expected(capsys)
+
+
+@pytest.fixture
+def nothing_expensive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails the test where a run trains, writes tasks or evolves."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        pytest.fail("something expensive began before the refusal")
+
+    for module, name in (
+        (world, "cached_seeds"),
+        (train, "cached_seeds"),
+        (train, "train_seeds"),
+        (train, "_train_all"),
+        (loop, "first_tasks"),
+        (loop, "make_children"),
+        (loop, "evaluate"),
+        (run_command, "evolve"),
+    ):
+        monkeypatch.setattr(module, name, fail)
+
+
+# ------------------------------------------------------------------------------------ the models
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+def test_missing_folders(
+    models: Models, arguments: Any, refused: _Expected, tmp_path: Path
+) -> None:
+    base, first, _ = models
+    gone = tmp_path / "gone"
+    refused(arguments(tmp_path / "run", base, [first, gone]), f"{gone}: no such folder")
+    refused(arguments(tmp_path / "run", gone, [first, first]), f"{gone}: no such folder")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"hidden_size": 32}, ("hidden_size is 32", "has 16")),
+        ({"num_layers": 2}, ("num_layers is 2", "has 1")),
+        ({"vocab_size": 128}, ("vocab_size is 128", "has 120")),
+        ({"num_heads": 4}, ("num_heads is 4", "has 2")),
+        ({"tie_embeddings": False}, ("tie_embeddings is False", "has True")),
+        ({"rope_theta": 500.0}, ("rope_theta is 500.0", "has 10000.0")),
+        ({"dtype": "bfloat16"}, ("dtype is bfloat16", "has float32")),
+        (
+            {"architecture": "LlamaForCausalLM", "qkv_bias": False},
+            ("architecture is LlamaForCausalLM", "has Qwen2ForCausalLM"),
+        ),
+    ],
+)
+def test_seeds_of_another_architecture(
+    changes: dict[str, Any],
+    parts: tuple[str, ...],
+    models: Models,
+    write_model: Callable[..., Path],
+    arguments: Any,
+    refused: _Expected,
+    tmp_path: Path,
+) -> None:
+    base, first, _ = models
+    other = write_model(tmp_path / "other", 3, **changes)
+    argv = arguments(tmp_path / "run", base, [first, other])
+    refused(argv, str(other), str(base), *parts, "fine-tunes of one base")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+def test_corrupt_seed_checkpoints(
+    models: Models, arguments: Any, refused: _Expected, tmp_path: Path
+) -> None:
+    base, first, second = models
+    bad = shutil.copytree(second, tmp_path / "bad")
+    file = bad / "model.safetensors"
+    argv = arguments(tmp_path / "run", base, [first, bad])
+    whole = file.read_bytes()
+
+    file.write_bytes(whole[: len(whole) // 2])
+    refused(argv, str(file), "truncated")
+
+    tensors = load_file(second / "model.safetensors")
+    tensors["model.norm.weight"] = np.full_like(tensors["model.norm.weight"], np.nan)
+    save_file(tensors, file, metadata={"format": "pt"})
+    refused(argv, str(file), "model.norm.weight", "not finite")
+
+    del tensors["model.norm.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    refused(argv, str(bad), "model.norm.weight is missing")
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+def test_too_few_seeds(models: Models, arguments: Any, refused: _Expected, tmp_path: Path) -> None:
+    base, first, _ = models
+    refused(arguments(tmp_path / "run", base, [first]), "--min_parents=2", "1 seeds")
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+def test_no_room_for_prompts(
+    models: Models, arguments: Any, refused: _Expected, tmp_path: Path
+) -> None:
+    base, *seeds = models
+    argv = arguments(tmp_path / "run", base, seeds, "--max_new_tokens=64")
+    refused(argv, "--max_new_tokens=64", status=2)
+    refused(["run", f"--run_dir={tmp_path / 'run'}"], "--max_new_tokens=512", status=2)
+
+
+# ------------------------------------------------------------------------------------ the devices
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+@pytest.mark.parametrize("source", ["given", "tiny"])
+def test_mesh_that_does_not_fit(
+    source: str, models: Models, arguments: Any, refused: _Expected, tmp_path: Path
+) -> None:
+    base, *seeds = models
+    argv = arguments(tmp_path / "run", base, seeds)
+    if source == "tiny":
+        argv = ["run", f"--run_dir={tmp_path / 'run'}", "--max_new_tokens=8"]
+    refused([*argv, "--mesh=pop:3"], "'pop:3' does not fit 4 devices", "pop:-1", status=2)
+    refused(
+        [*argv, "--children=6", "--mesh=pop:4"],
+        *("--children=6", "multiple", "4 pop devices", "change --children or --mesh"),
+        status=2,
+    )
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------ the run directory
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+@pytest.mark.parametrize("where", ["/proc/acdc", "file", "file/below"])
+def test_unwritable_run_directory(
+    where: str, models: Models, arguments: Any, refused: _Expected, tmp_path: Path
+) -> None:
+    base, *seeds = models
+    (tmp_path / "file").write_text("in the way")
+    run_dir = tmp_path / where  # an absolute `where` replaces tmp_path
+    refused(
+        arguments(run_dir, base, seeds),
+        *(f"--run_dir={run_dir}", "cannot be written", "choose another directory"),
+    )
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+def test_directory_of_something_else(
+    models: Models, arguments: Any, refused: _Expected, tmp_path: Path
+) -> None:
+    base, *seeds = models
+    (tmp_path / "thesis.tex").write_text("dear")
+    refused(
+        arguments(tmp_path, base, seeds),
+        *(f"--run_dir={tmp_path}", "not empty and holds no run", "choose another"),
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+@pytest.mark.parametrize("source", ["given", "tiny"])
+def test_full_disk(
+    source: str,
+    models: Models,
+    arguments: Any,
+    refused: _Expected,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base, *seeds = models
+    argv = arguments(tmp_path / "run", base, seeds)
+    if source == "tiny":
+        argv = ["run", f"--run_dir={tmp_path / 'run'}", "--max_new_tokens=8"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    refused(argv, f"--run_dir={tmp_path / 'run'}", "0.0 GiB are free", "make room")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_real_full_disk(
+    models: Models, acdc_run: Any, arguments: Any, refused: _Expected, small_disk: Path
+) -> None:
+    base, *seeds = models
+    run_dir = small_disk / "run"
+    argv = arguments(run_dir, base, seeds)
+    refused([*argv, "--population=200"], f"--run_dir={run_dir}", "make room")
+
+    (small_disk / "filler").write_bytes(bytes(2**20 - 150_000))  # room to start, not to commit
+    refused(argv, "members/g000-m", "cannot be written")
+    assert checkpoint.read_manifest(run_dir).generation == -1
+
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "more").write_bytes(bytes(2**20))  # not even room for a manifest
+    refused(argv, f"--run_dir={run_dir}", "cannot be written (No space left on device)")
+
+    (small_disk / "filler").unlink()
+    (small_disk / "more").unlink()
+    assert acdc_run(run_dir) == 0
+    assert checkpoint.read_manifest(run_dir).generation == 1
+
+
+# ------------------------------------------------------------------------------ an existing run
+
+
+@pytest.fixture(scope="module")
+def finished(models: Models, arguments: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one generation."""
+    base, *seeds = models
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        # Stopped after the last commit: what follows takes much longer, and is not at stake.
+        def stop(*_: Any) -> None:
+            raise AcdcError("evolved")
+
+        patch.setattr(run_command, "_measure", stop)
+        assert main(arguments(run_dir, base, seeds)) == 1
+    assert checkpoint.read_manifest(run_dir).generation == 1
+    return run_dir
+
+
+@pytest.fixture
+def existing(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", '{"schema": 1', "[]", "{}", "null", '{"schema": 1, "kept": {"x": 1}}'],
+    ids=["empty", "cut", "list", "no fields", "null", "few fields"],
+)
+@pytest.mark.usefixtures("nothing_expensive")
+def test_damaged_manifest(
+    text: str, models: Models, arguments: Any, refused: _Expected, existing: Path
+) -> None:
+    base, *seeds = models
+    (existing / "manifest.json").write_text(text)
+    members = sorted((existing / "members").iterdir())
+    refused(arguments(existing, base, seeds), "manifest.json: is damaged", "restore it")
+    assert sorted((existing / "members").iterdir()) == members
+    assert (existing / "manifest.json").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("kept", {"x": []}), ("kept", []), ("archive", 3), ("key", None)]
+)
+@pytest.mark.usefixtures("nothing_expensive")
+def test_manifest_with_impossible_fields(
+    field: str, value: Any, models: Models, arguments: Any, refused: _Expected, existing: Path
+) -> None:
+    base, *seeds = models
+    path = existing / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    refused(arguments(existing, base, seeds), "manifest.json: is damaged")
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+def test_other_flags_and_newer_schema(
+    models: Models, arguments: Any, refused: _Expected, existing: Path
+) -> None:
+    base, *seeds = models
+    argv = arguments(existing, base, seeds)
+    refused(
+        [*argv, "--population=5", "--generations=9"],
+        *("other flags", "--population=5 (the run has 4)"),
+        status=2,
+    )
+    path = existing / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
+    refused(argv, str(path), "schema 2")
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def _flip(path: Path) -> None:
+    """One bit, which orbax itself does not notice."""
+    data = bytearray(path.read_bytes())
+    data[len(data) * 3 // 4] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, Path.unlink], ids=["cut", "flip", "gone"])
+@pytest.mark.parametrize("pattern", ["weights/manifest.ocdbt", "weights/**/d/*", "recipe.json"])
+def test_corrupt_member(
+    pattern: str,
+    damage: Callable[[Path], None],
+    models: Models,
+    arguments: Any,
+    refused: _Expected,
+    existing: Path,
+) -> None:
+    base, *seeds = models
+    member = checkpoint.read_manifest(existing).archive[-1]
+    folder = existing / "members" / member
+    file = max(folder.glob(pattern), key=lambda path: path.stat().st_size)
+    damage(file)
+    refused(arguments(existing, base, seeds, "--generations=2"), str(file), "from a copy")
+    assert checkpoint.read_manifest(existing).generation == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pool/g001.json", "archive/g001.json", "tasks/t00003/task.json", "tasks/t00003/task.py"],
+)
+@pytest.mark.parametrize("text", [None, "[]", "{"])
+def test_other_damage(
+    name: str,
+    text: str | None,
+    models: Models,
+    arguments: Any,
+    refused: _Expected,
+    existing: Path,
+) -> None:
+    base, *seeds = models
+    if text is None:
+        (existing / name).unlink()
+    elif name.endswith(".json"):
+        (existing / name).write_text(text)
+    else:
+        pytest.skip("any text is a source")
+    refused(arguments(existing, base, seeds, "--generations=2"), str(existing / name))
+
+
+# ----------------------------------------------------------------- a disk that fills up on the way
+
+
+def _no_space(path: Path) -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+@pytest.mark.parametrize(
+    "part", ["member", "task", "pool", "archive", "responses", "manifest", "digests"]
+)
+def test_disk_fills_up_while_committing(
+    part: str,
+    models: Models,
+    acdc_run: Any,
+    arguments: Any,
+    refused: _Expected,
+    existing: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One line, status 1; the generation before stays committed, and the run goes on."""
+    base, *seeds = models
+    more = ["--generations=2"]
+    before = checkpoint.read_manifest(existing)
+    write, armed = checkpoint.write_atomic, False
+
+    def write_until_full(path: Path, data: str | bytes) -> None:
+        if armed and part in str(path.relative_to(existing)):
+            path.with_name(path.name + ".tmp").write_bytes(b"half")
+            raise _no_space(path)
+        write(path, data)
+
+    def save_until_full(*arguments: Any) -> None:
+        folder = next(argument for argument in arguments if isinstance(argument, Path))
+        folder.mkdir(parents=True)
+        raise _no_space(folder)
+
+    next_generation = loop.next_generation
+
+    def then_arm(*arguments: Any) -> Any:
+        """The generation, with a new member and a new task in any case."""
+        nonlocal armed
+        state, record = next_generation(*arguments)
+        oldest, member, task = state.archive[-1], "g002-m00", state.library.tasks["t00000"]
+        number = state.pool.next_id
+        new = dataclasses.replace(task, id=f"t{number:05d}")
+        state = dataclasses.replace(
+            state,
+            archive=(*state.archive[:-1], member),
+            weights={**state.weights, member: state.weights[oldest]},
+            recipes={**state.recipes, member: state.recipes[oldest]},
+            library=dataclasses.replace(state.library, tasks={**state.library.tasks, new.id: new}),
+            pool=dataclasses.replace(state.pool, next_id=number + 1),
+        )
+        armed = True
+        return state, record
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "next_generation", then_arm)
+        patch.setattr(checkpoint, "write_atomic", write_until_full)
+        if part == "member":
+            patch.setattr(checkpoint, "save_member", save_until_full)
+        if part == "task":
+            patch.setattr(checkpoint, "save_task", save_until_full)
+        refused(
+            arguments(existing, base, seeds, *more),
+            *("No space left on device", "generation 1 is safe", "make room"),
+        )
+    after = checkpoint.read_manifest(existing)
+    assert (after.generation, after.archive, after.kept) == (1, before.archive, before.kept)
+    assert acdc_run(existing, *more) == 0
+    after = checkpoint.read_manifest(existing)
+    assert after.generation == 2
+    lines = (existing / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["generation"] for line in lines] == [0, 1, 2]
+    assert not list(existing.rglob("*.tmp"))
+
+
+def test_disk_fills_up_while_reporting(
+    acdc_run: Any,
+    models: Models,
+    arguments: Any,
+    refused: _Expected,
+    existing: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base, *seeds = models
+
+    def full(path: Path, _: str) -> None:
+        raise _no_space(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_command, "write_atomic", full)
+        refused(arguments(existing, base, seeds), "results.json", "No space left on device")
+    assert acdc_run(existing) == 0
+    assert (existing / "results.json").exists()

@@ -1,0 +1,124 @@
+"""Scores land at their member, task and instance; what is missing is not failed."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import jax
+import numpy as np
+import pytest
+
+from acdc_jax.evaluate import respond
+from acdc_jax.evaluate.respond import Engine, evaluate
+from acdc_jax.evolve.population import in_populations
+from acdc_jax.generate.decode import Batch
+from acdc_jax.model.transformer import Weights
+from acdc_jax.sandbox import Outcome
+from acdc_jax.seeds.train import TINY
+from acdc_jax.tasks.task import Draft, Task
+
+_MEMBERS = ("a", "b", "c")
+
+
+def _task(name: str, instances: int) -> Task:
+    draft = Draft(name, "d", "c", 1, "e", f"source of {name}", "novel")
+    keys = [str(i) for i in range(instances)]
+    return Task(name, draft, 0, {k: f"{name}{k}" for k in keys}, {k: f"{name} {k}" for k in keys})
+
+
+class _Sandbox:
+    """Scores 1 where the answer is the instance; fails where a task says so."""
+
+    def __init__(self, broken: str = "") -> None:
+        self.calls: list[tuple[str, list[tuple[str, str]]]] = []
+        self._broken = broken
+
+    def score(self, source: str, items: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
+        self.calls.append((source, list(items)))
+        future: Future[list[Outcome]] = Future()
+        future.set_result([self._outcome(*item) for item in items])
+        return future
+
+    def _outcome(self, instance: str, answer: str) -> Outcome:
+        if instance == self._broken:
+            return Outcome("infrastructure", None, "the machine is gone")
+        if answer == "crash":
+            return Outcome("task error", None, "ZeroDivisionError")
+        return Outcome("score", 1.0 if answer == instance else 0.0)
+
+
+# What each member says to each prompt, by member then prompt text.
+_SAYS = {
+    "a": {"x 0": "x0", "x 1": "wrong", "y 0": "y0"},
+    "b": {"x 0": "wrong", "x 1": "wrong", "y 0": "crash"},
+    "c": {"x 0": "x0", "x 1": "x1", "y 0": "y0"},
+}
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Decoding is replaced by a script: one batch per prompt, the last prompt first."""
+    texts: list[str] = []
+
+    def encode(instructions: str) -> tuple[int, ...]:
+        texts.append(instructions)
+        return (len(texts) - 1,)
+
+    answers = sorted({text for said in _SAYS.values() for text in said.values()})
+
+    def generate(
+        config: object, weights: Weights, prompts: Sequence[Sequence[int]], **_: object
+    ) -> list[Batch]:
+        def said(member: str, index: int) -> list[int]:
+            return [answers.index(_SAYS[member][texts[prompts[index][0]]])]
+
+        rows = [*_MEMBERS, "a"]  # the last row is padding
+        return [
+            Batch([i], [[said(member, i)] for member in rows])
+            for i in reversed(range(len(prompts)))
+        ]
+
+    monkeypatch.setattr(respond, "generate", generate)
+    return Engine(TINY, encode, lambda t: answers[t[0]], (1,), 0, 4, 4, 4, {})
+
+
+def test_scores_are_aligned(engine: Engine) -> None:
+    sandbox = _Sandbox()
+    tasks = [_task("x", 2), _task("y", 1)]
+    found = evaluate(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)  # type: ignore[arg-type]
+    assert found.scores[:, 0].tolist() == [[1, 0], [0, 0], [1, 1]]
+    assert found.scores[:, 1, 0].tolist() == [1, 0, 1]
+    assert np.isnan(found.scores[:, 1, 1]).all()  # y has one instance only
+    assert found.skills(0.5).values.tolist() == [[1, 1], [0, 0], [1, 1]]
+    assert found.skills(0.6).values.tolist() == [[0, 1], [0, 0], [1, 1]]
+    responses = {(r.member, r.task, r.instance): (r.text, r.score) for r in found.responses}
+    assert len(responses) == 9
+    assert responses["b", "y", "0"] == ("crash", 0.0)
+
+
+def test_a_family_is_scored_in_one_call_and_equal_answers_once(engine: Engine) -> None:
+    sandbox = _Sandbox()
+    tasks = [_task("x", 2), _task("y", 1)]
+    evaluate(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)  # type: ignore[arg-type]
+    calls = dict(sandbox.calls)
+    assert len(sandbox.calls) == 2
+    assert calls["source of x"] == [("x0", "x0"), ("x0", "wrong"), ("x1", "wrong"), ("x1", "x1")]
+    assert calls["source of y"] == [("y0", "y0"), ("y0", "crash")]
+
+
+def test_only_the_first_instances_count(engine: Engine) -> None:
+    found = evaluate(engine, _Sandbox(), {}, _MEMBERS, [_task("x", 2)])  # type: ignore[arg-type]
+    assert found.scores.shape == (3, 1, 1)
+
+
+def test_an_infrastructure_failure_is_missing(engine: Engine) -> None:
+    tasks = [_task("x", 2), _task("y", 1)]
+    found = evaluate(engine, _Sandbox("x1"), {}, _MEMBERS, tasks, instances_per_task=2)  # type: ignore[arg-type]
+    assert found.skills(0.5).values.tolist() == [[-1, 1], [-1, 0], [-1, 1]]
+    assert {r.score for r in found.responses if (r.task, r.instance) == ("x", "1")} == {None}
+
+
+def test_populations_are_padded_to_one_size() -> None:
+    weights = {name: {"w": jax.numpy.full((2,), i)} for i, name in enumerate("abcde")}
+    groups = list(in_populations("abcde", weights, 3))
+    assert [list(names) for names, _ in groups] == [["a", "b", "c"], ["d", "e"]]
+    assert [population["w"][:, 0].tolist() for _, population in groups] == [[0, 1, 2], [3, 4, 3]]

@@ -1,0 +1,126 @@
+"""A run killed at any instant ends like an uninterrupted one, and two runs never share a directory.
+
+Real processes, killed with SIGKILL. `tests/bench/kill_resume.py` does the same twenty times.
+"""
+
+import dataclasses
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import (
+    SHORT_RUN,
+    committed,
+    differences,
+    fingerprint,
+    kill_run,
+    metrics,
+    run_to_end,
+    short_run_flags,
+    started,
+    time_run,
+    wait_for_commit,
+)
+
+pytestmark = pytest.mark.xdist_group("processes")  # they would slow each other down
+
+_LAST = int(SHORT_RUN["generations"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Straight:
+    """An uninterrupted run: its folder, what it left, and when it did what."""
+
+    folder: Path
+    found: dict[str, Any]
+    times: list[float]
+    compiled: Path
+
+
+@pytest.fixture(scope="module")
+def straight(tiny_seeds: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
+    """One run from start to end; later ones find its programs compiled."""
+    folder, compiled = tmp_path_factory.mktemp("straight") / "run", tmp_path_factory.mktemp("xla")
+    times = time_run(short_run_flags(tiny_seeds, folder), compiled, folder, _LAST)
+    return Straight(folder, fingerprint(folder), times, compiled)
+
+
+def test_two_runs_with_the_same_flags_are_the_same(
+    straight: Straight, tiny_seeds: Path, tmp_path: Path
+) -> None:
+    flags = short_run_flags(tiny_seeds, tmp_path / "again")
+    assert run_to_end(flags, straight.compiled).status == 0
+    assert differences(straight.found, fingerprint(tmp_path / "again")) == []
+
+
+def test_another_seed_is_another_run(straight: Straight, tiny_seeds: Path, tmp_path: Path) -> None:
+    flags = short_run_flags(tiny_seeds, tmp_path / "other", seed=1)
+    assert run_to_end(flags, straight.compiled).status == 0
+    assert f"archive/g{_LAST:03d}.json" in differences(
+        straight.found, fingerprint(tmp_path / "other")
+    )
+
+
+@pytest.mark.parametrize("phase", ["generation 0", "generations", "measuring"])
+def test_a_killed_run_ends_like_an_uninterrupted_one(
+    phase: str, straight: Straight, tiny_seeds: Path, tmp_path: Path
+) -> None:
+    flags = short_run_flags(tiny_seeds, tmp_path / "run")
+    # Times of the first manifest, of each commit from generation 0 on, and of the end.
+    begin, end, after = {
+        "generation 0": (straight.times[0], straight.times[1], -1),
+        "generations": (straight.times[1], straight.times[-2], 0),
+        "measuring": (straight.times[-2], straight.times[-1], _LAST),
+    }[phase]
+    delay = random.Random(phase).uniform(0, 0.6 * (end - begin))
+    with started(flags, straight.compiled) as process:
+        assert wait_for_commit(process, tmp_path / "run", after)
+        time.sleep(delay)
+        alive = kill_run(process)
+    at = f"killed {delay:.2f} s into {phase}, committed {committed(tmp_path / 'run')}"
+    assert alive == [], at
+    resumed = run_to_end(flags, straight.compiled)
+    assert resumed.status == 0, f"{at}: {resumed.stderr}"
+    assert differences(straight.found, fingerprint(tmp_path / "run")) == [], at
+    assert [line["generation"] for line in metrics(tmp_path / "run")] == list(range(_LAST + 1)), at
+
+
+def test_more_generations_go_on_where_a_run_ended(
+    straight: Straight, tiny_seeds: Path, tmp_path: Path
+) -> None:
+    for generations in (2, _LAST):
+        flags = short_run_flags(tiny_seeds, tmp_path / "run", generations=generations)
+        assert run_to_end(flags, straight.compiled).status == 0
+    assert differences(straight.found, fingerprint(tmp_path / "run")) == []
+
+
+def test_a_finished_run_is_only_shown(straight: Straight, tiny_seeds: Path) -> None:
+    before = (straight.folder / "results.json").stat().st_mtime_ns
+    ended = run_to_end(short_run_flags(tiny_seeds, straight.folder), straight.compiled)
+    assert ended.status == 0
+    assert "evolved task force" in ended.stdout
+    assert (straight.folder / "results.json").stat().st_mtime_ns == before
+
+
+def test_other_flags_are_refused(straight: Straight, tiny_seeds: Path) -> None:
+    flags = short_run_flags(tiny_seeds, straight.folder, children=6)
+    ended = run_to_end(flags, straight.compiled)
+    assert ended.status == 2
+    assert ended.stderr.count("\n") == 1
+    assert "--children=6 (the run has 4)" in ended.stderr
+
+
+def test_two_processes_never_share_a_directory(
+    straight: Straight, tiny_seeds: Path, tmp_path: Path
+) -> None:
+    flags = short_run_flags(tiny_seeds, tmp_path / "run")
+    with started(flags, straight.compiled) as process:
+        assert wait_for_commit(process, tmp_path / "run", -1)
+        second = run_to_end(flags, straight.compiled)
+        assert process.poll() is None  # the first was still at it
+        kill_run(process)
+    assert second.status == 1
+    assert second.stderr.count("\n") == 1
+    assert "another process" in second.stderr
