@@ -7,11 +7,13 @@ refers to is removed on resume. All paths in it are relative: a run directory ma
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +38,7 @@ from acdc_jax.tasks.task import load_task, save_task
 
 SCHEMA = 1
 _DIGESTS = "digests.json"
+_MEMBER_OVERHEAD = 2**17  # bytes of a member's folder besides its weights, generously
 _SYMBOLS = {1: "1", 0: "0", -1: "-"}
 _VALUES = {symbol: value for value, symbol in _SYMBOLS.items()}
 
@@ -182,11 +185,18 @@ def _write_generation(
     for folder in ("archive", "members", "tasks", "pool", "responses", "strategy"):
         (run_dir / folder).mkdir(exist_ok=True)
     on_disk = referenced(manifest)
-    for member in state.archive:
-        if member not in on_disk:
-            target = run_dir / "members" / member
-            save_member(target, state.weights[member], state.recipes[member])
-            write_atomic(target / _DIGESTS, json.dumps(_digests(target), indent=1))
+    new = [member for member in state.archive if member not in on_disk]
+    # Asked beforehand: orbax does not fail quietly where the disk is full.
+    needed = sum(
+        _MEMBER_OVERHEAD + sum(leaf.nbytes for leaf in state.weights[member].values())
+        for member in new
+    )
+    if shutil.disk_usage(run_dir).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run_dir / "members"))
+    for member in new:
+        target = run_dir / "members" / member
+        save_member(target, state.weights[member], state.recipes[member])
+        write_atomic(target / _DIGESTS, json.dumps(_digests(target), indent=1))
     for number in range(manifest.task_counter, state.pool.next_id):
         save_task(state.library.tasks[task_id(number)], run_dir / "tasks" / task_id(number))
     archive = {

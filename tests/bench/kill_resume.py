@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-from helpers import (
+from helpers import (  # noqa: E402
     SHORT_RUN,
     committed,
     differences,

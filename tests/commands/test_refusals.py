@@ -249,7 +249,7 @@ def test_real_full_disk(
     refused([*argv, "--population=200"], f"--run_dir={run_dir}", "make room")
 
     (small_disk / "filler").write_bytes(bytes(2**20 - 150_000))  # room to start, not to commit
-    refused(argv, "members/g000-m", "cannot be written")
+    refused(argv, f"{run_dir}/members", "cannot be written (No space left on device)")
     assert checkpoint.read_manifest(run_dir).generation == -1
 
     with pytest.raises(OSError, match="No space"):
