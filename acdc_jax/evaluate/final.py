@@ -200,8 +200,11 @@ def measure(
         would have chosen), and `task_force`: size → member ids.
     """
     held = HeldOut(judges, tasks)
-    best = _fittest(skills)
-    forces = {n: task_force(skills, n) for n in TASK_FORCES}
+    # From the final archive alone: with every retained member to choose from, generation 0 lends
+    # its diversity to any selection rule, and the table would hide what the archive's own does.
+    finalists = skill_matrix.take(skills, archive, skills.tasks)
+    best = _fittest(finalists)
+    forces = {n: task_force(finalists, n) for n in TASK_FORCES}
     trace = {g: task_force(matrix, TASK_FORCES[0]) for g, matrix in sorted(archives.items())}
     asked = {best}.union(*forces.values(), *trace.values(), archive if baselines else ())
     held.ask({member: weights[member] for member in sorted(asked)})
