@@ -68,7 +68,7 @@ def parse(kinds: Sequence[type[Any]], argv: Sequence[str]) -> tuple[list[Any], l
     try:
         rest = values(["acdc", *argv])[1:]
     except flags.Error as error:
-        raise ConfigError(_one_line(str(error))) from None
+        raise ConfigError(_one_line(str(error)).removeprefix("ERROR:: ")) from None
     instances = [
         kind(**{field.name: values[field.name].value for field in dataclasses.fields(kind)})
         for kind in kinds
