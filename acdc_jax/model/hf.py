@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.model.config import ModelConfig, from_hf, to_hf
+from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.families import from_hf, to_hf
 from acdc_jax.model.tokenizer import load_tokenizer, read_json
 from acdc_jax.model.transformer import Weights, shapes
 
@@ -34,12 +35,21 @@ _NAMES = {
     "layers.{}.attention.k": "model.layers.{}.self_attn.k_proj",
     "layers.{}.attention.v": "model.layers.{}.self_attn.v_proj",
     "layers.{}.attention.o": "model.layers.{}.self_attn.o_proj",
+    "layers.{}.attention.q_norm": "model.layers.{}.self_attn.q_norm",
+    "layers.{}.attention.k_norm": "model.layers.{}.self_attn.k_norm",
     "layers.{}.mlp_norm": "model.layers.{}.post_attention_layernorm",
     "layers.{}.mlp.gate": "model.layers.{}.mlp.gate_proj",
     "layers.{}.mlp.up": "model.layers.{}.mlp.up_proj",
     "layers.{}.mlp.down": "model.layers.{}.mlp.down_proj",
     "norm": "model.norm",
     "head": "lm_head",
+}
+
+# Families with norms behind attention and feed-forward too call the second norm differently.
+_POST_NORM_NAMES = _NAMES | {
+    "layers.{}.attention_post_norm": "model.layers.{}.post_attention_layernorm",
+    "layers.{}.mlp_norm": "model.layers.{}.pre_feedforward_layernorm",
+    "layers.{}.mlp_post_norm": "model.layers.{}.post_feedforward_layernorm",
 }
 
 _TOKENIZER_FILES = (
@@ -58,6 +68,7 @@ _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 def hf_names(config: ModelConfig) -> dict[str, str]:
     """Returns the Hugging Face name of every weight, by its dotted path here."""
+    table = _POST_NORM_NAMES if config.post_norms else _NAMES
     names = {}
     for path in shapes(config):
         module, leaf = path.rsplit(".", 1)
@@ -65,7 +76,7 @@ def hf_names(config: ModelConfig) -> dict[str, str]:
         layer = parts[1] if parts[0] == "layers" else ""
         if layer:
             module = ".".join([parts[0], "{}", *parts[2:]])
-        names[path] = f"{_NAMES[module].format(layer)}.{leaf}"
+        names[path] = f"{table[module].format(layer)}.{leaf}"
     return names
 
 
