@@ -240,7 +240,7 @@ def test_a_failed_save_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hf, "save_file", full)
+    monkeypatch.setattr(hf, "write_tensors", full)
     with pytest.raises(AcdcError, match=r"out: cannot write: No space left on device"):
         hf.save(tmp_path / "out", LLAMA, init_weights(LLAMA, jax.random.key(1)), source)
     assert not list(tmp_path.iterdir())
