@@ -211,13 +211,14 @@ def copy_text_files(source: Path, target: Path) -> None:
 
 def non_finite(weights: Weights) -> list[str]:
     """Returns the paths of the weights that hold an infinity or a NaN."""
-    finite = jax.device_get(_all_finite(weights))
+    finite = jax.device_get({path: _all_finite(leaf) for path, leaf in weights.items()})
     return [path for path in weights if not finite[path].all()]
 
 
+# Leaf by leaf: of their few shapes each is compiled once, whatever the number of layers.
 @jax.jit
-def _all_finite(weights: Weights) -> Weights:
-    return {path: jnp.isfinite(leaf).all() for path, leaf in weights.items()}
+def _all_finite(leaf: jax.Array) -> jax.Array:
+    return jnp.isfinite(leaf).all()
 
 
 def _check_weights(config: ModelConfig, weights: Weights) -> None:
