@@ -56,25 +56,25 @@ def check_folders(
     names = (base, *seeds)
     words: dict[tuple[bytes, ...], Mapping[str, int]] = {}
 
-    def describe(folder: Path, config: ModelConfig) -> Checkpoint:
+    def describe(name: str | Path, folder: Path, config: ModelConfig) -> Checkpoint:
         files = tokenizer.content(folder)
         if files not in words:
             words[files] = tokenizer.vocabulary(folder)
-        return Checkpoint(folder, config, words[files])
+        return Checkpoint(str(name), config, words[files])
 
-    def common(
+    def agree(
         weights: bool, read: Callable[[Path], ModelConfig]
-    ) -> tuple[list[Checkpoint], ModelConfig, list[str]]:
+    ) -> tuple[list[Path], list[ModelConfig], ModelConfig, list[str]]:
         found = [find_model(name, weights=weights) for name in names]
-        models = [describe(folder, read(folder)) for folder in found]
-        return models, *common_config(models[0], models[1:], adopt=adopt_base_config)
+        configs = [read(folder) for folder in found]
+        models = list(map(describe, names, found, configs))
+        return found, configs, *common_config(models[0], models[1:], adopt=adopt_base_config)
 
-    common(False, hf.declared_config)
-    models, model, notes = common(True, hf.read_config)
+    agree(False, hf.declared_config)
+    found, configs, model, notes = agree(True, hf.read_config)
     for note in notes:
         _log.warning("%s", note)
-    first, *others = (one.folder for one in models)
-    return Folders(first, tuple(others), model, {one.folder: one.config for one in models})
+    return Folders(found[0], tuple(found[1:]), model, dict(zip(found, configs, strict=True)))
 
 
 def cache_dir(config: Config) -> Path:

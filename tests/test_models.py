@@ -175,7 +175,7 @@ def test_a_rotary_base_can_be_adopted(write: Write, caplog: pytest.LogCaptureFix
     folders = check_folders(base, [seed], adopt_base_config=True)
     assert folders.model == hf.read_config(base)
     assert [record.getMessage() for record in caplog.records] == [
-        f"{seed}: 1 tokens have other names than in the base, such as 'think' for 'p'",
+        f"{seed}: tokens with other names than in the base: 1, such as 'think' for 'p'",
         f"{seed}: rope_theta 99.0 → 10000.0, as the base has it",
     ]
 

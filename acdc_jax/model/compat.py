@@ -6,7 +6,6 @@ rows of the embedding that no token uses. Everything else is refused by name.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +35,12 @@ class Checkpoint:
     """A model that is not loaded yet.
 
     Attributes:
-        folder: Where it is.
+        name: What the user calls it: a folder or a Hub id.
         config: As it is stored.
         vocabulary: Token → id, of its tokenizer.
     """
 
-    folder: Path
+    name: str
     config: ModelConfig
     vocabulary: Mapping[str, int]
 
@@ -60,7 +59,7 @@ def common_config(
         The configuration, and one line for every change.
 
     Raises:
-        AcdcError: The models differ in what cannot be reconciled; the folder, the field and both
+        AcdcError: The models differ in what cannot be reconciled; the model, the field and both
             values are named.
     """
     notes = _check_vocabularies((base, *seeds))
@@ -71,15 +70,15 @@ def common_config(
                 continue
             if field.name not in ADOPTABLE:
                 raise AcdcError(
-                    f"{seed.folder}: {field.name} is {theirs}, but the base {base.folder} has "
+                    f"{seed.name}: {field.name} is {theirs}, but the base {base.name} has "
                     f"{mine}; seeds must be fine-tunes of one base"
                 )
             if not adopt:
                 raise AcdcError(
-                    f"{seed.folder}: {field.name} is {theirs}, but the base {base.folder} has "
+                    f"{seed.name}: {field.name} is {theirs}, but the base {base.name} has "
                     f"{mine}; merges can have one only: --adopt_base_config takes the base's"
                 )
-            notes.append(f"{seed.folder}: {field.name} {theirs} → {mine}, as the base has it")
+            notes.append(f"{seed.name}: {field.name} {theirs} → {mine}, as the base has it")
     everyone = (base, *seeds)
     dtypes = {one.config.dtype for one in everyone}
     common = replace(
@@ -88,7 +87,7 @@ def common_config(
         tie_embeddings=all(one.config.tie_embeddings for one in everyone),
     )
     for one in everyone:
-        notes += [f"{one.folder}: {change}" for change in _changes(one.config, common)]
+        notes += [f"{one.name}: {change}" for change in _changes(one.config, common)]
     return common, notes
 
 
@@ -137,22 +136,22 @@ def _changes(stored: ModelConfig, common: ModelConfig) -> list[str]:
 
 def _check_vocabularies(models: Sequence[Checkpoint]) -> list[str]:
     """Refuses tokenizers by which a token has no row, or two; says what is called otherwise."""
-    numbers: dict[str, tuple[int, Path]] = {}
+    numbers: dict[str, tuple[int, str]] = {}
     for model in models:
         last = max(model.vocabulary, key=model.vocabulary.__getitem__)
         for other in models:
             if model.vocabulary[last] >= other.config.vocab_size:
-                whose = "its" if model is other else f"{model.folder}'s"
+                whose = "its" if model is other else f"{model.name}'s"
                 raise AcdcError(
-                    f"{other.folder}: the embedding has {other.config.vocab_size} rows, but "
+                    f"{other.name}: the embedding has {other.config.vocab_size} rows, but "
                     f"{whose} tokenizer has token {last!r} with id {model.vocabulary[last]}; "
                     "drop the token or add the row"
                 )
         for token, number in model.vocabulary.items():
-            known, where = numbers.setdefault(token, (number, model.folder))
+            known, where = numbers.setdefault(token, (number, model.name))
             if known != number:
                 raise AcdcError(
-                    f"{model.folder}: token {token!r} has id {number}, but {known} in {where}; "
+                    f"{model.name}: token {token!r} has id {number}, but {known} in {where}; "
                     "their embeddings cannot be merged"
                 )
     names = {number: token for token, number in models[0].vocabulary.items()}
@@ -166,7 +165,7 @@ def _check_vocabularies(models: Sequence[Checkpoint]) -> list[str]:
         if renamed:
             number, token = min(renamed.items())
             notes.append(
-                f"{model.folder}: {len(renamed)} tokens have other names than in the base, such as "
+                f"{model.name}: tokens with other names than in the base: {len(renamed)}, such as "
                 f"{token!r} for {names[number]!r}"
             )
     return notes
