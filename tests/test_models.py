@@ -142,7 +142,7 @@ MOVED = ["<pad>", "<s>", "</s>", *"bacdefghijklmnop"]
 @pytest.mark.parametrize(
     ("base", "seed", "message"),
     [
-        ({}, {"tokens": MOVED}, "token 'a' has id 4, but 3 in"),
+        ({}, {"tokens": MOVED}, "token 'b' has id 3, but 4 in"),
         ({"rows": 18}, {}, "the embedding has 18 rows, but its tokenizer has token 'p' with id 18"),
         ({"rows": 19}, {"tokens": [*TOKENS, "q"]}, "has 19 rows, but .*seed's tokenizer has token"),
         ({}, {"hidden_size": 32}, "hidden_size is 32, but the base .* has 16"),
