@@ -4,7 +4,6 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from acdc_jax.evolve.propose import Proposer
 from acdc_jax.evolve.strategy import Strategy
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights, shapes
-from acdc_jax.models import Folders, cache_dir, check_folders, load_models, text_codec
+from acdc_jax.models import Folders, cache_dir, check_folders, load_model, text_codec
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import cached_seeds
@@ -76,8 +75,9 @@ def fitting_mesh(config: Config) -> jax.sharding.Mesh:
 
 
 def given_folders(config: Config) -> Folders:
-    seeds = tuple(Path(name) for name in config.seeds.seed_models.split(",") if name)
-    return check_folders(Path(config.seeds.base_model), seeds)
+    given = config.seeds
+    seeds = [name.strip() for name in given.seed_models.split(",") if name.strip()]
+    return check_folders(given.base_model, seeds, adopt_base_config=given.adopt_base_config)
 
 
 def tiny_folders(config: Config, advance: Progress) -> Folders:
@@ -152,14 +152,19 @@ def build_world(
     mesh: jax.sharding.Mesh,
 ) -> World:
     shardings = weight_shardings(mesh, folders.model, population=False)
-    base, seeds = load_models(folders, shardings)
-    encode, decode, stop, pad = text_codec(folders.seeds[0], config.decode.system_prompt)
+    codec = text_codec(folders.seeds, config.decode)
+    wanted = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
+        for path, leaf in shapes(folders.model).items()
+    }
+    base = load_model(folders, folders.base, wanted)
+    seeds = [load_model(folders, folder, wanted, base) for folder in folders.seeds]
     engine = Engine(
         folders.model,
-        encode,
-        decode,
-        stop,
-        pad,
+        codec.encode,
+        codec.decode,
+        codec.stop_tokens,
+        codec.pad_token,
         config.decode.max_new_tokens,
         config.decode.batch_size,
         config.run.children,
@@ -174,9 +179,6 @@ def build_world(
         operators=operators,
         base=base,
         seeds={member_id(0, i): weights for i, weights in enumerate(seeds)},
-        shapes={
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
-            for path, leaf in shapes(folders.model).items()
-        },
+        shapes=wanted,
         progress=progress,
     )
