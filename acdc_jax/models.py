@@ -56,15 +56,12 @@ def cache_dir(config: Config) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acdc_jax"
 
 
-def load_models(
-    folders: Folders, shardings: Mapping[str, jax.sharding.Sharding] | None
-) -> tuple[Weights, tuple[Weights, ...]]:
-    """Reads the base and the seeds, leaf by leaf, to their shardings."""
-    base, *seeds = (
-        hf.load_weights(folder, folders.model, shardings)
-        for folder in (folders.base, *folders.seeds)
-    )
-    return base, tuple(seeds)
+def load_model(
+    folders: Folders, folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]
+) -> Weights:
+    """Reads the base or a seed, leaf by leaf, to the shardings of `wanted`."""
+    shardings = {path: leaf.sharding for path, leaf in wanted.items()}
+    return hf.load_weights(folder, folders.model, shardings)
 
 
 def text_codec(

@@ -159,8 +159,7 @@ def save(
             superfluous, of another shape or dtype than the configuration says, or not finite.
     """
     folder, source = Path(folder), Path(tokenizer_from)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AcdcError(f"{folder}: exists and is not an empty folder; choose another")
+    check_vacant(folder)
     _check_weights(config, weights)
     generation = _generation_config(source)
     special = {name: generation[name] for name in _SPECIAL if name in generation}
@@ -183,6 +182,12 @@ def save(
         raise AcdcError(f"{folder}: cannot write: {error.strerror or error}") from error
     except SafetensorError as error:
         raise AcdcError(f"{folder}: cannot write: {error}") from error
+
+
+def check_vacant(folder: Path) -> None:
+    """Raises AcdcError where `save` would not write."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AcdcError(f"{folder}: exists and is not an empty folder; choose another")
 
 
 def non_finite(weights: Weights) -> list[str]:
