@@ -171,10 +171,13 @@ def commit(
             kept=state.kept,
         )
         _write_manifest(run_dir, committed)
-    except OSError as error:
+    except (OSError, AcdcError) as error:
+        problem = str(error)
+        if isinstance(error, OSError):
+            problem = f"{error.filename or run_dir}: cannot be written ({error.strerror})"
         raise AcdcError(
-            f"{error.filename or run_dir}: cannot be written ({error.strerror}); generation "
-            f"{manifest.generation} is safe: make room and run the same command again"
+            f"{problem}; generation {manifest.generation} is safe: make room and run the same "
+            "command again"
         ) from error
     _remove_members(run_dir, committed)  # of the next generation, some may be there already
     return committed

@@ -123,7 +123,10 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
             trained = time.monotonic()
             world = build_world(config, folders, operators, sandbox, advance, mesh)
             _keep_model_files(run_dir, folders)
-            keep_sources(run_dir, folders, world.base, started=manifest.generation >= 0)
+            started = manifest.generation >= 0
+            keep_sources(run_dir, folders, world.base, started=started)
+            for seed in () if started else world.seeds:
+                world.store.get(seed)  # a damaged one shows before anything expensive
             manifest, state = evolve(world, manifest, _reporter(config, advance))
             evolved = time.monotonic()
             results = _measure(world, run_dir, manifest, state, advance, baselines)

@@ -14,11 +14,9 @@ import jax
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolve.budget import Budget, Shapes
-from acdc_jax.evolve.member import check_member, load_member, on_disk, save_member
+from acdc_jax.evolve.member import HOST_MEMORY, check_member, load_member, on_disk, save_member
 from acdc_jax.evolve.recipe import Recipe
 from acdc_jax.model.transformer import Weights
-
-_HOST = "pinned_host"  # page-locked: devices copy from it at the full rate of their link
 
 
 class Store:
@@ -47,7 +45,9 @@ class Store:
         self._folder = folder
         self._elsewhere = elsewhere
         self._there = {path: leaf.sharding for path, leaf in shapes.items()}
-        self._here = {path: where.with_memory_kind(_HOST) for path, where in self._there.items()}
+        self._here = {
+            path: where.with_memory_kind(HOST_MEMORY) for path, where in self._there.items()
+        }
         self._wanted = {
             path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._here[path])
             for path, leaf in shapes.items()
