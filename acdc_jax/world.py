@@ -78,8 +78,9 @@ def fitting_mesh(config: Config) -> jax.sharding.Mesh:
 
 
 def given_folders(config: Config) -> Folders:
-    seeds = tuple(Path(name) for name in config.seeds.seed_models.split(",") if name)
-    return check_folders(Path(config.seeds.base_model), seeds)
+    given = config.seeds
+    seeds = [name.strip() for name in given.seed_models.split(",") if name.strip()]
+    return check_folders(given.base_model, seeds, adopt_base_config=given.adopt_base_config)
 
 
 def tiny_folders(config: Config, advance: Progress) -> Folders:
@@ -154,16 +155,17 @@ def build_world(
     mesh: jax.sharding.Mesh,
 ) -> World:
     wanted = member_shapes(mesh, folders.model)
-    base = load_model(folders, folders.base, wanted)
+    shardings = {path: leaf.sharding for path, leaf in wanted.items()}
+    codec = text_codec(folders.seeds, config.decode)
+    base = load_model(folders, folders.base, shardings)
     seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
-    encode, decode, stop, pad = text_codec(folders.seeds[0], config.decode.system_prompt)
     population = config.run.children
     engine = Engine(
         folders.model,
-        encode,
-        decode,
-        stop,
-        pad,
+        codec.encode,
+        codec.decode,
+        codec.stop_tokens,
+        codec.pad_token,
         config.decode.max_new_tokens,
         config.decode.batch_size,
         population,
@@ -174,7 +176,7 @@ def build_world(
         Path(given.run_dir) / "members",
         wanted,
         choose_budget(given.device_budget_gb, given.host_budget_gb, wanted),
-        elsewhere=lambda name: load_model(folders, seeds[name], wanted),
+        elsewhere=lambda name: load_model(folders, seeds[name], shardings, base),
     )
     return World(
         config=config,

@@ -105,6 +105,7 @@ def _rebuild(
 ) -> tuple[Weights, int]:
     """A member that is not on disk, and how many had to be made for it."""
     sources = read_sources(run_dir)
+    base = _source("the base", sources.base, sources.content, sources, model, wanted)
     given: dict[str, Callable[[], Weights]] = {
         name: functools.partial(_read, run_dir, recipe, wanted)
         for name, recipe in recipes.items()
@@ -113,10 +114,11 @@ def _rebuild(
     for name, folder in sources.seeds.items():
         given.setdefault(
             name,
-            functools.partial(_source, name, folder, recipes[name].content, sources, model, wanted),
+            functools.partial(
+                _source, name, folder, recipes[name].content, sources, model, wanted, base
+            ),
         )
     _, group_of = module_groups(wanted, config.evolve.granularity)  # type: ignore[arg-type]
-    base = _source("the base", sources.base, sources.content, sources, model, wanted)
     budget = choose_budget(config.run.device_budget_gb, config.run.host_budget_gb, wanted)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".acdc-") as scratch:
@@ -125,12 +127,22 @@ def _rebuild(
 
 
 def _source(
-    name: str, folder: str, content: str, sources: Sources, model: ModelConfig, wanted: Shapes
+    name: str,
+    folder: str,
+    content: str,
+    sources: Sources,
+    model: ModelConfig,
+    wanted: Shapes,
+    base: Weights | None = None,
 ) -> Weights:
     """The base or a seed, from where the run found it."""
     if not Path(folder).is_dir():
         raise AcdcError(f"{folder}: {name} of the run is not there any more; put it back")
-    weights = load_model(Folders(Path(sources.base), (), model), Path(folder), wanted)
+    stored = {Path(folder): hf.read_config(folder)}
+    shardings = {path: leaf.sharding for path, leaf in wanted.items()}
+    weights = load_model(
+        Folders(Path(sources.base), (), model, stored), Path(folder), shardings, base
+    )
     if (found := content_hash(weights)) != content:
         raise AcdcError(
             f"{folder}: is not {name} of the run any more (it hashes to {found}, not {content}); "

@@ -1,4 +1,4 @@
-"""Qwen2 and Llama decoders: one definition, every weight declared once.
+"""The decoder of every family: one definition, every weight declared once.
 
 `Transformer` declares each weight with its shape, dtype, logical axes and initial scale.
 Initialisation, sharding, checkpoint conversion and the forward pass all follow from that.
@@ -6,19 +6,26 @@ Outside this file the weights are a flat dictionary from dotted path to array, o
 layer per weight: a stacked [layers, ...] leaf is copied by every decoding step on a GPU.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from acdc_jax.model.attention import Cache, attention, rope, rope_angles
+from acdc_jax.model.attention import Cache, attention, rope, rope_angles, rope_frequencies
 from acdc_jax.model.config import ModelConfig
 
 Weights = dict[str, jax.Array]
 Axes = tuple[str | None, ...]
+Angles = tuple[jax.Array, jax.Array]
+
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+}
 
 
 def _weight(shape: tuple[int, ...], axes: Axes, dtype: str, scale: float, mean: float = 0.0) -> Any:
@@ -45,17 +52,20 @@ class Linear(nnx.Module):  # type: ignore[misc]
 
 
 class Norm(nnx.Module):  # type: ignore[misc]
-    """Root-mean-square norm (arXiv 1910.07467), in float32."""
+    """Root-mean-square norm over the last axis (arXiv 1910.07467), in float32."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        self.eps = config.rms_norm_eps
-        self.weight = _weight((config.hidden_size,), ("norm",), config.dtype, 0.0, mean=1.0)
+    def __init__(self, config: ModelConfig, width: int) -> None:
+        self.eps, self.centred = config.rms_norm_eps, config.centred_norms
+        mean = 0.0 if self.centred else 1.0
+        self.weight = _weight((width,), ("norm",), config.dtype, 0.0, mean=mean)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
         scaled = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
-        weight: jax.Array = self.weight[...]
-        return scaled.astype(x.dtype) * weight[None, None, :]
+        weight = jnp.expand_dims(self.weight[...], tuple(range(x.ndim - 1)))
+        if self.centred:
+            return (scaled * (1.0 + weight.astype(jnp.float32))).astype(x.dtype)
+        return scaled.astype(x.dtype) * weight
 
 
 class Attention(nnx.Module):  # type: ignore[misc]
@@ -63,38 +73,46 @@ class Attention(nnx.Module):  # type: ignore[misc]
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
+        head_dim = config.head_dim
         width, dtype, bias = config.hidden_size, config.dtype, config.qkv_bias
-        n_q, n_kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        n_q, n_kv = config.num_heads * head_dim, config.num_kv_heads * head_dim
         self.q = Linear(width, n_q, ("heads", "embed"), dtype, bias=bias)
         self.k = Linear(width, n_kv, ("kv_heads", "embed"), dtype, bias=bias)
         self.v = Linear(width, n_kv, ("kv_heads", "embed"), dtype, bias=bias)
         gain = (2 * config.num_layers) ** -0.5  # keeps the residual stream's variance near one
-        self.o = Linear(n_q, width, ("embed", "heads"), dtype, gain=gain)
+        self.o = Linear(n_q, width, ("embed", "heads"), dtype, bias=config.o_bias, gain=gain)
+        self.q_norm = Norm(config, head_dim) if config.qk_norm else None
+        self.k_norm = Norm(config, head_dim) if config.qk_norm else None
 
     def __call__(
         self,
         x: jax.Array,
-        angles: tuple[jax.Array, jax.Array],
+        angles: Angles,
         mask: jax.Array,
         past: tuple[jax.Array, jax.Array] | None,
         slot: jax.Array,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Returns the output [B, T, D] and the keys and values looked at, [B, S, KV, H] each."""
         batch, tokens, _ = x.shape
-        head_dim = self.config.head_dim
-        q = rope(self.q(x).reshape(batch, tokens, -1, head_dim), *angles)
-        k = rope(self.k(x).reshape(batch, tokens, -1, head_dim), *angles)
-        v = self.v(x).reshape(batch, tokens, -1, head_dim)
+        config = self.config
+        q = self.q(x).reshape(batch, tokens, -1, config.head_dim)
+        k = self.k(x).reshape(batch, tokens, -1, config.head_dim)
+        v = self.v(x).reshape(batch, tokens, -1, config.head_dim)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rope(q, *angles), rope(k, *angles)
         if past is not None:
             k = jax.lax.dynamic_update_slice_in_dim(past[0], k, slot, axis=1)
             v = jax.lax.dynamic_update_slice_in_dim(past[1], v, slot, axis=1)
-        return self.o(attention(q, k, v, mask)), (k, v)
+        seen = attention(q, k, v, mask, scale=config.query_scale, softcap=config.attention_softcap)
+        return self.o(seen), (k, v)
 
 
 class Mlp(nnx.Module):  # type: ignore[misc]
-    """SwiGLU feed-forward layer (arXiv 2002.05202)."""
+    """Gated feed-forward layer (arXiv 2002.05202)."""
 
     def __init__(self, config: ModelConfig) -> None:
+        self.activation = config.activation
         width, inner, dtype = config.hidden_size, config.intermediate_size, config.dtype
         self.gate = Linear(width, inner, ("mlp", "embed"), dtype)
         self.up = Linear(width, inner, ("mlp", "embed"), dtype)
@@ -102,17 +120,34 @@ class Mlp(nnx.Module):  # type: ignore[misc]
         self.down = Linear(inner, width, ("embed", "mlp"), dtype, gain=gain)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        return self.down(_ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
 
 
 class Layer(nnx.Module):  # type: ignore[misc]
-    """One pre-norm decoder layer."""
+    """One decoder layer: attention and feed-forward, normed before and in some families after."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self.attention_norm = Norm(config)
+        width = config.hidden_size
+        self.attention_norm = Norm(config, width)
         self.attention = Attention(config)
-        self.mlp_norm = Norm(config)
+        self.attention_post_norm = Norm(config, width) if config.post_norms else None
+        self.mlp_norm = Norm(config, width)
         self.mlp = Mlp(config)
+        self.mlp_post_norm = Norm(config, width) if config.post_norms else None
+
+    def __call__(
+        self,
+        x: jax.Array,
+        angles: Angles,
+        mask: jax.Array,
+        past: tuple[jax.Array, jax.Array] | None,
+        slot: jax.Array,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Returns the residual stream [B, T, D] and the keys and values looked at."""
+        y, seen = self.attention(self.attention_norm(x), angles, mask, past, slot)
+        x = x + (y if self.attention_post_norm is None else self.attention_post_norm(y))
+        y = self.mlp(self.mlp_norm(x))
+        return x + (y if self.mlp_post_norm is None else self.mlp_post_norm(y)), seen
 
 
 class Transformer(nnx.Module):  # type: ignore[misc]
@@ -122,7 +157,7 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         self.config = config
         self.embed = Linear(config.hidden_size, config.vocab_size, ("vocab", "embed"), config.dtype)
         self.layers = nnx.List([Layer(config) for _ in range(config.num_layers)])
-        self.norm = Norm(config)
+        self.norm = Norm(config, config.hidden_size)
         self.head = (
             None
             if config.tie_embeddings
@@ -145,20 +180,30 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         slots = jnp.arange(valid.shape[1], dtype=jnp.int32)[None, None, :]
         here = (start + jnp.arange(width, dtype=jnp.int32))[None, :, None]
         mask = (slots <= here) & valid[:, None, :]
-        angles = rope_angles(positions, config.head_dim, config.rope_theta)
+        masks = {0: mask} | {
+            window: mask & (slots > here - window) for window in set(config.windows) - {0}
+        }
+        # Layers with a window may rotate by frequencies of their own.
+        angles = {
+            local: rope_angles(positions, rope_frequencies(config, local=local))
+            for local in {bool(config.window(i)) for i in range(config.num_layers)}
+        }
 
         x = self.embed.weight[...][tokens]
+        if config.scale_embedding:
+            x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
         keys, values = [], []
         for i, layer in enumerate(self.layers):
             past = None if cache is None else (cache.k[i], cache.v[i])
-            y, (k, v) = layer.attention(layer.attention_norm(x), angles, mask, past, start)
-            x = x + y
-            x = x + layer.mlp(layer.mlp_norm(x))
+            window = config.window(i)
+            x, (k, v) = layer(x, angles[window > 0], masks[window], past, start)
             keys.append(k)
             values.append(v)
         x = self.norm(x[:, -1:] if last_only else x)
         head = (self.embed if self.head is None else self.head).weight[...]
         logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
+        if config.logit_softcap:
+            logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
         if cache is not None:
             cache = Cache(tuple(keys), tuple(values), valid, start + width)
         return logits, cache

@@ -22,15 +22,74 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+_GEMMA = {"head_dim": 16, "num_key_value_heads": 2, "sliding_window": 5, "num_hidden_layers": 3}
+# Name: family, fields of its configuration, how it is saved.
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qwen2-tied": ("Qwen2", {"num_key_value_heads": 2, "tie_word_embeddings": True}, {}),
     "qwen2-untied": ("Qwen2", {"num_key_value_heads": 4, "rope_theta": 1e6}, {}),
     "qwen2-shards": ("Qwen2", {"num_key_value_heads": 1}, {"max_shard_size": "20KB"}),
-    "llama": ("Llama", {"num_key_value_heads": 4, "rms_norm_eps": 1e-5}, {}),
+    "qwen2-window": (
+        "Qwen2",
+        {
+            "num_key_value_heads": 2,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 1,
+        },
+        {},
+    ),
+    "qwen3": ("Qwen3", {"num_key_value_heads": 2, "head_dim": 16}, {}),
+    "qwen3-biased": (
+        "Qwen3",
+        {
+            "head_dim": 8,
+            "num_key_value_heads": 4,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+            "use_sliding_window": True,
+            "sliding_window": 4,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        {},
+    ),
+    "llama2": ("Llama", {"num_key_value_heads": 4, "rms_norm_eps": 1e-5}, {}),
+    "llama3": ("Llama", {"num_key_value_heads": 2, "rope_parameters": _LLAMA3}, {}),
+    "llama-linear": (
+        "Llama",
+        {
+            "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4},
+            "attention_bias": True,
+        },
+        {},
+    ),
     "llama-wide-heads": (
         "Llama",
         {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True},
         {"max_shard_size": "20KB"},
+    ),
+    "mistral": ("Mistral", {"num_key_value_heads": 2, "sliding_window": 5}, {}),
+    "mistral-unwindowed": ("Mistral", {"num_key_value_heads": 1, "sliding_window": None}, {}),
+    "gemma2": ("Gemma2", _GEMMA | {"query_pre_attn_scalar": 20}, {}),
+    "gemma3": (
+        "Gemma3",
+        _GEMMA
+        | {
+            "sliding_window_pattern": 2,
+            "tie_word_embeddings": False,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+            },
+        },
+        {},
     ),
 }
 
@@ -50,8 +109,13 @@ def _torch_model(kind: str, **fields: Any) -> Any:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(**SIZES | fields)
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    name = "Gemma3Text" if kind == "Gemma3" else kind
+    config = getattr(transformers, f"{name}Config")(**SIZES | fields)
+    model = (
+        getattr(transformers, f"{kind}ForCausalLM")
+        ._from_config(config, attn_implementation="eager")
+        .eval()
+    )
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith("bias") or "norm" in name:  # zeros and ones would prove nothing
