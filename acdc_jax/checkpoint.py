@@ -10,7 +10,6 @@ import dataclasses
 import errno
 import fcntl
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -26,18 +25,17 @@ import numpy as np
 from acdc_jax.config import Config, changed_flags
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluate.skills import SkillMatrix
+from acdc_jax.evolve.member import load_recipe
 from acdc_jax.evolve.recipe import Recipe
-from acdc_jax.evolve.store import load_member, save_member
+from acdc_jax.evolve.store import Store
 from acdc_jax.evolve.strategy import Strategy, from_arrays, to_arrays
 from acdc_jax.files import write_atomic
-from acdc_jax.model.transformer import Weights
 from acdc_jax.state import Record, State
 from acdc_jax.tasks.library import library_of
 from acdc_jax.tasks.pool import Pool, task_id
 from acdc_jax.tasks.task import load_task, save_task
 
-SCHEMA = 1
-_DIGESTS = "digests.json"
+SCHEMA = 2
 _MEMBER_OVERHEAD = 2**17  # bytes of a member's folder besides its weights, generously
 _SYMBOLS = {1: "1", 0: "0", -1: "-"}
 _VALUES = {symbol: value for value, symbol in _SYMBOLS.items()}
@@ -144,14 +142,17 @@ def read_manifest(run_dir: Path) -> Manifest:
     return manifest
 
 
-def commit(run_dir: Path, manifest: Manifest, state: State, record: Record) -> Manifest:
-    """Makes a generation permanent, atomically.
+def commit(
+    run_dir: Path, manifest: Manifest, state: State, record: Record, store: Store
+) -> Manifest:
+    """Makes a generation permanent, atomically; the next one may be at work meanwhile.
 
     Args:
         run_dir: the run directory.
         manifest: the commit point so far.
         state: the run after the generation.
         record: what the generation did.
+        store: has the weights of the archive.
 
     Returns:
         The new commit point.
@@ -161,7 +162,7 @@ def commit(run_dir: Path, manifest: Manifest, state: State, record: Record) -> M
     """
     name = f"g{state.generation:03d}"
     try:
-        _write_generation(run_dir, name, manifest, state, record)
+        _write_generation(run_dir, name, manifest, state, record, store)
         committed = dataclasses.replace(
             manifest,
             generation=state.generation,
@@ -170,33 +171,31 @@ def commit(run_dir: Path, manifest: Manifest, state: State, record: Record) -> M
             kept=state.kept,
         )
         _write_manifest(run_dir, committed)
-    except OSError as error:
+    except (OSError, AcdcError) as error:
+        problem = str(error)
+        if isinstance(error, OSError):
+            problem = f"{error.filename or run_dir}: cannot be written ({error.strerror})"
         raise AcdcError(
-            f"{error.filename or run_dir}: cannot be written ({error.strerror}); generation "
-            f"{manifest.generation} is safe: make room and run the same command again"
+            f"{problem}; generation {manifest.generation} is safe: make room and run the same "
+            "command again"
         ) from error
-    _remove_members(run_dir, committed)
+    _remove_members(run_dir, committed)  # of the next generation, some may be there already
     return committed
 
 
 def _write_generation(
-    run_dir: Path, name: str, manifest: Manifest, state: State, record: Record
+    run_dir: Path, name: str, manifest: Manifest, state: State, record: Record, store: Store
 ) -> None:
     for folder in ("archive", "members", "tasks", "pool", "responses", "strategy"):
         (run_dir / folder).mkdir(exist_ok=True)
     on_disk = referenced(manifest)
     new = [member for member in state.archive if member not in on_disk]
     # Asked beforehand: orbax does not fail quietly where the disk is full.
-    needed = sum(
-        _MEMBER_OVERHEAD + sum(leaf.nbytes for leaf in state.weights[member].values())
-        for member in new
-    )
+    needed = len(new) * (store.bytes_of_member + _MEMBER_OVERHEAD)
     if shutil.disk_usage(run_dir).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run_dir / "members"))
     for member in new:
-        target = run_dir / "members" / member
-        save_member(target, state.weights[member], state.recipes[member])
-        write_atomic(target / _DIGESTS, json.dumps(_digests(target), indent=1))
+        store.save(state.recipes[member])
     for number in range(manifest.task_counter, state.pool.next_id):
         save_task(state.library.tasks[task_id(number)], run_dir / "tasks" / task_id(number))
     archive = {
@@ -231,22 +230,17 @@ def _write_generation(
         file.write(json.dumps({"generation": state.generation, **record.metrics}) + "\n")
 
 
-def restore(
-    run_dir: Path,
-    manifest: Manifest,
-    shapes: Mapping[str, jax.ShapeDtypeStruct],
-    strategy: Strategy | None,
-) -> State:
+def restore(run_dir: Path, manifest: Manifest, strategy: Strategy | None) -> State:
     """The state after the last committed generation.
 
     Args:
         run_dir: the run directory.
         manifest: its commit point.
-        shapes: path → shape, dtype and sharding of a member's weights.
         strategy: the strategy that proposes coefficients, or None.
 
     Raises:
-        AcdcError: a file that the manifest refers to is missing or damaged, named.
+        AcdcError: a file that the manifest refers to is missing or damaged, named. Weights are
+            not read here, and checked when they are.
     """
     name = f"g{manifest.generation:03d}"
     skills = read_archive(run_dir, manifest.generation)
@@ -264,16 +258,13 @@ def restore(
                 learnt = from_arrays(strategy, dict(arrays))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise AcdcError(f"{path}: is missing or damaged ({error})") from None
-    weights: dict[str, Weights] = {}
-    recipes: dict[str, Recipe] = {}
-    for member in manifest.archive:
-        weights[member], recipes[member] = read_member(run_dir, member, shapes)
+    made = read_recipes(run_dir, manifest.generation)
+    recipes = {member: _expected(run_dir, member, made) for member in manifest.archive}
     tasks = [load_task(run_dir / "tasks" / task_id(i)) for i in range(manifest.task_counter)]
     return State(
         generation=manifest.generation,
         archive=manifest.archive,
         recipes=recipes,
-        weights=weights,
         skills=skills,
         pool=pool,
         library=library_of(tasks),
@@ -282,28 +273,32 @@ def restore(
     )
 
 
-def read_member(
-    run_dir: Path, member: str, shapes: Mapping[str, jax.ShapeDtypeStruct]
-) -> tuple[Weights, Recipe]:
-    """A committed member, if every byte of it is still as it was written.
-
-    Orbax notices only some damage, and reads other weights than were written from the rest.
+def read_recipes(run_dir: Path, generation: int) -> dict[str, Recipe]:
+    """Recipes of all members ever made up to a committed generation, kept or not, oldest first.
 
     Raises:
-        AcdcError: a file is missing or damaged, named.
+        AcdcError: a generation's file is missing or damaged.
     """
+    recipes: dict[str, Recipe] = {}
+    for number in range(generation + 1):
+        path = run_dir / "archive" / f"g{number:03d}.json"
+        try:
+            children = json.loads(path.read_text(encoding="utf-8"))["children"]
+            recipes |= {child["id"]: Recipe.from_json(child) for child in children}
+        except (OSError, ValueError, KeyError, TypeError, AcdcError) as error:
+            raise AcdcError(f"{path}: is missing or damaged ({error})") from None
+    return recipes
+
+
+def _expected(run_dir: Path, member: str, recipes: Mapping[str, Recipe]) -> Recipe:
+    """A member's recipe, which is in two places: they vouch for each other."""
     folder = run_dir / "members" / member
-    path, remedy = folder / _DIGESTS, "restore the member from a copy, or start a new run"
-    try:
-        written = dict(json.loads(path.read_text(encoding="utf-8")))
-        for name, digest in written.items():
-            path = folder / name
-            if _digest(path) != digest:
-                raise AcdcError(f"{path}: is damaged; {remedy}")
-    except (OSError, ValueError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise AcdcError(f"{path}: cannot be read ({reason}); {remedy}") from None
-    return load_member(folder, shapes)
+    if (recipe := load_recipe(folder)) != recipes.get(member):
+        raise AcdcError(
+            f"{folder / 'recipe.json'}: is damaged (archive/ says something else); "
+            "restore it from a copy, or start a new run"
+        )
+    return recipe
 
 
 def read_archive(run_dir: Path, generation: int) -> SkillMatrix:
@@ -356,7 +351,7 @@ def _remove_uncommitted(run_dir: Path, manifest: Manifest) -> None:
     for path in (run_dir / "tasks").glob("t*"):
         if int(path.name[1:]) >= manifest.task_counter:
             shutil.rmtree(path)
-    _remove_members(run_dir, manifest)
+    _remove_members(run_dir, manifest, later=True)
     metrics = run_dir / "metrics.jsonl"
     if metrics.exists():
         lines = metrics.read_text(encoding="utf-8").splitlines()
@@ -364,26 +359,18 @@ def _remove_uncommitted(run_dir: Path, manifest: Manifest) -> None:
         write_atomic(metrics, "".join(f"{line}\n" for line in committed))
 
 
-def _remove_members(run_dir: Path, manifest: Manifest) -> None:
+def _remove_members(run_dir: Path, manifest: Manifest, *, later: bool = False) -> None:
+    """Removes members that the manifest does not refer to; `later` ones only if told so."""
     keep = referenced(manifest)
     for path in (run_dir / "members").glob("*"):
-        if path.name not in keep:
+        old = later or _generation(path) <= manifest.generation
+        if path.name not in keep and old:
             shutil.rmtree(path)
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """File of a member → what `read_member` expects to find in it."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _digest(path) for path in paths}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _generation(path: Path) -> int:
-    return int(path.name[1:].split(".")[0])
+    """`archive/g012.json` and `members/g012-m03` are of generation 12."""
+    return int(path.name[1:].partition("-")[0].partition(".")[0])
 
 
 def _committed(line: str, generation: int) -> bool:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from acdc_jax.errors import ConfigError
 from acdc_jax.evolve.archive import Selection
@@ -26,6 +26,20 @@ class RunConfig:
     keep_every: int = setting(5, "Members of every k-th generation's archive stay on disk.", low=1)
     mesh: str = setting(
         "pop:-1", "Device mesh, e.g. pop:4,model:2; -1 takes the devices that are left."
+    )
+    device_budget_gb: float = setting(
+        0.0,
+        "10⁹ bytes of each device for archive members, besides the base and the child at hand; 0: "
+        "half of what is free beside those, so that the rest is left to decoding.",
+        low=0,
+        resumable=True,
+    )
+    host_budget_gb: float = setting(
+        0.0,
+        "10⁹ bytes of the host's memory for archive members; 0: half of what is free (a quarter on "
+        "a CPU). What does not fit is on disk only.",
+        low=0,
+        resumable=True,
     )
     progress: bool = setting(True, "Show progress bars.", resumable=True)
 
@@ -263,6 +277,22 @@ class Config:
         """Every setting by flag name, JSON-ready."""
         parts = (getattr(self, field.name) for field in dataclasses.fields(self))
         return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Reads `settings`'s dictionary, such as a manifest's flags.
+
+        Raises:
+            ConfigError: a setting is missing.
+        """
+        try:
+            sections: list[Any] = [
+                kind(**{field.name: settings[field.name] for field in dataclasses.fields(kind)})
+                for kind in SECTIONS
+            ]
+        except KeyError as error:
+            raise ConfigError(f"--{error.args[0]} is missing from the run's flags") from None
+        return cls(*sections)
 
 
 SECTIONS = (RunConfig, SeedConfig, EvolveConfig, TaskConfig, DecodeConfig, SandboxConfig)

@@ -14,13 +14,14 @@ import numpy as np
 
 from acdc_jax import checkpoint
 from acdc_jax.checkpoint import Manifest
+from acdc_jax.commits import Commits
 from acdc_jax.evaluate import skills as skill_matrix
 from acdc_jax.evaluate.respond import Evaluation, Response, evaluate
 from acdc_jax.evaluate.skills import SkillMatrix
 from acdc_jax.evaluate.taskforce import coverage, greedy
 from acdc_jax.evolve import archive
-from acdc_jax.evolve.children import make_children, member_id, seed_recipe
-from acdc_jax.evolve.population import in_populations, member_of
+from acdc_jax.evolve.children import make_child, member_id, propose_children, seed_recipe
+from acdc_jax.evolve.population import as_population, in_populations
 from acdc_jax.evolve.propose import host_rng
 from acdc_jax.evolve.recipe import Recipe
 from acdc_jax.evolve.strategy import es_init, es_tell
@@ -52,17 +53,19 @@ def evolve(
         The last commit point and its state.
     """
     run_dir = Path(world.config.run.run_dir)
-    if manifest.generation < 0:
-        state, record = first_generation(world)
-        manifest = checkpoint.commit(run_dir, manifest, state, record)
-        report(state, record)
-    else:
-        state = checkpoint.restore(run_dir, manifest, world.shapes, world.operators.strategy)
-    while state.generation < world.config.run.generations:
-        state, record = next_generation(world, state)
-        manifest = checkpoint.commit(run_dir, manifest, state, record)
-        report(state, record)
-    return manifest, state
+    with Commits(run_dir, manifest, world.store) as commits:
+        if manifest.generation < 0:
+            state, record = first_generation(world)
+            commits.begin(state, record)
+            report(state, record)
+        else:
+            state = checkpoint.restore(run_dir, manifest, world.operators.strategy)
+            world.store.warm(state.archive)
+        while state.generation < world.config.run.generations:
+            state, record = next_generation(world, state)
+            commits.begin(state, record)
+            report(state, record)
+        return commits.wait(), state
 
 
 def first_generation(world: World) -> tuple[State, Record]:
@@ -82,31 +85,31 @@ def first_generation(world: World) -> tuple[State, Record]:
     tasks = [library.tasks[task] for task in pool.active]
 
     # -- seeds: as they are, whatever they say
-    skills, responses = _answers(world, world.seeds, tasks)
-    weights = dict(world.seeds)
-    recipes: dict[str, Recipe] = {name: seed_recipe(name) for name in weights}
+    recipes: dict[str, Recipe] = {}
+    for name in world.seeds:
+        weights = world.store.get(name)
+        recipes[name] = seed_recipe(name, weights)
+        world.store.put(recipes[name], weights)
+    skills, responses = _answers(world, list(recipes), tasks)
 
     # -- children of seeds: until the population is full or the spare ones are used up
     gibberish: list[str] = []
-    first, spare = len(weights), _SPARE_CHILDREN if world.config.evolve.gibberish_filter else 0
-    while (wanted := run.init_population - len(weights)) > 0 and len(gibberish) <= spare:
-        made = len(recipes) + len(gibberish)
+    seeds, seed_fitness = list(recipes), archive.fitness(skills.values)
+    spare = _SPARE_CHILDREN if world.config.evolve.gibberish_filter else 0
+    while (wanted := run.init_population - len(recipes) + len(gibberish)) > 0 and len(
+        gibberish
+    ) <= spare:
+        made = len(recipes)
         names = [member_id(0, made + c) for c in range(run.children)]
-        key = jax.random.fold_in(child_key, made)
-        seed_fitness = archive.fitness(skills.values[:first])
-        children = make_children(
-            world.operators, world.base, world.seeds, seed_fitness, names, 0, key
+        proposed = propose_children(
+            world.operators, seeds, seed_fitness, names, 0, jax.random.fold_in(child_key, made)
         )
-        found = _evaluate(world, children.weights, names[:wanted], tasks)
-        dropped = _gibberish(world, found, tasks, jax.random.fold_in(filter_key, made))
-        skills = skill_matrix.join(skills, _skills(world, found, without=dropped))
-        for c, name in enumerate(names[:wanted]):
-            if name not in dropped:
-                weights[name] = member_of(children.weights, c)
-                recipes[name] = children.recipes[name]
-        responses += found.responses
-        gibberish += dropped
-        world.progress("first members", len(weights), run.init_population)
+        grown = _grow(world, proposed.recipes[:wanted], tasks, jax.random.fold_in(filter_key, made))
+        skills = skill_matrix.join(skills, grown.skills)
+        recipes |= {recipe.id: recipe for recipe in grown.recipes}
+        responses += grown.responses
+        gibberish += grown.gibberish
+        world.progress("first members", len(recipes) - len(gibberish), run.init_population)
 
     # -- archive: the best of them, where there are more than it holds
     strategy = world.operators.strategy
@@ -114,14 +117,13 @@ def first_generation(world: World) -> tuple[State, Record]:
         generation=0,
         archive=(),
         recipes={},
-        weights={},
         skills=SkillMatrix((), tuple(pool.active), np.zeros((0, len(pool.active)), np.int8)),
         pool=pool,
         library=library,
         strategy=es_init(strategy, strategy_key) if strategy else None,
         kept={},
     )
-    state, novelty = _update_archive(world, state, skills, recipes, weights)
+    state, novelty = _update_archive(world, state, skills, recipes)
     return _finish(world, state, recipes, gibberish, novelty, responses, rejections, began)
 
 
@@ -131,13 +133,11 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
     child_key, filter_key, strategy_key, adapt_key = jax.random.split(_key(world, generation), 4)
     tasks = [state.library.tasks[task] for task in state.pool.active]
 
-    # -- propose: crossover, then mutation
+    # -- propose: parents and coefficients of all children
     names = [member_id(generation, c) for c in range(world.config.run.children)]
-    members = {name: state.weights[name] for name in state.archive}
-    children = make_children(
+    proposed = propose_children(
         world.operators,
-        world.base,
-        members,
+        state.archive,
         archive.fitness(state.skills.values),
         names,
         generation,
@@ -145,28 +145,22 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
         state.strategy,
     )
 
-    # -- evaluate: each child on every active task
-    found = _evaluate(world, children.weights, names, tasks)
-
-    # -- filter gibberish
-    dropped = _gibberish(world, found, tasks, filter_key)
-    skills = _skills(world, found, without=dropped)
-    fluent = {
-        name: member_of(children.weights, c) for c, name in enumerate(names) if name not in dropped
-    }
+    # -- make and evaluate: each child on every active task; filter gibberish
+    grown = _grow(world, proposed.recipes, tasks, filter_key)
+    recipes = {recipe.id: recipe for recipe in grown.recipes}
 
     # -- update the archive, and tell the strategy how its children did
     state = dataclasses.replace(state, generation=generation)
-    state, novelty = _update_archive(world, state, skills, children.recipes, fluent)
-    if world.operators.strategy and state.strategy and children.solutions is not None:
-        rewards = _rewards(world, names, skills, novelty)
+    state, novelty = _update_archive(world, state, grown.skills, recipes)
+    if world.operators.strategy and state.strategy and proposed.solutions is not None:
+        rewards = _rewards(world, names, grown.skills, novelty)
         learnt = es_tell(
-            world.operators.strategy, strategy_key, state.strategy, children.solutions, rewards
+            world.operators.strategy, strategy_key, state.strategy, proposed.solutions, rewards
         )
         state = dataclasses.replace(state, strategy=learnt)
 
     # -- adapt the tasks, and evaluate the archive on the new ones
-    responses, rejections = list(found.responses), list[Rejection]()
+    responses, rejections = list(grown.responses), list[Rejection]()
     interval = world.config.tasks.task_interval
     if interval and generation % interval == 0:
         library, pool, rejections = adapted_tasks(
@@ -180,12 +174,12 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
             generation,
         )
         unmet = [library.tasks[task] for task in pool.active if task not in state.skills.tasks]
-        met, answers = _answers(world, state.weights, unmet)
+        met, answers = _answers(world, state.archive, unmet)
         skills = skill_matrix.take(skill_matrix.join(state.skills, met), state.archive, pool.active)
         state = dataclasses.replace(state, pool=pool, library=library, skills=skills)
         responses += answers
 
-    return _finish(world, state, children.recipes, dropped, novelty, responses, rejections, began)
+    return _finish(world, state, recipes, grown.gibberish, novelty, responses, rejections, began)
 
 
 # ---------------------------------------------------------------------------------------- its parts
@@ -196,10 +190,75 @@ def _key(world: World, generation: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(world.config.run.seed), generation)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Grown:
+    """Children that were made and evaluated.
+
+    Attributes:
+        recipes: of all of them.
+        skills: of those that speak, which are in the store.
+        gibberish: ids of the others.
+        responses: of all of them.
+    """
+
+    recipes: Sequence[Recipe] = ()
+    skills: SkillMatrix = skill_matrix.EMPTY
+    gibberish: Sequence[str] = ()
+    responses: Sequence[Response] = ()
+
+
+def _grow(
+    world: World, proposed: Sequence[Recipe], tasks: Sequence[Task], filter_key: jax.Array
+) -> _Grown:
+    """Makes children from their recipes and lets each answer every task, group by group."""
+    size, grown = world.engine.population, _Grown()
+    for start in range(0, len(proposed), size):
+        group, following = proposed[start : start + size], proposed[start + size :][:size]
+        more = _grow_group(world, group, following, tasks, filter_key, start)
+        grown = _Grown(
+            [*grown.recipes, *more.recipes],
+            skill_matrix.join(grown.skills, more.skills),
+            [*grown.gibberish, *more.gibberish],
+            [*grown.responses, *more.responses],
+        )
+    return grown
+
+
+def _grow_group(
+    world: World,
+    group: Sequence[Recipe],
+    following: Sequence[Recipe],
+    tasks: Sequence[Task],
+    filter_key: jax.Array,
+    start: int,
+) -> _Grown:
+    """One group of children; the parents of the following one are fetched while it answers.
+
+    What it leaves on the devices is in the store, and within the store's budget.
+    """
+    children: dict[str, Weights] = {}
+    recipes: list[Recipe] = []
+    for recipe in group:
+        parents = [world.store.get(parent) for parent in recipe.parents]
+        children[recipe.id], made = make_child(
+            recipe, world.base, parents, world.operators.group_of
+        )
+        recipes.append(made)
+    del parents  # they may leave the devices while the children answer
+    world.store.prefetch([parent for recipe in following for parent in recipe.parents])
+    population = as_population(list(children.values()), world.engine.population)
+    found = _evaluate(world, population, list(children), tasks)
+    dropped = _gibberish(world, found, tasks, filter_key, start)
+    for recipe in recipes:
+        if recipe.id not in dropped:
+            world.store.put(recipe, children[recipe.id])
+    return _Grown(recipes, _skills(world, found, without=dropped), dropped, found.responses)
+
+
 def _evaluate(
     world: World, population: Weights, names: Sequence[str], tasks: Sequence[Task]
 ) -> Evaluation:
-    """Greedy answers of stacked members, and their scores."""
+    """Greedy answers of a population, and their scores."""
     return evaluate(
         world.engine,
         world.sandbox,
@@ -217,19 +276,23 @@ def _skills(world: World, found: Evaluation, without: Sequence[str]) -> SkillMat
 
 
 def _answers(
-    world: World, weights: Mapping[str, Weights], tasks: Sequence[Task]
+    world: World, members: Sequence[str], tasks: Sequence[Task]
 ) -> tuple[SkillMatrix, list[Response]]:
-    """Skills and responses of members whose weights are not stacked."""
-    skills, responses = SkillMatrix((), (), np.zeros((0, 0), np.int8)), list[Response]()
+    """Skills and responses of members that are in the store."""
+    skills, responses, store = skill_matrix.EMPTY, list[Response](), world.store
     if tasks:
-        for names, population in in_populations(list(weights), weights, world.config.run.children):
+        size = world.engine.population
+        for names, population in in_populations(members, store.get, size, store.prefetch):
             found = _evaluate(world, population, names, tasks)
             skills = skill_matrix.join(skills, _skills(world, found, without=()))
             responses += found.responses
+            del population  # before the next one comes
     return skills, responses
 
 
-def _gibberish(world: World, found: Evaluation, tasks: Sequence[Task], key: jax.Array) -> list[str]:
+def _gibberish(
+    world: World, found: Evaluation, tasks: Sequence[Task], key: jax.Array, start: int
+) -> list[str]:
     """Members that no longer speak, judged on a few random responses of each (paper §3.1)."""
     if not world.config.evolve.gibberish_filter:
         return []
@@ -237,7 +300,7 @@ def _gibberish(world: World, found: Evaluation, tasks: Sequence[Task], key: jax.
     dropped = []
     for m, member in enumerate(found.members):
         own = [response for response in found.responses if response.member == member]
-        rng = host_rng(jax.random.fold_in(key, m))
+        rng = host_rng(jax.random.fold_in(key, start + m))
         shown = rng.choice(len(own), min(_SHOWN_RESPONSES, len(own)), replace=False)
         replies = [(asked[own[i].task][own[i].instance], own[i].text) for i in shown]
         if world.scientist.is_gibberish(replies):
@@ -250,11 +313,10 @@ def _update_archive(
     state: State,
     skills: SkillMatrix,
     recipes: Mapping[str, Recipe],
-    weights: Mapping[str, Weights],
 ) -> tuple[State, dict[str, float]]:
     """The archive and new members compete; returns also every candidate's novelty."""
     candidates = skill_matrix.join(state.skills, skills)
-    all_recipes, all_weights = {**state.recipes, **recipes}, {**state.weights, **weights}
+    all_recipes = {**state.recipes, **recipes}
     selected = archive.select(
         candidates.values,
         [all_recipes[name].generation for name in candidates.members],
@@ -266,7 +328,6 @@ def _update_archive(
         state,
         archive=kept,
         recipes={name: all_recipes[name] for name in kept},
-        weights={name: all_weights[name] for name in kept},
         skills=skill_matrix.take(candidates, kept, candidates.tasks),
     )
     return state, dict(zip(candidates.members, selected.novelty.tolist(), strict=True))

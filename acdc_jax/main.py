@@ -13,7 +13,8 @@ COMMANDS = {
     "run": "coevolve models and tasks, choose the task force, report",
     "seeds": "train the tiny seed models of the quickstart",
     "compare": "repeat a run over several PRNG seeds, with every control, into one table",
-    "export": "write a member of a run as a Hugging Face folder",
+    "export": "write a member of a run as a Hugging Face folder, rebuilt if it was dropped",
+    "lineage": "print a member's family tree",
 }
 
 _USAGE = """acdc: coevolve an archive of merged language models with a pool of tasks (AC/DC)

@@ -1,4 +1,7 @@
-"""What a run knows between two generations, and what one generation did."""
+"""What a run knows between two generations, and what one generation did.
+
+Weights are not part of it: they are in the world's store, under the ids that are named here.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,7 +10,6 @@ from acdc_jax.evaluate.respond import Response
 from acdc_jax.evaluate.skills import SkillMatrix
 from acdc_jax.evolve.recipe import Recipe
 from acdc_jax.evolve.strategy import StrategyState
-from acdc_jax.model.transformer import Weights
 from acdc_jax.tasks.library import Library, Rejection
 from acdc_jax.tasks.pool import Pool
 
@@ -20,7 +22,6 @@ class State:
         generation: how many generations have passed; the initial one is 0.
         archive: member ids, in the order in which the archive's update chose them.
         recipes: what made each archive member.
-        weights: each archive member's weights, on the devices.
         skills: archive × active tasks.
         pool: active tasks and limbo.
         library: every task there ever was.
@@ -31,7 +32,6 @@ class State:
     generation: int
     archive: tuple[str, ...]
     recipes: Mapping[str, Recipe]
-    weights: Mapping[str, Weights]
     skills: SkillMatrix
     pool: Pool
     library: Library

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,9 +12,11 @@ import jax
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluate.respond import Engine
+from acdc_jax.evolve.budget import choose_budget
 from acdc_jax.evolve.children import Operators, member_id
-from acdc_jax.evolve.merge import module_groups
+from acdc_jax.evolve.merge import Merge, module_groups
 from acdc_jax.evolve.propose import Proposer
+from acdc_jax.evolve.store import Store
 from acdc_jax.evolve.strategy import Strategy
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights, shapes
@@ -42,8 +45,8 @@ class World:
         families: the seed task families.
         operators: make children.
         base: weights θ₀.
-        seeds: seed member id → weights.
-        shapes: path → shape, dtype and sharding of a member's weights.
+        seeds: seed member id → Hugging Face folder.
+        store: every member's weights.
         progress: told what is being done, how much of it, of how much.
     """
 
@@ -54,8 +57,8 @@ class World:
     families: Sequence[Draft]
     operators: Operators
     base: Weights
-    seeds: Mapping[str, Weights]
-    shapes: Mapping[str, jax.ShapeDtypeStruct]
+    seeds: Mapping[str, Path]
+    store: Store
     progress: Progress
 
 
@@ -111,7 +114,7 @@ def make_operators(config: Config, model: ModelConfig, seeds: int) -> Operators:
     return Operators(
         Proposer(given.proposer, given.min_parents, given.max_parents),
         strategy,
-        given.normalise,
+        Merge(normalise=given.normalise),
         given.to_mutation(),
         groups,
         group_of,
@@ -151,14 +154,11 @@ def build_world(
     progress: Progress,
     mesh: jax.sharding.Mesh,
 ) -> World:
-    shardings = weight_shardings(mesh, folders.model, population=False)
+    wanted = member_shapes(mesh, folders.model)
     codec = text_codec(folders.seeds, config.decode)
-    wanted = {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
-        for path, leaf in shapes(folders.model).items()
-    }
     base = load_model(folders, folders.base, wanted)
-    seeds = [load_model(folders, folder, wanted, base) for folder in folders.seeds]
+    seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
+    population = config.run.children
     engine = Engine(
         folders.model,
         codec.encode,
@@ -167,8 +167,15 @@ def build_world(
         codec.pad_token,
         config.decode.max_new_tokens,
         config.decode.batch_size,
-        config.run.children,
-        weight_shardings(mesh, folders.model, population=True),
+        population,
+        weight_shardings(mesh, folders.model, population=population > 1),
+    )
+    given = config.run
+    store = Store(
+        Path(given.run_dir) / "members",
+        wanted,
+        choose_budget(given.device_budget_gb, given.host_budget_gb, wanted),
+        elsewhere=lambda name: load_model(folders, seeds[name], wanted, base),
     )
     return World(
         config=config,
@@ -178,7 +185,16 @@ def build_world(
         families=seed_families(),
         operators=operators,
         base=base,
-        seeds={member_id(0, i): weights for i, weights in enumerate(seeds)},
-        shapes=wanted,
+        seeds=seeds,
+        store=store,
         progress=progress,
     )
+
+
+def member_shapes(mesh: jax.sharding.Mesh, model: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Path → shape, dtype and sharding of a member's weights."""
+    shardings = weight_shardings(mesh, model, population=False)
+    return {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
+        for path, leaf in shapes(model).items()
+    }

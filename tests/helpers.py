@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from acdc_jax.evolve.store import load_member
+from acdc_jax.evolve.member import load_member
 from acdc_jax.model.transformer import shapes
 from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import TINY, TrainRecipe, cached_seeds

@@ -15,6 +15,7 @@ from acdc_jax import checkpoint, flags
 from acdc_jax.checkpoint import Manifest
 from acdc_jax.config import SECTIONS, Config
 from acdc_jax.evaluate.final import Judges, global_skills, held_out_tasks, measure
+from acdc_jax.evolve.budget import limit_pinned_memory
 from acdc_jax.files import write_atomic
 from acdc_jax.loop import evolve
 from acdc_jax.models import Folders, keep_text_files
@@ -24,6 +25,7 @@ from acdc_jax.report.tables import results_table
 from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import TINY
+from acdc_jax.sources import keep_sources
 from acdc_jax.state import Record, State
 from acdc_jax.tasks.procedural import heldout_drafts
 from acdc_jax.world import (
@@ -99,6 +101,7 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
     """
     began = time.monotonic()
     tiny = config.seeds.seed_models == "tiny"
+    limit_pinned_memory(config.run.host_budget_gb)
     mesh = fitting_mesh(config)
     folders = None if tiny else given_folders(config)
     model = folders.model if folders else TINY
@@ -120,6 +123,10 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
             trained = time.monotonic()
             world = build_world(config, folders, operators, sandbox, advance, mesh)
             _keep_model_files(run_dir, folders, config)
+            started = manifest.generation >= 0
+            keep_sources(run_dir, folders, world.base, started=started)
+            for seed in () if started else world.seeds:
+                world.store.get(seed)  # a damaged one shows before anything expensive
             manifest, state = evolve(world, manifest, _reporter(config, advance))
             evolved = time.monotonic()
             results = _measure(world, run_dir, manifest, state, advance, baselines)
@@ -190,18 +197,13 @@ def _measure(
 ) -> dict[str, Any]:
     """Global skill matrix, task forces, held-out table."""
     config = world.config
-    done = 0
+    done, groups = 0, -(-len(checkpoint.retained(manifest)) // world.engine.population)
 
     def step(_: str) -> None:
         nonlocal done
         done += 1
-        advance("measuring", done, max(done, -(-len(weights) // config.run.children) + 8))
+        advance("measuring", done, max(done, groups + 8))
 
-    weights = {
-        member: state.weights.get(member)
-        or checkpoint.read_member(run_dir, member, world.shapes)[0]
-        for member in checkpoint.retained(manifest)
-    }
     judges = Judges(
         world.engine,
         world.sandbox,
@@ -209,7 +211,7 @@ def _measure(
         config.tasks.instances_per_task,
         step,
     )
-    skills = global_skills(judges, run_dir, manifest, weights, state.library.tasks)
+    skills = global_skills(judges, run_dir, manifest, world.store, state.library.tasks)
     tasks = held_out_tasks(
         heldout_drafts(config.run.seed), world.sandbox, config.tasks.skill_threshold
     )
@@ -217,7 +219,7 @@ def _measure(
         judges,
         tasks,
         skills,
-        {**weights, **world.seeds},
+        world.store,
         world.base,
         list(world.seeds),
         state.archive,

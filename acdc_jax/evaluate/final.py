@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from acdc_jax import checkpoint
 from acdc_jax.checkpoint import Manifest
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluate import skills as skill_matrix
-from acdc_jax.evaluate.respond import Engine, evaluate
+from acdc_jax.evaluate.respond import GREEDY, Engine, evaluate
 from acdc_jax.evaluate.skills import MISSING, SOLVED, SkillMatrix
 from acdc_jax.evaluate.taskforce import greedy
 from acdc_jax.evolve.archive import fitness
-from acdc_jax.evolve.merge import linear_children
-from acdc_jax.evolve.population import in_populations, stack
+from acdc_jax.evolve.merge import Merge, merge_child
+from acdc_jax.evolve.population import in_populations
+from acdc_jax.evolve.store import Store
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.model.transformer import Weights
 from acdc_jax.sandbox import Sandbox
@@ -69,7 +71,7 @@ def global_skills(
     judges: Judges,
     run_dir: Path,
     manifest: Manifest,
-    weights: Mapping[str, Weights],
+    store: Store,
     tasks: Mapping[str, Task],
 ) -> SkillMatrix:
     """Every retained member × every task that was ever active; only what is missing is evaluated.
@@ -78,14 +80,15 @@ def global_skills(
         judges: how to evaluate.
         run_dir: the run, for the skills that its archives recorded.
         manifest: its commit point.
-        weights: every retained member.
+        store: has every retained member.
         tasks: every task, by id.
     """
-    known = SkillMatrix((), (), np.zeros((0, 0), np.int8))
+    known = skill_matrix.EMPTY
     for generation in sorted({*manifest.kept, manifest.generation}):
         known = skill_matrix.join(known, checkpoint.read_archive(run_dir, generation))
-    known = skill_matrix.take(known, sorted(weights), sorted(tasks))
-    for group, population in in_populations(sorted(weights), weights, judges.engine.population):
+    members, size = checkpoint.retained(manifest), judges.engine.population
+    known = skill_matrix.take(known, members, sorted(tasks))
+    for group, population in in_populations(members, store.get, size, store.prefetch):
         rows = skill_matrix.take(known, group, known.tasks)
         missing = [
             task for t, task in enumerate(known.tasks) if (rows.values[:, t] == MISSING).any()
@@ -100,6 +103,7 @@ def global_skills(
                 instances_per_task=judges.instances_per_task,
             )
             known = skill_matrix.join(known, found.skills(judges.skill_threshold))
+        del population  # before the next one comes
         judges.advance("global skill matrix")
     return known
 
@@ -132,15 +136,23 @@ class HeldOut:
 
     def ask(
         self,
-        weights: Mapping[str, Weights],
+        names: Sequence[str],
+        weights: Callable[[str], Weights],
         *,
-        sampling: Sampling | None = None,
+        sampling: Sampling = GREEDY,
         key: jax.Array | None = None,
     ) -> None:
-        """Evaluates the models that have not been asked yet."""
-        waiting = [name for name in weights if name not in self._solved]
+        """Evaluates the models that have not been asked yet.
+
+        Args:
+            names: who is asked.
+            weights: gives the weights of one of them.
+            sampling: greedy unless said otherwise.
+            key: PRNG key; needed only when sampling.
+        """
+        waiting = [name for name in names if name not in self._solved]
         size = self._judges.engine.population
-        for group, population in in_populations(waiting, weights, size):
+        for number, (group, population) in enumerate(in_populations(waiting, weights, size)):
             found = evaluate(
                 self._judges.engine,
                 self._judges.sandbox,
@@ -148,9 +160,10 @@ class HeldOut:
                 group,
                 self._tasks,
                 instances_per_task=self._instances,
-                sampling=sampling or Sampling(),
-                key=key,
+                sampling=sampling,
+                key=None if key is None else jax.random.fold_in(key, number),
             )
+            del population  # before the next one comes
             for m, name in enumerate(group):
                 self._solved[name] = found.scores[m] >= self._judges.skill_threshold
             self._judges.advance("held-out tasks")
@@ -171,7 +184,7 @@ def measure(
     judges: Judges,
     tasks: Sequence[Task],
     skills: SkillMatrix,
-    weights: Mapping[str, Weights],
+    store: Store,
     base: Weights,
     seeds: Sequence[str],
     archive: Sequence[str],
@@ -186,7 +199,7 @@ def measure(
         judges: how to evaluate.
         tasks: held-out tasks.
         skills: the global skill matrix.
-        weights: every retained member.
+        store: has every retained member, and the seeds.
         base: the seeds' base.
         seeds: the seed members' ids.
         archive: the final archive.
@@ -207,10 +220,10 @@ def measure(
     forces = {n: task_force(finalists, n) for n in TASK_FORCES}
     trace = {g: task_force(matrix, TASK_FORCES[0]) for g, matrix in sorted(archives.items())}
     asked = {best}.union(*forces.values(), *trace.values(), archive if baselines else ())
-    held.ask({member: weights[member] for member in sorted(asked)})
+    held.ask(sorted(asked), store.get)
     rows = [held.row("evolved", force, best) for force in forces.values()]
     if baselines:
-        rows += _seed_rows(judges, held, skills, weights, base, seeds, pool, seed)
+        rows += _seed_rows(judges, held, skills, store, base, seeds, pool, seed)
         rng = np.random.default_rng(seed)
         rows += [_random_row(held, archive, n, rng) for n in TASK_FORCES if n <= len(archive)]
     return {
@@ -226,7 +239,7 @@ def _seed_rows(
     judges: Judges,
     held: HeldOut,
     skills: SkillMatrix,
-    weights: Mapping[str, Weights],
+    store: Store,
     base: Weights,
     seeds: Sequence[str],
     pool: Sequence[Task],
@@ -235,17 +248,30 @@ def _seed_rows(
     """What the seeds reach without evolution: the best of them, all, samples, their merge."""
     of_seeds = skill_matrix.take(skills, seeds, skills.tasks)
     best = _fittest(of_seeds)
-    held.ask({name: weights[name] for name in seeds})
+    held.ask(seeds, store.get)
     rows = [
         held.row("seeds", task_force(of_seeds, TASK_FORCES[0]), best),
         held.row("all_seeds", seeds, best),
     ]
     # Members of one population draw from keys of their own: N copies are N samples.
-    samples = {f"sample {i}": weights[best] for i in range(max(TASK_FORCES))}
-    held.ask(samples, sampling=_SAMPLES, key=jax.random.key(seed))
-    rows += [held.row("samples_best_seed", list(samples)[:n], "sample 0") for n in TASK_FORCES]
-    uniform = _best_uniform_merge(judges, base, [weights[name] for name in seeds], pool)
-    held.ask({"uniform": uniform})
+    samples = [f"sample {i}" for i in range(max(TASK_FORCES))]
+    held.ask(samples, lambda _: store.get(best), sampling=_SAMPLES, key=jax.random.key(seed))
+    rows += [held.row("samples_best_seed", samples[:n], samples[0]) for n in TASK_FORCES]
+
+    def uniform(scale: str) -> Weights:
+        """All seeds' task vectors with one common coefficient."""
+        return merge_child(
+            Merge(normalise=False),
+            base,
+            [store.get(name) for name in seeds],
+            jnp.full((len(seeds), 1), float(scale), jnp.float32),
+            jax.random.key(seed),
+            dict.fromkeys(base, 0),
+        )
+
+    chosen = _best_on_pool(judges, [str(scale) for scale in _UNIFORM_SCALES], uniform, pool)
+    judges.advance("uniform merge")
+    held.ask(["uniform"], lambda _: uniform(chosen))
     return [*rows, held.row("uniform_merge", ["uniform"], "uniform")]
 
 
@@ -272,30 +298,16 @@ def _random_row(held: HeldOut, archive: Sequence[str], n: int, rng: np.random.Ge
     return Row("random_members", n, **mean)
 
 
-def _best_uniform_merge(
-    judges: Judges, base: Weights, seeds: Sequence[Weights], pool: Sequence[Task]
-) -> Weights:
-    """All seeds' task vectors with one common coefficient, the best of several on the pool."""
-    size = judges.engine.population
-    scales = np.resize(np.asarray(_UNIFORM_SCALES, np.float32), max(size, len(_UNIFORM_SCALES)))
-    merged = linear_children(
-        base,
-        [stack([seed] * len(scales)) for seed in seeds],
-        jax.numpy.broadcast_to(scales[:, None, None], (len(scales), len(seeds), 1)),
-        groups=dict.fromkeys(base, 0),
-        normalise=False,
-    )
-    names = [f"uniform {i}" for i in range(len(_UNIFORM_SCALES))]
-    models = {
-        name: {path: leaf[i] for path, leaf in merged.items()} for i, name in enumerate(names)
-    }
+def _best_on_pool(
+    judges: Judges, names: Sequence[str], weights: Callable[[str], Weights], pool: Sequence[Task]
+) -> str:
+    """The model that is fittest on the pool; the first of equals."""
     best, best_fitness = names[0], -1.0
-    for group, population in in_populations(names, models, size):
+    for group, population in in_populations(names, weights, judges.engine.population):
         found = evaluate(judges.engine, judges.sandbox, population, group, pool)
-        for name, value in zip(
-            group, fitness(found.skills(judges.skill_threshold).values), strict=False
-        ):
+        del population  # before the next one comes
+        values = fitness(found.skills(judges.skill_threshold).values)
+        for name, value in zip(group, values.tolist(), strict=True):
             if value > best_fitness:
-                best, best_fitness = name, float(value)
-    judges.advance("uniform merge")
-    return models[best]
+                best, best_fitness = name, value
+    return best

@@ -38,8 +38,8 @@ class Engine:
         pad_token: fills up prompts to their bucket.
         max_new_tokens: longest response.
         batch_size: prompts per call.
-        population: members per call, the leading axis of their stacked weights.
-        shardings: weight path → where stacked weights lie.
+        population: members per call, the leading axis of their stacked weights; 1: no such axis.
+        shardings: weight path → where these weights lie.
     """
 
     model: ModelConfig
@@ -106,8 +106,8 @@ def evaluate(
     Args:
         engine: how to decode.
         sandbox: where task code scores.
-        population: stacked weights with leading axis `engine.population`; rows beyond `members`
-            are padding.
+        population: stacked weights with leading axis `engine.population`, of which rows beyond
+            `members` are padding; or one member's weights where that is 1.
         members: ids of the first rows.
         tasks: what to answer.
         instances_per_task: the first so many instances of each family count.
@@ -132,7 +132,7 @@ def evaluate(
         sampling=sampling,
         key=jax.random.key(0) if key is None else key,
         batch_size=engine.batch_size,
-        population=engine.population,
+        population=engine.population if engine.population > 1 else None,
     ):
         for position, index in enumerate(batch.indices):
             t, i, _ = prompts[index]

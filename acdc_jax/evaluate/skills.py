@@ -29,6 +29,9 @@ class SkillMatrix:
             raise ValueError(f"skill matrix {self.values.shape} does not fit its ids {expected}")
 
 
+EMPTY = SkillMatrix((), (), np.zeros((0, 0), np.int8))
+
+
 def from_scores(
     members: Sequence[str], tasks: Sequence[str], scores: np.ndarray, threshold: float
 ) -> SkillMatrix:

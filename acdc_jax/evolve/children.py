@@ -1,4 +1,9 @@
-"""The children of a generation: parents and coefficients, then crossover, then mutation."""
+"""The children of a generation: all proposed first, then each made from its recipe.
+
+A child is always made alone, by the same programs whether many children are decoded as one batch
+or one after the other, during the run or when it is rebuilt years later: that is what makes a
+rebuilt member equal bit for bit, and a run independent of how its children were grouped.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,9 +15,9 @@ import numpy.typing as npt
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolve import strategy as es
-from acdc_jax.evolve.merge import linear_children
-from acdc_jax.evolve.mutate import Mutation, mutate_children
-from acdc_jax.evolve.population import stack
+from acdc_jax.evolve.content import content_hash
+from acdc_jax.evolve.merge import Merge, merge_child
+from acdc_jax.evolve.mutate import Mutation, mutate_child
 from acdc_jax.evolve.propose import Proposer, propose
 from acdc_jax.evolve.recipe import Recipe, key_words
 from acdc_jax.evolve.strategy import Strategy, StrategyState
@@ -27,64 +32,55 @@ class Operators:
     Attributes:
         proposer: who chooses parents and coefficients.
         strategy: the evosax strategy behind it, where it is one.
-        normalise: divide task vectors by the sum of their coefficients.
-        mutation: what follows the merge, or None.
+        merge: the crossover.
+        mutation: what follows it, or None.
         groups: names of the merge groups.
         group_of: weight path → index into `groups`.
     """
 
     proposer: Proposer
     strategy: Strategy | None
-    normalise: bool
+    merge: Merge
     mutation: Mutation | None
     groups: tuple[str, ...]
     group_of: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Children:
-    """The children of a generation.
+class Proposed:
+    """The children of a generation before they are made.
 
     Attributes:
-        names: ids, [C].
-        weights: stacked, leading axis C.
-        recipes: id → what made the child.
+        recipes: one per child; `content` is still empty.
         solutions: what the strategy proposed, [C, P + G], to be told about; None without one.
     """
 
-    names: tuple[str, ...]
-    weights: Weights
-    recipes: Mapping[str, Recipe]
+    recipes: tuple[Recipe, ...]
     solutions: npt.NDArray[np.float32] | None
 
 
-def make_children(
+def propose_children(
     operators: Operators,
-    base: Weights,
-    members: Mapping[str, Weights],
+    parents: Sequence[str],
     fitness: npt.ArrayLike,
     names: Sequence[str],
     generation: int,
     key: jax.Array,
     learnt: StrategyState | None = None,
-) -> Children:
-    """Merges and mutates the children of a generation, all in one call (paper §3.1).
+) -> Proposed:
+    """Chooses the parents and coefficients of a generation's children (paper §3.1).
 
     Args:
         operators: how.
-        base: weights θ₀.
-        members: the possible parents, by id, in archive order.
+        parents: ids of the possible parents, in archive order.
         fitness: theirs, in the same order.
         names: ids of the children.
         generation: recorded in the recipes.
         key: PRNG key of these children.
         learnt: the strategy's state; without one, a strategy's place is taken by uniform
             coefficients (generation 0, where nothing has been learnt).
-
-    Raises:
-        AcdcError: a child's weights are not finite; names the children and the weight.
     """
-    ask_key, propose_key, mutation_key = jax.random.split(key, 3)
+    ask_key, propose_key, making_key = jax.random.split(key, 3)
     proposer, solutions, scales = operators.proposer, None, None
     if operators.strategy and learnt is not None:
         solutions, _ = es.es_ask(operators.strategy, ask_key, learnt)
@@ -92,43 +88,62 @@ def make_children(
     elif operators.strategy:
         proposer = dataclasses.replace(proposer, kind="uniform")
     proposal = propose(propose_key, fitness, len(names), len(operators.groups), proposer, scales)
-    parents = list(members)
-    weights = linear_children(
-        base,
-        [stack([members[parents[p]] for p in column]) for column in proposal.parents.T],
-        jnp.asarray(proposal.coefficients),
-        groups=operators.group_of,
-        normalise=operators.normalise,
-    )
-    keys = jax.random.split(mutation_key, len(names))
-    if operators.mutation:
-        weights = mutate_children(weights, keys, operators.mutation)
-    if bad := non_finite(weights):
-        raise AcdcError(
-            f"weight {bad[0]} of a child among {names[0]} … {names[-1]} is not finite; "
-            "lower --mutation_scale, or check the seeds"
-        )
-    recipes = {}
+    keys = jax.random.split(making_key, len(names))
+    recipes = []
     for c, name in enumerate(names):
         used = proposal.n_parents[c]
         rows = proposal.coefficients[c, :used].tolist()
-        recipes[name] = Recipe(
-            id=name,
-            operator="linear",
-            parents=tuple(parents[p] for p in proposal.parents[c, :used]),
-            coefficients=tuple(tuple(row) for row in rows),
-            groups=operators.groups,
-            normalise=operators.normalise,
-            mutation=dataclasses.asdict(operators.mutation) if operators.mutation else None,
-            key=key_words(keys[c]),
-            generation=generation,
+        recipes.append(
+            Recipe(
+                id=name,
+                operator="merge",
+                parents=tuple(parents[p] for p in proposal.parents[c, :used]),
+                coefficients=tuple(tuple(row) for row in rows),
+                groups=operators.groups,
+                merge=dataclasses.asdict(operators.merge),
+                mutation=dataclasses.asdict(operators.mutation) if operators.mutation else None,
+                key=key_words(keys[c]),
+                generation=generation,
+            )
         )
-    return Children(tuple(names), weights, recipes, solutions)
+    return Proposed(tuple(recipes), solutions)
 
 
-def seed_recipe(name: str) -> Recipe:
+def make_child(
+    recipe: Recipe, base: Weights, parents: Sequence[Weights], group_of: Mapping[str, int]
+) -> tuple[Weights, Recipe]:
+    """Merges and mutates one child as its recipe says.
+
+    Args:
+        recipe: what to make.
+        base: weights θ₀.
+        parents: the recipe's parents, in its order.
+        group_of: weight path → index into the recipe's groups.
+
+    Returns:
+        The child's weights, and the recipe with their content hash.
+
+    Raises:
+        AcdcError: the weights are not finite; names the child and the weight.
+    """
+    assert recipe.merge is not None
+    merge_key, mutation_key = jax.random.split(recipe.prng_key())
+    coefficients = jnp.asarray(np.asarray(recipe.coefficients, np.float32))
+    weights = merge_child(Merge(**recipe.merge), base, parents, coefficients, merge_key, group_of)
+    if recipe.mutation:
+        weights = mutate_child(weights, mutation_key, Mutation(**recipe.mutation))
+    if bad := non_finite(weights):
+        raise AcdcError(
+            f"weight {bad[0]} of child {recipe.id} is not finite; "
+            "lower --mutation_scale, or check the seeds"
+        )
+    made_on = jax.devices()[0].device_kind
+    return weights, dataclasses.replace(recipe, content=content_hash(weights), device=made_on)
+
+
+def seed_recipe(name: str, weights: Weights) -> Recipe:
     """The recipe of a model that was given."""
-    return Recipe(name, "seed", (), (), (), False, None, (), 0)
+    return Recipe(name, "seed", (), (), (), None, None, (), 0, content_hash(weights))
 
 
 def member_id(generation: int, number: int) -> str:

@@ -6,6 +6,7 @@ The normalised form is the crossover of AC/DC, arXiv 2604.14969.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -14,6 +15,20 @@ import jax.numpy as jnp
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.model.transformer import Weights
+
+
+@dataclass(frozen=True)
+class Merge:
+    """How a child is made of its parents.
+
+    Attributes:
+        method: "linear".
+        normalise: Task vectors are divided by the sum of their coefficients.
+    """
+
+    method: Literal["linear"] = "linear"
+    normalise: bool = True
+
 
 Granularity = Literal["global", "layer", "module"]
 Groups = tuple[tuple[str, int], ...]
@@ -110,6 +125,43 @@ def linear(
         return merged.astype(base[path].dtype)
 
     return {path: merge(path) for path in base}
+
+
+def merge_child(
+    merge: Merge,
+    base: Weights,
+    parents: Sequence[Weights],
+    coefficients: jax.Array,
+    key: jax.Array,
+    groups: Mapping[str, int],
+) -> Weights:
+    """Makes one child, in one jitted call.
+
+    Args:
+        merge: How.
+        base: Weights θ₀.
+        parents: P trees.
+        coefficients: w, [P, G] float32.
+        key: Typed PRNG key, for methods that draw.
+        groups: As in `linear`.
+
+    Returns:
+        The child's weights, sharded like the parents.
+    """
+    static = tuple(sorted(groups.items()))
+    child: Weights = _merge_child(base, tuple(parents), coefficients, static, merge.normalise)
+    return child
+
+
+@partial(jax.jit, static_argnames=("groups", "normalise"))
+def _merge_child(
+    base: Weights,
+    parents: tuple[Weights, ...],
+    coefficients: jax.Array,
+    groups: Groups,
+    normalise: bool,
+) -> Weights:
+    return linear(base, parents, coefficients, groups=dict(groups), normalise=normalise)
 
 
 def linear_children(

@@ -121,7 +121,10 @@ def mutate_child(weights: Weights, key: jax.Array, mutation: Mutation) -> Weight
         if weight.ndim != 2:
             # A leading axis would otherwise share one draw among the members.
             raise AcdcError(f"weight {path!r} of shape {weight.shape} is not a matrix")
-        mutated[path] = _mutate_leaf(weight, jax.random.fold_in(key, _hash(path)), mutation)
+        leaf = _mutate_one(weight, key, _hash(path), mutation)
+        mutated[path] = jax.device_put(leaf, weight.sharding)
+        if mutation.kind == "svd" and all(d.platform == "cpu" for d in weight.devices()):
+            mutated[path].block_until_ready()  # `mutate_children` says why
     return mutated
 
 
@@ -165,6 +168,13 @@ def _mutate_leaves(
         mutated: jax.Array = jax.lax.map(lambda child: mutate(*child), (weight, keys))
         return mutated
     return jax.vmap(mutate)(weight, keys)
+
+
+@partial(jax.jit, static_argnames="mutation")
+def _mutate_one(
+    weight: jax.Array, key: jax.Array, path: np.uint32, mutation: Mutation
+) -> jax.Array:
+    return _mutate_leaf(weight, jax.random.fold_in(key, path), mutation)
 
 
 def _mutate_leaf(weight: jax.Array, key: jax.Array, mutation: Mutation) -> jax.Array:

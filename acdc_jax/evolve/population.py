@@ -1,6 +1,6 @@
-"""Several members as one tree: the leading axis over which everything of a generation is mapped."""
+"""Several members as one tree, where they are small enough to be decoded as one batch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +14,40 @@ def stack(members: Sequence[Weights]) -> Weights:
     return {path: jnp.stack([member[path] for member in members]) for path in members[0]}
 
 
-@jax.jit
-def member_of(population: Weights, index: int | jax.Array) -> Weights:
-    """One member's weights, without the leading axis."""
-    return {
-        path: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
-        for path, leaf in population.items()
-    }
+def as_population(members: Sequence[Weights], size: int) -> Weights:
+    """At most `size` members as the engine wants them.
+
+    Returns:
+        Where `size` is 1, the member itself. Else the stacked members, padded by repetition, so
+        that decoding compiles once.
+    """
+    if size == 1:
+        (member,) = members
+        return member
+    population: Weights = stack([*members, *[members[0]] * (size - len(members))])
+    return population
 
 
 def in_populations(
-    members: Sequence[str], weights: Mapping[str, Weights], size: int
+    members: Sequence[str],
+    weights: Callable[[str], Weights],
+    size: int,
+    prefetch: Callable[[Sequence[str]], None] = lambda names: None,
 ) -> Iterator[tuple[Sequence[str], Weights]]:
-    """Groups members into populations of one size, so that decoding compiles once.
+    """Groups members into populations of one size.
+
+    Args:
+        members: ids.
+        weights: gives a member's weights.
+        size: members per group.
+        prefetch: told which members will be asked for next, before a group is looked at.
 
     Yields:
-        At most `size` ids, and their stacked weights; the last group is padded by repetition.
+        At most `size` ids, and their weights as in `as_population`.
     """
     for start in range(0, len(members), size):
         group = members[start : start + size]
-        padded = [*group, *[group[0]] * (size - len(group))]
-        yield group, stack([weights[member] for member in padded])
+        population = as_population([weights(member) for member in group], size)
+        prefetch(members[start + size : start + 2 * size])
+        yield group, population
+        del population  # before the next one comes

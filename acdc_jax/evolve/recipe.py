@@ -17,25 +17,29 @@ class Recipe:
 
     Attributes:
         id: The member's id, such as `g012-m03`.
-        operator: "seed" (as it was given) or "linear" (merged).
+        operator: "seed" (as it was given) or "merge".
         parents: Ids of the parents; none for a seed.
         coefficients: One row per parent, one number per group.
         groups: Names of the merge groups.
-        normalise: Task vectors were divided by the sum of their coefficients.
+        merge: Fields of the `Merge`; None for a seed.
         mutation: Fields of the `Mutation` that followed, or None.
-        key: Words of the PRNG key that the mutation drew from.
+        key: Words of the PRNG key that merge and mutation drew from; none for a seed.
         generation: When it was made.
+        content: `content_hash` of the weights; empty as long as they are not made.
+        device: Kind of device that made them: another kind may round differently.
     """
 
     id: str
-    operator: Literal["seed", "linear"]
+    operator: Literal["seed", "merge"]
     parents: tuple[str, ...]
     coefficients: tuple[tuple[float, ...], ...]
     groups: tuple[str, ...]
-    normalise: bool
+    merge: Mapping[str, Any] | None
     mutation: Mapping[str, Any] | None
     key: tuple[int, ...]
     generation: int
+    content: str = ""
+    device: str = ""
 
     def __post_init__(self) -> None:
         """Raises AcdcError if the coefficients do not belong to the parents and groups."""

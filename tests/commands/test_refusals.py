@@ -21,6 +21,9 @@ from safetensors.numpy import load_file, save_file
 from acdc_jax import checkpoint, loop, world
 from acdc_jax.commands import run as run_command
 from acdc_jax.errors import AcdcError
+from acdc_jax.evolve import member as member_files
+from acdc_jax.evolve import store
+from acdc_jax.files import write_atomic
 from acdc_jax.main import main
 from acdc_jax.seeds import train
 
@@ -65,7 +68,7 @@ def nothing_expensive(monkeypatch: pytest.MonkeyPatch) -> None:
         (train, "train_seeds"),
         (train, "_train_all"),
         (loop, "first_tasks"),
-        (loop, "make_children"),
+        (loop, "propose_children"),
         (loop, "evaluate"),
         (run_command, "evolve"),
     ):
@@ -325,8 +328,8 @@ def test_other_flags_and_newer_schema(
         status=2,
     )
     path = existing / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
-    refused(argv, str(path), "schema 2")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
+    refused(argv, str(path), "schema 99")
 
 
 def _cut(path: Path) -> None:
@@ -334,14 +337,16 @@ def _cut(path: Path) -> None:
 
 
 def _flip(path: Path) -> None:
-    """One bit, which orbax itself does not notice."""
+    """One bit, which nothing but the content hash may notice."""
     data = bytearray(path.read_bytes())
     data[len(data) * 3 // 4] ^= 1
     path.write_bytes(data)
 
 
 @pytest.mark.parametrize("damage", [_cut, _flip, Path.unlink], ids=["cut", "flip", "gone"])
-@pytest.mark.parametrize("pattern", ["weights/manifest.ocdbt", "weights/**/d/*", "recipe.json"])
+@pytest.mark.parametrize(
+    "pattern", ["weights/embed.weight/zarr.json", "weights/*/c/0/0", "recipe.json"]
+)
 def test_corrupt_member(
     pattern: str,
     damage: Callable[[Path], None],
@@ -353,9 +358,8 @@ def test_corrupt_member(
     base, *seeds = models
     member = checkpoint.read_manifest(existing).archive[-1]
     folder = existing / "members" / member
-    file = max(folder.glob(pattern), key=lambda path: path.stat().st_size)
-    damage(file)
-    refused(arguments(existing, base, seeds, "--generations=2"), str(file), "from a copy")
+    damage(max(folder.glob(pattern), key=lambda path: path.stat().st_size))
+    refused(arguments(existing, base, seeds, "--generations=2"), str(folder), "from a copy")
     assert checkpoint.read_manifest(existing).generation == 1
 
 
@@ -390,7 +394,7 @@ def _no_space(path: Path) -> OSError:
 
 
 @pytest.mark.parametrize(
-    "part", ["member", "task", "pool", "archive", "responses", "manifest", "digests"]
+    "part", ["member", "recipe", "task", "pool", "archive", "responses", "manifest"]
 )
 def test_disk_fills_up_while_committing(
     part: str,
@@ -405,7 +409,7 @@ def test_disk_fills_up_while_committing(
     base, *seeds = models
     more = ["--generations=2"]
     before = checkpoint.read_manifest(existing)
-    write, armed = checkpoint.write_atomic, False
+    write, armed = write_atomic, False
 
     def write_until_full(path: Path, data: str | bytes) -> None:
         if armed and part in str(path.relative_to(existing)):
@@ -420,18 +424,20 @@ def test_disk_fills_up_while_committing(
 
     next_generation = loop.next_generation
 
-    def then_arm(*arguments: Any) -> Any:
+    def then_arm(world: Any, state: Any) -> Any:
         """The generation, with a new member and a new task in any case."""
         nonlocal armed
-        state, record = next_generation(*arguments)
+        state, record = next_generation(world, state)
         oldest, member, task = state.archive[-1], "g002-m00", state.library.tasks["t00000"]
+        recipe = dataclasses.replace(state.recipes[oldest], id=member)
+        world.store.put(recipe, world.store.get(oldest))
+        record = dataclasses.replace(record, children=[recipe])
         number = state.pool.next_id
         new = dataclasses.replace(task, id=f"t{number:05d}")
         state = dataclasses.replace(
             state,
             archive=(*state.archive[:-1], member),
-            weights={**state.weights, member: state.weights[oldest]},
-            recipes={**state.recipes, member: state.recipes[oldest]},
+            recipes={**state.recipes, member: recipe},
             library=dataclasses.replace(state.library, tasks={**state.library.tasks, new.id: new}),
             pool=dataclasses.replace(state.pool, next_id=number + 1),
         )
@@ -441,8 +447,9 @@ def test_disk_fills_up_while_committing(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "next_generation", then_arm)
         patch.setattr(checkpoint, "write_atomic", write_until_full)
+        patch.setattr(member_files, "write_atomic", write_until_full)
         if part == "member":
-            patch.setattr(checkpoint, "save_member", save_until_full)
+            patch.setattr(store, "save_member", save_until_full)
         if part == "task":
             patch.setattr(checkpoint, "save_task", save_until_full)
         refused(

@@ -1,0 +1,61 @@
+"""Commits in the background: a generation is written to disk while the next one is at work."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from acdc_jax import checkpoint
+from acdc_jax.checkpoint import Manifest
+from acdc_jax.evolve.store import Store
+from acdc_jax.state import Record, State
+
+
+class Commits:
+    """The commits of a run, one at a time and in order.
+
+    A kill loses what is not committed: at most the generation that is at work and the one before
+    it, as long as that is being written.
+    """
+
+    def __init__(self, run_dir: Path, manifest: Manifest, store: Store) -> None:
+        """Nothing is being written yet; `manifest` is the commit point so far."""
+        self._run_dir = run_dir
+        self._manifest = manifest
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, "commit")
+        self._pending: Future[Manifest] | None = None
+
+    def begin(self, state: State, record: Record) -> None:
+        """Starts to commit a generation, once the one before is committed.
+
+        Raises:
+            AcdcError: the one before cannot be committed.
+        """
+        self.wait()
+        self._store.retain(state.archive)
+        self._pending = self._thread.submit(
+            checkpoint.commit, self._run_dir, self._manifest, state, record, self._store
+        )
+
+    def wait(self) -> Manifest:
+        """Returns the commit point once nothing is being written any more.
+
+        Raises:
+            AcdcError: a generation cannot be committed; names what cannot be written.
+        """
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self._manifest = pending.result()
+        return self._manifest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown()  # an interrupted run still commits what it has finished
