@@ -190,7 +190,7 @@ def _write_generation(
         (run_dir / folder).mkdir(exist_ok=True)
     on_disk = referenced(manifest)
     new = [member for member in state.archive if member not in on_disk]
-    # Asked beforehand: orbax does not fail quietly where the disk is full.
+    # Asked beforehand: half a member takes as long to write as a whole one.
     needed = len(new) * (store.bytes_of_member + _MEMBER_OVERHEAD)
     if shutil.disk_usage(run_dir).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run_dir / "members"))

@@ -96,9 +96,8 @@ def first_generation(world: World) -> tuple[State, Record]:
     gibberish: list[str] = []
     seeds, seed_fitness = list(recipes), archive.fitness(skills.values)
     spare = _SPARE_CHILDREN if world.config.evolve.gibberish_filter else 0
-    while (wanted := run.init_population - len(recipes) + len(gibberish)) > 0 and len(
-        gibberish
-    ) <= spare:
+    size = run.init_population
+    while len(gibberish) <= spare and (wanted := size - len(recipes) + len(gibberish)) > 0:
         made = len(recipes)
         names = [member_id(0, made + c) for c in range(run.children)]
         proposed = propose_children(
@@ -109,7 +108,7 @@ def first_generation(world: World) -> tuple[State, Record]:
         recipes |= {recipe.id: recipe for recipe in grown.recipes}
         responses += grown.responses
         gibberish += grown.gibberish
-        world.progress("first members", len(recipes) - len(gibberish), run.init_population)
+        world.progress("first members", len(recipes) - len(gibberish), size)
 
     # -- archive: the best of them, where there are more than it holds
     strategy = world.operators.strategy

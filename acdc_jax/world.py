@@ -39,7 +39,7 @@ class World:
 
     Attributes:
         config: every setting.
-        engine: decodes members, `config.run.children` at a time.
+        engine: decodes members, `engine.population` at a time.
         sandbox: runs task code.
         scientist: writes tasks and judges gibberish.
         families: the seed task families.

@@ -24,24 +24,28 @@ def content_hash(weights: Weights) -> str:
     Args:
         weights: one model, of any dtypes of one, two or four bytes, in any sharding.
     """
-    sums = np.asarray(jax.device_get(_sums(weights)))
     digest = hashlib.blake2b(digest_size=16)
-    for path, pair in zip(sorted(weights), sums, strict=True):
+    for path, pair in _sums(weights).items():
         leaf = weights[path]
         digest.update(f"{path} {leaf.dtype} {leaf.shape} {pair[0]} {pair[1]}\n".encode())
     return digest.hexdigest()
 
 
+def _sums(weights: Weights) -> dict[str, np.ndarray]:
+    """Path → [2] uint32, in the order of the paths."""
+    # One compilation per shape, not one large one: models have hundreds of leaves of few shapes.
+    salts = {path: np.uint32(zlib.crc32(path.encode())) for path in sorted(weights)}
+    sums: dict[str, np.ndarray] = jax.device_get(
+        {path: _leaf(weights[path], salt) for path, salt in salts.items()}
+    )
+    return sums
+
+
 @jax.jit
-def _sums(weights: Weights) -> jax.Array:
-    """[leaves, 2] uint32, leaves in the order of their paths."""
-    return jnp.stack([_leaf(weights[path], path) for path in sorted(weights)])
-
-
-def _leaf(leaf: jax.Array, path: str) -> jax.Array:
+def _leaf(leaf: jax.Array, salt: jax.Array) -> jax.Array:
     unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
     bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-    position = jnp.full(leaf.shape, zlib.crc32(path.encode()), jnp.uint32)
+    position = jnp.broadcast_to(salt, leaf.shape)
     stride = 1
     for axis in reversed(range(leaf.ndim)):
         index = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
