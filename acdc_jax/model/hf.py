@@ -214,12 +214,6 @@ def copy_text_files(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def check_vacant(folder: Path) -> None:
-    """Raises AcdcError where `save` would not write."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AcdcError(f"{folder}: exists and is not an empty folder; choose another")
-
-
 def non_finite(weights: Weights) -> list[str]:
     """Returns the paths of the weights that hold an infinity or a NaN."""
     finite = jax.device_get({path: _all_finite(leaf) for path, leaf in weights.items()})
