@@ -25,6 +25,7 @@ from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import TINY
 from acdc_jax.state import Record, State
+from acdc_jax.tasks.backends import open_backends
 from acdc_jax.tasks.procedural import heldout_drafts
 from acdc_jax.world import (
     World,
@@ -34,6 +35,7 @@ from acdc_jax.world import (
     fitting_mesh,
     given_folders,
     make_operators,
+    split_devices,
     tiny_folders,
 )
 
@@ -112,13 +114,14 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
             return finished
         check_disk(config, model)
         with (
+            open_backends(config, split_devices(config)[1]) as backends,
             Sandbox(given.sandbox_workers, limits, given.allow_unsafe_sandbox) as sandbox,
             progress(console, config.run.progress) as advance,
         ):
             if folders is None:
                 folders = tiny_folders(config, advance)
             trained = time.monotonic()
-            world = build_world(config, folders, operators, sandbox, advance, mesh)
+            world = build_world(config, folders, operators, sandbox, backends, advance, mesh)
             _keep_model_files(run_dir, folders)
             manifest, state = evolve(world, manifest, _reporter(config, advance))
             evolved = time.monotonic()
