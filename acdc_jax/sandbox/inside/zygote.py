@@ -104,6 +104,7 @@ def _warm_up() -> None:
         [[name, instance]] = json.loads(json.dumps(list(family.get_tasks().items())))
         family.get_instructions(instance)
         runner.as_float(family.score(instance, name))
+    del sys.modules[runner.TASK]
     if "numpy" in sys.modules:
         import numpy as np
 
