@@ -92,7 +92,8 @@ class Desk:
         spent.call_s += time.monotonic() - began
         if result.status == "value":
             return _reply(wire.GRANTED, result.value)
-        return _reply(wire.FAILED, f"{result.status}: {result.detail}")
+        known = "" if result.status == "submission error" else f"{result.status}: "
+        return _reply(wire.FAILED, known + result.detail)
 
 
 def _reply(verdict: int, value: JSON) -> bytes:
