@@ -115,7 +115,9 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
         check_disk(config, model)
         with (
             open_backends(config, split_devices(config)[1]) as backends,
-            Sandbox(given.sandbox_workers, limits, given.allow_unsafe_sandbox) as sandbox,
+            Sandbox(
+                given.sandbox_workers, limits, given.allow_unsafe_sandbox, backends.judge
+            ) as sandbox,
             progress(console, config.run.progress) as advance,
         ):
             if folders is None:

@@ -126,7 +126,7 @@ def _judge(
                 return Rejected(f"it asks a judge whose verdict cannot be read: {outcome.detail}")
             if outcome.status == "infrastructure":
                 raise AcdcError(f"the sandbox failed on draft {draft.name}: {outcome.detail}")
-            if outcome.score is None:
+            if outcome.score is None and outcome.status != "submission error":
                 return Rejected(f"score() fails: {outcome.status} ({outcome.detail})")
     first, second = ([outcome.score for outcome in outcomes] for outcomes in runs)
     if first != second:

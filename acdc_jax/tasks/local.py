@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,9 @@ class LocalChat:
         self._drafts: list[Waiting] = []  # sampled, of writers
         self._others: list[Waiting] = []  # the rest
         self._device = asyncio.Lock()  # one batch at a time
+        # Its own: the event loop's common threads may all be waiting for a sandbox that waits for
+        # a judgement from here.
+        self._thread = ThreadPoolExecutor(1, "local-chat")
         self._running: set[asyncio.Task[None]] = set()
 
     async def complete(self, request: Request) -> str:
@@ -124,6 +128,7 @@ class LocalChat:
 
     async def close(self) -> None:
         """See `Chat.close`."""
+        self._thread.shutdown()
 
     def _send_drafts(self) -> None:
         """Starts the batch that all writers wait for, if they all do."""
@@ -144,7 +149,8 @@ class LocalChat:
         requests = [request for request, _ in batch]
         try:
             async with self._device:
-                texts = await asyncio.to_thread(self._decode, requests)
+                loop = asyncio.get_running_loop()
+                texts = await loop.run_in_executor(self._thread, self._decode, requests)
         except Exception as error:
             for _, answer in batch:
                 if not answer.done():
