@@ -58,12 +58,19 @@ async def check_draft(
         return Rejected(flaw)
     # Handing over blocks while the sandbox's queue is full; the event loop must not.
     report = await asyncio.wrap_future(await asyncio.to_thread(sandbox.inspect, draft.source))
-    runs: list[list[Outcome]] = []
-    if items := _trial_items(draft, report):
-        # Twice, in separate processes: a score that depends on anything else shows itself.
-        pair = [await asyncio.to_thread(sandbox.score, draft.source, items) for _ in range(2)]
-        runs = [await asyncio.wrap_future(run) for run in pair]
-    return _judge(draft, report, runs, skill_threshold)
+    if flaw := _report_flaw(report):
+        return Rejected(flaw)
+    items = _trial_items(draft, report)
+    # One alone first: what hangs on it would hang on all. Then everything twice, in separate
+    # processes: a score that depends on anything else shows itself.
+    runs = []
+    for part in (items[:1], items, items):
+        scoring = await asyncio.to_thread(sandbox.score, draft.source, part)
+        runs.append(await asyncio.wrap_future(scoring))
+        if flaw := _outcome_flaw(draft, runs[-1]):
+            return Rejected(flaw)
+    flaw = _score_flaw(draft, report, runs[1], runs[2], skill_threshold)
+    return Rejected(flaw) if flaw else Accepted(report.tasks, report.instructions)
 
 
 def check_drafts(
@@ -97,8 +104,6 @@ def static_flaw(source: str) -> str | None:
 
 def _trial_items(draft: Draft, report: FamilyReport) -> list[tuple[Json, str]]:
     """Submissions to try on each instance: junk, the instructions themselves, the reference."""
-    if report.error or not report.tasks or set(report.tasks) != set(report.instructions):
-        return []
     return [
         (instance, submission)
         for key, instance in report.tasks.items()
@@ -111,40 +116,50 @@ def _reference(draft: Draft, key: str) -> tuple[str, ...]:
     return () if reference is None else (reference,)
 
 
-def _judge(
-    draft: Draft, report: FamilyReport, runs: Sequence[Sequence[Outcome]], threshold: float
-) -> Accepted | Rejected:
+def _report_flaw(report: FamilyReport) -> str | None:
     if report.error:
-        return Rejected(report.error)
+        return report.error
     if len(report.tasks) < _LEAST_INSTANCES:
-        return Rejected(f"get_tasks() returns fewer than {_LEAST_INSTANCES} instances")
+        return f"get_tasks() returns fewer than {_LEAST_INSTANCES} instances"
     if set(report.tasks) != set(report.instructions):
-        return Rejected("get_instructions() does not answer for every instance")
-    for outcomes in runs:
-        for outcome in outcomes:
-            if outcome.status == "infrastructure" and NO_VERDICT in outcome.detail:
-                return Rejected(f"it asks a judge whose verdict cannot be read: {outcome.detail}")
-            if outcome.status == "infrastructure":
-                raise AcdcError(f"the sandbox failed on draft {draft.name}: {outcome.detail}")
-            if outcome.score is None and outcome.status != "submission error":
-                return Rejected(f"score() fails: {outcome.status} ({outcome.detail})")
-    first, second = ([outcome.score for outcome in outcomes] for outcomes in runs)
-    if first != second:
-        return Rejected("scoring is not repeat-stable")
-    scores = iter(first)
+        return "get_instructions() does not answer for every instance"
+    empty = [key for key, text in report.instructions.items() if not text.strip()]
+    return f"instance {empty[0]} has empty instructions" if empty else None
+
+
+def _outcome_flaw(draft: Draft, outcomes: Sequence[Outcome]) -> str | None:
+    """Raises AcdcError where it is not the draft that failed."""
+    for outcome in outcomes:
+        if outcome.status == "infrastructure":
+            if NO_VERDICT in outcome.detail:
+                return f"it asks a judge whose verdict cannot be read: {outcome.detail}"
+            raise AcdcError(f"the sandbox failed on draft {draft.name}: {outcome.detail}")
+        if outcome.score is None and outcome.status != "submission error":
+            return f"score() fails: {outcome.status} ({outcome.detail})"
+    return None
+
+
+def _score_flaw(
+    draft: Draft,
+    report: FamilyReport,
+    first: Sequence[Outcome],
+    second: Sequence[Outcome],
+    threshold: float,
+) -> str | None:
+    if [outcome.score for outcome in first] != [outcome.score for outcome in second]:
+        return "scoring is not repeat-stable"
+    scores = iter([outcome.score or 0.0 for outcome in first])
     for key, instructions in report.instructions.items():
         reference = _reference(draft, key)
-        junk = [next(scores) or 0.0 for _ in _JUNK]
-        echo = next(scores) or 0.0
-        solved = [next(scores) or 0.0 for _ in reference]
-        if not instructions.strip():
-            return Rejected(f"instance {key} has empty instructions")
+        junk = [next(scores) for _ in _JUNK]
+        echo = next(scores)
+        solved = [next(scores) for _ in reference]
         if max(junk) >= threshold:
-            return Rejected(f"instance {key} is passed by junk")
+            return f"instance {key} is passed by junk"
         if echo >= threshold or any(
             len(answer) >= _LEAK_CHARACTERS and answer in instructions for answer in reference
         ):
-            return Rejected(f"the instructions of instance {key} give the answer away")
+            return f"the instructions of instance {key} give the answer away"
         if solved and min(solved) < threshold:
-            return Rejected(f"the reference solution fails on instance {key}")
-    return Accepted(report.tasks, report.instructions)
+            return f"the reference solution fails on instance {key}"
+    return None

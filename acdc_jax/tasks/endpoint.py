@@ -62,6 +62,10 @@ class Endpoint:
             ChatError: the server cannot be reached, or will not answer anything.
             ChatRefusal: the server refuses what was asked.
         """
+
+        async def once() -> T:
+            return await call(self._client)
+
         again = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type((_NoAnswer, json.JSONDecodeError)),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
@@ -70,7 +74,7 @@ class Endpoint:
         )
         try:
             async with self._room:
-                return await again(call, self._client)
+                return await again(once)
         except openai.APIStatusError as error:
             said = self._without_key(str(error.message))
             if error.status_code in _REFUSED:

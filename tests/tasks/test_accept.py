@@ -24,7 +24,7 @@ class TaskFamily:
 """
 
 
-def _draft(source: str = _GOOD, **changes: object) -> Draft:
+def draft(source: str = _GOOD, **changes: object) -> Draft:
     fields: dict[str, object] = {
         "name": "plus",
         "description": "Add two numbers.",
@@ -45,14 +45,14 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 def test_a_good_draft_is_accepted_with_its_instances(sandbox: Sandbox) -> None:
-    (verdict,) = check_drafts([_draft()], sandbox, 0.5)
+    (verdict,) = check_drafts([draft()], sandbox, 0.5)
     assert isinstance(verdict, Accepted)
     assert dict(verdict.instances) == {"1": {"a": 2, "b": 3}, "2": {"a": 10, "b": -4}}
     assert verdict.instructions["2"] == "What is 10 plus -4?"
 
 
 def test_without_a_reference_the_rest_must_still_hold(sandbox: Sandbox) -> None:
-    (verdict,) = check_drafts([_draft(reference=None)], sandbox, 0.5)
+    (verdict,) = check_drafts([draft(reference=None)], sandbox, 0.5)
     assert isinstance(verdict, Accepted)
 
 
@@ -89,12 +89,12 @@ _BAD = {
 @pytest.mark.parametrize("name", _BAD)
 def test_bad_drafts_are_rejected_with_the_reason(sandbox: Sandbox, name: str) -> None:
     source, reason = _BAD[name]
-    (verdict,) = check_drafts([_draft(source)], sandbox, 0.5)
+    (verdict,) = check_drafts([draft(source)], sandbox, 0.5)
     assert isinstance(verdict, Rejected)
     assert reason in verdict.reason
 
 
 def test_one_bad_draft_does_not_touch_its_neighbours(sandbox: Sandbox) -> None:
     endless = _GOOD.replace("return 1.0 if", "while True: pass\n        return 1.0 if")
-    verdicts = check_drafts([_draft(), _draft(endless), _draft()], sandbox, 0.5)
+    verdicts = check_drafts([draft(), draft(endless), draft()], sandbox, 0.5)
     assert [type(verdict) for verdict in verdicts] == [Accepted, Rejected, Accepted]
