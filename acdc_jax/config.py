@@ -171,8 +171,11 @@ class EvolveConfig:
 class TaskConfig:
     """Tasks"""
 
-    scientist: str = setting(
-        "procedural", "Who writes tasks: procedural (a grammar, no LLM).", choices=("procedural",)
+    seed_families: str = setting(
+        "",
+        "Task families to start from: `tiny` (the tiny members' language), `general` (knowledge, "
+        "mathematics, code, logic, language, instructions, creativity), or a folder of your own "
+        "families; default `tiny` for --scientist=procedural, `general` otherwise.",
     )
     initial_tasks: int = setting(300, "Drafts written before the first generation.", low=0)
     max_tasks: int = setting(250, "Tasks in the pool at most; the oldest leave.", low=1)
@@ -189,11 +192,30 @@ class TaskConfig:
         0.0, "A task solved by less of the archive is hard.", low=0, high=1
     )
     discard_impossible: bool = setting(True, "Drop tasks that nobody solves when adapting.")
+    novelty_decision: str = setting(
+        "threshold",
+        "Who decides what is new: the similarity alone, or the LLM scientist with the 3 most "
+        "similar earlier tasks in view (the paper's way).",
+        choices=("threshold", "llm"),
+    )
     novelty_threshold: float = setting(
         0.7,
-        "A draft more similar (cosine) than this to an earlier task is not new.",
+        "A draft more similar (cosine) than this to an earlier task is not new; for "
+        "--novelty_decision=threshold.",
         low=0,
         high=1,
+    )
+    embeddings: str = setting(
+        "ngrams",
+        "What similarity is measured on: ngrams (hashed characters, no model), openai (a server's "
+        "/embeddings), local (a checkpoint's hidden states, averaged).",
+        choices=("ngrams", "openai", "local"),
+    )
+    embedding_model: str = setting(
+        "", "The server's name of the embedding model, or its Hugging Face folder."
+    )
+    embedding_url: str = setting(
+        "", "Base URL for --embeddings=openai; default --scientist_url.", resumable=True
     )
     skill_threshold: float = setting(
         0.5, "Score from which a task counts as solved.", low=0, high=1
@@ -207,6 +229,80 @@ class TaskConfig:
                 f"--hard_threshold={self.hard_threshold} is above "
                 f"--easy_threshold={self.easy_threshold}"
             )
+        if (self.embeddings == "ngrams") != (not self.embedding_model):
+            raise ConfigError(
+                "--embedding_model belongs to --embeddings=openai or local: give both or neither"
+            )
+        if self.embedding_url and self.embeddings != "openai":
+            raise ConfigError("--embedding_url needs --embeddings=openai")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScientistConfig:
+    """The scientist"""
+
+    scientist: str = setting(
+        "procedural",
+        "Who writes tasks: procedural (a grammar, no LLM), openai (any OpenAI-compatible server: "
+        "vLLM, SGLang, Ollama, a hosted API; the key comes from OPENAI_API_KEY), local (a "
+        "checkpoint on the members' devices or on its own). An LLM also judges answers and tells "
+        "gibberish.",
+        choices=("procedural", "openai", "local"),
+    )
+    scientist_model: str = setting(
+        "", "The server's name of the model, or its Hugging Face folder."
+    )
+    scientist_url: str = setting(
+        "",
+        "Base URL of the server, e.g. http://localhost:8000/v1; default OpenAI's own.",
+        resumable=True,
+    )
+    scientist_concurrency: int = setting(
+        64, "Requests in flight at the server at most.", low=1, resumable=True
+    )
+    scientist_timeout_s: float = setting(
+        120.0, "Seconds until a request is given up and made again.", low=0.01, resumable=True
+    )
+    scientist_retries: int = setting(
+        6,
+        "Times that a failed request is made again, after growing pauses or what the server asks.",
+        low=0,
+        resumable=True,
+    )
+    scientist_temperature: float = setting(
+        0.7, "Sampling temperature of drafts; decisions are greedy.", low=0
+    )
+    scientist_top_p: float = setting(0.95, "Nucleus of the sampling of drafts.", low=0.01, high=1)
+    scientist_max_tokens: int = setting(2000, "Longest answer of the scientist, in tokens.", low=1)
+    scientist_devices: int = setting(
+        0,
+        "For --scientist=local: the last so many devices are its own, the members get the others; "
+        "0: it is spread over the members' devices.",
+        low=0,
+    )
+    reflections: int = setting(
+        3, "Rounds in which an LLM may improve a draft, its result in view.", low=0
+    )
+    adapt_ahead: bool = setting(
+        False,
+        "Write the tasks of an adaptation while its generation's children decode (openai): they "
+        "are then adapted to the archive as it was before that generation.",
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if (self.scientist == "procedural") != (not self.scientist_model):
+            raise ConfigError(
+                "--scientist_model belongs to --scientist=openai or local: give both or neither"
+            )
+        if self.adapt_ahead and self.scientist != "openai":
+            raise ConfigError(
+                "--adapt_ahead needs --scientist=openai: others compute where the children decode"
+            )
+        if self.scientist_devices and self.scientist != "local":
+            raise ConfigError("--scientist_devices needs --scientist=local")
+        if self.scientist_url and self.scientist != "openai":
+            raise ConfigError("--scientist_url needs --scientist=openai")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,6 +359,7 @@ class Config:
     seeds: SeedConfig = SeedConfig()
     evolve: EvolveConfig = EvolveConfig()
     tasks: TaskConfig = TaskConfig()
+    scientist: ScientistConfig = ScientistConfig()
     decode: DecodeConfig = DecodeConfig()
     sandbox: SandboxConfig = SandboxConfig()
 
@@ -295,7 +392,15 @@ class Config:
         return cls(*sections)
 
 
-SECTIONS = (RunConfig, SeedConfig, EvolveConfig, TaskConfig, DecodeConfig, SandboxConfig)
+SECTIONS = (
+    RunConfig,
+    SeedConfig,
+    EvolveConfig,
+    TaskConfig,
+    ScientistConfig,
+    DecodeConfig,
+    SandboxConfig,
+)
 
 
 def changed_flags(config: Config, saved: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ a resumed run decides as an uninterrupted one would have.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import jax
@@ -27,8 +28,9 @@ from acdc_jax.evolve.recipe import Recipe
 from acdc_jax.evolve.strategy import es_init, es_tell
 from acdc_jax.model.transformer import Weights
 from acdc_jax.state import Record, State
-from acdc_jax.tasks.grow import adapted_tasks, first_tasks
-from acdc_jax.tasks.library import Rejection
+from acdc_jax.tasks.chat import gathered
+from acdc_jax.tasks.grow import Growth, adapted_tasks, first_tasks
+from acdc_jax.tasks.scientist import Rejection
 from acdc_jax.tasks.task import Task
 from acdc_jax.world import World
 
@@ -74,11 +76,10 @@ def first_generation(world: World) -> tuple[State, Record]:
     task_key, child_key, filter_key, strategy_key = jax.random.split(_key(world, 0), 4)
 
     # -- tasks: grown from the seed families
-    library, pool, rejections = first_tasks(
-        world.config.tasks,
+    library, pool, rejections = world.portal.call(
+        first_tasks,
+        world.workshop,
         world.families,
-        world.scientist,
-        world.sandbox,
         task_key,
         lambda drafted: world.progress("first tasks", drafted, world.config.tasks.initial_tasks),
     )
@@ -132,6 +133,10 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
     began, generation = time.monotonic(), state.generation + 1
     child_key, filter_key, strategy_key, adapt_key = jax.random.split(_key(world, generation), 4)
     tasks = [state.library.tasks[task] for task in state.pool.active]
+    interval = world.config.tasks.task_interval
+    adapts = bool(interval) and generation % interval == 0
+    ahead = adapts and world.config.scientist.adapt_ahead
+    adapting = _start_adapting(world, state, adapt_key, generation) if ahead else None
 
     # -- propose: parents and coefficients of all children
     names = [member_id(generation, c) for c in range(world.config.run.children)]
@@ -159,20 +164,14 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
         )
         state = dataclasses.replace(state, strategy=learnt)
 
+    # -- ask again where a score is missing: the judge may be back
+    state, again = _asked_again(world, state)
+
     # -- adapt the tasks, and evaluate the archive on the new ones
-    responses, rejections = list(grown.responses), list[Rejection]()
-    interval = world.config.tasks.task_interval
-    if interval and generation % interval == 0:
-        library, pool, rejections = adapted_tasks(
-            world.config.tasks,
-            state.library,
-            state.pool,
-            skill_matrix.pass_rates(state.skills),
-            world.scientist,
-            world.sandbox,
-            adapt_key,
-            generation,
-        )
+    responses, rejections = [*grown.responses, *again], list[Rejection]()
+    if adapts:
+        adapting = adapting or _start_adapting(world, state, adapt_key, generation)
+        library, pool, rejections = adapting.result()
         unmet = [library.tasks[task] for task in pool.active if task not in state.skills.tasks]
         met, answers = _answers(world, state.archive, unmet)
         skills = skill_matrix.take(skill_matrix.join(state.skills, met), state.archive, pool.active)
@@ -297,15 +296,41 @@ def _gibberish(
     if not world.config.evolve.gibberish_filter:
         return []
     asked = {task.id: task.instructions for task in tasks}
-    dropped = []
+    shown_of = []
     for m, member in enumerate(found.members):
         own = [response for response in found.responses if response.member == member]
         rng = host_rng(jax.random.fold_in(key, start + m))
         shown = rng.choice(len(own), min(_SHOWN_RESPONSES, len(own)), replace=False)
-        replies = [(asked[own[i].task][own[i].instance], own[i].text) for i in shown]
-        if world.scientist.is_gibberish(replies):
-            dropped.append(member)
-    return dropped
+        shown_of.append([(asked[own[i].task][own[i].instance], own[i].text) for i in shown])
+
+    async def judge_all() -> list[bool]:
+        return await gathered(world.workshop.scientist.is_gibberish(shown) for shown in shown_of)
+
+    verdicts = world.portal.call(judge_all)
+    return [member for member, verdict in zip(found.members, verdicts, strict=True) if verdict]
+
+
+def _start_adapting(world: World, state: State, key: jax.Array, generation: int) -> Future[Growth]:
+    """Adapts the tasks to an archive, beside whatever this thread does next."""
+    return world.portal.start_task_soon(
+        adapted_tasks,
+        world.workshop,
+        state.library,
+        state.pool,
+        skill_matrix.pass_rates(state.skills),
+        key,
+        generation,
+    )
+
+
+def _asked_again(world: World, state: State) -> tuple[State, list[Response]]:
+    """Scores that the infrastructure owes the archive, had now if it has recovered."""
+    owed = (state.skills.values == skill_matrix.MISSING).any(0)
+    names = [task for task, missing in zip(state.skills.tasks, owed, strict=True) if missing]
+    met, responses = _answers(world, state.archive, [state.library.tasks[name] for name in names])
+    skills = skill_matrix.join(state.skills, met)
+    skills = skill_matrix.take(skills, state.archive, state.skills.tasks)
+    return dataclasses.replace(state, skills=skills), responses
 
 
 def _update_archive(
@@ -373,6 +398,7 @@ def _finish(
         "rejected_drafts": len(rejections),
         "missing_scores": sum(response.score is None for response in responses),
         "responses": len(responses),
+        **world.workshop.scientist.costs(),
         "seconds": round(time.monotonic() - began, 3),
     }
     record = Record(list(recipes.values()), gibberish, novelty, responses, rejections, metrics)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from anyio.from_thread import BlockingPortal
 
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
@@ -25,8 +26,8 @@ from acdc_jax.sandbox import Sandbox
 from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import cached_seeds
 from acdc_jax.sharding import make_mesh, weight_shardings
-from acdc_jax.tasks.procedural import procedural_scientist
-from acdc_jax.tasks.scientist import Scientist
+from acdc_jax.tasks.backends import Backends
+from acdc_jax.tasks.grow import Workshop, make_workshop
 from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Draft
 
@@ -41,7 +42,8 @@ class World:
         config: every setting.
         engine: decodes members, `config.run.children` at a time.
         sandbox: runs task code.
-        scientist: writes tasks and judges gibberish.
+        workshop: where tasks are made; its scientist judges gibberish too.
+        portal: runs the workshop's coroutines.
         families: the seed task families.
         operators: make children.
         base: weights θ₀.
@@ -53,7 +55,8 @@ class World:
     config: Config
     engine: Engine
     sandbox: Sandbox
-    scientist: Scientist
+    workshop: Workshop
+    portal: BlockingPortal
     families: Sequence[Draft]
     operators: Operators
     base: Weights
@@ -68,13 +71,28 @@ def fitting_mesh(config: Config) -> jax.sharding.Mesh:
     Raises:
         ConfigError: it does not fit the devices, or a generation does not fit it.
     """
-    mesh = make_mesh(config.run.mesh, jax.devices())
+    members, _ = split_devices(config)
+    mesh = make_mesh(config.run.mesh, members)
     if config.run.children % mesh.shape.get("pop", 1):
         raise ConfigError(
             f"--children={config.run.children} is not a multiple of the mesh's "
             f"{mesh.shape['pop']} pop devices; change --children or --mesh"
         )
     return mesh
+
+
+def split_devices(config: Config) -> tuple[Sequence[jax.Device], Sequence[jax.Device]]:
+    """The members' devices and the local scientist's; the same ones where it has none of its own.
+
+    Raises:
+        ConfigError: none is left for the members.
+    """
+    devices, own = jax.devices(), config.scientist.scientist_devices
+    if own >= len(devices):
+        raise ConfigError(
+            f"--scientist_devices={own}: of {len(devices)} devices, none is left for the members"
+        )
+    return (devices[:-own], devices[-own:]) if own else (devices, devices)
 
 
 def given_folders(config: Config) -> Folders:
@@ -151,6 +169,7 @@ def build_world(
     folders: Folders,
     operators: Operators,
     sandbox: Sandbox,
+    backends: Backends,
     progress: Progress,
     mesh: jax.sharding.Mesh,
 ) -> World:
@@ -178,12 +197,15 @@ def build_world(
         choose_budget(given.device_budget_gb, given.host_budget_gb, wanted),
         elsewhere=lambda name: load_model(folders, seeds[name], shardings, base),
     )
+    tiny = config.scientist.scientist == "procedural"
+    families = config.tasks.seed_families or ("tiny" if tiny else "general")
     return World(
         config=config,
         engine=engine,
         sandbox=sandbox,
-        scientist=procedural_scientist(config.run.seed),
-        families=seed_families(),
+        workshop=make_workshop(config.tasks, backends.scientist, backends.memory, sandbox),
+        portal=backends.portal,
+        families=seed_families(families),
         operators=operators,
         base=base,
         seeds=seeds,

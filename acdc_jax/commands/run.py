@@ -27,6 +27,7 @@ from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import TINY
 from acdc_jax.sources import keep_sources
 from acdc_jax.state import Record, State
+from acdc_jax.tasks.backends import open_backends
 from acdc_jax.tasks.procedural import heldout_drafts
 from acdc_jax.world import (
     World,
@@ -36,6 +37,7 @@ from acdc_jax.world import (
     fitting_mesh,
     given_folders,
     make_operators,
+    split_devices,
     tiny_folders,
 )
 
@@ -115,13 +117,16 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
             return finished
         check_disk(config, model)
         with (
-            Sandbox(given.sandbox_workers, limits, given.allow_unsafe_sandbox) as sandbox,
+            open_backends(config, split_devices(config)[1]) as backends,
+            Sandbox(
+                given.sandbox_workers, limits, given.allow_unsafe_sandbox, backends.judge
+            ) as sandbox,
             progress(console, config.run.progress) as advance,
         ):
             if folders is None:
                 folders = tiny_folders(config, advance)
             trained = time.monotonic()
-            world = build_world(config, folders, operators, sandbox, advance, mesh)
+            world = build_world(config, folders, operators, sandbox, backends, advance, mesh)
             _keep_model_files(run_dir, folders, config)
             started = manifest.generation >= 0
             keep_sources(run_dir, folders, world.base, started=started)
