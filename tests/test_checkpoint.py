@@ -13,9 +13,13 @@ from acdc_jax.checkpoint import Manifest
 from acdc_jax.config import Config, RunConfig
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluate.skills import SkillMatrix
+from acdc_jax.evolve.budget import Budget
 from acdc_jax.evolve.children import seed_recipe
+from acdc_jax.evolve.content import content_hash
+from acdc_jax.evolve.store import Store
 from acdc_jax.evolve.strategy import Strategy, es_init, to_arrays
 from acdc_jax.files import write_atomic
+from acdc_jax.model.transformer import Weights
 from acdc_jax.state import Record, State
 from acdc_jax.tasks.library import library_of
 from acdc_jax.tasks.pool import Pool, task_id
@@ -29,6 +33,23 @@ def _shapes() -> dict[str, jax.ShapeDtypeStruct]:
     return {"w": jax.ShapeDtypeStruct((2, 3), jnp.bfloat16, sharding=here)}
 
 
+def _weights(name: str) -> Weights:
+    return {"w": jnp.full((2, 3), int(name[-2:]) + 0.5, jnp.bfloat16)}
+
+
+def _store(run_dir: Path, archive: tuple[str, ...] = ()) -> Store:
+    store = Store(run_dir / "members", _shapes(), Budget())
+    for name in archive:
+        store.put(seed_recipe(name, _weights(name)), _weights(name))
+    return store
+
+
+def _commit(run_dir: Path, manifest: Manifest, state: State) -> Manifest:
+    """Commits a generation that made all of its archive."""
+    record = Record(list(state.recipes.values()), metrics={"seconds": 1.0})
+    return checkpoint.commit(run_dir, manifest, state, record, _store(run_dir, state.archive))
+
+
 def _state(generation: int, archive: tuple[str, ...], kept: dict[int, tuple[str, ...]]) -> State:
     """A state with two tasks more than the generation before."""
     drafts = [Draft(f"n{i}", f"task {i}", "c", 1, "e", "source", "novel") for i in range(9)]
@@ -39,10 +60,7 @@ def _state(generation: int, archive: tuple[str, ...], kept: dict[int, tuple[str,
     return State(
         generation=generation,
         archive=archive,
-        recipes={name: seed_recipe(name) for name in archive},
-        weights={
-            name: {"w": jnp.full((2, 3), int(name[-2:]) + 0.5, jnp.bfloat16)} for name in archive
-        },
+        recipes={name: seed_recipe(name, _weights(name)) for name in archive},
         skills=SkillMatrix(archive, active, values.astype(np.int8)),
         pool=Pool(active, {active[0]: "t00000"}, count),
         library=library_of(tasks),
@@ -59,14 +77,13 @@ _SECOND = ("g001-m00", "g000-m01")
 def two_generations(tmp_path: Path) -> Manifest:
     """Generation 0 is kept, generation 1 is current."""
     manifest = Manifest(checkpoint.SCHEMA, -1, (0, 7), {}, 0, (), {})
-    record = Record(metrics={"seconds": 1.0})
-    manifest = checkpoint.commit(tmp_path, manifest, _state(0, _FIRST, {0: _FIRST}), record)
-    return checkpoint.commit(tmp_path, manifest, _state(1, _SECOND, {0: _FIRST}), record)
+    manifest = _commit(tmp_path, manifest, _state(0, _FIRST, {0: _FIRST}))
+    return _commit(tmp_path, manifest, _state(1, _SECOND, {0: _FIRST}))
 
 
 def test_restore_is_what_was_committed(tmp_path: Path, two_generations: Manifest) -> None:
     assert checkpoint.read_manifest(tmp_path) == two_generations
-    state = checkpoint.restore(tmp_path, two_generations, _shapes(), _STRATEGY)
+    state, store = checkpoint.restore(tmp_path, two_generations, _STRATEGY), _store(tmp_path)
     expected = _state(1, _SECOND, {0: _FIRST})
     assert (state.generation, state.archive, state.kept) == (1, _SECOND, {0: _FIRST})
     assert state.pool == expected.pool
@@ -75,8 +92,8 @@ def test_restore_is_what_was_committed(tmp_path: Path, two_generations: Manifest
     assert np.array_equal(state.skills.values, expected.skills.values)
     assert state.skills.tasks == expected.skills.tasks
     for name in _SECOND:
-        assert state.weights[name]["w"].dtype == jnp.bfloat16
-        assert bool((state.weights[name]["w"] == expected.weights[name]["w"]).all())
+        assert store.get(name)["w"].dtype == jnp.bfloat16
+        assert bool((store.get(name)["w"] == _weights(name)["w"]).all())
     assert state.strategy is not None
     assert expected.strategy is not None
     for path, array in to_arrays(expected.strategy).items():
@@ -86,15 +103,20 @@ def test_restore_is_what_was_committed(tmp_path: Path, two_generations: Manifest
 def test_a_run_directory_may_be_moved(tmp_path: Path, two_generations: Manifest) -> None:
     moved = tmp_path.with_name(tmp_path.name + "-moved")
     tmp_path.rename(moved)
-    state = checkpoint.restore(moved, checkpoint.read_manifest(moved), _shapes(), _STRATEGY)
+    state = checkpoint.restore(moved, checkpoint.read_manifest(moved), _STRATEGY)
     assert state.archive == _SECOND
+    assert content_hash(_store(moved).get(_SECOND[0])) == state.recipes[_SECOND[0]].content
 
 
 def test_only_unreferenced_members_are_deleted(tmp_path: Path, two_generations: Manifest) -> None:
     members = tmp_path / "members"
     assert {path.name for path in members.iterdir()} == {*_FIRST, *_SECOND}
     third = _state(2, ("g002-m00",), {0: _FIRST})
-    checkpoint.commit(tmp_path, two_generations, third, Record())
+    younger = members / "g003-m01"  # of the generation that is at work meanwhile
+    younger.mkdir()
+    _commit(tmp_path, two_generations, third)
+    assert younger.exists()
+    younger.rmdir()
     assert {path.name for path in members.iterdir()} == {*_FIRST, "g002-m00"}
 
 
@@ -123,7 +145,7 @@ def test_what_was_not_committed_is_removed(tmp_path: Path, two_generations: Mani
         assert not any(path.exists() for path in stray)
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["generation"] for line in lines] == [0, 1]
-        checkpoint.restore(tmp_path, manifest, _shapes(), _STRATEGY)  # nothing of it is gone
+        checkpoint.restore(tmp_path, manifest, _STRATEGY)  # nothing of it is gone
         with (
             pytest.raises(AcdcError, match="another process"),
             checkpoint.open_run(config),
@@ -138,7 +160,7 @@ def test_other_flags_are_refused_only_once_something_is_committed(tmp_path: Path
         with checkpoint.open_run(config) as manifest:
             pass
     state = _state(0, _FIRST, {})
-    checkpoint.commit(Path(run_dir), manifest, state, Record())
+    _commit(Path(run_dir), manifest, state)
     other = Config(run=RunConfig(run_dir=run_dir, children=4))
     with pytest.raises(ConfigError, match="--children=4"), checkpoint.open_run(other):
         pass

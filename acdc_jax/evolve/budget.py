@@ -86,4 +86,4 @@ def free_host_bytes() -> int:
 
 
 def _count(budget: float, size: int) -> int:
-    return int(min(budget // size, 2**31))
+    return int(min(budget, 2**31 * size) // size)

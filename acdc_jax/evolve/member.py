@@ -150,4 +150,4 @@ def _chunk(leaf: jax.Array, shard: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return " ".join(str(error).split())[:300]

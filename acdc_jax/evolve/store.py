@@ -80,7 +80,6 @@ class Store:
         """
         if (coming := self._coming.get(member)) is not None:
             coming.result()
-            self._coming.pop(member, None)
         with self._tiers:
             if member in self._device:
                 self._device.move_to_end(member)
@@ -139,10 +138,6 @@ class Store:
                 for member in tier.keys() - kept:
                     del tier[member]
 
-    def close(self) -> None:
-        """Waits for what is being read."""
-        self._reader.shutdown(cancel_futures=True)
-
     # ------------------------------------------------------------- what follows holds `_tiers`
 
     def _to_device(self, member: str, weights: Weights) -> None:
@@ -193,7 +188,7 @@ class Store:
             self._make_room_on_host()
         weights, recipe = load_member(self._folder / member, self._wanted)
         with self._tiers:
-            if member in self._coming:  # nobody has lost interest
+            if self._coming.pop(member, None) is not None:  # nobody has lost interest
                 self._make_room_on_host()
                 self._came(member, weights, recipe)
                 if self._device_room:

@@ -1,9 +1,10 @@
 """An exported member is an ordinary Hugging Face folder."""
 
-import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,40 +12,41 @@ import numpy as np
 import pytest
 
 from acdc_jax import checkpoint
-from acdc_jax.checkpoint import Manifest
-from acdc_jax.evaluate.skills import SkillMatrix
-from acdc_jax.evolve.children import seed_recipe
+from acdc_jax.commands import run as run_command
+from acdc_jax.errors import AcdcError
+from acdc_jax.evolve.content import content_hash
 from acdc_jax.main import main
 from acdc_jax.model import hf
 from acdc_jax.model.transformer import forward
-from acdc_jax.state import Record, State
-from acdc_jax.tasks.library import Library
-from acdc_jax.tasks.pool import Pool
 
 torch = pytest.importorskip("torch", reason="transformers' decoders need PyTorch")
 
 
-@pytest.fixture
-def run_dir(write_model: Callable[..., Path], tmp_path: Path) -> Path:
-    """A run directory with one member, as a generation's commit leaves it."""
-    source = write_model(tmp_path / "source", 3)
-    config = hf.read_config(source)
-    weights = hf.load_weights(source, config)
-    name, run_dir = "g000-m00", tmp_path / "run"
-    empty = SkillMatrix((name,), (), np.zeros((1, 0), np.int8))
-    recipes = {name: seed_recipe(name)}
-    state = State(
-        0, (name,), recipes, {name: weights}, empty, Pool(), Library(), None, {0: (name,)}
-    )
-    run_dir.mkdir()
-    checkpoint.commit(
-        run_dir, Manifest(checkpoint.SCHEMA, -1, (0, 0), {}, 0, (), {}), state, Record()
-    )
-    source.rename(run_dir / "model")
-    (run_dir / "model" / "model.safetensors").unlink()
-    fields = json.dumps(dataclasses.asdict(config))
-    (run_dir / "model" / "acdc_model.json").write_text(fields)
+@pytest.fixture(scope="module")
+def finished(
+    models: tuple[Path, Path, Path],
+    arguments: Callable[..., list[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A run of two generations whose children are mutated, without its measuring."""
+    base, *seeds = models
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    flags = ("--generations=2", "--mutation=svd", "--keep_every=9", "--granularity=layer")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stop(*_: Any) -> None:
+            raise AcdcError("evolved")
+
+        patch.setattr(run_command, "_measure", stop)
+        assert main(arguments(run_dir, base, seeds, *flags)) == 1
+    assert checkpoint.read_manifest(run_dir).generation == 2
     return run_dir
+
+
+@pytest.fixture
+def run_dir(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -83,3 +85,78 @@ def test_bad_requests_are_one_line(
         assert error.count("\n") == 1
         assert named in error
     assert not Path(out).exists()
+
+
+def _newest(run_dir: Path) -> str:
+    """A member of the last generation; the last children of children come first."""
+    recipes = checkpoint.read_recipes(run_dir, 2)
+    return max(recipes, key=lambda name: (recipes[name].generation, *recipes[name].parents))
+
+
+def test_a_dropped_member_is_rebuilt_bit_for_bit(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipes = checkpoint.read_recipes(run_dir, 2)
+    shutil.rmtree(run_dir / "members")
+    for member in (_newest(run_dir), "g000-m00"):  # a grandchild, and a seed
+        out = tmp_path / member
+        assert main(["export", str(run_dir), member, str(out)]) == 0
+        weights = hf.load_weights(out, hf.read_config(out))
+        assert content_hash(weights) == recipes[member].content
+    assert "rebuilt" in capsys.readouterr().out
+    assert not list(tmp_path.glob(".*"))  # nothing is left of the ancestors
+
+
+@pytest.mark.parametrize("change", ["coefficients", "key", "seed", "base"])
+def test_what_cannot_be_rebuilt_is_refused(
+    change: str,
+    run_dir: Path,
+    models: tuple[Path, Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.rmtree(run_dir / "members")
+    member, out = _newest(run_dir), tmp_path / "out"
+    path = run_dir / "archive" / "g002.json"
+    archive = json.loads(path.read_text())
+    sources = json.loads((run_dir / "sources.json").read_text())
+    recipe = next(child for child in archive["children"] if child["id"] == member)
+    if change == "coefficients":
+        recipe["coefficients"][0][0] += 0.5
+    elif change == "key":
+        recipe["key"][1] ^= 1
+    elif change == "seed":
+        sources["seeds"] = dict.fromkeys(sources["seeds"], str(models[0]))
+    else:
+        sources["base"] = str(tmp_path / "gone")
+    path.write_text(json.dumps(archive))
+    (run_dir / "sources.json").write_text(json.dumps(sources))
+    named = {"seed": str(models[0]), "base": f"{tmp_path / 'gone'}: the base"}
+    assert main(["export", str(run_dir), member, str(out)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert named.get(change, f"{member}: rebuilt on") in error
+    assert not out.exists()
+
+
+def test_lineage_reaches_the_seeds(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    member = _newest(run_dir)
+    recipes = checkpoint.read_recipes(run_dir, 2)
+    shutil.rmtree(run_dir / "members" / recipes[member].parents[0])
+    assert main(["lineage", str(run_dir), member]) == 0
+    tree = capsys.readouterr().out
+    assert tree.startswith(
+        f"{member} generation 2, linear (normalised), svd mutation of scale 0.25"
+    )
+    for parent, row in zip(recipes[member].parents, recipes[member].coefficients, strict=True):
+        assert f"{sum(row) / len(row):.2f}" in tree
+        assert f"× {parent} " in tree
+    assert "seed, on disk" in tree or "seed, dropped" in tree
+    assert ", dropped" in tree
+    for argv, status, named in (
+        ([str(run_dir), "g009-m09"], 1, "never had"),
+        ([str(run_dir)], 2, "usage"),
+        (["--help"], 0, ""),
+    ):
+        assert main(["lineage", *argv]) == status
+        assert named in capsys.readouterr().err

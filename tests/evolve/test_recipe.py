@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.evolve.merge import Merge
 from acdc_jax.evolve.mutate import Mutation, mutate_child
 from acdc_jax.evolve.recipe import Recipe, key_words
 
@@ -18,14 +19,16 @@ def recipe():
     w = np.float32([[0.1, 1 / 3], [1.3, 1e-9]])
     return Recipe(
         id="g012-m03",
-        operator="linear",
+        operator="merge",
         parents=("g000-s01", "g011-m07"),
         coefficients=tuple(tuple(float(x) for x in row) for row in w),
         groups=("embedding", "head"),
-        normalise=False,
+        merge=asdict(Merge(normalise=False)),
         mutation=asdict(Mutation(scale=0.1, rank=3)),
         key=key_words(jax.random.key(2**40)),
         generation=12,
+        content="8c3f",
+        device="cpu",
     )
 
 
