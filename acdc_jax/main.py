@@ -14,6 +14,7 @@ COMMANDS = {
     "seeds": "train the tiny seed models of the quickstart",
     "compare": "repeat a run over several PRNG seeds, with every control, into one table",
     "export": "write a member of a run as a Hugging Face folder",
+    "bench": "measure this machine, beside its limits and beside peers",
 }
 
 _USAGE = """acdc: coevolve an archive of merged language models with a pool of tasks (AC/DC)
