@@ -1,6 +1,7 @@
 """Every setting of a run, as validated frozen dataclasses. `flags.py` makes the flags from them."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,11 +39,17 @@ class SeedConfig:
 
     seed_models: str = setting(
         "tiny",
-        "`tiny`: the embedded ones, trained once and cached; or comma-separated Hugging Face "
-        "folders, all of one architecture.",
+        "`tiny`: the embedded ones, trained once and cached; or comma-separated models of one "
+        "architecture, each a Hugging Face folder or a Hub id such as owner/model@revision.",
     )
     base_model: str = setting(
-        "", "Hugging Face folder of the base that the seeds were tuned from (not with `tiny`)."
+        "", "Folder or Hub id of the base that the seeds were tuned from (not with `tiny`)."
+    )
+    adopt_base_config: bool = setting(
+        False,
+        "Compute seeds whose rotary base or scaling, windows or norm epsilon differ from the "
+        "base's with the base's, as their merges are, instead of refusing them (Qwen2.5-Math has "
+        "another rotary base than Qwen2.5).",
     )
     cache_dir: str = setting(
         "", "Where the tiny seeds are kept; default $XDG_CACHE_HOME or ~/.cache, then acdc_jax."
@@ -198,9 +205,25 @@ class DecodeConfig:
         "Think step by step. End with one line of the form `Answer: <your answer>`.",
         "System message of every task.",
     )
+    chat_template: str = setting(
+        "", "File with a Jinja chat template; default: the one of the first seed's tokenizer."
+    )
+    thinking: bool = setting(
+        False, "Ask for thoughts before the answer, where the chat template has the choice (Qwen3)."
+    )
+    stop_strings: str = setting(
+        "",
+        r"Comma-separated strings that end a response, as stop tokens do; \n is a newline, \, a "
+        "comma in a string.",
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+    def stop_texts(self) -> tuple[str, ...]:
+        """The strings of `stop_strings`."""
+        found = re.split(r"(?<!\\),", self.stop_strings)
+        return tuple(one.replace("\\,", ",").replace("\\n", "\n") for one in found if one)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,17 +2,23 @@
 
 import dataclasses
 import functools
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
-from acdc_jax.config import Config
-from acdc_jax.errors import AcdcError
+from acdc_jax.config import Config, DecodeConfig
+from acdc_jax.errors import ConfigError
 from acdc_jax.model import hf, tokenizer
+from acdc_jax.model.compat import Checkpoint, adapt, common_config
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights
+from acdc_jax.model.hub import find_model
+from acdc_jax.model.transformer import Weights, shapes
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,30 +29,52 @@ class Folders:
         base: the model that the seeds were tuned from.
         seeds: at least one.
         model: their common architecture.
+        stored: what each folder's own configuration says.
     """
 
     base: Path
     seeds: tuple[Path, ...]
     model: ModelConfig
+    stored: Mapping[Path, ModelConfig]
 
 
-def check_folders(base: Path, seeds: tuple[Path, ...]) -> Folders:
-    """Reads the configurations and refuses seeds that cannot be merged.
+def check_folders(
+    base: str | Path, seeds: Sequence[str | Path], *, adopt_base_config: bool = False
+) -> Folders:
+    """Finds the models and refuses those that cannot be merged, before any weight is fetched.
+
+    What is done to make them alike is logged.
+
+    Args:
+        base: A folder or a Hub id, as `find_model` takes it.
+        seeds: The same.
+        adopt_base_config: See `common_config`.
 
     Raises:
-        AcdcError: a folder is missing, or differs from the base in a named field.
+        AcdcError: a model is missing, or differs from the base in a named field.
     """
-    model = hf.read_config(base)
-    for folder in seeds:
-        other = hf.read_config(folder)
-        for field in dataclasses.fields(ModelConfig):
-            mine, theirs = getattr(model, field.name), getattr(other, field.name)
-            if mine != theirs and field.name != "max_positions":
-                raise AcdcError(
-                    f"{folder}: {field.name} is {theirs}, but the base {base} has {mine}; "
-                    "seeds must be fine-tunes of one base"
-                )
-    return Folders(base, seeds, model)
+    names = (base, *seeds)
+    words: dict[tuple[bytes, ...], Mapping[str, int]] = {}
+
+    def describe(name: str | Path, folder: Path, config: ModelConfig) -> Checkpoint:
+        files = tokenizer.content(folder)
+        if files not in words:
+            words[files] = tokenizer.vocabulary(folder)
+        return Checkpoint(str(name), config, words[files])
+
+    def agree(
+        weights: bool, read: Callable[[Path], ModelConfig]
+    ) -> tuple[list[Path], list[ModelConfig], ModelConfig, list[str]]:
+        found = [find_model(name, weights=weights) for name in names]
+        configs = [read(folder) for folder in found]
+        models = list(map(describe, names, found, configs))
+        return found, configs, *common_config(models[0], models[1:], adopt=adopt_base_config)
+
+    agree(False, hf.declared_config)
+    found, configs, model, notes = agree(True, hf.read_config)
+    for note in notes:
+        _log.warning("%s", note)
+    return Folders(found[0], tuple(found[1:]), model, dict(zip(found, configs, strict=True)))
 
 
 def cache_dir(config: Config) -> Path:
@@ -59,35 +87,101 @@ def cache_dir(config: Config) -> Path:
 def load_models(
     folders: Folders, shardings: Mapping[str, jax.sharding.Sharding] | None
 ) -> tuple[Weights, tuple[Weights, ...]]:
-    """Reads the base and the seeds, leaf by leaf, to their shardings."""
-    base, *seeds = (
-        hf.load_weights(folder, folders.model, shardings)
-        for folder in (folders.base, *folders.seeds)
-    )
-    return base, tuple(seeds)
+    """Reads the base and the seeds, leaf by leaf, to their shardings, and makes them alike."""
+    wanted = shapes(folders.model)
+
+    def load(folder: Path, base: Weights | None) -> Weights:
+        stored = folders.stored[folder]
+        if stored == folders.model:
+            return hf.load_weights(folder, stored, shardings)
+        where = None
+        if shardings is not None:
+            # Rows that are still to be cut or added may not divide among the devices.
+            where = {
+                path: shardings[path]
+                if leaf.shape == wanted[path].shape
+                else _everywhere(shardings[path])
+                for path, leaf in shapes(stored).items()
+            }
+        return adapt(hf.load_weights(folder, stored, where), folders.model, base, shardings)
+
+    base = load(folders.base, None)
+    return base, tuple(load(folder, base) for folder in folders.seeds)
 
 
-def text_codec(
-    folder: Path, system_prompt: str
-) -> tuple[
-    Callable[[str], tuple[int, ...]], Callable[[tuple[int, ...]], str], tuple[int, ...], int
-]:
-    """Between text and tokens, by a folder's tokenizer and chat template.
+def _everywhere(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """The same devices, each with a whole copy."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    return sharding
 
-    Returns:
-        Instructions → prompt tokens (remembered: a generation asks the same of every child);
-        response tokens → text; stop tokens; the padding token.
+
+@dataclasses.dataclass(frozen=True)
+class TextCodec:
+    """Between text and tokens, by a tokenizer and its chat template.
+
+    Attributes:
+        encode: instructions → prompt tokens; remembered: a generation asks the same of every child.
+        decode: response tokens → text, up to the first stop string.
+        stop_tokens: each of them ends a response.
+        stop_strings: so does each of these.
+        pad_token: fills rows up.
     """
-    tok = tokenizer.load_tokenizer(folder)
-    stop = tokenizer.stop_tokens(folder, tok)
+
+    encode: Callable[[str], tuple[int, ...]]
+    decode: Callable[[tuple[int, ...]], str]
+    stop_tokens: tuple[int, ...]
+    stop_strings: tuple[str, ...]
+    pad_token: int
+
+
+def text_codec(seeds: Sequence[Path], config: DecodeConfig) -> TextCodec:
+    """Returns the first seed's tokenizer and chat template as functions.
+
+    Children may have inherited any seed's way to end a response: the stop tokens are those of all.
+
+    Raises:
+        AcdcError: no tokenizer, no chat template, or one that refuses instructions.
+    """
+    tok = tokenizer.load_tokenizer(seeds[0])
+    tok.chat_template = chat_template(config) or tok.chat_template
+    stops = (
+        tokenizer.stop_tokens(seed, tok if seed == seeds[0] else tokenizer.load_tokenizer(seed))
+        for seed in seeds
+    )
+    stop_tokens = tuple(sorted({token for stop in stops for token in stop}))
+    stop_strings = config.stop_texts()
 
     @functools.lru_cache(maxsize=100_000)
     def encode(instructions: str) -> tuple[int, ...]:
-        return tuple(tokenizer.encode_chat(tok, instructions, system_prompt or None))
+        return tuple(
+            tokenizer.encode_chat(
+                tok, instructions, config.system_prompt or None, thinking=config.thinking
+            )
+        )
 
     @functools.lru_cache(maxsize=100_000)
     def decode(tokens: tuple[int, ...]) -> str:
-        return tokenizer.decode(tok, list(tokens))
+        text = tokenizer.decode(tok, list(tokens))
+        return text[: min((i for i in map(text.find, stop_strings) if i >= 0), default=len(text))]
 
-    pad = tok.pad_token_id if tok.pad_token_id is not None else stop[0]
-    return encode, decode, stop, pad
+    encode("")  # a template that is missing or refuses is better known now
+    pad = tok.pad_token_id if tok.pad_token_id is not None else stop_tokens[0]
+    return TextCodec(encode, decode, stop_tokens, stop_strings, pad)
+
+
+def chat_template(config: DecodeConfig) -> str:
+    """The text of the chat template that the flags name; empty where they name none."""
+    if not config.chat_template:
+        return ""
+    try:
+        return Path(config.chat_template).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"--chat_template={config.chat_template}: {error}") from None
+
+
+def keep_text_files(seed: Path, config: DecodeConfig, target: Path) -> None:
+    """Copies what a seed holds besides weights, with the chat template that the flags name."""
+    hf.copy_text_files(seed, target)
+    if template := chat_template(config):
+        (target / "chat_template.jinja").write_text(template, encoding="utf-8")

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -76,8 +75,9 @@ def fitting_mesh(config: Config) -> jax.sharding.Mesh:
 
 
 def given_folders(config: Config) -> Folders:
-    seeds = tuple(Path(name) for name in config.seeds.seed_models.split(",") if name)
-    return check_folders(Path(config.seeds.base_model), seeds)
+    given = config.seeds
+    seeds = [name.strip() for name in given.seed_models.split(",") if name.strip()]
+    return check_folders(given.base_model, seeds, adopt_base_config=given.adopt_base_config)
 
 
 def tiny_folders(config: Config, advance: Progress) -> Folders:
@@ -152,14 +152,14 @@ def build_world(
     mesh: jax.sharding.Mesh,
 ) -> World:
     shardings = weight_shardings(mesh, folders.model, population=False)
+    codec = text_codec(folders.seeds, config.decode)
     base, seeds = load_models(folders, shardings)
-    encode, decode, stop, pad = text_codec(folders.seeds[0], config.decode.system_prompt)
     engine = Engine(
         folders.model,
-        encode,
-        decode,
-        stop,
-        pad,
+        codec.encode,
+        codec.decode,
+        codec.stop_tokens,
+        codec.pad_token,
         config.decode.max_new_tokens,
         config.decode.batch_size,
         config.run.children,

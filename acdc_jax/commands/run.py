@@ -17,7 +17,7 @@ from acdc_jax.config import SECTIONS, Config
 from acdc_jax.evaluate.final import Judges, global_skills, held_out_tasks, measure
 from acdc_jax.files import write_atomic
 from acdc_jax.loop import evolve
-from acdc_jax.models import Folders
+from acdc_jax.models import Folders, keep_text_files
 from acdc_jax.report.picture import draw_run
 from acdc_jax.report.progress import Advance, progress
 from acdc_jax.report.tables import results_table
@@ -119,7 +119,7 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
                 folders = tiny_folders(config, advance)
             trained = time.monotonic()
             world = build_world(config, folders, operators, sandbox, advance, mesh)
-            _keep_model_files(run_dir, folders)
+            _keep_model_files(run_dir, folders, config)
             manifest, state = evolve(world, manifest, _reporter(config, advance))
             evolved = time.monotonic()
             results = _measure(world, run_dir, manifest, state, advance, baselines)
@@ -153,14 +153,14 @@ def _finished(run_dir: Path, manifest: Manifest, config: Config) -> dict[str, An
 # ---------------------------------------------------------------------------------------- the run
 
 
-def _keep_model_files(run_dir: Path, folders: Folders) -> None:
+def _keep_model_files(run_dir: Path, folders: Folders, config: Config) -> None:
     """Tokenizer and configuration, so that a run can be exported without its seeds."""
     target = run_dir / "model"
     if not target.exists():
-        weights = shutil.ignore_patterns("*.safetensors", "*.bin", "*.index.json")
         scratch = run_dir / "model.tmp"
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copytree(folders.seeds[0], scratch, ignore=weights)
+        scratch.mkdir()
+        keep_text_files(folders.seeds[0], config.decode, scratch)
         fields = dataclasses.asdict(folders.model)
         (scratch / "acdc_model.json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
         scratch.replace(target)

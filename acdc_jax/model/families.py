@@ -160,7 +160,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "attention_bias": config.o_bias,
         "sliding_window": window or None,
         "use_sliding_window": bool(window),
-        "query_pre_attn_scalar": config.query_scale or config.head_dim,
+        "query_pre_attn_scalar": int(config.query_scale),  # transformers insists
         "attn_logit_softcapping": config.attention_softcap or None,
         "final_logit_softcapping": config.logit_softcap or None,
     }

@@ -1,14 +1,14 @@
 """Hugging Face folders in and out, through one table of names.
 
 A folder holds `config.json` and safetensors, in one file or in shards with an index. Every tensor
-is accounted for before any is read; weights go to the devices leaf by leaf.
+is accounted for before any is read; weights go to the devices, and come from them, leaf by leaf.
 """
 
-import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.families import from_hf, to_hf
-from acdc_jax.model.tokenizer import load_tokenizer, read_json
+from acdc_jax.model.tensor_files import (
+    Stored,
+    find_tensors,
+    read_json,
+    views,
+    write_json,
+    write_tensors,
+)
+from acdc_jax.model.tokenizer import load_tokenizer
 from acdc_jax.model.transformer import Weights, shapes
-
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 # Our module's dotted path ↔ Hugging Face's; {} is the layer.
 _NAMES = {
@@ -52,7 +56,12 @@ _POST_NORM_NAMES = _NAMES | {
     "layers.{}.mlp_post_norm": "model.layers.{}.post_feedforward_layernorm",
 }
 
-_TOKENIZER_FILES = (
+# Constants that old Llama checkpoints hold beside the weights.
+_CONSTANT = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
+
+_TEXT_FILES = (
+    "config.json",
+    "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -64,6 +73,7 @@ _TOKENIZER_FILES = (
     "chat_template.json",
 )
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+_READERS = 4  # leaves that are on their way to the devices at once
 
 
 def hf_names(config: ModelConfig) -> dict[str, str]:
@@ -80,23 +90,31 @@ def hf_names(config: ModelConfig) -> dict[str, str]:
     return names
 
 
-def read_config(folder: str | Path) -> ModelConfig:
-    """Reads a folder's `config.json`; the dtype is the one in which the weights are stored.
+def declared_config(folder: str | Path) -> ModelConfig:
+    """Reads a folder's `config.json`, which may name another dtype than the weights have.
 
     Raises:
-        AcdcError: No such folder, no configuration or weights in it, or an unsupported field.
+        AcdcError: No such folder, no configuration in it, or an unsupported field.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise AcdcError(f"{folder}: no such folder; give a Hugging Face folder")
     path = folder / "config.json"
-    config = from_hf(read_json(path), str(path))
+    return from_hf(read_json(path), str(path))
+
+
+def read_config(folder: str | Path) -> ModelConfig:
+    """Reads a folder's `config.json`; the dtype is the one in which the weights are stored.
+
+    Raises:
+        AcdcError: As `declared_config`, or no weights.
+    """
+    config = declared_config(folder)
     embedding = hf_names(config)["embed.weight"]
-    file = _files(folder).get(embedding)
-    if file is None:
+    found = find_tensors(Path(folder)).get(embedding)
+    if found is None:
         raise AcdcError(f"{folder}: tensor {embedding} is missing")
-    with _opened(file) as tensors:
-        return replace(config, dtype=_stored_dtype(file, embedding, tensors))
+    return replace(config, dtype=found.dtype)
 
 
 def load_weights(
@@ -116,45 +134,34 @@ def load_weights(
             the model, has another shape or dtype than the configuration says, or is not finite;
             file and tensor are named.
     """
-    folder = Path(folder)
-    files = _files(folder)
-    expected = shapes(config)
-    paths = {name: path for path, name in hf_names(config).items()}
-    for name in paths:
-        if name not in files:
-            raise AcdcError(f"{folder}: tensor {name} is missing")
-    by_file: dict[Path, list[str]] = {}
-    for name, file in files.items():
-        if name not in paths:
-            raise AcdcError(f"{file}: tensor {name} has no place in this {config.architecture}")
-        by_file.setdefault(file, []).append(name)
-    for file, names in by_file.items():
-        with _opened(file) as tensors:
-            for name in names:
-                shape = tuple(tensors.get_slice(name).get_shape())
-                if shape != expected[paths[name]].shape:
-                    raise AcdcError(
-                        f"{file}: tensor {name} has shape {shape}, "
-                        f"but the configuration says {expected[paths[name]].shape}"
-                    )
-                dtype = _stored_dtype(file, name, tensors)
-                if dtype != config.dtype:
-                    raise AcdcError(f"{file}: tensor {name} is {dtype}, others {config.dtype}")
-    weights = {}
-    for file, names in by_file.items():
-        with _opened(file) as tensors:
-            for name in names:
-                sharding = None if shardings is None else shardings[paths[name]]
-                weights[paths[name]] = jax.device_put(tensors.get_tensor(name), sharding)
-    weights = {path: weights[path] for path in expected}
+    stored = _accounted(Path(folder), config)
+
+    def place(path: str, view: np.ndarray) -> jax.Array:
+        # Each device asks for its own slice, which is all that is read for it.
+        leaf: jax.Array = (
+            jax.device_put(np.array(view))
+            if shardings is None
+            else jax.make_array_from_callback(
+                view.shape, shardings[path], lambda index: np.array(view[index])
+            )
+        )
+        return leaf.block_until_ready()  # and its copy on the host is gone
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        placed = readers.map(place, stored, views(stored.values()))
+        weights = dict(zip(stored, placed, strict=True))
     for path in non_finite(weights):
-        name = hf_names(config)[path]
-        raise AcdcError(f"{files[name]}: tensor {name} has values that are not finite")
+        tensor = stored[path]
+        raise AcdcError(f"{tensor.file}: tensor {tensor.name} has values that are not finite")
     return weights
 
 
 def save(
-    folder: str | Path, config: ModelConfig, weights: Weights, tokenizer_from: str | Path
+    folder: str | Path,
+    config: ModelConfig,
+    weights: Weights,
+    tokenizer_from: str | Path,
+    max_shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes a folder that transformers and vLLM load; it appears complete or not at all.
 
@@ -164,6 +171,7 @@ def save(
         weights: One member's weights, in the dtype of the configuration.
         tokenizer_from: Folder whose tokenizer, chat template and generation configuration are
             copied.
+        max_shard_bytes: Of a weight file, unless one tensor is larger.
 
     Raises:
         AcdcError: The folder has something in it or cannot be written, or a weight is missing,
@@ -172,6 +180,7 @@ def save(
     folder, source = Path(folder), Path(tokenizer_from)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AcdcError(f"{folder}: exists and is not an empty folder; choose another")
+    fields = to_hf(config)
     _check_weights(config, weights)
     generation = _generation_config(source)
     special = {name: generation[name] for name in _SPECIAL if name in generation}
@@ -180,31 +189,36 @@ def save(
         partial.mkdir(parents=True)
         try:
             names = hf_names(config)
-            arrays = {names[path]: np.asarray(weights[path]) for path in names}
-            save_file(arrays, partial / "model.safetensors", metadata={"format": "pt"})
-            for name in _TOKENIZER_FILES:
-                if (source / name).is_file():
-                    shutil.copyfile(source / name, partial / name)
-            _write_json(partial / "generation_config.json", generation)
-            _write_json(partial / "config.json", to_hf(config) | special)
+            tensors = {names[path]: (config.dtype, weights[path].shape) for path in names}
+            leaves = _on_host(weights[path] for path in names)
+            write_tensors(partial, tensors, leaves, max_shard_bytes)
+            copy_text_files(source, partial)
+            write_json(partial / "generation_config.json", generation)
+            write_json(partial / "config.json", fields | special)
             partial.replace(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise AcdcError(f"{folder}: cannot write: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise AcdcError(f"{folder}: cannot write: {error}") from error
+
+
+def copy_text_files(source: Path, target: Path) -> None:
+    """Copies what a folder holds besides weights: configurations, tokenizer, chat template."""
+    for name in _TEXT_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def non_finite(weights: Weights) -> list[str]:
     """Returns the paths of the weights that hold an infinity or a NaN."""
-    finite = jax.device_get(_all_finite(weights))
+    finite = jax.device_get({path: _all_finite(leaf) for path, leaf in weights.items()})
     return [path for path in weights if not finite[path].all()]
 
 
+# Leaf by leaf: of their few shapes each is compiled once, whatever the number of layers.
 @jax.jit
-def _all_finite(weights: Weights) -> Weights:
-    return {path: jnp.isfinite(leaf).all() for path, leaf in weights.items()}
+def _all_finite(leaf: jax.Array) -> jax.Array:
+    return jnp.isfinite(leaf).all()
 
 
 def _check_weights(config: ModelConfig, weights: Weights) -> None:
@@ -236,52 +250,54 @@ def _generation_config(source: Path) -> dict[str, Any]:
     return {name: token for name, token in ids.items() if token is not None}
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def _on_host(leaves: Iterator[jax.Array]) -> Iterator[np.ndarray]:
+    """Yields each leaf's values; the next leaf is on its way meanwhile."""
+    ahead: jax.Array | None = None
+    for leaf in leaves:
+        # A copy on the device: an array keeps what was fetched of it for as long as it lives.
+        copy = leaf.copy()
+        copy.copy_to_host_async()
+        if ahead is not None:
+            yield np.asarray(ahead)
+        ahead = copy
+    if ahead is not None:
+        yield np.asarray(ahead)
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Returns the file of every tensor in the folder, by its Hugging Face name."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if not index.is_file():
-        if not single.is_file():
-            raise AcdcError(f"{folder}: no model.safetensors; other weight files are not read")
-        with _opened(single) as tensors:
-            return dict.fromkeys(tensors.keys(), single)
-    listed = read_json(index).get("weight_map")
-    if not isinstance(listed, dict):
-        raise AcdcError(f"{index}: no weight_map")
-    files: dict[str, Path] = {}
-    for shard in dict.fromkeys(listed.values()):
-        file = folder / Path(str(shard)).name  # a shard lies beside its index
-        if not file.is_file():
-            tensor = next(name for name, where in listed.items() if where == shard)
-            raise AcdcError(f"{file}: shard is missing (it holds {tensor})")
-        with _opened(file) as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
-                if name in files:
-                    raise AcdcError(f"{file}: tensor {name} is also in {files[name]}")
-                files[name] = file
-    for name, shard in listed.items():
-        if name not in files:
-            raise AcdcError(f"{folder / str(shard)}: tensor {name} is missing")
-    return files
+def _accounted(folder: Path, config: ModelConfig) -> dict[str, Stored]:
+    """Returns where every weight is stored, by dotted path, having looked at every tensor."""
+    found = find_tensors(folder)
+    names, expected = hf_names(config), shapes(config)
+    for name in names.values():
+        if name not in found:
+            raise AcdcError(f"{folder}: tensor {name} is missing")
+    for name in found.keys() - names.values():
+        if config.tie_embeddings and name == f"{_NAMES['head']}.weight":
+            _check_tied(found[name], found[names["embed.weight"]])
+        elif not _CONSTANT.fullmatch(name):
+            file = found[name].file
+            raise AcdcError(f"{file}: tensor {name} has no place in this {config.architecture}")
+    for path, name in names.items():
+        tensor = found[name]
+        if tensor.shape != expected[path].shape:
+            raise AcdcError(
+                f"{tensor.file}: tensor {name} has shape {tensor.shape}, "
+                f"but the configuration says {expected[path].shape}"
+            )
+        if tensor.dtype != config.dtype:
+            raise AcdcError(
+                f"{tensor.file}: tensor {name} is {tensor.dtype}, others {config.dtype}"
+            )
+    return {path: found[name] for path, name in names.items()}
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    """Opens a safetensors file; whatever is wrong with it is reported under its name."""
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            yield tensors
-    except (SafetensorError, OSError) as error:
-        raise AcdcError(f"{file}: truncated or not safetensors: {error}") from error
-
-
-def _stored_dtype(file: Path, name: str, tensors: Any) -> str:
-    stored = tensors.get_slice(name).get_dtype()
-    if stored not in _DTYPES:
-        raise AcdcError(
-            f"{file}: tensor {name} is stored as {stored}; supported: {', '.join(_DTYPES)}"
-        )
-    return _DTYPES[stored]
+def _check_tied(head: Stored, embedding: Stored) -> None:
+    """Refuses a head beside the embedding that is to be the head, unless it is the same."""
+    if (head.shape, head.kind) == (embedding.shape, embedding.kind):
+        one, other = (view.view(np.uint8) for view in views((head, embedding)))
+        if all(np.array_equal(a, b) for a, b in zip(one, other, strict=True)):
+            return
+    raise AcdcError(
+        f"{head.file}: tensor {head.name} differs from {embedding.name}, although config.json "
+        "ties them; set tie_word_embeddings to false there"
+    )

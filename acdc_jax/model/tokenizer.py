@@ -1,6 +1,6 @@
 """Tokenizers and chat templates of Hugging Face folders; transformers is imported on first use."""
 
-import json
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,9 @@ from typing import Any
 from jinja2 import TemplateError
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.model.tensor_files import read_json
+
+_VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt")
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -32,23 +35,63 @@ def load_tokenizer(folder: str | Path) -> Any:
         raise AcdcError(f"{folder}: cannot load the tokenizer: {reason}") from error
 
 
-def encode_chat(tokenizer: Any, instructions: str, system: str | None = None) -> list[int]:
+def content(folder: Path) -> tuple[bytes, ...]:
+    """Returns what decides a folder's vocabulary: equal contents, equal vocabularies."""
+    files = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", *_VOCABULARIES)
+    return tuple(
+        hashlib.sha256((folder / name).read_bytes()).digest() if (folder / name).is_file() else b""
+        for name in files
+    )
+
+
+def vocabulary(folder: str | Path) -> dict[str, int]:
+    """Returns the folder's tokens and their ids, added ones included.
+
+    Raises:
+        AcdcError: As `load_tokenizer`.
+    """
+    return {str(token): int(number) for token, number in load_tokenizer(folder).get_vocab().items()}
+
+
+def encode_chat(
+    tokenizer: Any, instructions: str, system: str | None = None, *, thinking: bool = False
+) -> list[int]:
     """Returns the prompt's tokens: chat template, with the generation prompt at its end.
+
+    Where the template refuses system messages (Gemma 2, some of Mistral), the user says both.
 
     Args:
         tokenizer: From `load_tokenizer`.
         instructions: What the user says.
         system: What the system message says, or None for no system message.
+        thinking: Whether templates that know the choice (Qwen3) ask for thoughts first.
 
     Raises:
         AcdcError: The tokenizer has no chat template, or one that refuses such messages.
     """
     if not tokenizer.chat_template:
-        raise AcdcError(f"{tokenizer.name_or_path}: the tokenizer has no chat template")
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": instructions})
+        raise AcdcError(
+            f"{tokenizer.name_or_path}: the tokenizer has no chat template; give --chat_template"
+        )
+
+    def render(*messages: tuple[str, str]) -> str:
+        return str(
+            tokenizer.apply_chat_template(
+                [{"role": role, "content": content} for role, content in messages],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=thinking,
+            )
+        )
+
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        if system is None:
+            text = render(("user", instructions))
+        else:
+            try:
+                text = render(("system", system), ("user", instructions))
+            except TemplateError:
+                text = render(("user", f"{system}\n\n{instructions}"))
     except TemplateError as error:
         raise AcdcError(f"{tokenizer.name_or_path}: chat template: {error}") from error
     # The template has written the special tokens itself.
@@ -81,20 +124,3 @@ def decode(tokenizer: Any, tokens: list[int]) -> str:
     return str(
         tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file.
-
-    Raises:
-        AcdcError: The file is missing, unreadable or holds something else, by name.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AcdcError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise AcdcError(f"{path}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise AcdcError(f"{path}: not a JSON object")
-    return value

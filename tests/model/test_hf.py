@@ -108,6 +108,23 @@ def test_shards_equal_the_single_file(single: Path, sharded: Path) -> None:
     assert kept.addressable_shards[0].data.shape == (24, 32)
 
 
+def test_what_older_checkpoints_hold_besides(source: Path, tmp_path: Path) -> None:
+    """A second copy of the embedding as the head, and the rotary frequencies: neither is needed."""
+    weights = init_weights(QWEN2, jax.random.key(0))
+    hf.save(tmp_path / "old", QWEN2, weights, source)
+    file = tmp_path / "old" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    save_file(tensors, file)
+    loaded = hf.load_weights(tmp_path / "old", hf.read_config(tmp_path / "old"))
+    jax.tree.map(np.testing.assert_array_equal, loaded, weights)
+    tensors["lm_head.weight"][49, 31] += 1
+    save_file(tensors, file)
+    with pytest.raises(AcdcError, match=r"old/model.safetensors: tensor lm_head.weight differs"):
+        hf.load_weights(tmp_path / "old", QWEN2)
+
+
 def _truncate(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -240,7 +257,7 @@ def test_a_failed_save_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hf, "save_file", full)
+    monkeypatch.setattr(hf, "write_tensors", full)
     with pytest.raises(AcdcError, match=r"out: cannot write: No space left on device"):
         hf.save(tmp_path / "out", LLAMA, init_weights(LLAMA, jax.random.key(1)), source)
     assert not list(tmp_path.iterdir())

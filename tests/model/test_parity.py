@@ -81,7 +81,7 @@ def test_logits(checkpoint: Checkpoint) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["qwen2-window", "qwen3", "qwen3-biased", "llama2", "llama3", "mistral", "gemma2", "gemma3"],
+    ["qwen2-window", "qwen3", "llama3", "mistral", "gemma2", "gemma3"],
 )
 def test_greedy_text(name: str, checkpoints: dict[str, Checkpoint]) -> None:
     """64 tokens with a cache, token for token, from prompts of unequal lengths."""
@@ -194,13 +194,20 @@ def test_export_gives_the_same_greedy_text(
     assert len(set(expected)) > 1
 
 
-def test_bfloat16_checkpoints(checkpoints: dict[str, Checkpoint], tmp_path: Path) -> None:
-    """What transformers stores in bfloat16 is read bit by bit, and computed as well as that."""
+@pytest.mark.parametrize("name", ["qwen2-tied", "qwen3", "llama3", "gemma2"])
+def test_bfloat16_checkpoints(
+    name: str, checkpoints: dict[str, Checkpoint], tmp_path: Path
+) -> None:
+    """What transformers stores in bfloat16 is read bit by bit, and computed as well as that.
+
+    Logits are within 5 % of the largest one of what float32 arithmetic makes of the same weights,
+    and no further from it than twice what torch is when it computes in bfloat16.
+    """
     import copy
 
     import torch
 
-    model = copy.deepcopy(checkpoints["qwen2-tied"].model).to(torch.bfloat16)
+    model = copy.deepcopy(checkpoints[name].model).to(torch.bfloat16)
     model.save_pretrained(tmp_path)
     config = hf.read_config(tmp_path)
     assert config.dtype == "bfloat16"
@@ -209,8 +216,12 @@ def test_bfloat16_checkpoints(checkpoints: dict[str, Checkpoint], tmp_path: Path
         stored = model.get_parameter(name).detach().view(torch.int16).numpy()
         np.testing.assert_array_equal(np.asarray(weights[path]).view(np.int16), stored)
     tokens, _, positions = _batch([12, 12, 12])
-    ours, _ = forward(config, weights, jnp.asarray(tokens), jnp.asarray(positions, jnp.int32))
+    ours, _ = _forward(config, weights, jnp.asarray(tokens), jnp.asarray(positions, jnp.int32))
     with torch.no_grad():
-        theirs = model.float()(input_ids=torch.tensor(tokens, dtype=torch.long)).logits.numpy()
+        inputs = torch.tensor(tokens, dtype=torch.long)
+        rough = model(input_ids=inputs).logits.float().numpy()
+        exact = model.float()(input_ids=inputs).logits.numpy()
     assert ours.dtype == jnp.float32
-    assert np.abs(np.asarray(ours) - theirs).max() < 0.05 * np.abs(theirs).max()
+    error = np.abs(np.asarray(ours) - exact).max()
+    assert error < 0.05 * np.abs(exact).max()
+    assert error < 2 * np.abs(rough - exact).max()

@@ -1,0 +1,52 @@
+"""Models by name: a local folder, or an id on the Hugging Face Hub with an optional revision.
+
+`huggingface_hub` downloads into its cache and honours HF_HUB_OFFLINE, HF_HUB_CACHE and HF_TOKEN.
+Only configurations, tokenizers and safetensors are fetched: never code.
+"""
+
+import re
+from pathlib import Path
+
+from acdc_jax.errors import AcdcError
+
+_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_TEXT = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+)
+_WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+
+
+def find_model(name: str | Path, *, weights: bool = True) -> Path:
+    """Returns the folder of a model; downloads what its cache lacks.
+
+    Args:
+        name: A local folder, or "owner/model" or "owner/model@revision" on the Hub. A folder of
+            that name goes first.
+        weights: Whether its weights are needed too, not only its configuration and tokenizer.
+
+    Raises:
+        AcdcError: No such folder, and no such model on the Hub or, offline, in the cache.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if not _ID.fullmatch(str(name)):
+        raise AcdcError(f"{name}: no such folder; give a Hugging Face folder or a Hub id")
+    model, _, revision = str(name).partition("@")
+    from huggingface_hub import snapshot_download
+
+    patterns = list(_TEXT + _WEIGHTS if weights else _TEXT)
+    try:
+        return Path(snapshot_download(model, revision=revision or None, allow_patterns=patterns))
+    except Exception as error:  # the network's, the Hub's and the file system's, unrelated classes
+        reason = " ".join(str(error).split()) or repr(error)
+        raise AcdcError(
+            f"{name}: no such folder, and not to be had from the Hugging Face Hub: {reason}"
+        ) from error

@@ -1,0 +1,213 @@
+"""Safetensors files, single or in shards with an index: where every tensor lies, in and out.
+
+The safetensors library checks every file before a byte of it is used. The bytes are moved here,
+because the library copies twice what it reads, and writes only what is in memory as a whole.
+
+A file is eight bytes of little-endian length, a JSON header of that length that gives every
+tensor's dtype, shape and place, and the tensors (https://github.com/huggingface/safetensors).
+"""
+
+import itertools
+import json
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from acdc_jax.errors import AcdcError
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_LENGTH = 8  # bytes of the header's length
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file.
+
+    Attributes:
+        file: Where it is.
+        name: What it is called there.
+        kind: Its dtype, in the format's words: "BF16".
+        shape: Its shape.
+        offset: Of its first byte, from the beginning of the file.
+    """
+
+    file: Path
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def dtype(self) -> str:
+        """Its dtype in numpy's words.
+
+        Raises:
+            AcdcError: It is none that weights have, which is named.
+        """
+        if self.kind not in _DTYPES:
+            raise AcdcError(
+                f"{self.file}: tensor {self.name} is stored as {self.kind}; "
+                f"supported: {', '.join(_DTYPES)}"
+            )
+        return _DTYPES[self.kind]
+
+
+def find_tensors(folder: Path) -> dict[str, Stored]:
+    """Finds every tensor in a folder's weight files, by name; none is read.
+
+    Raises:
+        AcdcError: No weight files, a truncated one, a missing shard, a tensor that is missing or
+            in two of them: by file and tensor.
+    """
+    if not (folder / INDEX).is_file():
+        if not (folder / SINGLE).is_file():
+            raise AcdcError(f"{folder}: no {SINGLE}; other weight files are not read")
+        return _header(folder / SINGLE)
+    listed = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(listed, dict):
+        raise AcdcError(f"{folder / INDEX}: no weight_map")
+    found: dict[str, Stored] = {}
+    for shard in dict.fromkeys(listed.values()):
+        file = folder / Path(str(shard)).name  # a shard lies beside its index
+        if not file.is_file():
+            tensor = next(name for name, where in listed.items() if where == shard)
+            raise AcdcError(f"{file}: shard is missing (it holds {tensor})")
+        for name, tensor in _header(file).items():
+            if name in found:
+                raise AcdcError(f"{file}: tensor {name} is also in {found[name].file}")
+            found[name] = tensor
+    for name, shard in listed.items():
+        if name not in found:
+            raise AcdcError(f"{folder / str(shard)}: tensor {name} is missing")
+    return found
+
+
+def views(tensors: Iterable[Stored]) -> Iterator[np.ndarray]:
+    """Yields each tensor as a view of its file, which is paged in where the view is looked at.
+
+    Copy what is to be kept: the file may change.
+    """
+    maps: dict[Path, mmap.mmap] = {}
+    for tensor in tensors:
+        if tensor.file not in maps:
+            with tensor.file.open("rb") as file:
+                maps[tensor.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        count = int(np.prod(tensor.shape, dtype=np.int64))
+        dtype = jnp.dtype(tensor.dtype)
+        yield np.frombuffer(maps[tensor.file], dtype, count, tensor.offset).reshape(tensor.shape)
+
+
+def write_tensors(
+    folder: Path,
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    arrays: Iterable[np.ndarray],
+    max_shard_bytes: int,
+) -> None:
+    """Writes weight files, in one file or in shards with an index, and waits for the disk.
+
+    Args:
+        folder: Where to.
+        tensors: By name: dtype and shape.
+        arrays: The tensors in the same order; taken one at a time.
+        max_shard_bytes: Of a file, unless one tensor is larger.
+    """
+    shards: list[list[str]] = [[]]
+    room = max_shard_bytes
+    for name, (dtype, shape) in tensors.items():
+        size = _size(dtype, shape)
+        if size > room and shards[-1]:
+            shards.append([])
+            room = max_shard_bytes
+        shards[-1].append(name)
+        room -= size
+    files = [SINGLE]
+    if len(shards) > 1:
+        count = len(shards)
+        files = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    rest = iter(arrays)
+    for file, names in zip(files, shards, strict=True):
+        part = {name: tensors[name] for name in names}
+        _write_file(folder / file, part, itertools.islice(rest, len(names)))
+    if len(shards) > 1:
+        total = sum(_size(dtype, shape) for dtype, shape in tensors.values())
+        where = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises:
+        AcdcError: The file is missing, unreadable or holds something else, by name.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AcdcError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise AcdcError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise AcdcError(f"{path}: not a JSON object")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes an object as JSON, for people too."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _size(dtype: str, shape: tuple[int, ...]) -> int:
+    return jnp.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+
+
+def _header(file: Path) -> dict[str, Stored]:
+    """Every tensor of a file."""
+    try:
+        with safe_open(file, framework="numpy"), file.open("rb") as raw:
+            length = int.from_bytes(raw.read(_LENGTH), "little")
+            header = json.loads(raw.read(length))
+    except (SafetensorError, OSError) as error:
+        raise AcdcError(f"{file}: truncated or not safetensors: {error}") from error
+    header.pop("__metadata__", None)
+    return {
+        name: Stored(
+            file,
+            name,
+            entry["dtype"],
+            tuple(entry["shape"]),
+            _LENGTH + length + entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+    }
+
+
+def _write_file(
+    path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], arrays: Iterable[np.ndarray]
+) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        start, end = end, end + _size(dtype, shape)
+        header[name] = {
+            "dtype": _NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin on a multiple of eight bytes
+    with path.open("wb", buffering=0) as file:
+        file.write(len(text).to_bytes(_LENGTH, "little") + text)
+        for array in arrays:
+            rest = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            while rest:  # one call writes 2 GiB at most
+                rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
