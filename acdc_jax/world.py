@@ -15,6 +15,8 @@ from acdc_jax.evolve.children import Operators, member_id
 from acdc_jax.evolve.merge import module_groups
 from acdc_jax.evolve.propose import Proposer
 from acdc_jax.evolve.strategy import Strategy
+from acdc_jax.generate.batches import common_prefix
+from acdc_jax.generate.memory import choose_population
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights, shapes
 from acdc_jax.models import Folders, cache_dir, check_folders, load_models, text_codec
@@ -28,6 +30,8 @@ from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Draft
 
 Progress = Callable[[str, int, int], None]
+
+_UNLIKE = ("a", "Z", "0", "(", "é")  # instructions whose prompts share only what all prompts share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +158,7 @@ def build_world(
     shardings = weight_shardings(mesh, folders.model, population=False)
     codec = text_codec(folders.seeds, config.decode)
     base, seeds = load_models(folders, shardings)
+    population = choose_population(folders.model, config.run.children, mesh.size)
     engine = Engine(
         folders.model,
         codec.encode,
@@ -162,8 +167,10 @@ def build_world(
         codec.pad_token,
         config.decode.max_new_tokens,
         config.decode.batch_size,
-        config.run.children,
-        weight_shardings(mesh, folders.model, population=True),
+        population,
+        weight_shardings(mesh, folders.model, population=population > 1),
+        common_prefix([codec.encode(instructions) for instructions in _UNLIKE]),
+        codec.stopped,
     )
     return World(
         config=config,

@@ -68,7 +68,7 @@ def generate(
     batch_size: int,
     population: int | None = None,
     prefix: int = 0,
-    stopped: Callable[[Sequence[int]], bool] | None = None,
+    stopped: Callable[[tuple[int, ...]], bool] | None = None,
     log_probs: bool = False,
 ) -> Iterator[Batch]:
     """Responds to prompts; responses come as they end, while others go on.
@@ -154,7 +154,7 @@ class _Job:
     members: int
     slots: int
     length: int
-    stopped: Callable[[Sequence[int]], bool] | None
+    stopped: Callable[[tuple[int, ...]], bool] | None
 
 
 def _generate(job: _Job, waiting: deque[tuple[int, int, list[int]]]) -> Iterator[Batch]:
@@ -251,7 +251,7 @@ def _look(
     }
     if job.stopped is not None:
         for slot, m in product(here, range(job.members)):
-            written = drawn.tokens[m, slot, : int(drawn.count[slot])].tolist()
+            written = tuple(drawn.tokens[m, slot, : int(drawn.count[slot])].tolist())
             if not drawn.done[m, slot] and ends[m, slot] < 0 and job.stopped(written):
                 ends[m, slot] = len(written)
     over = np.all(np.asarray(drawn.done) | (ends >= 0), axis=0)
