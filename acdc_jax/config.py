@@ -25,7 +25,11 @@ class RunConfig:
     children: int = setting(8, "Children per generation.", low=1)
     keep_every: int = setting(5, "Members of every k-th generation's archive stay on disk.", low=1)
     mesh: str = setting(
-        "pop:-1", "Device mesh, e.g. pop:4,model:2; -1 takes the devices that are left."
+        "",
+        "Device mesh, e.g. pop:4,model:2: four groups of two devices; each group makes and decodes "
+        "members of its own, with their weights over its devices. -1 takes the devices that are "
+        "left. Default: groups as small as a generation allows.",
+        resumable=True,
     )
     device_budget_gb: float = setting(
         0.0,
@@ -45,6 +49,60 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessConfig:
+    """Several processes, and the end of a job"""
+
+    distributed: bool = setting(
+        False,
+        "This is one of several processes of one run, which SLURM, a Cloud TPU pod or Open MPI "
+        "started: the environment says which. All need the same flags and one file system for "
+        "--run_dir.",
+        resumable=True,
+    )
+    coordinator: str = setting(
+        "",
+        "host:port at which the first process listens, where the environment does not say it; with "
+        "--num_processes and --process_id.",
+        resumable=True,
+    )
+    num_processes: int = setting(1, "How many processes share the run.", low=1, resumable=True)
+    process_id: int = setting(0, "Which of them this is, from 0.", low=0, resumable=True)
+    heartbeat_timeout_s: float = setting(
+        60.0,
+        "A process that gives no sign of life for so long is dead: the others end, and the same "
+        "command goes on from the last commit.",
+        low=1,
+        resumable=True,
+    )
+    grace_s: float = setting(
+        25.0,
+        "Seconds that a run has after SIGTERM: it finishes the generation if it can, else abandons "
+        "it, and ends with status 0. A little less than the platform's (SLURM, Kubernetes: 30).",
+        low=0,
+        resumable=True,
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if (self.num_processes > 1) != bool(self.coordinator):
+            raise ConfigError(
+                "--coordinator and --num_processes belong together: give both or neither"
+            )
+        if self.distributed and self.coordinator:
+            raise ConfigError(
+                "--distributed asks the environment, --coordinator says it: give one of them"
+            )
+        if self.process_id >= self.num_processes:
+            raise ConfigError(
+                f"--process_id={self.process_id} is not below --num_processes={self.num_processes}"
+            )
+
+    def several(self) -> bool:
+        """Whether there is more than this process."""
+        return self.distributed or self.num_processes > 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -356,6 +414,7 @@ class Config:
     """All of it."""
 
     run: RunConfig = RunConfig()
+    processes: ProcessConfig = ProcessConfig()
     seeds: SeedConfig = SeedConfig()
     evolve: EvolveConfig = EvolveConfig()
     tasks: TaskConfig = TaskConfig()
@@ -369,6 +428,19 @@ class Config:
                 f"--max_parents={self.evolve.max_parents} is above "
                 f"--population={self.run.population}: parents are distinct archive members"
             )
+        if self.processes.several() and "local" in (
+            self.scientist.scientist,
+            self.tasks.embeddings,
+        ):
+            raise ConfigError(
+                "--scientist=local and --embeddings=local compute in one process: with several, "
+                "serve the model and use --scientist=openai"
+            )
+
+    def shared_settings(self) -> dict[str, Any]:
+        """The settings that are not about this process, by flag name."""
+        own = ("distributed", "coordinator", "num_processes", "process_id")
+        return {name: value for name, value in self.settings().items() if name not in own}
 
     def settings(self) -> dict[str, Any]:
         """Every setting by flag name, JSON-ready."""
@@ -394,6 +466,7 @@ class Config:
 
 SECTIONS = (
     RunConfig,
+    ProcessConfig,
     SeedConfig,
     EvolveConfig,
     TaskConfig,

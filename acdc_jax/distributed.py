@@ -17,8 +17,9 @@ import jax
 
 from acdc_jax.errors import AcdcError, ConfigError
 
-_TICK_S = 1.0  # between signs of life
+_TICK_S = 0.5  # between signs of life
 _REMEDY = "the same command goes on from the last commit"
+_BYE = "bye"
 _PIECE = 2**20  # bytes per message: far below any limit of the service
 _WAIT_MS = 1_000  # of one attempt to read, so that signals are seen in between
 
@@ -49,13 +50,15 @@ def initialise(
         ConfigError: the environment does not say who the processes are.
         AcdcError: the others do not come.
     """
-    if not detect and num_processes == 1:
+    if (not detect and num_processes == 1) or _Peers.client is not None:
         return
     # A dead peer would abort this process from within C++; `_watch` ends it with a line instead.
     jax.config.update("jax_enable_recoverability", True)
     # Its handler of SIGTERM would take the place of `preemption`'s.
     jax.config.update("jax_enable_preemption_service", False)
-    given = {} if detect else {"num_processes": num_processes, "process_id": process_id}
+    given: dict[str, Any] = (
+        {} if detect else {"num_processes": num_processes, "process_id": process_id}
+    )
     try:
         jax.distributed.initialize(
             coordinator or None,
@@ -71,7 +74,9 @@ def initialise(
         ) from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise AcdcError(f"--coordinator={coordinator}: the processes do not meet ({reason})") from None
+        raise AcdcError(
+            f"--coordinator={coordinator}: the processes do not meet ({reason})"
+        ) from None
     # Not public, and what orbax uses too: JAX's public exchanges are collectives of the devices,
     # which would have to be compiled, cannot be timed out, and would interrupt the decoding.
     from jax._src import distributed
@@ -139,18 +144,23 @@ def same_everywhere(what: str, value: Any) -> None:
 
 def leave(problem: str = "") -> None:
     """Parts from the others: in peace, when all have come here; or telling them the problem."""
-    if _Peers.client is None:
+    if (client := _Peers.client) is None:
         return
     if problem:
         # The first process serves the store: it stays until the others have read this.
-        _Peers.client.key_value_set(_sign(_Peers.me), f"!{problem}", True)
-        time.sleep(3 * _TICK_S)
-    else:
-        barrier()
-        _Peers.client.key_value_set(_sign(_Peers.me), "bye", True)
-        if is_first():
-            time.sleep(2 * _TICK_S)
+        _Peers.client = None
+        client.key_value_set(_sign(_Peers.me), f"!{problem}", True)
+        time.sleep(4 * _TICK_S)
+        return
+    barrier()
     _Peers.client = None
+    client.key_value_set(_sign(_Peers.me), _BYE, True)
+    patience = time.monotonic() + 20 * _TICK_S
+    while is_first() and time.monotonic() < patience:
+        if [sign for _, sign in client.key_value_dir_get(_sign(""))] == [_BYE] * _Peers.count:
+            break
+        time.sleep(_TICK_S / 5)
+    jax.distributed.shutdown()
 
 
 def _announce(value: Any) -> int:
@@ -196,20 +206,22 @@ def _watch(timeout_s: float) -> None:
     while (client := _Peers.client) is not None:
         tick += 1
         try:
-            client.key_value_set(_sign(me), str(tick), True)
-            signs = {int(k.rpartition("/")[2]): v for k, v in client.key_value_dir_get(_sign(""))}
+            if _Peers.client is not None:  # has not parted meanwhile
+                client.key_value_set(_sign(me), str(tick), True)
+            found = client.key_value_dir_get(_sign(""))
         except jax.errors.JaxRuntimeError as error:
             if _Peers.client is not None:
                 _end(f"the first process is gone ({_short(error)})")
             return
         now = time.monotonic()
+        signs = {int(key.rpartition("/")[2]): sign for key, sign in found}
         for process in range(_Peers.count):
             sign = signs.get(process, "")
             if sign.startswith("!"):
                 _end(f"process {process} failed: {sign[1:]}")
             if process not in seen or seen[process][0] != sign:
                 seen[process] = (sign, now)
-            if sign != "bye" and now - seen[process][1] > timeout_s:
+            if sign != _BYE and now - seen[process][1] > timeout_s:
                 _end(f"process {process} is gone (no sign of life for {timeout_s:g} s)")
         time.sleep(_TICK_S)
 

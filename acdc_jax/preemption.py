@@ -15,16 +15,13 @@ from collections.abc import Callable, Iterator
 from acdc_jax import distributed
 
 
-class Ended(Exception):
-    """The run was told to end, and has; what is done is committed."""
-
-
 class Notice:
     """Whether this process has been told to end."""
 
     def __init__(self) -> None:
         """Nobody has said anything yet."""
         self.given = threading.Event()
+        self.settle: Callable[[], None] = lambda: None  # waits for what is being committed
 
     def anywhere(self) -> bool:
         """Whether any process of the run has been told; asked by all of them at the same place."""
@@ -32,13 +29,12 @@ class Notice:
 
 
 @contextlib.contextmanager
-def heeded(grace_s: float, settle: Callable[[], None]) -> Iterator[Notice]:
+def heeded(grace_s: float) -> Iterator[Notice]:
     """Listens to SIGTERM while the body runs; only in the main thread.
 
     Args:
         grace_s: seconds after the signal at which this process ends with status 0, if the body has
-            not ended before.
-        settle: called then, from another thread: waits for what is being committed.
+            not ended before and nothing is being committed.
 
     Yields:
         What to look at between generations.
@@ -54,7 +50,7 @@ def heeded(grace_s: float, settle: Callable[[], None]) -> Iterator[Notice]:
                 notice.given.set()
                 # The first process serves the others' messages: it is the last to go.
                 patience = grace_s if distributed.is_first() else 0.8 * grace_s
-                timer = threading.Timer(patience, _abandon, [settle])
+                timer = threading.Timer(patience, _abandon, [notice])
                 timer.daemon = True
                 timer.start()
 
@@ -72,9 +68,9 @@ def heeded(grace_s: float, settle: Callable[[], None]) -> Iterator[Notice]:
         reader.close()
 
 
-def _abandon(settle: Callable[[], None]) -> None:
-    """Ends the process at once, whatever its other threads wait for."""
-    settle()
+def _abandon(notice: Notice) -> None:
+    """Ends the process, whatever its other threads wait for."""
+    notice.settle()
     print(
         "acdc: ended by SIGTERM in mid-generation; the same command goes on from the last commit",
         file=sys.stderr,

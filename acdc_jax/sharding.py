@@ -90,8 +90,10 @@ def pop_groups(mesh: Mesh) -> tuple[Mesh, ...]:
     Raises:
         ConfigError: A group has devices of several processes.
     """
-    grid = np.moveaxis(mesh.devices, mesh.axis_names.index("pop"), 0) if "pop" in mesh.shape else (
-        mesh.devices[None]
+    grid = (
+        np.moveaxis(mesh.devices, mesh.axis_names.index("pop"), 0)
+        if "pop" in mesh.shape
+        else (mesh.devices[None])
     )
     groups = []
     for row in grid.reshape(len(grid), -1):

@@ -51,6 +51,11 @@ class Groups:
     own: tuple[Group, ...]
     count: int
 
+    @property
+    def members_at_once(self) -> int:
+        """Members that are decoded at the same time, in all processes."""
+        return self.count * self.own[0].engine.population
+
     def run(self, work: Callable[[Group], T]) -> list[T]:
         """Lets every group of this process work, each in a thread of its own.
 
@@ -103,6 +108,12 @@ def evaluate_members(
     """
     places = {member: m for m, member in enumerate(members)}
 
+    def keys(names: Sequence[str], size: int) -> jax.Array:
+        """One per member, whatever its group; rows that only fill a population may have any."""
+        assert key is not None
+        rows = np.resize([places[name] for name in names], size).astype(np.int32)
+        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
+
     def work(group: Group) -> list[Evaluation]:
         found = []
         for names, population in in_populations(
@@ -120,7 +131,7 @@ def evaluate_members(
                     tasks,
                     instances_per_task=instances_per_task,
                     sampling=sampling,
-                    key=None if key is None else jax.random.fold_in(key, places[names[0]]),
+                    key=None if key is None else keys(names, group.engine.population),
                 )
             )
             del population  # before the next one comes
@@ -135,7 +146,9 @@ def evaluate_members(
         said[response.member].append(response)
     for part in distributed.all_gather(scores):
         scores |= part
-    packed = {member: [dataclasses.astuple(r) for r in mine] for member, mine in said.items() if mine}
+    packed = {
+        member: [dataclasses.astuple(r) for r in mine] for member, mine in said.items() if mine
+    }
     for part in distributed.gather(packed):
         said |= {member: [Response(*fields) for fields in mine] for member, mine in part.items()}
     shape = (len(members), len(tasks), instances_per_task)

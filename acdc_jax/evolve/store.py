@@ -232,9 +232,9 @@ class Store:
         while len(self._host) > room:
             oldest = next(iter(self._host))
             # What came from elsewhere has no recipe here, and comes from there again.
-            if self._on_device(oldest) is None and oldest in self._recipes:
-                if not self._kept(oldest):
-                    self.save(self._recipes[oldest], self._overflow)
+            lost = self._on_device(oldest) is None and not self._kept(oldest)
+            if lost and oldest in self._recipes:
+                self.save(self._recipes[oldest], self._overflow)
             del self._host[oldest]
 
     # ------------------------------------------------------------------ the reader's own thread
