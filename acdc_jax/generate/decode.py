@@ -23,6 +23,7 @@ from acdc_jax.generate.memory import fitting_slots, parameter_count
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.generate.steps import Drawn, Prompts, Settings, State, decode, prefill, start
 from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.decode_attention import BLOCK
 from acdc_jax.model.transformer import Weights
 from acdc_jax.sharding import sharding
 
@@ -31,7 +32,6 @@ _READING = 8192  # most tokens of prompts read at once: what they take beside th
 # Multiplications of one call of `prefill`. Larger calls use a GPU no better; smaller ones let a
 # prompt enter sooner. A tiny model reads all prompts at once.
 _READING_WORK = 1.0e13
-_SLOT_MULTIPLE = 8
 
 Places = npt.NDArray[np.int64]
 
@@ -125,7 +125,9 @@ def generate(
         placement=placement,
     )
     longest = bucket(max(map(len, prompts)) - shared)
-    length = -(-(shared + longest + max(limits)) // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
+    length = shared + longest + max(limits)
+    multiple = BLOCK if length > 4 * BLOCK else 8  # a kernel reads blocks
+    length = -(-length // multiple) * multiple
     wanted = halved(batch_size, len(prompts))
     slots = fitting_slots(config, wanted, length, members, _spread(placement), _READING)
     parameters = members * parameter_count(config)
@@ -197,6 +199,8 @@ def _generate(job: _Job, waiting: deque[tuple[int, int, list[int]]]) -> Iterator
         finished = _look(job, jax.device_get(drawn), then, owners, ends)
         if finished is not None:
             yield finished
+    # The last call's memory is free again when it is over; another cache may be wanted next.
+    jax.block_until_ready(state.position)
 
 
 def _enter(
