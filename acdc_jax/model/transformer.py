@@ -366,7 +366,8 @@ def decode_layout(config: ModelConfig, weights: Weights) -> Weights:
         return weights
     wanted = _structure(replace(config, tie_embeddings="head.weight" not in weights), True)[1]
     laid_out = {}
-    for name in wanted:
+    # Large ones first: small ones then fit into the gaps that these leave in a device's memory.
+    for name in sorted(wanted, key=lambda name: -wanted[name][1].get_value().size):
         *path, module, kind = name.split(".")
         parts = [".".join((*path, part, kind)) for part in _JOINED.get(module, (module,))]
         if module in _JOINED or (module in _TURNED and kind == "weight"):

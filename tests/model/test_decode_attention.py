@@ -38,6 +38,28 @@ def test_equals_its_parts(heads: int, kv_heads: int) -> None:
     np.testing.assert_allclose(seen, expected, atol=1e-5)
 
 
+def test_mapped_over_members() -> None:
+    """Each with a cache of its own; positions are common."""
+    q, k, v = draw(2, ROWS, 1, 4, HEAD_DIM), *(draw(2, ROWS, 1, 2, HEAD_DIM) for _ in "kv")
+    past = draw(2, ROWS, SLOTS, 2, HEAD_DIM), draw(2, ROWS, SLOTS, 2, HEAD_DIM)
+    positions = jnp.asarray([[3], [BLOCK], [9], [70]], jnp.int32)
+    angles = rope_angles(positions, ANGLES)
+
+    def run(
+        q: jax.Array, k: jax.Array, v: jax.Array, past: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        return decode_attention(q, k, v, angles, positions, past, scale=0.3, interpret=True)
+
+    together = jax.vmap(run)(q, k, v, past)
+    for m in range(2):
+        alone = run(q[m], k[m], v[m], (past[0][m], past[1][m]))
+        jax.tree.map(
+            lambda all, one, m=m: np.testing.assert_allclose(all[m], one, atol=1e-6),
+            together,
+            alone,
+        )
+
+
 def test_a_cpu_does_not_run_it() -> None:
     """Nor several devices."""
     q, k, past = draw(1, 1, 4, 64), draw(1, 1, 2, 64), draw(1, BLOCK, 2, 64)
@@ -56,3 +78,7 @@ def test_it_compiles_for_a_gpu() -> None:
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "decode_attention" in text
     assert "output_operand_aliases" in text
+    mapped = jax.jit(jax.vmap(step, in_axes=(0, 0, 0, None, None, 0)))
+    q, k, v, *past = (jnp.stack([x, x]) for x in (q, k, v, *past))
+    traced = mapped.trace(q, k, v, angles, positions, tuple(past))
+    assert "decode_attention" in traced.lower(lowering_platforms=("cuda",)).as_text()
