@@ -84,29 +84,30 @@ def cache_dir(config: Config) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acdc_jax"
 
 
-def load_models(
-    folders: Folders, shardings: Mapping[str, jax.sharding.Sharding] | None
-) -> tuple[Weights, tuple[Weights, ...]]:
-    """Reads the base and the seeds, leaf by leaf, to their shardings, and makes them alike."""
-    wanted = shapes(folders.model)
+def load_model(
+    folders: Folders,
+    folder: Path,
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    base: Weights | None = None,
+) -> Weights:
+    """Reads the base or a seed, leaf by leaf, to the shardings of `wanted`, as the others are.
 
-    def load(folder: Path, base: Weights | None) -> Weights:
-        stored = folders.stored[folder]
-        if stored == folders.model:
-            return hf.load_weights(folder, stored, shardings)
-        where = None
-        if shardings is not None:
-            # Rows that are still to be cut or added may not divide among the devices.
-            where = {
-                path: shardings[path]
-                if leaf.shape == wanted[path].shape
-                else _everywhere(shardings[path])
-                for path, leaf in shapes(stored).items()
-            }
-        return adapt(hf.load_weights(folder, stored, where), folders.model, base, shardings)
-
-    base = load(folders.base, None)
-    return base, tuple(load(folder, base) for folder in folders.seeds)
+    Args:
+        folders: From `check_folders`.
+        folder: One of them.
+        wanted: Path → shape, dtype and sharding of a member's weights.
+        base: The base's weights, of which a seed takes the rows that it lacks; None for the base.
+    """
+    stored = folders.stored[folder]
+    shardings = {path: leaf.sharding for path, leaf in wanted.items()}
+    if stored == folders.model:
+        return hf.load_weights(folder, stored, shardings)
+    # Rows that are still to be cut or added may not divide among the devices.
+    where = {
+        path: shardings[path] if leaf.shape == wanted[path].shape else _everywhere(shardings[path])
+        for path, leaf in shapes(stored).items()
+    }
+    return adapt(hf.load_weights(folder, stored, where), folders.model, base, shardings)
 
 
 def _everywhere(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:

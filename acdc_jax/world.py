@@ -19,7 +19,7 @@ from acdc_jax.generate.batches import common_prefix
 from acdc_jax.generate.memory import choose_population
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights, shapes
-from acdc_jax.models import Folders, cache_dir, check_folders, load_models, text_codec
+from acdc_jax.models import Folders, cache_dir, check_folders, load_model, text_codec
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import cached_seeds
@@ -157,7 +157,12 @@ def build_world(
 ) -> World:
     shardings = weight_shardings(mesh, folders.model, population=False)
     codec = text_codec(folders.seeds, config.decode)
-    base, seeds = load_models(folders, shardings)
+    wanted = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
+        for path, leaf in shapes(folders.model).items()
+    }
+    base = load_model(folders, folders.base, wanted)
+    seeds = [load_model(folders, folder, wanted, base) for folder in folders.seeds]
     population = choose_population(folders.model, config.run.children, mesh.size)
     engine = Engine(
         folders.model,
@@ -181,9 +186,6 @@ def build_world(
         operators=operators,
         base=base,
         seeds={member_id(0, i): weights for i, weights in enumerate(seeds)},
-        shapes={
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
-            for path, leaf in shapes(folders.model).items()
-        },
+        shapes=wanted,
         progress=progress,
     )

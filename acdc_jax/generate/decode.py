@@ -8,7 +8,7 @@ the host looks at those before, hands out what has ended, and fills slots that a
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -167,13 +167,14 @@ def _generate(job: _Job, waiting: deque[tuple[int, int, list[int]]]) -> Iterator
         waiting: Rows, padded length and prompts' indices of every group that is read at once.
     """
     prefix = np.asarray(job.prompts[0][: job.settings.prefix], np.int32)
+    job = replace(job, key=_put(job, job.key))
     state = start(
         job.settings,
         job.members,
         job.slots,
         job.length,
         job.weights,
-        jax.device_put(prefix),
+        _put(job, prefix),
         job.key,
     )
     owners: list[int | None] = [None] * job.slots  # which prompt's response is in a slot
@@ -188,7 +189,7 @@ def _generate(job: _Job, waiting: deque[tuple[int, int, list[int]]]) -> Iterator
             for slot, index in zip(taken, indices, strict=True):
                 owners[slot] = index
             ends[:, taken] = -1
-        cancelled = jax.device_put(ends >= 0)
+        cancelled = _put(job, ends >= 0)
         with jax.transfer_guard("disallow"):
             state, drawn = decode(job.settings, job.weights, state, cancelled)
         flights.append((list(owners), drawn))
@@ -216,12 +217,10 @@ def _enter(
     own = [job.prompts[i][prefix:] for i in indices]
 
     def column(values: Sequence[int], rest: int) -> jax.Array:
-        placed: jax.Array
-        placed = jax.device_put(np.asarray([*values, *[rest] * (rows - count)], np.int32))
-        return placed
+        return _put(job, np.asarray([*values, *[rest] * (rows - count)], np.int32))
 
     prompts = Prompts(
-        tokens=jax.device_put(padded(own, rows, length, job.settings.pad_token)),
+        tokens=_put(job, padded(own, rows, length, job.settings.pad_token)),
         lengths=column([len(prompt) for prompt in own], 1),
         slots=column(slots, job.slots),
         limits=column([job.limits[i] for i in indices], 1),
@@ -230,6 +229,13 @@ def _enter(
     with jax.transfer_guard("disallow"):
         entered: State = prefill(job.settings, job.weights, state, prompts, job.key)
     return entered
+
+
+def _put(job: _Job, x: npt.NDArray[Any] | jax.Array) -> jax.Array:
+    """Puts what all devices look at on all of them."""
+    placement = job.settings.placement
+    placed: jax.Array = jax.device_put(x, placement[1] if placement else None)
+    return placed
 
 
 def _look(

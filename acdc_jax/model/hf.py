@@ -178,8 +178,7 @@ def save(
             superfluous, of another shape or dtype than the configuration says, or not finite.
     """
     folder, source = Path(folder), Path(tokenizer_from)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AcdcError(f"{folder}: exists and is not an empty folder; choose another")
+    check_vacant(folder)
     fields = to_hf(config)
     _check_weights(config, weights)
     generation = _generation_config(source)
@@ -200,6 +199,12 @@ def save(
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise AcdcError(f"{folder}: cannot write: {error.strerror or error}") from error
+
+
+def check_vacant(folder: Path) -> None:
+    """Raises AcdcError where `save` would not write."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AcdcError(f"{folder}: exists and is not an empty folder; choose another")
 
 
 def copy_text_files(source: Path, target: Path) -> None:
