@@ -87,29 +87,26 @@ def cache_dir(config: Config) -> Path:
 def load_model(
     folders: Folders,
     folder: Path,
-    shardings: Mapping[str, jax.sharding.Sharding] | None,
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
     base: Weights | None = None,
 ) -> Weights:
-    """Reads the base or a seed, leaf by leaf, to its shardings, and makes it like the others.
+    """Reads the base or a seed, leaf by leaf, to the shardings of `wanted`, as the others are.
 
     Args:
-        folders: the models of the run.
-        folder: one of them.
-        shardings: where each weight goes, by dotted path; None leaves it on one device.
-        base: the base, for a seed: rows that the seed lacks are its rows.
+        folders: From `check_folders`.
+        folder: One of them.
+        wanted: Path → shape, dtype and sharding of a member's weights.
+        base: The base's weights, of which a seed takes the rows that it lacks; None for the base.
     """
-    stored, wanted = folders.stored[folder], shapes(folders.model)
+    stored = folders.stored[folder]
+    shardings = {path: leaf.sharding for path, leaf in wanted.items()}
     if stored == folders.model:
         return hf.load_weights(folder, stored, shardings)
-    where = None
-    if shardings is not None:
-        # Rows that are still to be cut or added may not divide among the devices.
-        where = {
-            path: shardings[path]
-            if leaf.shape == wanted[path].shape
-            else _everywhere(shardings[path])
-            for path, leaf in shapes(stored).items()
-        }
+    # Rows that are still to be cut or added may not divide among the devices.
+    where = {
+        path: shardings[path] if leaf.shape == wanted[path].shape else _everywhere(shardings[path])
+        for path, leaf in shapes(stored).items()
+    }
     return adapt(hf.load_weights(folder, stored, where), folders.model, base, shardings)
 
 

@@ -188,8 +188,7 @@ def build_world(
     ]
     ranks = len(pop_groups(mesh))
     wanted = [member_shapes(part, folders.model) for _, part in own]
-    shardings = [{path: leaf.sharding for path, leaf in shapes.items()} for shapes in wanted]
-    base = load_model(folders, folders.base, shardings[0])
+    base = load_model(folders, folders.base, wanted[0])
     seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
     share = -(-config.run.children // ranks)
     population = choose_population(folders.model, share, own[0][1].size)
@@ -214,7 +213,7 @@ def build_world(
                 engine,
                 shardings=weight_shardings(part, folders.model, population=population > 1),
             ),
-            jax.device_put(base, shardings[number]),
+            jax.device_put(base, {path: leaf.sharding for path, leaf in wanted[number].items()}),
             part.devices.flat[0],
         )
         for number, (rank, part) in enumerate(own)
@@ -224,7 +223,7 @@ def build_world(
         run_dir / "members",
         wanted[0],
         choose_budget(given.device_budget_gb, given.host_budget_gb, wanted[0]),
-        elsewhere=lambda name: load_model(folders, seeds[name], shardings[0], base),
+        elsewhere=lambda name: load_model(folders, seeds[name], wanted[0], base),
         others=wanted[1:],
         overflow=None if distributed.is_first() else overflow_dir(run_dir),
     )

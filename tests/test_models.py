@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from acdc_jax.config import DecodeConfig
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.model import hf
-from acdc_jax.model.transformer import Weights, forward
+from acdc_jax.model.transformer import Weights, forward, shapes
 from acdc_jax.models import Folders, check_folders, keep_text_files, load_model, text_codec
 from acdc_jax.sharding import make_mesh, weight_shardings
 
@@ -27,12 +27,6 @@ TEMPLATE = (
     "{% if enable_thinking %}k{% endif %}{% if add_generation_prompt %}</s>{% endif %}"
 )
 Write = Callable[..., Path]
-
-
-def load_all(folders: Folders, where: Any) -> tuple[Weights, list[Weights]]:
-    """The base, and the seeds beside it."""
-    base = load_model(folders, folders.base, where)
-    return base, [load_model(folders, folder, where, base) for folder in folders.seeds]
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +80,16 @@ def _stored(folder: Path) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf.astype("float32")) for path, leaf in weights.items()}
 
 
+def _load(folders: Folders, where: Mapping[str, jax.sharding.Sharding]) -> list[Weights]:
+    """The base and the seeds."""
+    wanted = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where[path])
+        for path, leaf in shapes(folders.model).items()
+    }
+    base = load_model(folders, folders.base, wanted)
+    return [base, *(load_model(folders, folder, wanted, base) for folder in folders.seeds)]
+
+
 def test_reconciled_exactly(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     """A tied bfloat16 base of 24 rows, a float16 seed of 19, an untied float32 seed of 30."""
     base = write("base", 24, "bfloat16", tie_word_embeddings=True)
@@ -104,7 +108,7 @@ def test_reconciled_exactly(write: Write, caplog: pytest.LogCaptureFixture) -> N
     assert (folders.model.vocab_size, folders.model.dtype) == (24, "float32")
     assert not folders.model.tie_embeddings
     where = weight_shardings(make_mesh("pop:2,model:2", jax.devices()[:4]), folders.model, False)
-    weights, (first, second) = load_all(folders, where)
+    weights, first, second = _load(folders, where)
     for folder, got in ((base, weights), (short, first), (long, second)):
         stored = _stored(folder)
         rows = min(24, stored["embed.weight"].shape[0])
@@ -136,7 +140,8 @@ def test_models_that_are_alike_are_left_alone(
     base, seed = write("one", dtype="bfloat16"), write("two!", dtype="bfloat16")
     folders = check_folders(base, [seed, base])
     assert not caplog.records
-    weights, (first, second) = load_all(folders, None)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    weights, first, second = _load(folders, dict.fromkeys(shapes(folders.model), here))
     assert weights["norm.weight"].dtype == jnp.bfloat16
     assert first["norm.weight"].dtype == jnp.bfloat16
     assert second["embed.weight"] is not weights["embed.weight"]
@@ -148,7 +153,7 @@ MOVED = ["<pad>", "<s>", "</s>", *"bacdefghijklmnop"]
 @pytest.mark.parametrize(
     ("base", "seed", "message"),
     [
-        ({}, {"tokens": MOVED}, "token 'a' has id 4, but 3 in"),
+        ({}, {"tokens": MOVED}, "token 'b' has id 3, but 4 in"),
         ({"rows": 18}, {}, "the embedding has 18 rows, but its tokenizer has token 'p' with id 18"),
         ({"rows": 19}, {"tokens": [*TOKENS, "q"]}, "has 19 rows, but .*seed's tokenizer has token"),
         ({}, {"hidden_size": 32}, "hidden_size is 32, but the base .* has 16"),

@@ -139,10 +139,7 @@ def _source(
     if not Path(folder).is_dir():
         raise AcdcError(f"{folder}: {name} of the run is not there any more; put it back")
     stored = {Path(folder): hf.read_config(folder)}
-    shardings = {path: leaf.sharding for path, leaf in wanted.items()}
-    weights = load_model(
-        Folders(Path(sources.base), (), model, stored), Path(folder), shardings, base
-    )
+    weights = load_model(Folders(Path(sources.base), (), model, stored), Path(folder), wanted, base)
     if (found := content_hash(weights)) != content:
         raise AcdcError(
             f"{folder}: is not {name} of the run any more (it hashes to {found}, not {content}); "

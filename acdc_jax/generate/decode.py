@@ -8,7 +8,7 @@ the host looks at those before, hands out what has ended, and fills slots that a
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -23,6 +23,7 @@ from acdc_jax.generate.memory import fitting_slots, parameter_count
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.generate.steps import Drawn, Prompts, Settings, State, decode, prefill, start
 from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.decode_attention import BLOCK
 from acdc_jax.model.transformer import Weights
 from acdc_jax.sharding import sharding
 
@@ -31,7 +32,6 @@ _READING = 8192  # most tokens of prompts read at once: what they take beside th
 # Multiplications of one call of `prefill`. Larger calls use a GPU no better; smaller ones let a
 # prompt enter sooner. A tiny model reads all prompts at once.
 _READING_WORK = 1.0e13
-_SLOT_MULTIPLE = 8
 
 Places = npt.NDArray[np.int64]
 
@@ -125,7 +125,9 @@ def generate(
         placement=placement,
     )
     longest = bucket(max(map(len, prompts)) - shared)
-    length = -(-(shared + longest + max(limits)) // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
+    length = shared + longest + max(limits)
+    multiple = BLOCK if length > 4 * BLOCK else 8  # a kernel reads blocks
+    length = -(-length // multiple) * multiple
     wanted = halved(batch_size, len(prompts))
     slots = fitting_slots(config, wanted, length, members, _spread(placement), _READING)
     parameters = members * parameter_count(config)
@@ -165,13 +167,14 @@ def _generate(job: _Job, waiting: deque[tuple[int, int, list[int]]]) -> Iterator
         waiting: Rows, padded length and prompts' indices of every group that is read at once.
     """
     prefix = np.asarray(job.prompts[0][: job.settings.prefix], np.int32)
+    job = replace(job, key=_put(job, job.key))
     state = start(
         job.settings,
         job.members,
         job.slots,
         job.length,
         job.weights,
-        jax.device_put(prefix),
+        _put(job, prefix),
         job.key,
     )
     owners: list[int | None] = [None] * job.slots  # which prompt's response is in a slot
@@ -186,7 +189,7 @@ def _generate(job: _Job, waiting: deque[tuple[int, int, list[int]]]) -> Iterator
             for slot, index in zip(taken, indices, strict=True):
                 owners[slot] = index
             ends[:, taken] = -1
-        cancelled = jax.device_put(ends >= 0)
+        cancelled = _put(job, ends >= 0)
         with jax.transfer_guard("disallow"):
             state, drawn = decode(job.settings, job.weights, state, cancelled)
         flights.append((list(owners), drawn))
@@ -197,6 +200,8 @@ def _generate(job: _Job, waiting: deque[tuple[int, int, list[int]]]) -> Iterator
         finished = _look(job, jax.device_get(drawn), then, owners, ends)
         if finished is not None:
             yield finished
+    # The last call's memory is free again when it is over; another cache may be wanted next.
+    jax.block_until_ready(state.position)
 
 
 def _enter(
@@ -212,12 +217,10 @@ def _enter(
     own = [job.prompts[i][prefix:] for i in indices]
 
     def column(values: Sequence[int], rest: int) -> jax.Array:
-        placed: jax.Array
-        placed = jax.device_put(np.asarray([*values, *[rest] * (rows - count)], np.int32))
-        return placed
+        return _put(job, np.asarray([*values, *[rest] * (rows - count)], np.int32))
 
     prompts = Prompts(
-        tokens=jax.device_put(padded(own, rows, length, job.settings.pad_token)),
+        tokens=_put(job, padded(own, rows, length, job.settings.pad_token)),
         lengths=column([len(prompt) for prompt in own], 1),
         slots=column(slots, job.slots),
         limits=column([job.limits[i] for i in indices], 1),
@@ -226,6 +229,13 @@ def _enter(
     with jax.transfer_guard("disallow"):
         entered: State = prefill(job.settings, job.weights, state, prompts, job.key)
     return entered
+
+
+def _put(job: _Job, x: npt.NDArray[Any] | jax.Array) -> jax.Array:
+    """Puts what all devices look at on all of them."""
+    placement = job.settings.placement
+    placed: jax.Array = jax.device_put(x, placement[1] if placement else None)
+    return placed
 
 
 def _look(

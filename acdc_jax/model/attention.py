@@ -153,7 +153,7 @@ def attend(
     softcap: float = 0.0,
 ) -> jax.Array:
     """`attention` by what `sight` says, through cuDNN where that can compute it."""
-    if not _cudnn(q, softcap):
+    if softcap or q.shape[3] % 8 or q.shape[3] > 128 or not runs_fused_attention(q):
         return attention(q, k, v, sight.mask, scale=scale, softcap=softcap)
     batch, tokens, heads, head_dim = q.shape
     how: dict[str, Any] = {"mask": sight.mask[:, None]}
@@ -167,14 +167,12 @@ def attend(
     return seen.reshape(batch, tokens, heads * head_dim)
 
 
-def _cudnn(q: jax.Array, softcap: float) -> bool:
-    """Whether cuDNN's fused attention takes such queries on the default device."""
-    head_dim = q.shape[-1]
-    if q.dtype not in (jnp.bfloat16, jnp.float16) or softcap or head_dim % 8 or head_dim > 128:
-        return False
+def runs_fused_attention(q: jax.Array) -> bool:
+    """Whether the default device has kernels for such queries."""
     # "9.0" on an H100. Other platforms have no such attribute.
     capability = getattr(jax.devices()[0], "compute_capability", "0")
-    return jax.default_backend() == "gpu" and float(capability) >= 8
+    modern = jax.default_backend() == "gpu" and float(capability) >= 8
+    return modern and q.dtype in (jnp.bfloat16, jnp.float16)
 
 
 def attention(

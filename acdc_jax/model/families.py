@@ -34,6 +34,13 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_sliding_window": (None, False),
 }
 
+_STRUCTURED: dict[str, type] = {
+    "architectures": list,
+    "layer_types": list,
+    "rope_parameters": dict,
+    "rope_scaling": dict,
+}
+
 
 def _nowhere(given: Fields, layer: int) -> bool:
     return False
@@ -44,12 +51,14 @@ def _everywhere(given: Fields, layer: int) -> bool:
 
 
 def _from_a_layer_on(given: Fields, layer: int) -> bool:
-    return bool(given.get("use_sliding_window")) and layer >= given.get("max_window_layers", 28)
+    return bool(given.get("use_sliding_window")) and layer >= _number(
+        given, "max_window_layers", 28
+    )
 
 
 def _but_every(period: int) -> Callable[[Fields, int], bool]:
     def slides(given: Fields, layer: int) -> bool:
-        return (layer + 1) % int(given.get("sliding_window_pattern", period)) != 0
+        return (layer + 1) % int(_number(given, "sliding_window_pattern", period) or period) != 0
 
     return slides
 
@@ -188,9 +197,12 @@ def _family(architecture: str) -> Family:
 
 def _read(given: Fields) -> ModelConfig:
     """`from_hf` without the file's name."""
+    for name, structure in _STRUCTURED.items():
+        if not isinstance(given.get(name), (structure, type(None))):
+            raise AcdcError(f"field {name} = {given[name]!r} is no {structure.__name__}")
     kinds = {family.model_type: name for name, family in FAMILIES.items()}
     kind = given.get("model_type")
-    architecture = (given.get("architectures") or [kinds.get(str(kind), kind)])[0]
+    architecture = str((given.get("architectures") or [kinds.get(str(kind), kind)])[0])
     family = _family(architecture)
     if kind not in (None, family.model_type):
         raise AcdcError(f"model_type = {kind!r} does not go with {architecture}")

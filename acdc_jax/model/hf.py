@@ -201,17 +201,17 @@ def save(
         raise AcdcError(f"{folder}: cannot write: {error.strerror or error}") from error
 
 
+def check_vacant(folder: Path) -> None:
+    """Raises AcdcError where `save` would not write."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AcdcError(f"{folder}: exists and is not an empty folder; choose another")
+
+
 def copy_text_files(source: Path, target: Path) -> None:
     """Copies what a folder holds besides weights: configurations, tokenizer, chat template."""
     for name in _TEXT_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-
-
-def check_vacant(folder: Path) -> None:
-    """Raises AcdcError where `save` would not write."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AcdcError(f"{folder}: exists and is not an empty folder; choose another")
 
 
 def non_finite(weights: Weights) -> list[str]:

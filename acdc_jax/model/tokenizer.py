@@ -45,12 +45,13 @@ def content(folder: Path) -> tuple[bytes, ...]:
 
 
 def vocabulary(folder: str | Path) -> dict[str, int]:
-    """Returns the folder's tokens and their ids, added ones included.
+    """Returns the folder's tokens and their ids, added ones included, by id.
 
     Raises:
         AcdcError: As `load_tokenizer`.
     """
-    return {str(token): int(number) for token, number in load_tokenizer(folder).get_vocab().items()}
+    numbers = load_tokenizer(folder).get_vocab()  # in an order that changes from call to call
+    return {str(token): int(numbers[token]) for token in sorted(numbers, key=numbers.__getitem__)}
 
 
 def encode_chat(

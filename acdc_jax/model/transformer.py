@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from acdc_jax.model import decode_attention
 from acdc_jax.model.attention import (
     Cache,
     Sight,
@@ -137,10 +138,16 @@ class Attention(nnx.Module):  # type: ignore[misc]
         q, k, v = self.project(x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
+        scale, softcap = config.query_scale, config.attention_softcap
+        alone = past is not None and sight.lengths is not None and not softcap
+        if past is not None and alone and decode_attention.supported(q, k, past[0]):
+            factor = (scale or config.head_dim) ** -0.5
+            fused = decode_attention.decode_attention
+            seen, kept = fused(q, k, v, angles, positions, past, scale=factor)
+            return self.o(seen), kept
         q, k = rope(q, *angles), rope(k, *angles)
         if past is not None and past[0].shape[1] > x.shape[1]:
             k, v = write(past[0], k, positions), write(past[1], v, positions)
-        scale, softcap = config.query_scale, config.attention_softcap
         return self.o(attend(q, k, v, sight, scale=scale, softcap=softcap)), (k, v)
 
 
@@ -359,7 +366,8 @@ def decode_layout(config: ModelConfig, weights: Weights) -> Weights:
         return weights
     wanted = _structure(replace(config, tie_embeddings="head.weight" not in weights), True)[1]
     laid_out = {}
-    for name in wanted:
+    # Large ones first: small ones then fit into the gaps that these leave in a device's memory.
+    for name in sorted(wanted, key=lambda name: -wanted[name][1].get_value().size):
         *path, module, kind = name.split(".")
         parts = [".".join((*path, part, kind)) for part in _JOINED.get(module, (module,))]
         if module in _JOINED or (module in _TURNED and kind == "weight"):

@@ -70,7 +70,7 @@ def logits_of(
     width = max(map(len, texts))
     tokens = np.array([text + [0] * (width - len(text)) for text in texts], np.int32)
     positions = np.broadcast_to(np.arange(width, dtype=np.int32), tokens.shape)
-    return np.asarray(forward(config, weights, tokens, positions)[0])
+    return np.asarray(jax.jit(forward, static_argnums=0)(config, weights, tokens, positions)[0])
 
 
 @pytest.mark.parametrize(
@@ -147,10 +147,11 @@ def test_log_probs() -> None:
     sampling = Sampling(0.7, 0.9, 10)
     stop = respond(sampling=sampling)[0][0][3:4]
     arguments = {"sampling": sampling, "log_probs": True, "stop_tokens": tuple(stop)}
-    responses = respond(**arguments)[0]
-    chosen, mean = (
-        respond(values=values, **arguments)[0] for values in ("log_probs", "mean_log_probs")
-    )
+    (batch,) = batches(**arguments)
+    assert batch.indices == list(range(len(PROMPTS)))
+    assert batch.log_probs is not None
+    assert batch.mean_log_probs is not None
+    (responses,), (chosen,), (mean,) = batch.tokens, batch.log_probs, batch.mean_log_probs
     ended = [r + stop if len(r) < NEW else r for r in responses]
     logits = logits_of(WEIGHTS, [p + r for p, r in zip(PROMPTS, ended, strict=True)])
     wide = logits.astype(np.float64)
@@ -160,7 +161,6 @@ def test_log_probs() -> None:
         np.testing.assert_allclose(chosen[i], rows[np.arange(len(response)), response], atol=1e-4)
         np.testing.assert_allclose(mean[i], rows.mean(-1), atol=1e-4)
     assert any(len(r) < NEW for r in responses)
-    assert batches(sampling=sampling)[0].log_probs is None
 
 
 def test_decode_layout_gives_the_same_responses() -> None:
