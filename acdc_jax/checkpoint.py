@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from acdc_jax import distributed
 from acdc_jax.config import Config, changed_flags
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluate.skills import SkillMatrix
@@ -68,10 +69,35 @@ class Manifest:
 def open_run(config: Config) -> Iterator[Manifest]:
     """Creates or reopens the run directory and holds it: two runs never share one.
 
+    Of several processes the first one does, and the others are told what it found.
+
     Raises:
-        ConfigError: the flags differ from those of the run that is there, named.
+        ConfigError: the flags differ from those of the run that is there, or between processes,
+            named.
         AcdcError: not writable, in use by another process, or not a run directory.
     """
+    distributed.same_everywhere("flags", config.shared_settings())
+    if distributed.is_first():
+        with _held(config) as manifest:
+            yield all_know(manifest)
+        return
+    manifest = all_know(None)
+    if not (Path(config.run.run_dir) / "manifest.json").exists():
+        raise AcdcError(
+            f"--run_dir={config.run.run_dir}: is not the first process's directory; all processes "
+            "need one file system"
+        )
+    yield manifest
+
+
+def all_know(manifest: Manifest | None) -> Manifest:
+    """The first process's manifest, in every process."""
+    told = distributed.broadcast(dataclasses.asdict(manifest) if manifest else None)
+    return manifest or _parsed(told)
+
+
+@contextlib.contextmanager
+def _held(config: Config) -> Iterator[Manifest]:
     run_dir = Path(config.run.run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -104,11 +130,12 @@ def open_run(config: Config) -> Iterator[Manifest]:
         manifest = dataclasses.replace(
             manifest, flags=config.settings(), key=tuple(int(word) for word in words)
         )
-        flags = [f"--{name}={value}" for name, value in config.settings().items()]
+        flags = [f"--{name}={value}" for name, value in config.shared_settings().items()]
         try:
             _write_manifest(run_dir, manifest)
             write_atomic(run_dir / "flags.txt", "\n".join(flags) + "\n")
             _remove_uncommitted(run_dir, manifest)
+            shutil.rmtree(run_dir / "overflow", ignore_errors=True)
         except OSError as error:
             raise AcdcError(
                 f"--run_dir={run_dir}: cannot be written ({error.strerror}); "
@@ -126,13 +153,7 @@ def read_manifest(run_dir: Path) -> Manifest:
     path = run_dir / "manifest.json"
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        manifest = Manifest(**fields)
-        manifest = dataclasses.replace(
-            manifest,
-            key=tuple(manifest.key),
-            archive=tuple(manifest.archive),
-            kept={int(g): tuple(ids) for g, ids in manifest.kept.items()},
-        )
+        manifest = _parsed(fields)
     except OSError as error:
         raise AcdcError(f"{path}: cannot be read ({error.strerror}); is it a run?") from None
     except (ValueError, TypeError, AttributeError) as error:
@@ -140,6 +161,16 @@ def read_manifest(run_dir: Path) -> Manifest:
     if manifest.schema != SCHEMA:
         raise AcdcError(f"{path}: has schema {manifest.schema}, this version reads {SCHEMA}")
     return manifest
+
+
+def _parsed(fields: Mapping[str, Any]) -> Manifest:
+    manifest = Manifest(**fields)
+    return dataclasses.replace(
+        manifest,
+        key=tuple(manifest.key),
+        archive=tuple(manifest.archive),
+        kept={int(g): tuple(ids) for g, ids in manifest.kept.items()},
+    )
 
 
 def commit(

@@ -1,11 +1,11 @@
 """Commits in the background: a generation is written to disk while the next one is at work."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from acdc_jax import checkpoint
+from acdc_jax import checkpoint, distributed
 from acdc_jax.checkpoint import Manifest
 from acdc_jax.evolve.store import Store
 from acdc_jax.state import Record, State
@@ -27,13 +27,15 @@ class Commits:
         self._pending: Future[Manifest] | None = None
 
     def begin(self, state: State, record: Record) -> None:
-        """Starts to commit a generation, once the one before is committed.
+        """Starts to commit a generation, once the one before is committed; the first process does.
 
         Raises:
             AcdcError: the one before cannot be committed.
         """
         self.wait()
         self._store.retain(state.archive)
+        if not distributed.is_first():
+            return
         self._pending = self._thread.submit(
             checkpoint.commit, self._run_dir, self._manifest, state, record, self._store
         )
@@ -48,6 +50,11 @@ class Commits:
             pending, self._pending = self._pending, None
             self._manifest = pending.result()
         return self._manifest
+
+    def settle(self) -> None:
+        """Waits until nothing is being written; from any thread."""
+        if (pending := self._pending) is not None:
+            wait([pending])
 
     def __enter__(self) -> Self:
         return self

@@ -25,7 +25,11 @@ class RunConfig:
     children: int = setting(8, "Children per generation.", low=1)
     keep_every: int = setting(5, "Members of every k-th generation's archive stay on disk.", low=1)
     mesh: str = setting(
-        "pop:-1", "Device mesh, e.g. pop:4,model:2; -1 takes the devices that are left."
+        "",
+        "Device mesh, e.g. pop:4,model:2: four groups of two devices; each group makes and decodes "
+        "members of its own, with their weights over its devices. -1 takes the devices that are "
+        "left. Default: groups as small as a generation allows.",
+        resumable=True,
     )
     device_budget_gb: float = setting(
         0.0,
@@ -45,6 +49,60 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessConfig:
+    """Several processes, and the end of a job"""
+
+    distributed: bool = setting(
+        False,
+        "This is one of several processes of one run, which SLURM, a Cloud TPU pod or Open MPI "
+        "started: the environment says which. All need the same flags and one file system for "
+        "--run_dir.",
+        resumable=True,
+    )
+    coordinator: str = setting(
+        "",
+        "host:port at which the first process listens, where the environment does not say it; with "
+        "--num_processes and --process_id.",
+        resumable=True,
+    )
+    num_processes: int = setting(1, "How many processes share the run.", low=1, resumable=True)
+    process_id: int = setting(0, "Which of them this is, from 0.", low=0, resumable=True)
+    heartbeat_timeout_s: float = setting(
+        60.0,
+        "A process that gives no sign of life for so long is dead: the others end, and the same "
+        "command goes on from the last commit.",
+        low=1,
+        resumable=True,
+    )
+    grace_s: float = setting(
+        25.0,
+        "Seconds that a run has after SIGTERM: it finishes the generation if it can, else abandons "
+        "it, and ends with status 0. A little less than the platform's (SLURM, Kubernetes: 30).",
+        low=0,
+        resumable=True,
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if (self.num_processes > 1) != bool(self.coordinator):
+            raise ConfigError(
+                "--coordinator and --num_processes belong together: give both or neither"
+            )
+        if self.distributed and self.coordinator:
+            raise ConfigError(
+                "--distributed asks the environment, --coordinator says it: give one of them"
+            )
+        if self.process_id >= self.num_processes:
+            raise ConfigError(
+                f"--process_id={self.process_id} is not below --num_processes={self.num_processes}"
+            )
+
+    def several(self) -> bool:
+        """Whether there is more than this process."""
+        return self.distributed or self.num_processes > 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,8 +229,11 @@ class EvolveConfig:
 class TaskConfig:
     """Tasks"""
 
-    scientist: str = setting(
-        "procedural", "Who writes tasks: procedural (a grammar, no LLM).", choices=("procedural",)
+    seed_families: str = setting(
+        "",
+        "Task families to start from: `tiny` (the tiny members' language), `general` (knowledge, "
+        "mathematics, code, logic, language, instructions, creativity), or a folder of your own "
+        "families; default `tiny` for --scientist=procedural, `general` otherwise.",
     )
     initial_tasks: int = setting(300, "Drafts written before the first generation.", low=0)
     max_tasks: int = setting(250, "Tasks in the pool at most; the oldest leave.", low=1)
@@ -189,11 +250,30 @@ class TaskConfig:
         0.0, "A task solved by less of the archive is hard.", low=0, high=1
     )
     discard_impossible: bool = setting(True, "Drop tasks that nobody solves when adapting.")
+    novelty_decision: str = setting(
+        "threshold",
+        "Who decides what is new: the similarity alone, or the LLM scientist with the 3 most "
+        "similar earlier tasks in view (the paper's way).",
+        choices=("threshold", "llm"),
+    )
     novelty_threshold: float = setting(
         0.7,
-        "A draft more similar (cosine) than this to an earlier task is not new.",
+        "A draft more similar (cosine) than this to an earlier task is not new; for "
+        "--novelty_decision=threshold.",
         low=0,
         high=1,
+    )
+    embeddings: str = setting(
+        "ngrams",
+        "What similarity is measured on: ngrams (hashed characters, no model), openai (a server's "
+        "/embeddings), local (a checkpoint's hidden states, averaged).",
+        choices=("ngrams", "openai", "local"),
+    )
+    embedding_model: str = setting(
+        "", "The server's name of the embedding model, or its Hugging Face folder."
+    )
+    embedding_url: str = setting(
+        "", "Base URL for --embeddings=openai; default --scientist_url.", resumable=True
     )
     skill_threshold: float = setting(
         0.5, "Score from which a task counts as solved.", low=0, high=1
@@ -207,6 +287,80 @@ class TaskConfig:
                 f"--hard_threshold={self.hard_threshold} is above "
                 f"--easy_threshold={self.easy_threshold}"
             )
+        if (self.embeddings == "ngrams") != (not self.embedding_model):
+            raise ConfigError(
+                "--embedding_model belongs to --embeddings=openai or local: give both or neither"
+            )
+        if self.embedding_url and self.embeddings != "openai":
+            raise ConfigError("--embedding_url needs --embeddings=openai")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScientistConfig:
+    """The scientist"""
+
+    scientist: str = setting(
+        "procedural",
+        "Who writes tasks: procedural (a grammar, no LLM), openai (any OpenAI-compatible server: "
+        "vLLM, SGLang, Ollama, a hosted API; the key comes from OPENAI_API_KEY), local (a "
+        "checkpoint on the members' devices or on its own). An LLM also judges answers and tells "
+        "gibberish.",
+        choices=("procedural", "openai", "local"),
+    )
+    scientist_model: str = setting(
+        "", "The server's name of the model, or its Hugging Face folder."
+    )
+    scientist_url: str = setting(
+        "",
+        "Base URL of the server, e.g. http://localhost:8000/v1; default OpenAI's own.",
+        resumable=True,
+    )
+    scientist_concurrency: int = setting(
+        64, "Requests in flight at the server at most.", low=1, resumable=True
+    )
+    scientist_timeout_s: float = setting(
+        120.0, "Seconds until a request is given up and made again.", low=0.01, resumable=True
+    )
+    scientist_retries: int = setting(
+        6,
+        "Times that a failed request is made again, after growing pauses or what the server asks.",
+        low=0,
+        resumable=True,
+    )
+    scientist_temperature: float = setting(
+        0.7, "Sampling temperature of drafts; decisions are greedy.", low=0
+    )
+    scientist_top_p: float = setting(0.95, "Nucleus of the sampling of drafts.", low=0.01, high=1)
+    scientist_max_tokens: int = setting(2000, "Longest answer of the scientist, in tokens.", low=1)
+    scientist_devices: int = setting(
+        0,
+        "For --scientist=local: the last so many devices are its own, the members get the others; "
+        "0: it is spread over the members' devices.",
+        low=0,
+    )
+    reflections: int = setting(
+        3, "Rounds in which an LLM may improve a draft, its result in view.", low=0
+    )
+    adapt_ahead: bool = setting(
+        False,
+        "Write the tasks of an adaptation while its generation's children decode (openai): they "
+        "are then adapted to the archive as it was before that generation.",
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if (self.scientist == "procedural") != (not self.scientist_model):
+            raise ConfigError(
+                "--scientist_model belongs to --scientist=openai or local: give both or neither"
+            )
+        if self.adapt_ahead and self.scientist != "openai":
+            raise ConfigError(
+                "--adapt_ahead needs --scientist=openai: others compute where the children decode"
+            )
+        if self.scientist_devices and self.scientist != "local":
+            raise ConfigError("--scientist_devices needs --scientist=local")
+        if self.scientist_url and self.scientist != "openai":
+            raise ConfigError("--scientist_url needs --scientist=openai")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,9 +414,11 @@ class Config:
     """All of it."""
 
     run: RunConfig = RunConfig()
+    processes: ProcessConfig = ProcessConfig()
     seeds: SeedConfig = SeedConfig()
     evolve: EvolveConfig = EvolveConfig()
     tasks: TaskConfig = TaskConfig()
+    scientist: ScientistConfig = ScientistConfig()
     decode: DecodeConfig = DecodeConfig()
     sandbox: SandboxConfig = SandboxConfig()
 
@@ -272,6 +428,19 @@ class Config:
                 f"--max_parents={self.evolve.max_parents} is above "
                 f"--population={self.run.population}: parents are distinct archive members"
             )
+        if self.processes.several() and "local" in (
+            self.scientist.scientist,
+            self.tasks.embeddings,
+        ):
+            raise ConfigError(
+                "--scientist=local and --embeddings=local compute in one process: with several, "
+                "serve the model and use --scientist=openai"
+            )
+
+    def shared_settings(self) -> dict[str, Any]:
+        """The settings that are not about this process, by flag name."""
+        own = ("distributed", "coordinator", "num_processes", "process_id")
+        return {name: value for name, value in self.settings().items() if name not in own}
 
     def settings(self) -> dict[str, Any]:
         """Every setting by flag name, JSON-ready."""
@@ -295,7 +464,16 @@ class Config:
         return cls(*sections)
 
 
-SECTIONS = (RunConfig, SeedConfig, EvolveConfig, TaskConfig, DecodeConfig, SandboxConfig)
+SECTIONS = (
+    RunConfig,
+    ProcessConfig,
+    SeedConfig,
+    EvolveConfig,
+    TaskConfig,
+    ScientistConfig,
+    DecodeConfig,
+    SandboxConfig,
+)
 
 
 def changed_flags(config: Config, saved: Mapping[str, Any]) -> list[str]:

@@ -7,3 +7,7 @@ class AcdcError(Exception):
 
 class ConfigError(AcdcError):
     """A flag, or a combination of flags, that cannot work; the command exits with status 2."""
+
+
+class Ended(Exception):
+    """A run was told to end, and has: what is done is committed; the command exits with 0."""

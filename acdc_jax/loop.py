@@ -7,28 +7,33 @@ a resumed run decides as an uninterrupted one would have.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from acdc_jax import checkpoint
+from acdc_jax import checkpoint, distributed, sharing
 from acdc_jax.checkpoint import Manifest
 from acdc_jax.commits import Commits
+from acdc_jax.errors import Ended
 from acdc_jax.evaluate import skills as skill_matrix
-from acdc_jax.evaluate.respond import Evaluation, Response, evaluate
+from acdc_jax.evaluate.groups import Group, evaluate_members
+from acdc_jax.evaluate.respond import Evaluation, Response
 from acdc_jax.evaluate.skills import SkillMatrix
 from acdc_jax.evaluate.taskforce import coverage, greedy
 from acdc_jax.evolve import archive
 from acdc_jax.evolve.children import make_child, member_id, propose_children, seed_recipe
-from acdc_jax.evolve.population import as_population, in_populations
 from acdc_jax.evolve.propose import host_rng
 from acdc_jax.evolve.recipe import Recipe
 from acdc_jax.evolve.strategy import es_init, es_tell
 from acdc_jax.model.transformer import Weights
+from acdc_jax.preemption import Notice
 from acdc_jax.state import Record, State
-from acdc_jax.tasks.grow import adapted_tasks, first_tasks
-from acdc_jax.tasks.library import Rejection
+from acdc_jax.tasks.chat import gathered
+from acdc_jax.tasks.grow import Growth, adapted_tasks, first_tasks
+from acdc_jax.tasks.library import Library
+from acdc_jax.tasks.scientist import Rejection
 from acdc_jax.tasks.task import Task
 from acdc_jax.world import World
 
@@ -40,7 +45,7 @@ _SHOWN_RESPONSES = 3  # that the gibberish filter looks at
 
 
 def evolve(
-    world: World, manifest: Manifest, report: Callable[[State, Record], None]
+    world: World, manifest: Manifest, report: Callable[[State, Record], None], notice: Notice
 ) -> tuple[Manifest, State]:
     """Runs generations until there are as many as the flags ask for, committing each.
 
@@ -48,12 +53,17 @@ def evolve(
         world: what the run works with.
         manifest: the commit point to go on from.
         report: told about every generation.
+        notice: whether the run has been told to end.
 
     Returns:
         The last commit point and its state.
+
+    Raises:
+        Ended: it has been told to, and everything is committed.
     """
     run_dir = Path(world.config.run.run_dir)
     with Commits(run_dir, manifest, world.store) as commits:
+        notice.settle = commits.settle
         if manifest.generation < 0:
             state, record = first_generation(world)
             commits.begin(state, record)
@@ -62,10 +72,13 @@ def evolve(
             state = checkpoint.restore(run_dir, manifest, world.operators.strategy)
             world.store.warm(state.archive)
         while state.generation < world.config.run.generations:
+            if notice.anywhere():
+                commits.wait()
+                raise Ended(f"generation {state.generation} is committed")
             state, record = next_generation(world, state)
             commits.begin(state, record)
             report(state, record)
-        return commits.wait(), state
+        return checkpoint.all_know(commits.wait()), state
 
 
 def first_generation(world: World) -> tuple[State, Record]:
@@ -74,14 +87,18 @@ def first_generation(world: World) -> tuple[State, Record]:
     task_key, child_key, filter_key, strategy_key = jax.random.split(_key(world, 0), 4)
 
     # -- tasks: grown from the seed families
-    library, pool, rejections = first_tasks(
-        world.config.tasks,
-        world.families,
-        world.scientist,
-        world.sandbox,
-        task_key,
-        lambda drafted: world.progress("first tasks", drafted, world.config.tasks.initial_tasks),
-    )
+    grown_tasks: Growth | None = None
+    if distributed.is_first():
+        grown_tasks = world.portal.call(
+            first_tasks,
+            world.workshop,
+            world.families,
+            task_key,
+            lambda drafted: world.progress(
+                "first tasks", drafted, world.config.tasks.initial_tasks
+            ),
+        )
+    library, pool, rejections = sharing.all_growth(Library(), grown_tasks)
     tasks = [library.tasks[task] for task in pool.active]
 
     # -- seeds: as they are, whatever they say
@@ -131,6 +148,10 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
     began, generation = time.monotonic(), state.generation + 1
     child_key, filter_key, strategy_key, adapt_key = jax.random.split(_key(world, generation), 4)
     tasks = [state.library.tasks[task] for task in state.pool.active]
+    interval = world.config.tasks.task_interval
+    adapts = bool(interval) and generation % interval == 0
+    ahead = adapts and world.config.scientist.adapt_ahead and distributed.is_first()
+    adapting = _start_adapting(world, state, adapt_key, generation) if ahead else None
 
     # -- propose: parents and coefficients of all children
     names = [member_id(generation, c) for c in range(world.config.run.children)]
@@ -158,20 +179,16 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
         )
         state = dataclasses.replace(state, strategy=learnt)
 
+    # -- ask again where a score is missing: the judge may be back
+    state, again = _asked_again(world, state)
+
     # -- adapt the tasks, and evaluate the archive on the new ones
-    responses, rejections = list(grown.responses), list[Rejection]()
-    interval = world.config.tasks.task_interval
-    if interval and generation % interval == 0:
-        library, pool, rejections = adapted_tasks(
-            world.config.tasks,
-            state.library,
-            state.pool,
-            skill_matrix.pass_rates(state.skills),
-            world.scientist,
-            world.sandbox,
-            adapt_key,
-            generation,
-        )
+    responses, rejections = [*grown.responses, *again], list[Rejection]()
+    if adapts:
+        if adapting is None and distributed.is_first():
+            adapting = _start_adapting(world, state, adapt_key, generation)
+        growth = adapting.result() if adapting else None
+        library, pool, rejections = sharing.all_growth(state.library, growth)
         unmet = [library.tasks[task] for task in pool.active if task not in state.skills.tasks]
         met, answers = _answers(world, state.archive, unmet)
         skills = skill_matrix.take(skill_matrix.join(state.skills, met), state.archive, pool.active)
@@ -209,61 +226,51 @@ class _Grown:
 def _grow(
     world: World, proposed: Sequence[Recipe], tasks: Sequence[Task], filter_key: jax.Array
 ) -> _Grown:
-    """Makes children from their recipes and lets each answer every task, group by group."""
-    size, grown = world.engine.population, _Grown()
-    for start in range(0, len(proposed), size):
-        group, following = proposed[start : start + size], proposed[start + size :][:size]
-        more = _grow_group(world, group, following, tasks, filter_key, start)
-        grown = _Grown(
-            [*grown.recipes, *more.recipes],
-            skill_matrix.join(grown.skills, more.skills),
-            [*grown.gibberish, *more.gibberish],
-            [*grown.responses, *more.responses],
-        )
-    return grown
+    """Makes children from their recipes and lets each answer every task, group by group.
 
-
-def _grow_group(
-    world: World,
-    group: Sequence[Recipe],
-    following: Sequence[Recipe],
-    tasks: Sequence[Task],
-    filter_key: jax.Array,
-    start: int,
-) -> _Grown:
-    """One group of children; the parents of the following one are fetched while it answers.
-
-    What it leaves on the devices is in the store, and within the store's budget.
+    A group fetches the parents of its next child while one answers. What is left on the devices is
+    in the store, and within the store's budget.
     """
-    children: dict[str, Weights] = {}
-    recipes: list[Recipe] = []
-    for recipe in group:
-        parents = [world.store.get(parent) for parent in recipe.parents]
-        children[recipe.id], made = make_child(
-            recipe, world.base, parents, world.operators.group_of
+    wanted, made = {recipe.id: recipe for recipe in proposed}, dict[str, Recipe]()
+
+    def make(name: str, group: Group) -> Weights:
+        parents = [world.store.get(parent, group.number) for parent in wanted[name].parents]
+        weights, made[name] = make_child(
+            wanted[name], group.base, parents, world.operators.group_of
         )
-        recipes.append(made)
-    del parents  # they may leave the devices while the children answer
-    world.store.prefetch([parent for recipe in following for parent in recipe.parents])
-    population = as_population(list(children.values()), world.engine.population)
-    found = _evaluate(world, population, list(children), tasks)
-    dropped = _gibberish(world, found, tasks, filter_key, start)
-    for recipe in recipes:
-        if recipe.id not in dropped:
-            world.store.put(recipe, children[recipe.id])
-    return _Grown(recipes, _skills(world, found, without=dropped), dropped, found.responses)
+        world.store.put(made[name], weights, group.number)
+        return weights
+
+    def prefetch(names: Sequence[str], group: Group) -> None:
+        parents = [parent for name in names for parent in wanted[name].parents]
+        world.store.prefetch(parents, group.number)
+
+    found = _evaluate(world, list(wanted), make, prefetch, tasks)
+    recipes = sharing.all_recipes(made)
+    dropped = distributed.broadcast(_gibberish(world, found, tasks, filter_key))
+    return _Grown(
+        [recipes[name] for name in wanted],
+        _skills(world, found, without=dropped),
+        dropped,
+        found.responses,
+    )
 
 
 def _evaluate(
-    world: World, population: Weights, names: Sequence[str], tasks: Sequence[Task]
+    world: World,
+    names: Sequence[str],
+    weights: Callable[[str, Group], Weights],
+    prefetch: Callable[[Sequence[str], Group], None],
+    tasks: Sequence[Task],
 ) -> Evaluation:
-    """Greedy answers of a population, and their scores."""
-    return evaluate(
-        world.engine,
+    """Greedy answers of members, and their scores."""
+    return evaluate_members(
+        world.groups,
         world.sandbox,
-        population,
         names,
+        weights,
         tasks,
+        prefetch=prefetch,
         instances_per_task=world.config.tasks.instances_per_task,
     )
 
@@ -278,33 +285,62 @@ def _answers(
     world: World, members: Sequence[str], tasks: Sequence[Task]
 ) -> tuple[SkillMatrix, list[Response]]:
     """Skills and responses of members that are in the store."""
-    skills, responses, store = skill_matrix.EMPTY, list[Response](), world.store
-    if tasks:
-        size = world.engine.population
-        for names, population in in_populations(members, store.get, size, store.prefetch):
-            found = _evaluate(world, population, names, tasks)
-            skills = skill_matrix.join(skills, _skills(world, found, without=()))
-            responses += found.responses
-            del population  # before the next one comes
-    return skills, responses
+    if not tasks:
+        return skill_matrix.EMPTY, []
+    store = world.store
+    found = _evaluate(
+        world,
+        members,
+        lambda name, group: store.get(name, group.number),
+        lambda names, group: store.prefetch(names, group.number),
+        tasks,
+    )
+    return _skills(world, found, without=()), list(found.responses)
 
 
-def _gibberish(
-    world: World, found: Evaluation, tasks: Sequence[Task], key: jax.Array, start: int
-) -> list[str]:
-    """Members that no longer speak, judged on a few random responses of each (paper §3.1)."""
-    if not world.config.evolve.gibberish_filter:
+def _gibberish(world: World, found: Evaluation, tasks: Sequence[Task], key: jax.Array) -> list[str]:
+    """Members that no longer speak, judged on a few random responses of each (paper §3.1).
+
+    The first process asks; only it has everybody's responses.
+    """
+    if not world.config.evolve.gibberish_filter or not distributed.is_first():
         return []
     asked = {task.id: task.instructions for task in tasks}
-    dropped = []
+    shown_of = []
     for m, member in enumerate(found.members):
         own = [response for response in found.responses if response.member == member]
-        rng = host_rng(jax.random.fold_in(key, start + m))
+        rng = host_rng(jax.random.fold_in(key, m))
         shown = rng.choice(len(own), min(_SHOWN_RESPONSES, len(own)), replace=False)
-        replies = [(asked[own[i].task][own[i].instance], own[i].text) for i in shown]
-        if world.scientist.is_gibberish(replies):
-            dropped.append(member)
-    return dropped
+        shown_of.append([(asked[own[i].task][own[i].instance], own[i].text) for i in shown])
+
+    async def judge_all() -> list[bool]:
+        return await gathered(world.workshop.scientist.is_gibberish(shown) for shown in shown_of)
+
+    verdicts = world.portal.call(judge_all)
+    return [member for member, verdict in zip(found.members, verdicts, strict=True) if verdict]
+
+
+def _start_adapting(world: World, state: State, key: jax.Array, generation: int) -> Future[Growth]:
+    """Adapts the tasks to an archive, beside whatever this thread does next."""
+    return world.portal.start_task_soon(
+        adapted_tasks,
+        world.workshop,
+        state.library,
+        state.pool,
+        skill_matrix.pass_rates(state.skills),
+        key,
+        generation,
+    )
+
+
+def _asked_again(world: World, state: State) -> tuple[State, list[Response]]:
+    """Scores that the infrastructure owes the archive, had now if it has recovered."""
+    owed = (state.skills.values == skill_matrix.MISSING).any(0)
+    names = [task for task, missing in zip(state.skills.tasks, owed, strict=True) if missing]
+    met, responses = _answers(world, state.archive, [state.library.tasks[name] for name in names])
+    skills = skill_matrix.join(state.skills, met)
+    skills = skill_matrix.take(skills, state.archive, state.skills.tasks)
+    return dataclasses.replace(state, skills=skills), responses
 
 
 def _update_archive(
@@ -323,6 +359,7 @@ def _update_archive(
         world.config.evolve.to_selection(world.config.run.population),
     )
     kept = tuple(candidates.members[i] for i in selected.indices)
+    sharing.adopt(world, kept, all_recipes)
     state = dataclasses.replace(
         state,
         archive=kept,
@@ -372,6 +409,7 @@ def _finish(
         "rejected_drafts": len(rejections),
         "missing_scores": sum(response.score is None for response in responses),
         "responses": len(responses),
+        **world.workshop.scientist.costs(),
         "seconds": round(time.monotonic() - began, 3),
     }
     record = Record(list(recipes.values()), gibberish, novelty, responses, rejections, metrics)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from acdc_jax import __version__
-from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.errors import AcdcError, ConfigError, Ended
 
 COMMANDS = {
     "run": "coevolve models and tasks, choose the task force, report",
@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": "repeat a run over several PRNG seeds, with every control, into one table",
     "export": "write a member of a run as a Hugging Face folder, rebuilt if it was dropped",
     "lineage": "print a member's family tree",
+    "bench": "measure this machine, beside its limits and beside peers",
 }
 
 _USAGE = """acdc: coevolve an archive of merged language models with a pool of tasks (AC/DC)
@@ -44,21 +45,39 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
         # OpenBLAS's threads spin while they wait, and slow down XLA's and the sandbox's.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        # Left to itself, XLA would leave a quarter of a GPU's memory alone.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
         # Imported here, so that `acdc --help` does not wait for jax.
         module = importlib.import_module(f"acdc_jax.commands.{name}")
         cast(Callable[[list[str]], None], module.command)(arguments[1:])
+        _part()
     except AcdcError as error:
         print(f"acdc: {error}", file=sys.stderr)
+        _part(str(error))
         return 2 if isinstance(error, ConfigError) else 1
+    except Ended as ended:
+        print(f"acdc: ended by SIGTERM: {ended}; the same command goes on", file=sys.stderr)
+        _part()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = f"{where}{error.strerror or error}"
         print(f"acdc: {reason}; put that right and run it again", file=sys.stderr)
+        _part(reason)
         return 1
     except KeyboardInterrupt:
         print("acdc: interrupted; the same command goes on from the last commit", file=sys.stderr)
+        _part("it was interrupted")
         return 130
+    except Exception as error:
+        _part(f"{type(error).__name__}: {error}")
+        raise
     return 0
+
+
+def _part(problem: str = "") -> None:
+    """Parts from a run's other processes, if there are any."""
+    if (distributed := sys.modules.get("acdc_jax.distributed")) is not None:
+        distributed.leave(problem)
 
 
 if __name__ == "__main__":

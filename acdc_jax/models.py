@@ -125,14 +125,14 @@ class TextCodec:
         encode: instructions → prompt tokens; remembered: a generation asks the same of every child.
         decode: response tokens → text, up to the first stop string.
         stop_tokens: each of them ends a response.
-        stop_strings: so does each of these.
+        stopped: whether response tokens hold a stop string; None where there are none.
         pad_token: fills rows up.
     """
 
     encode: Callable[[str], tuple[int, ...]]
     decode: Callable[[tuple[int, ...]], str]
     stop_tokens: tuple[int, ...]
-    stop_strings: tuple[str, ...]
+    stopped: Callable[[tuple[int, ...]], bool] | None
     pad_token: int
 
 
@@ -161,6 +161,10 @@ def text_codec(seeds: Sequence[Path], config: DecodeConfig) -> TextCodec:
             )
         )
 
+    def stopped(tokens: tuple[int, ...]) -> bool:
+        text = tokenizer.decode(tok, list(tokens))
+        return any(stop in text for stop in stop_strings)
+
     @functools.lru_cache(maxsize=100_000)
     def decode(tokens: tuple[int, ...]) -> str:
         text = tokenizer.decode(tok, list(tokens))
@@ -168,7 +172,7 @@ def text_codec(seeds: Sequence[Path], config: DecodeConfig) -> TextCodec:
 
     encode("")  # a template that is missing or refuses is better known now
     pad = tok.pad_token_id if tok.pad_token_id is not None else stop_tokens[0]
-    return TextCodec(encode, decode, stop_tokens, stop_strings, pad)
+    return TextCodec(encode, decode, stop_tokens, stopped if stop_strings else None, pad)
 
 
 def chat_template(config: DecodeConfig) -> str:

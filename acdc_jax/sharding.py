@@ -20,6 +20,7 @@ RULES = {
     "mlp": "model",
 }
 MESH_AXES = ("pop", "model")
+_WEIGHTS_SHARE = 0.9  # of a device's memory; what is computed needs some too
 
 
 def make_mesh(spec: str, devices: Sequence[jax.Device]) -> Mesh:
@@ -57,6 +58,52 @@ def make_mesh(spec: str, devices: Sequence[jax.Device]) -> Mesh:
         raise ConfigError(f"mesh {spec!r} does not fit {len(devices)} devices; try pop:-1")
     grid = np.asarray(devices, dtype=object).reshape(tuple(sizes.values()))
     return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def default_mesh(devices: Sequence[jax.Device], member: float, room: float, held: int) -> str:
+    """Returns a specification with as few devices per member as it takes.
+
+    Args:
+        devices: All of them.
+        member: Bytes of one member.
+        room: Bytes of one device's memory.
+        held: Members that devices hold at once: base, parents and child.
+
+    Raises:
+        ConfigError: Not even the devices of one process hold them.
+    """
+    local = sum(device.process_index == devices[0].process_index for device in devices)
+    for size in (size for size in range(1, local + 1) if local % size == 0):
+        if held * member / size <= _WEIGHTS_SHARE * room:
+            return f"pop:-1,model:{size}"
+    raise ConfigError(
+        f"a generation needs {held} members of {member / 2**30:.1f} GiB at once, but the {local} "
+        f"devices of a process have {room / 2**30:.1f} GiB each; use more, or larger ones"
+    )
+
+
+def pop_groups(mesh: Mesh) -> tuple[Mesh, ...]:
+    """Returns the mesh's groups of devices that hold one member each, as meshes over "model".
+
+    Nothing is ever computed over "pop": each group runs programs of its own.
+
+    Raises:
+        ConfigError: A group has devices of several processes.
+    """
+    grid = (
+        np.moveaxis(mesh.devices, mesh.axis_names.index("pop"), 0)
+        if "pop" in mesh.shape
+        else (mesh.devices[None])
+    )
+    groups = []
+    for row in grid.reshape(len(grid), -1):
+        if len({device.process_index for device in row}) > 1:
+            raise ConfigError(
+                f"a mesh of {dict(mesh.shape)} spreads a member over several processes; let model "
+                "be the last axis, and divide the number of a process's devices"
+            )
+        groups.append(Mesh(row, ("model",), axis_types=(AxisType.Auto,)))
+    return tuple(groups)
 
 
 def sharding(mesh: Mesh, axes: Axes, shape: Sequence[int]) -> NamedSharding:

@@ -10,8 +10,9 @@ from acdc_jax.evaluate.respond import Response
 from acdc_jax.evaluate.skills import SkillMatrix
 from acdc_jax.evolve.recipe import Recipe
 from acdc_jax.evolve.strategy import StrategyState
-from acdc_jax.tasks.library import Library, Rejection
+from acdc_jax.tasks.library import Library
 from acdc_jax.tasks.pool import Pool
+from acdc_jax.tasks.scientist import Rejection
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,29 +8,36 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from anyio.from_thread import BlockingPortal
 
+from acdc_jax import distributed
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.evaluate.groups import Group, Groups
 from acdc_jax.evaluate.respond import Engine
-from acdc_jax.evolve.budget import choose_budget
+from acdc_jax.evolve.budget import choose_budget, free_host_bytes
 from acdc_jax.evolve.children import Operators, member_id
 from acdc_jax.evolve.merge import Merge, module_groups
 from acdc_jax.evolve.propose import Proposer
 from acdc_jax.evolve.store import Store
 from acdc_jax.evolve.strategy import Strategy
+from acdc_jax.generate.batches import common_prefix
+from acdc_jax.generate.memory import choose_population, weight_bytes
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights, shapes
 from acdc_jax.models import Folders, cache_dir, check_folders, load_model, text_codec
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import cached_seeds
-from acdc_jax.sharding import make_mesh, weight_shardings
-from acdc_jax.tasks.procedural import procedural_scientist
-from acdc_jax.tasks.scientist import Scientist
+from acdc_jax.sharding import default_mesh, make_mesh, pop_groups, weight_shardings
+from acdc_jax.tasks.backends import Backends
+from acdc_jax.tasks.grow import Workshop, make_workshop
 from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Draft
 
 Progress = Callable[[str, int, int], None]
+
+_UNLIKE = ("a", "Z", "0", "(", "é")  # instructions whose prompts share only what all prompts share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,21 +46,23 @@ class World:
 
     Attributes:
         config: every setting.
-        engine: decodes members, `engine.population` at a time.
+        groups: this process's groups of devices, which make and decode members.
         sandbox: runs task code.
-        scientist: writes tasks and judges gibberish.
+        workshop: where tasks are made; its scientist judges gibberish too.
+        portal: runs the workshop's coroutines.
         families: the seed task families.
         operators: make children.
-        base: weights θ₀.
+        base: weights θ₀, on the first group.
         seeds: seed member id → Hugging Face folder.
         store: every member's weights.
         progress: told what is being done, how much of it, of how much.
     """
 
     config: Config
-    engine: Engine
+    groups: Groups
     sandbox: Sandbox
-    scientist: Scientist
+    workshop: Workshop
+    portal: BlockingPortal
     families: Sequence[Draft]
     operators: Operators
     base: Weights
@@ -62,19 +71,35 @@ class World:
     progress: Progress
 
 
-def fitting_mesh(config: Config) -> jax.sharding.Mesh:
-    """The mesh that the flags describe.
+def fitting_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
+    """The mesh that the flags describe, or else one with as few devices per member as it takes.
 
     Raises:
         ConfigError: it does not fit the devices, or a generation does not fit it.
     """
-    mesh = make_mesh(config.run.mesh, jax.devices())
-    if config.run.children % mesh.shape.get("pop", 1):
+    members, _ = split_devices(config)
+    spec = config.run.mesh
+    if not spec:
+        local = len(jax.local_devices())
+        stats = jax.local_devices()[0].memory_stats()
+        room = stats["bytes_limit"] if stats else free_host_bytes() / local
+        held = 2 + config.evolve.max_parents  # the base, a child and its parents
+        spec = default_mesh(members, weight_bytes(model), room, held)
+    return make_mesh(spec, members)
+
+
+def split_devices(config: Config) -> tuple[Sequence[jax.Device], Sequence[jax.Device]]:
+    """The members' devices and the local scientist's; the same ones where it has none of its own.
+
+    Raises:
+        ConfigError: none is left for the members.
+    """
+    devices, own = jax.devices(), config.scientist.scientist_devices
+    if own >= len(devices):
         raise ConfigError(
-            f"--children={config.run.children} is not a multiple of the mesh's "
-            f"{mesh.shape['pop']} pop devices; change --children or --mesh"
+            f"--scientist_devices={own}: of {len(devices)} devices, none is left for the members"
         )
-    return mesh
+    return (devices[:-own], devices[-own:]) if own else (devices, devices)
 
 
 def given_folders(config: Config) -> Folders:
@@ -151,14 +176,22 @@ def build_world(
     folders: Folders,
     operators: Operators,
     sandbox: Sandbox,
+    backends: Backends,
     progress: Progress,
     mesh: jax.sharding.Mesh,
 ) -> World:
-    wanted = member_shapes(mesh, folders.model)
     codec = text_codec(folders.seeds, config.decode)
-    base = load_model(folders, folders.base, wanted)
+    own = [
+        (rank, part)
+        for rank, part in enumerate(pop_groups(mesh))
+        if part.devices.flat[0].process_index == jax.process_index()
+    ]
+    ranks = len(pop_groups(mesh))
+    wanted = [member_shapes(part, folders.model) for _, part in own]
+    base = load_model(folders, folders.base, wanted[0])
     seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
-    population = config.run.children
+    share = -(-config.run.children // ranks)
+    population = choose_population(folders.model, share, own[0][1].size)
     engine = Engine(
         folders.model,
         codec.encode,
@@ -168,27 +201,52 @@ def build_world(
         config.decode.max_new_tokens,
         config.decode.batch_size,
         population,
-        weight_shardings(mesh, folders.model, population=population > 1),
+        {},
+        common_prefix([codec.encode(instructions) for instructions in _UNLIKE]),
+        codec.stopped,
     )
-    given = config.run
+    groups = tuple(
+        Group(
+            number,
+            rank,
+            dataclasses.replace(
+                engine,
+                shardings=weight_shardings(part, folders.model, population=population > 1),
+            ),
+            jax.device_put(base, {path: leaf.sharding for path, leaf in wanted[number].items()}),
+            part.devices.flat[0],
+        )
+        for number, (rank, part) in enumerate(own)
+    )
+    given, run_dir = config.run, Path(config.run.run_dir)
     store = Store(
-        Path(given.run_dir) / "members",
-        wanted,
-        choose_budget(given.device_budget_gb, given.host_budget_gb, wanted),
-        elsewhere=lambda name: load_model(folders, seeds[name], wanted, base),
+        run_dir / "members",
+        wanted[0],
+        choose_budget(given.device_budget_gb, given.host_budget_gb, wanted[0]),
+        elsewhere=lambda name: load_model(folders, seeds[name], wanted[0], base),
+        others=wanted[1:],
+        overflow=None if distributed.is_first() else overflow_dir(run_dir),
     )
+    tiny = config.scientist.scientist == "procedural"
+    families = config.tasks.seed_families or ("tiny" if tiny else "general")
     return World(
         config=config,
-        engine=engine,
+        groups=Groups(groups, ranks),
         sandbox=sandbox,
-        scientist=procedural_scientist(config.run.seed),
-        families=seed_families(),
+        workshop=make_workshop(config.tasks, backends.scientist, backends.memory, sandbox),
+        portal=backends.portal,
+        families=seed_families(families),
         operators=operators,
         base=base,
         seeds=seeds,
         store=store,
         progress=progress,
     )
+
+
+def overflow_dir(run_dir: Path) -> Path:
+    """Where a process that does not write the run's members puts what its memory cannot hold."""
+    return run_dir / "overflow" / f"p{jax.process_index()}"
 
 
 def member_shapes(mesh: jax.sharding.Mesh, model: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:

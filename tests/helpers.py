@@ -85,16 +85,19 @@ def short_run_flags(tiny_seeds: Path, run_dir: Path, **changes: Any) -> list[str
 
 
 @contextlib.contextmanager
-def started(flags: Sequence[str], compiled: Path) -> Iterator[subprocess.Popen[str]]:
+def started(
+    flags: Sequence[str], compiled: Path, devices: int = 1
+) -> Iterator[subprocess.Popen[str]]:
     """`acdc run` in a process group of its own, which is gone afterwards.
 
     Args:
         flags: of the run.
         compiled: folder where XLA keeps compiled programs, so that a second run is quick.
+        devices: fake CPU devices.
     """
     environment = {
         **os.environ,
-        "XLA_FLAGS": "",  # one device
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -197,11 +197,17 @@ def test_codec(write: Write) -> None:
     config = DecodeConfig(system_prompt="ab", stop_strings=r"mn,o\,p")
     codec = text_codec(seeds, config)
     assert codec.stop_tokens == (2, 4, 6)
-    assert codec.stop_strings == ("mn", "o,p")
     assert codec.pad_token == 0
     spelled = {letter: i for i, letter in enumerate(TOKENS)}
     assert codec.encode("cd") == (*(spelled[letter] for letter in "abcd"), 2)
     assert codec.decode(tuple(spelled[letter] for letter in "lopmna")).replace(" ", "") == "lopmna"
+    assert codec.stopped is not None
+    assert not codec.stopped(tuple(spelled[letter] for letter in "lopmna"))  # words: "m n"
+    single = text_codec(seeds, DecodeConfig(system_prompt="ab", stop_strings="m"))
+    assert single.stopped is not None
+    assert [single.stopped(tuple(spelled[c] for c in text)) for text in ("lop", "lopm")] == [0, 1]
+    assert single.decode(tuple(spelled[letter] for letter in "lopmna")).split() == [*"lop"]
+    assert text_codec(seeds, DecodeConfig()).stopped is None
     thinking = text_codec(seeds, DecodeConfig(system_prompt="", thinking=True))
     assert thinking.encode("cd") == (*(spelled[letter] for letter in "cdk"), 2)
 

@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 from scipy import stats
 
-from acdc_jax import flags
-from acdc_jax.commands.run import execute
+from acdc_jax import distributed, flags
+from acdc_jax.commands.run import execute, join
 from acdc_jax.config import SECTIONS, Config
 from acdc_jax.errors import ConfigError
 from acdc_jax.files import write_atomic
@@ -105,7 +105,9 @@ def command(argv: Sequence[str]) -> None:
         return
     (compare, *sections), rest = flags.parse([CompareConfig, *SECTIONS], argv)
     flags.no_arguments(rest)
-    config, console = Config(*sections), Console()
+    config = Config(*sections)
+    join(config)
+    console = Console(quiet=not distributed.is_first())
     out = Path(config.run.run_dir)
     measured: list[list[Mapping[str, Any]]] = []
     for seed in compare.prng_seed_list():
@@ -128,7 +130,8 @@ def command(argv: Sequence[str]) -> None:
         measured.append(rows)
         summary = summarise(measured)
         result = {"prng_seeds": compare.prng_seed_list()[: len(measured)], "rows": summary}
-        write_atomic(out / "results.json", json.dumps(result, indent=1))
+        if distributed.is_first():
+            write_atomic(out / "results.json", json.dumps(result, indent=1))
     title = f"mean over {len(measured)} PRNG seeds ± half of the 95 % interval"
     console.print(results_table(summary, title))
     console.print(differences(summary), markup=False, highlight=False)

@@ -21,9 +21,9 @@ from acdc_jax.model import hf
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights
 from acdc_jax.models import Folders, load_model
-from acdc_jax.sharding import make_mesh
+from acdc_jax.sharding import make_mesh, pop_groups
 from acdc_jax.sources import Sources, read_sources
-from acdc_jax.world import member_shapes
+from acdc_jax.world import fitting_mesh, member_shapes
 
 _HELP = """acdc export RUN MEMBER OUT: write a member of a run as a Hugging Face folder.
 
@@ -52,7 +52,7 @@ def command(argv: Sequence[str]) -> None:
         raise AcdcError(f"{run_dir} never had a member {member!r}; it has {_some(known)}")
     hf.check_vacant(out)
     config, model = Config.from_settings(manifest.flags), read_model(run_dir)
-    wanted = member_shapes(_mesh(config), model)
+    wanted = member_shapes(_mesh(config, model), model)
     if on_disk(run_dir / "members" / member):
         weights, how = _read(run_dir, recipes[member], wanted), ""
     else:
@@ -78,12 +78,12 @@ def read_model(run_dir: Path) -> ModelConfig:
         raise AcdcError(f"{path}: is missing or damaged ({error})") from None
 
 
-def _mesh(config: Config) -> jax.sharding.Mesh:
-    """The run's mesh, so that it rounds as the run did; one device where it does not fit."""
+def _mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
+    """A group of the run's mesh, so that it rounds as the run did; one device where none fits."""
     try:
-        return make_mesh(config.run.mesh, jax.devices())
+        return pop_groups(fitting_mesh(config, model))[0]
     except ConfigError:
-        return make_mesh("pop:1", jax.devices()[:1])
+        return make_mesh("model:1", jax.devices()[:1])
 
 
 def _read(run_dir: Path, recipe: Recipe, wanted: Shapes) -> Weights:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from acdc_jax import checkpoint, flags
+from acdc_jax import checkpoint, distributed, flags
 from acdc_jax.checkpoint import Manifest
 from acdc_jax.config import SECTIONS, Config
 from acdc_jax.evaluate.final import Judges, global_skills, held_out_tasks, measure
@@ -19,6 +19,7 @@ from acdc_jax.evolve.budget import limit_pinned_memory
 from acdc_jax.files import write_atomic
 from acdc_jax.loop import evolve
 from acdc_jax.models import Folders, keep_text_files
+from acdc_jax.preemption import Notice, heeded
 from acdc_jax.report.picture import draw_run
 from acdc_jax.report.progress import Advance, progress
 from acdc_jax.report.tables import results_table
@@ -27,6 +28,7 @@ from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import TINY
 from acdc_jax.sources import keep_sources
 from acdc_jax.state import Record, State
+from acdc_jax.tasks.backends import open_backends
 from acdc_jax.tasks.procedural import heldout_drafts
 from acdc_jax.world import (
     World,
@@ -36,6 +38,7 @@ from acdc_jax.world import (
     fitting_mesh,
     given_folders,
     make_operators,
+    split_devices,
     tiny_folders,
 )
 
@@ -53,8 +56,11 @@ def command(argv: Sequence[str]) -> None:
         print(_HELP + flags.help_text(SECTIONS))
         return
     config = parse_config(argv)
+    join(config)
     console = Console()
     results = execute(config, console)
+    if not distributed.is_first():
+        return
     run_dir = config.run.run_dir
     console.print(results_table(results["rows"], title_of(results)))
     console.print(
@@ -66,6 +72,19 @@ def command(argv: Sequence[str]) -> None:
         markup=False,
         highlight=False,
         soft_wrap=True,
+    )
+
+
+def join(config: Config) -> None:
+    """Meets the run's other processes, if there are any, before anything touches a device."""
+    given = config.processes
+    limit_pinned_memory(config.run.host_budget_gb)
+    distributed.initialise(
+        given.coordinator,
+        given.num_processes,
+        given.process_id,
+        given.distributed,
+        given.heartbeat_timeout_s,
     )
 
 
@@ -98,13 +117,19 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
     Raises:
         AcdcError: bad input, before anything expensive; or a failure that loses at most the
             generation that was under way.
+        Ended: SIGTERM came; everything up to a generation is committed.
     """
-    began = time.monotonic()
+    with heeded(config.processes.grace_s) as notice:
+        return _execute(config, console, notice, baselines)
+
+
+def _execute(config: Config, console: Console, notice: Notice, baselines: bool) -> dict[str, Any]:
+    """`execute`, listening to SIGTERM."""
+    began, first = time.monotonic(), distributed.is_first()
     tiny = config.seeds.seed_models == "tiny"
-    limit_pinned_memory(config.run.host_budget_gb)
-    mesh = fitting_mesh(config)
     folders = None if tiny else given_folders(config)
     model = folders.model if folders else TINY
+    mesh = fitting_mesh(config, model)
     check_lengths(config, model)
     operators = make_operators(config, model, len(folders.seeds) if folders else len(EXPERTS))
     given = config.sandbox
@@ -115,19 +140,27 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
             return finished
         check_disk(config, model)
         with (
-            Sandbox(given.sandbox_workers, limits, given.allow_unsafe_sandbox) as sandbox,
-            progress(console, config.run.progress) as advance,
+            open_backends(config, split_devices(config)[1]) as backends,
+            Sandbox(
+                given.sandbox_workers, limits, given.allow_unsafe_sandbox, backends.judge
+            ) as sandbox,
+            progress(console, config.run.progress and first) as advance,
         ):
             if folders is None:
+                if not first:
+                    distributed.barrier()  # the first one trains; most often the cache is common
                 folders = tiny_folders(config, advance)
+                if first:
+                    distributed.barrier()
             trained = time.monotonic()
-            world = build_world(config, folders, operators, sandbox, advance, mesh)
-            _keep_model_files(run_dir, folders, config)
+            world = build_world(config, folders, operators, sandbox, backends, advance, mesh)
             started = manifest.generation >= 0
-            keep_sources(run_dir, folders, world.base, started=started)
+            if first:
+                _keep_model_files(run_dir, folders, config)
+                keep_sources(run_dir, folders, world.base, started=started)
             for seed in () if started else world.seeds:
                 world.store.get(seed)  # a damaged one shows before anything expensive
-            manifest, state = evolve(world, manifest, _reporter(config, advance))
+            manifest, state = evolve(world, manifest, _reporter(config, advance), notice)
             evolved = time.monotonic()
             results = _measure(world, run_dir, manifest, state, advance, baselines)
         ended = time.monotonic()
@@ -142,9 +175,10 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
                 "total": round(trained - began + _seconds(run_dir) + ended - evolved, 1),
             },
         }
-        if baselines:
+        if baselines and first:
             draw_run(run_dir, results)
-        write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
+        if first:
+            write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
     return results
 
 
@@ -197,7 +231,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Global skill matrix, task forces, held-out table."""
     config = world.config
-    done, groups = 0, -(-len(checkpoint.retained(manifest)) // world.engine.population)
+    done, groups = 0, -(-len(checkpoint.retained(manifest)) // world.groups.members_at_once)
 
     def step(_: str) -> None:
         nonlocal done
@@ -205,7 +239,7 @@ def _measure(
         advance("measuring", done, max(done, groups + 8))
 
     judges = Judges(
-        world.engine,
+        world.groups,
         world.sandbox,
         config.tasks.skill_threshold,
         config.tasks.instances_per_task,
@@ -220,7 +254,6 @@ def _measure(
         tasks,
         skills,
         world.store,
-        world.base,
         list(world.seeds),
         state.archive,
         {g: checkpoint.read_archive(run_dir, g) for g in {*manifest.kept, state.generation}},
@@ -228,7 +261,8 @@ def _measure(
         config.run.seed,
         baselines,
     )
-    checkpoint.save_skills(run_dir, skills)
+    if distributed.is_first():
+        checkpoint.save_skills(run_dir, skills)
     advance("measuring", 1, 1)
     return results | {"held_out_tasks": len(tasks)}
 

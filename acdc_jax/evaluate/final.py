@@ -18,12 +18,12 @@ from acdc_jax import checkpoint
 from acdc_jax.checkpoint import Manifest
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluate import skills as skill_matrix
-from acdc_jax.evaluate.respond import GREEDY, Engine, evaluate
+from acdc_jax.evaluate.groups import Group, Groups, evaluate_members
+from acdc_jax.evaluate.respond import GREEDY
 from acdc_jax.evaluate.skills import MISSING, SOLVED, SkillMatrix
 from acdc_jax.evaluate.taskforce import greedy
 from acdc_jax.evolve.archive import fitness
 from acdc_jax.evolve.merge import Merge, merge_child
-from acdc_jax.evolve.population import in_populations
 from acdc_jax.evolve.store import Store
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.model.transformer import Weights
@@ -60,7 +60,7 @@ class Row:
 class Judges:
     """What measuring needs besides the models."""
 
-    engine: Engine
+    groups: Groups
     sandbox: Sandbox
     skill_threshold: float
     instances_per_task: int
@@ -86,24 +86,25 @@ def global_skills(
     known = skill_matrix.EMPTY
     for generation in sorted({*manifest.kept, manifest.generation}):
         known = skill_matrix.join(known, checkpoint.read_archive(run_dir, generation))
-    members, size = checkpoint.retained(manifest), judges.engine.population
+    members = checkpoint.retained(manifest)
     known = skill_matrix.take(known, members, sorted(tasks))
-    for group, population in in_populations(members, store.get, size, store.prefetch):
+    for start in range(0, len(members), judges.groups.members_at_once):
+        group = members[start : start + judges.groups.members_at_once]
         rows = skill_matrix.take(known, group, known.tasks)
         missing = [
             task for t, task in enumerate(known.tasks) if (rows.values[:, t] == MISSING).any()
         ]
         if missing:
-            found = evaluate(
-                judges.engine,
+            found = evaluate_members(
+                judges.groups,
                 judges.sandbox,
-                population,
                 group,
+                lambda name, where: store.get(name, where.number),
                 [tasks[task] for task in missing],
+                prefetch=lambda names, where: store.prefetch(names, where.number),
                 instances_per_task=judges.instances_per_task,
             )
             known = skill_matrix.join(known, found.skills(judges.skill_threshold))
-        del population  # before the next one comes
         judges.advance("global skill matrix")
     return known
 
@@ -137,7 +138,7 @@ class HeldOut:
     def ask(
         self,
         names: Sequence[str],
-        weights: Callable[[str], Weights],
+        weights: Callable[[str, Group], Weights],
         *,
         sampling: Sampling = GREEDY,
         key: jax.Array | None = None,
@@ -146,27 +147,24 @@ class HeldOut:
 
         Args:
             names: who is asked.
-            weights: gives the weights of one of them.
+            weights: gives the weights of one of them on a group's devices.
             sampling: greedy unless said otherwise.
             key: PRNG key; needed only when sampling.
         """
         waiting = [name for name in names if name not in self._solved]
-        size = self._judges.engine.population
-        for number, (group, population) in enumerate(in_populations(waiting, weights, size)):
-            found = evaluate(
-                self._judges.engine,
-                self._judges.sandbox,
-                population,
-                group,
-                self._tasks,
-                instances_per_task=self._instances,
-                sampling=sampling,
-                key=None if key is None else jax.random.fold_in(key, number),
-            )
-            del population  # before the next one comes
-            for m, name in enumerate(group):
-                self._solved[name] = found.scores[m] >= self._judges.skill_threshold
-            self._judges.advance("held-out tasks")
+        found = evaluate_members(
+            self._judges.groups,
+            self._judges.sandbox,
+            waiting,
+            weights,
+            self._tasks,
+            instances_per_task=self._instances,
+            sampling=sampling,
+            key=key,
+        )
+        for m, name in enumerate(waiting):
+            self._solved[name] = found.scores[m] >= self._judges.skill_threshold
+        self._judges.advance("held-out tasks")
 
     def row(self, collective: str, names: Sequence[str], best: str) -> Row:
         """Measures a collective of models that have been asked."""
@@ -185,7 +183,6 @@ def measure(
     tasks: Sequence[Task],
     skills: SkillMatrix,
     store: Store,
-    base: Weights,
     seeds: Sequence[str],
     archive: Sequence[str],
     archives: Mapping[int, SkillMatrix],
@@ -200,7 +197,6 @@ def measure(
         tasks: held-out tasks.
         skills: the global skill matrix.
         store: has every retained member, and the seeds.
-        base: the seeds' base.
         seeds: the seed members' ids.
         archive: the final archive.
         archives: skills of each kept generation's archive on its own active tasks.
@@ -220,10 +216,10 @@ def measure(
     forces = {n: task_force(finalists, n) for n in TASK_FORCES}
     trace = {g: task_force(matrix, TASK_FORCES[0]) for g, matrix in sorted(archives.items())}
     asked = {best}.union(*forces.values(), *trace.values(), archive if baselines else ())
-    held.ask(sorted(asked), store.get)
+    held.ask(sorted(asked), lambda name, where: store.get(name, where.number))
     rows = [held.row("evolved", force, best) for force in forces.values()]
     if baselines:
-        rows += _seed_rows(judges, held, skills, store, base, seeds, pool, seed)
+        rows += _seed_rows(judges, held, skills, store, seeds, pool, seed)
         rng = np.random.default_rng(seed)
         rows += [_random_row(held, archive, n, rng) for n in TASK_FORCES if n <= len(archive)]
     return {
@@ -240,7 +236,6 @@ def _seed_rows(
     held: HeldOut,
     skills: SkillMatrix,
     store: Store,
-    base: Weights,
     seeds: Sequence[str],
     pool: Sequence[Task],
     seed: int,
@@ -248,30 +243,35 @@ def _seed_rows(
     """What the seeds reach without evolution: the best of them, all, samples, their merge."""
     of_seeds = skill_matrix.take(skills, seeds, skills.tasks)
     best = _fittest(of_seeds)
-    held.ask(seeds, store.get)
+    held.ask(seeds, lambda name, where: store.get(name, where.number))
     rows = [
         held.row("seeds", task_force(of_seeds, TASK_FORCES[0]), best),
         held.row("all_seeds", seeds, best),
     ]
-    # Members of one population draw from keys of their own: N copies are N samples.
+    # Members draw from keys of their own: N copies are N samples.
     samples = [f"sample {i}" for i in range(max(TASK_FORCES))]
-    held.ask(samples, lambda _: store.get(best), sampling=_SAMPLES, key=jax.random.key(seed))
+    held.ask(
+        samples,
+        lambda _, where: store.get(best, where.number),
+        sampling=_SAMPLES,
+        key=jax.random.key(seed),
+    )
     rows += [held.row("samples_best_seed", samples[:n], samples[0]) for n in TASK_FORCES]
 
-    def uniform(scale: str) -> Weights:
+    def uniform(scale: str, where: Group) -> Weights:
         """All seeds' task vectors with one common coefficient."""
         return merge_child(
             Merge(normalise=False),
-            base,
-            [store.get(name) for name in seeds],
+            where.base,
+            [store.get(name, where.number) for name in seeds],
             jnp.full((len(seeds), 1), float(scale), jnp.float32),
             jax.random.key(seed),
-            dict.fromkeys(base, 0),
+            dict.fromkeys(where.base, 0),
         )
 
     chosen = _best_on_pool(judges, [str(scale) for scale in _UNIFORM_SCALES], uniform, pool)
     judges.advance("uniform merge")
-    held.ask(["uniform"], lambda _: uniform(chosen))
+    held.ask(["uniform"], lambda _, where: uniform(chosen, where))
     return [*rows, held.row("uniform_merge", ["uniform"], "uniform")]
 
 
@@ -299,15 +299,11 @@ def _random_row(held: HeldOut, archive: Sequence[str], n: int, rng: np.random.Ge
 
 
 def _best_on_pool(
-    judges: Judges, names: Sequence[str], weights: Callable[[str], Weights], pool: Sequence[Task]
+    judges: Judges,
+    names: Sequence[str],
+    weights: Callable[[str, Group], Weights],
+    pool: Sequence[Task],
 ) -> str:
     """The model that is fittest on the pool; the first of equals."""
-    best, best_fitness = names[0], -1.0
-    for group, population in in_populations(names, weights, judges.engine.population):
-        found = evaluate(judges.engine, judges.sandbox, population, group, pool)
-        del population  # before the next one comes
-        values = fitness(found.skills(judges.skill_threshold).values)
-        for name, value in zip(group, values.tolist(), strict=True):
-            if value > best_fitness:
-                best, best_fitness = name, value
-    return best
+    found = evaluate_members(judges.groups, judges.sandbox, names, weights, pool)
+    return _fittest(found.skills(judges.skill_threshold))

@@ -1,10 +1,12 @@
 """Members answer tasks: batched decoding, with scoring in the sandbox while it goes on.
 
-Finished batches are handed to the sandbox at once, so that the processes that score run while the
-devices decode the next batch.
+Responses are handed to the sandbox as they end, so that the processes that score run while the
+devices decode the others.
 """
 
 import dataclasses
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
@@ -15,10 +17,12 @@ from acdc_jax.evaluate.skills import SkillMatrix, from_scores
 from acdc_jax.generate.decode import generate
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights
+from acdc_jax.model.transformer import Weights, decode_layout
 from acdc_jax.sandbox import Outcome, Sandbox
 from acdc_jax.tasks.answer import extract_answer
 from acdc_jax.tasks.task import Task
+
+_LOG = logging.getLogger(__name__)
 
 GREEDY = Sampling()
 
@@ -37,9 +41,11 @@ class Engine:
         stop_tokens: tokens that end a response.
         pad_token: fills up prompts to their bucket.
         max_new_tokens: longest response.
-        batch_size: prompts per call.
+        batch_size: most responses at once, per member.
         population: members per call, the leading axis of their stacked weights; 1: no such axis.
         shardings: weight path → where these weights lie.
+        prefix: tokens that prompts begin with, such as the system prompt's; read once per call.
+        stopped: whether response tokens end a response without a stop token, by a stop string.
     """
 
     model: ModelConfig
@@ -51,6 +57,8 @@ class Engine:
     batch_size: int
     population: int
     shardings: Mapping[str, jax.sharding.Sharding]
+    prefix: int = 0
+    stopped: Callable[[tuple[int, ...]], bool] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +83,9 @@ class Evaluation:
             family's number of instances.
         instances: int64 [T], how many instances of each family count.
         responses: every response, by prompt, then member.
+        decode_s: wall seconds until the last response had ended.
+        scoring_s: wall seconds after that until the last score was there; the rest of the scoring
+            went on meanwhile.
     """
 
     members: tuple[str, ...]
@@ -82,6 +93,8 @@ class Evaluation:
     scores: np.ndarray
     instances: np.ndarray
     responses: tuple[Response, ...]
+    decode_s: float = 0.0
+    scoring_s: float = 0.0
 
     def skills(self, threshold: float) -> SkillMatrix:
         """Solved where the mean over the instances reaches `threshold`; see `from_scores`."""
@@ -112,7 +125,7 @@ def evaluate(
         tasks: what to answer.
         instances_per_task: the first so many instances of each family count.
         sampling: greedy unless said otherwise.
-        key: PRNG key; needed only when sampling.
+        key: PRNG key, or one for each of the population; needed only when sampling.
     """
     instances = np.asarray([min(len(task.instructions), instances_per_task) for task in tasks])
     prompts = [
@@ -120,11 +133,14 @@ def evaluate(
         for t, task in enumerate(tasks)
         for i, name in enumerate(list(task.instructions)[: instances[t]])
     ]
+    began = time.monotonic()
     texts: dict[tuple[int, int], list[str]] = {}
     scoring: dict[int, Scoring] = {}
+    weights = jax.device_put(population, dict(engine.shardings))
     for batch in generate(
         engine.model,
-        jax.device_put(population, dict(engine.shardings)),
+        # Of stacked members there would be too many twice.
+        decode_layout(engine.model, dict(weights)) if engine.population == 1 else weights,
         [engine.encode(tasks[t].instructions[name]) for t, _, name in prompts],
         stop_tokens=engine.stop_tokens,
         pad_token=engine.pad_token,
@@ -133,6 +149,8 @@ def evaluate(
         key=jax.random.key(0) if key is None else key,
         batch_size=engine.batch_size,
         population=engine.population if engine.population > 1 else None,
+        prefix=engine.prefix,
+        stopped=engine.stopped,
     ):
         for position, index in enumerate(batch.indices):
             t, i, _ = prompts[index]
@@ -142,9 +160,18 @@ def evaluate(
             if all((t, other) in texts for other in range(instances[t])):
                 answers = [texts[t, other] for other in range(instances[t])]
                 scoring[t] = _score(sandbox, tasks[t], answers)
+    decoded = time.monotonic()
     scores = np.full((len(members), len(tasks), instances_per_task), np.nan)
     responses = []
     worth = {t: _worth(*scoring[t]) for t in scoring}
+    scored = time.monotonic()
+    _LOG.info(
+        "%d responses in %.1f s: %.1f s of decoding and %.1f s of scoring after it",
+        len(prompts) * len(members),
+        scored - began,
+        decoded - began,
+        scored - decoded,
+    )
     for t, i, name in prompts:
         for m, member in enumerate(members):
             text = texts[t, i][m]
@@ -152,7 +179,13 @@ def evaluate(
             scores[m, t, i] = np.nan if score is None else score
             responses.append(Response(member, tasks[t].id, name, text, score))
     return Evaluation(
-        tuple(members), tuple(task.id for task in tasks), scores, instances, tuple(responses)
+        tuple(members),
+        tuple(task.id for task in tasks),
+        scores,
+        instances,
+        tuple(responses),
+        decoded - began,
+        scored - decoded,
     )
 
 

@@ -66,7 +66,7 @@ def rebuild(
     for name in order:
         parents = [store.get(parent) for parent in recipes[name].parents]
         weights, made = make_child(recipes[name], base, parents, group_of)
-        _check(made, recipes[name])
+        check_made(made, recipes[name])
         store.put(made, weights)
         children_left.subtract(recipes[name].parents)
         store.retain(other for other in children_left if children_left[other] > 0)
@@ -76,7 +76,8 @@ def rebuild(
     return store.get(member)
 
 
-def _check(made: Recipe, recipe: Recipe) -> None:
+def check_made(made: Recipe, recipe: Recipe) -> None:
+    """Raises AcdcError where a member that was made again is another one."""
     if made.content == recipe.content:
         return
     reason = "another version of jax rounds differently, or a parent is another one"

@@ -1,12 +1,14 @@
-"""Prompts into batches of few shapes: every new shape is compiled for."""
+"""Prompts into groups of few shapes: every new shape is compiled for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
+import numpy.typing as npt
 
 _SMALLEST_BUCKET = 8
 _SMALLEST_BATCH = 8
+
+Integers = npt.NDArray[np.int32]
 
 
 def bucket(length: int) -> int:
@@ -17,36 +19,58 @@ def bucket(length: int) -> int:
     return size
 
 
-def batches(
-    prompts: Sequence[Sequence[int]], batch_size: int
-) -> Iterator[tuple[list[int], int, int]]:
-    """Yields indices, padded length and number of rows of every batch."""
+def grouped(
+    lengths: Sequence[int], rows: Callable[[int], int], *, mixed: bool
+) -> list[tuple[list[int], int]]:
+    """Divides prompts into groups that are read at once, short ones first.
+
+    Args:
+        lengths: Of each prompt.
+        rows: Padded length → most prompts in a group.
+        mixed: Whether prompts that do not fill a group go along with longer ones: more padding, but
+            fewer shapes and fewer groups.
+
+    Returns:
+        The groups' indices and padded lengths.
+    """
     buckets: dict[int, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        buckets.setdefault(bucket(len(prompt)), []).append(i)
+    for i, length in enumerate(lengths):
+        buckets.setdefault(bucket(length), []).append(i)
+    groups: list[tuple[list[int], int]] = []
     indices: list[int] = []
-    length = 0
-    for length, members in sorted(buckets.items()):
-        # What does not fill a batch goes along with longer prompts: a few columns of padding
-        # cost less than a batch that is half empty, and than compiling for its size.
+    padded = 0
+    for padded, members in sorted(buckets.items()):
         indices += members
-        while len(indices) >= batch_size:
-            yield indices[:batch_size], length, batch_size
-            indices = indices[batch_size:]
+        size = rows(padded)
+        while len(indices) >= size or (indices and not mixed):
+            groups.append((indices[:size], padded))
+            indices = indices[size:]
     if indices:
-        rows = batch_size
-        while rows // 2 >= max(len(indices), _SMALLEST_BATCH):
-            rows //= 2
-        yield indices, length, rows
+        groups.append((indices, padded))
+    return groups
 
 
-def padded(
-    prompts: list[Sequence[int]], length: int, rows: int, pad_token: int
-) -> tuple[jax.Array, jax.Array]:
-    """Returns [rows, length] tokens, padded on the left, and which of them are real."""
+def halved(most: int, needed: int) -> int:
+    """Returns `most`, halved as long as `needed` rows fit: few sizes, and little that is empty."""
+    rows = most
+    while rows // 2 >= max(needed, _SMALLEST_BATCH):
+        rows //= 2
+    return rows
+
+
+def padded(prompts: Sequence[Sequence[int]], rows: int, length: int, pad_token: int) -> Integers:
+    """Returns [rows, length] tokens, padded on the right."""
     tokens = np.full((rows, length), pad_token, np.int32)
-    valid = np.zeros((rows, length), bool)
     for row, prompt in enumerate(prompts):
-        tokens[row, length - len(prompt) :] = prompt
-        valid[row, length - len(prompt) :] = True
-    return jax.device_put(tokens), jax.device_put(valid)
+        tokens[row, : len(prompt)] = prompt
+    return tokens
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Returns how many tokens all prompts begin with."""
+    if not prompts:
+        return 0
+    # The first and the last in order differ where any two do.
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
+    shorter = min(len(first), len(last))
+    return next((i for i in range(shorter) if first[i] != last[i]), shorter)

@@ -1,74 +1,58 @@
 """Responses to many prompts, from one member or from a population at once.
 
-Prompts are padded on the left to a few lengths (buckets) and batches to a few sizes, so that
-compilations are few. Each batch is one jitted prefill and one jitted decoding loop, which ends as
-soon as every row has met a stop token. Of a population, all members answer the same prompts in
-one call: the forward pass is mapped over them inside the loop, which is shared.
+Sequences enter and leave the slots of one batch as they come and end (continuous batching, Orca,
+OSDI 2022). Devices and host take turns without waiting: while the devices draw the next few tokens,
+the host looks at those before, hands out what has ended, and fills slots that are empty.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import product
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.generate.batches import batches, padded
-from acdc_jax.generate.sampling import Sampling, sample
-from acdc_jax.model.attention import Cache, empty_cache
+from acdc_jax.generate.batches import bucket, common_prefix, grouped, halved, padded
+from acdc_jax.generate.memory import fitting_slots, parameter_count
+from acdc_jax.generate.sampling import Sampling
+from acdc_jax.generate.steps import Drawn, Prompts, Settings, State, decode, prefill, start
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights, forward
+from acdc_jax.model.decode_attention import BLOCK
+from acdc_jax.model.transformer import Weights
+from acdc_jax.sharding import sharding
+
+_STEPS = 8  # tokens per call of `decode`: empty slots wait for a call's end, and one more
+_READING = 8192  # most tokens of prompts read at once: what they take beside the cache
+# Multiplications of one call of `prefill`. Larger calls use a GPU no better; smaller ones let a
+# prompt enter sooner. A tiny model reads all prompts at once.
+_READING_WORK = 1.0e13
+
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Responses to some of the prompts.
+    """Responses to some of the prompts, those that ended about the same time.
 
     Attributes:
         indices: Which prompts these are.
         tokens: By member, then by prompt as in `indices`: the response's tokens, without the stop
-            token.
+            token. One that a stop string ended goes on to the end of the string, or a bit further.
+        log_probs: As `tokens`, of every token before temperature and truncation, the stop token's
+            at the end; None if not asked for.
+        mean_log_probs: The same, of the whole vocabulary's mean.
     """
 
     indices: list[int]
     tokens: list[list[list[int]]]
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What a compiled function is specialised for, besides its shapes."""
-
-    stop_tokens: tuple[int, ...]
-    pad_token: int
-    max_new_tokens: int
-    sampling: Sampling
-    population: bool
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class _State:
-    """The decoding loop's state; a population adds a leading axis where [members] is written.
-
-    Attributes:
-        cache: Keys and values [members]; `valid` and `length` are common to the members.
-        token: [members, batch] int32, the last token drawn.
-        position: [batch] int32, the position of that token.
-        tokens: [members, batch, max_new_tokens] int32, what has been drawn; padding after a stop.
-        done: [members, batch] bool, rows that have met a stop token.
-        keys: [members, batch] typed PRNG keys, one per response; None when greedy.
-        step: int32 scalar, tokens drawn so far.
-    """
-
-    cache: Cache
-    token: jax.Array
-    position: jax.Array
-    tokens: jax.Array
-    done: jax.Array
-    keys: jax.Array | None
-    step: jax.Array
+    log_probs: list[list[list[float]]] | None = None
+    mean_log_probs: list[list[list[float]]] | None = None
 
 
 def generate(
@@ -78,226 +62,275 @@ def generate(
     *,
     stop_tokens: tuple[int, ...],
     pad_token: int,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     sampling: Sampling,
     key: jax.Array,
     batch_size: int,
     population: int | None = None,
+    prefix: int = 0,
+    stopped: Callable[[tuple[int, ...]], bool] | None = None,
+    log_probs: bool = False,
 ) -> Iterator[Batch]:
-    """Responds to prompts, batch by batch; the next batch decodes while one is looked at.
+    """Responds to prompts; responses come as they end, while others go on.
 
     Prompts are checked at the call, before anything is computed.
 
-    A response depends on the key, the member and the prompt's index, not on its batch (up to the
-    rounding of matrix products of different sizes).
+    A response depends on the key, the member and the prompt's index, not on those beside it (up to
+    the rounding of matrix products of different sizes).
 
     Args:
         config: The decoder.
-        weights: One member's weights or, for a population, every leaf with a leading axis.
+        weights: One member's weights, as stored or from `decode_layout`, or, for a population,
+            every leaf as stored with a leading axis.
         prompts: Token ids, at least one each.
         stop_tokens: Ids that end a response.
         pad_token: Id that fills rows up; never looked at.
-        max_new_tokens: Longest response, in tokens.
-        sampling: Greedy, or temperature and nucleus.
+        max_new_tokens: Longest response, in tokens; of all prompts, or of each.
+        sampling: How tokens are drawn.
         key: Typed PRNG key. Member m of a population draws from `split(key, population)[m]`, the
-            n-th token of prompt i from `fold_in(fold_in(., i), n)`.
-        batch_size: Most prompts decoded at once.
+            n-th token of prompt i from `fold_in(fold_in(., i), n)`. Or one key for each member.
+        batch_size: Most sequences at once, per member; fewer where memory ends.
         population: Number of members, or None for one member without the leading axis.
+        prefix: How many tokens prompts usually begin with in common; as far as these do, their keys
+            and values are computed once.
+        stopped: Whether tokens drawn so far already end a response (by a stop string, say). Looked
+            at every few tokens.
+        log_probs: Whether to return log-probabilities.
 
     Returns:
-        Every prompt once, short ones first.
+        Every prompt once.
 
     Raises:
-        AcdcError: A prompt that is empty or leaves no room for the response, by its index.
+        AcdcError: A prompt that is empty or leaves no room for the response, by its index; or not
+            even one sequence fits into memory.
     """
-    _check(config, prompts, max_new_tokens, batch_size)
-    settings = _Settings(
-        tuple(stop_tokens), pad_token, max_new_tokens, sampling, population is not None
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+    _check(config, prompts, limits, batch_size)
+    if not prompts:
+        return iter(())
+    shared = min(prefix, common_prefix(prompts), min(map(len, prompts)) - 1)
+    members = population or 1
+    placement = _placement(config, weights["embed.weight"].sharding, members)
+    settings = Settings(
+        model=config,
+        stop_tokens=tuple(stop_tokens),
+        pad_token=pad_token,
+        max_new_tokens=max(limits),
+        sampling=sampling,
+        population=population is not None,
+        prefix=shared,
+        steps=_STEPS,
+        early_exit=jax.default_backend() == "cpu",
+        log_probs=log_probs,
+        placement=placement,
     )
-    return _generate(config, weights, prompts, settings, key, batch_size, population)
+    longest = bucket(max(map(len, prompts)) - shared)
+    length = shared + longest + max(limits)
+    multiple = BLOCK if length > 4 * BLOCK else 8  # a kernel reads blocks
+    length = -(-length // multiple) * multiple
+    wanted = halved(batch_size, len(prompts))
+    slots = fitting_slots(config, wanted, length, members, _spread(placement), _READING)
+    parameters = members * parameter_count(config)
+
+    def rows(padded: int) -> int:
+        return max(1, min(slots, _READING // padded, int(_READING_WORK / (parameters * padded))))
+
+    # Of a tiny model a few columns of padding cost less than a group that is half empty, and than
+    # compiling for its length. A large one is compiled for every length that there is, so that the
+    # next generation, whose lengths are a little different, finds what it needs.
+    own = [len(prompt) - shared for prompt in prompts]
+    groups = grouped(own, rows, mixed=rows(longest) == slots)
+    job = _Job(settings, weights, prompts, limits, key, members, slots, length, stopped)
+    return _generate(job, deque((rows(padded), padded, indices) for indices, padded in groups))
 
 
-def _generate(
-    config: ModelConfig,
-    weights: Weights,
-    prompts: Sequence[Sequence[int]],
-    settings: _Settings,
-    key: jax.Array,
-    batch_size: int,
-    population: int | None,
-) -> Iterator[Batch]:
-    """`generate` after its checks."""
-    waiting: tuple[list[int], jax.Array] | None = None
-    for indices, length, rows in batches(prompts, batch_size):
-        tokens, valid = padded([prompts[i] for i in indices], length, rows, settings.pad_token)
-        keys = None
-        if not settings.sampling.greedy:
-            # Rows that only fill the batch may have any key.
-            numbers = np.resize(np.asarray(indices, np.int32), rows)
-            keys = _keys(key, jax.device_put(numbers), population)
-        state = _prefill(config, weights, tokens, valid, keys, settings)
+@dataclass(frozen=True)
+class _Job:
+    """What `_generate` works on; see `generate`."""
+
+    settings: Settings
+    weights: Weights
+    prompts: Sequence[Sequence[int]]
+    limits: Sequence[int]
+    key: jax.Array
+    members: int
+    slots: int
+    length: int
+    stopped: Callable[[tuple[int, ...]], bool] | None
+
+
+def _generate(job: _Job, waiting: deque[tuple[int, int, list[int]]]) -> Iterator[Batch]:
+    """`generate` after its checks.
+
+    Args:
+        job: What to do.
+        waiting: Rows, padded length and prompts' indices of every group that is read at once.
+    """
+    prefix = np.asarray(job.prompts[0][: job.settings.prefix], np.int32)
+    job = replace(job, key=_put(job, job.key))
+    state = start(
+        job.settings,
+        job.members,
+        job.slots,
+        job.length,
+        job.weights,
+        _put(job, prefix),
+        job.key,
+    )
+    owners: list[int | None] = [None] * job.slots  # which prompt's response is in a slot
+    ends = np.full((job.members, job.slots), -1)  # where `stopped` cut responses
+    flights: deque[tuple[list[int | None], Drawn]] = deque()  # calls not looked at yet
+    while waiting or any(owner is not None for owner in owners):
+        free = [slot for slot, owner in enumerate(owners) if owner is None]
+        while waiting and len(free) >= len(waiting[0][2]):
+            rows, padded_length, indices = waiting.popleft()
+            taken, free = free[: len(indices)], free[len(indices) :]
+            state = _enter(job, state, indices, taken, rows, padded_length)
+            for slot, index in zip(taken, indices, strict=True):
+                owners[slot] = index
+            ends[:, taken] = -1
+        cancelled = _put(job, ends >= 0)
         with jax.transfer_guard("disallow"):
-            drawn = _decode(config, weights, state, settings).tokens
-        if waiting is not None:
-            yield _collect(*waiting, settings)
-        waiting = indices, drawn
-    if waiting is not None:
-        yield _collect(*waiting, settings)
+            state, drawn = decode(job.settings, job.weights, state, cancelled)
+        flights.append((list(owners), drawn))
+        if len(flights) == 1:
+            continue
+        # The call before, while this one runs. A slot may have been emptied since it was made.
+        then, drawn = flights.popleft()
+        finished = _look(job, jax.device_get(drawn), then, owners, ends)
+        if finished is not None:
+            yield finished
+    # The last call's memory is free again when it is over; another cache may be wanted next.
+    jax.block_until_ready(state.position)
+
+
+def _enter(
+    job: _Job,
+    state: State,
+    indices: Sequence[int],
+    slots: Sequence[int],
+    rows: int,
+    length: int,
+) -> State:
+    """Reads prompts into empty slots; rows that are left over go to a slot beyond the last."""
+    prefix, count = job.settings.prefix, len(indices)
+    own = [job.prompts[i][prefix:] for i in indices]
+
+    def column(values: Sequence[int], rest: int) -> jax.Array:
+        return _put(job, np.asarray([*values, *[rest] * (rows - count)], np.int32))
+
+    prompts = Prompts(
+        tokens=_put(job, padded(own, rows, length, job.settings.pad_token)),
+        lengths=column([len(prompt) for prompt in own], 1),
+        slots=column(slots, job.slots),
+        limits=column([job.limits[i] for i in indices], 1),
+        numbers=column(indices, 0),
+    )
+    with jax.transfer_guard("disallow"):
+        entered: State = prefill(job.settings, job.weights, state, prompts, job.key)
+    return entered
+
+
+def _put(job: _Job, x: npt.NDArray[Any] | jax.Array) -> jax.Array:
+    """Puts what all devices look at on all of them."""
+    placement = job.settings.placement
+    placed: jax.Array = jax.device_put(x, placement[1] if placement else None)
+    return placed
+
+
+def _look(
+    job: _Job,
+    drawn: Drawn,
+    then: Sequence[int | None],
+    owners: list[int | None],
+    ends: Places,
+) -> Batch | None:
+    """Takes responses that have ended out of their slots, once all members' have.
+
+    Args:
+        job: What is done.
+        drawn: On the host.
+        then: Which prompts were in the slots.
+        owners: Which are now; changed.
+        ends: Where responses were cut; changed.
+    """
+    here = {
+        slot: index
+        for slot, index in enumerate(then)
+        if index is not None and index == owners[slot]
+    }
+    if job.stopped is not None:
+        for slot, m in product(here, range(job.members)):
+            written = tuple(drawn.tokens[m, slot, : int(drawn.count[slot])].tolist())
+            if not drawn.done[m, slot] and ends[m, slot] < 0 and job.stopped(written):
+                ends[m, slot] = len(written)
+    over = np.all(np.asarray(drawn.done) | (ends >= 0), axis=0)
+    finished = {slot: index for slot, index in here.items() if over[slot]}
+    if not finished:
+        return None
+    for slot in finished:
+        owners[slot] = None
+    stop = np.isin(drawn.tokens, job.settings.stop_tokens)
+
+    def taken(values: jax.Array | None, *, stop_too: bool) -> Any:
+        """Each member's responses, cut where they end."""
+        if values is None:
+            return None
+        found: list[list[list[Any]]] = [[] for _ in range(job.members)]
+        for m, (slot, index) in product(range(job.members), finished.items()):
+            end = int(ends[m, slot])
+            if end < 0:
+                stopped = bool(stop[m, slot].any())
+                end = (
+                    int(stop[m, slot].argmax()) + (stopped and stop_too)
+                    if stopped
+                    else job.limits[index]
+                )
+            found[m].append(values[m, slot, :end].tolist())
+        return found
+
+    return Batch(
+        list(finished.values()),
+        taken(drawn.tokens, stop_too=False),
+        taken(drawn.log_probs, stop_too=True),
+        taken(drawn.mean_log_probs, stop_too=True),
+    )
 
 
 def _check(
-    config: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int
+    config: ModelConfig, prompts: Sequence[Sequence[int]], limits: Sequence[int], batch_size: int
 ) -> None:
     """Refuses what cannot be decoded."""
-    if max_new_tokens < 1 or batch_size < 1:
+    if batch_size < 1 or min(limits, default=1) < 1:
         raise AcdcError(
-            f"max_new_tokens and batch_size must be positive, not {max_new_tokens}, {batch_size}"
+            f"max_new_tokens and batch_size must be positive, not {min(limits, default=1)}, "
+            f"{batch_size}"
         )
-    room = config.max_positions - max_new_tokens
-    for i, prompt in enumerate(prompts):
+    for i, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
+        room = config.max_positions - limit
         if not prompt:
             raise AcdcError(f"prompt {i} is empty")
         if len(prompt) > room:
             raise AcdcError(
-                f"prompt {i} has {len(prompt)} tokens; with max_new_tokens {max_new_tokens} the "
+                f"prompt {i} has {len(prompt)} tokens; with max_new_tokens {limit} the "
                 f"model's {config.max_positions} positions leave room for {max(room, 0)}"
             )
 
 
-@partial(jax.jit, static_argnums=2)
-def _keys(key: jax.Array, indices: jax.Array, population: int | None) -> jax.Array:
-    """Returns one key per row, [members, rows]."""
-    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    if population is None:
-        return fold(key, indices)
-    return jax.vmap(fold, in_axes=(0, None))(jax.random.split(key, population), indices)
+def _placement(
+    config: ModelConfig, weights: jax.sharding.Sharding, members: int
+) -> tuple[NamedSharding, NamedSharding] | None:
+    """Where keys and values [members, slots, tokens, kv_heads, head_dim] and the rest lie."""
+    if not isinstance(weights, NamedSharding) or not isinstance(weights.mesh, Mesh):
+        return None
+    shape = (members, 1, 1, config.num_kv_heads, config.head_dim)
+    caches = sharding(weights.mesh, ("population", None, None, "kv_heads", None), shape)
+    return caches, NamedSharding(weights.mesh, PartitionSpec())
 
 
-def _forward(
-    config: ModelConfig,
-    weights: Weights,
-    tokens: jax.Array,
-    positions: jax.Array,
-    cache: Cache,
-    valid: jax.Array,
-    *,
-    population: bool,
-) -> tuple[jax.Array, Cache]:
-    """Logits [members, batch, vocabulary] of the last token, and the cache."""
-
-    def one(weights: Weights, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        logits, new = forward(config, weights, tokens, positions, cache, valid, last_only=True)
-        assert new is not None
-        return logits[:, 0], new
-
-    if not population:
-        return one(weights, tokens, cache)
-    # What the members share is not mapped: a mapped slot index would turn the cache's slice
-    # update into a scatter, and a mapped loop would copy every cache in every step.
-    fresh = cache.k[0].ndim == 4
-    past = Cache(k=None if fresh else 0, v=None if fresh else 0, valid=None, length=None)  # type: ignore[arg-type]
-    new = Cache(k=0, v=0, valid=None, length=None)  # type: ignore[arg-type]
-    mapped = jax.vmap(one, in_axes=(0, None if fresh else 0, past), out_axes=(0, new))
-    return mapped(weights, tokens, cache)
-
-
-def _draw(state: _State, logits: jax.Array, settings: _Settings) -> _State:
-    """Draws a token for every row from logits [members, batch, vocabulary]; done rows get padding.
-
-    The arithmetic is `sample`'s, mapped over the members.
-    """
-
-    def choose(logits: jax.Array, keys: jax.Array | None) -> jax.Array:
-        if keys is not None:
-            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, state.step)
-        return sample(logits, keys, settings.sampling)
-
-    token = (jax.vmap(choose) if settings.population else choose)(logits, state.keys)
-    token = jnp.where(state.done, jnp.int32(settings.pad_token), token)
-    stop = jnp.isin(token, jnp.asarray(settings.stop_tokens, jnp.int32))
-    return replace(
-        state,
-        token=token,
-        position=state.position + 1,
-        tokens=jax.lax.dynamic_update_slice_in_dim(
-            state.tokens, token[..., None], state.step, axis=state.tokens.ndim - 1
-        ),
-        done=state.done | stop,
-        step=state.step + 1,
-    )
-
-
-@partial(jax.jit, static_argnames=("config", "settings"))
-def _prefill(
-    config: ModelConfig,
-    weights: Weights,
-    tokens: jax.Array,
-    valid: jax.Array,
-    keys: jax.Array | None,
-    settings: _Settings,
-) -> _State:
-    """Reads the prompts and draws the first token of every response."""
-    rows, length = tokens.shape
-    embed = weights["embed.weight"]
-    cache = empty_cache(config, rows, length + settings.max_new_tokens, embed.dtype)
-    positions = jnp.maximum(jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, 0)
-    logits, cache = _forward(
-        config, weights, tokens, positions, cache, valid, population=settings.population
-    )
-    drawn = logits.shape[:-1]
-    state = _State(
-        cache=cache,
-        token=jnp.zeros(drawn, jnp.int32),
-        position=positions[:, -1],
-        tokens=jnp.full((*drawn, settings.max_new_tokens), settings.pad_token, jnp.int32),
-        done=jnp.broadcast_to(~valid[:, -1], drawn),  # rows that only fill the batch
-        keys=keys,
-        step=jnp.zeros((), jnp.int32),
-    )
-    return _draw(state, logits, settings)
-
-
-# The state is donated: its cache, next to the weights the largest thing there is, is updated in
-# place. It is returned whole for that, although only the tokens are looked at.
-@partial(jax.jit, static_argnames=("config", "settings"), donate_argnames=("state",))
-def _decode(
-    config: ModelConfig,
-    weights: Weights,
-    state: _State,
-    settings: _Settings,
-) -> _State:
-    """Draws tokens until every row is done or has its `max_new_tokens`."""
-
-    def unfinished(state: _State) -> jax.Array:
-        return (state.step < settings.max_new_tokens) & ~state.done.all()
-
-    def advance(state: _State) -> _State:
-        here = jnp.ones((state.position.shape[0], 1), bool)
-        logits, cache = _forward(
-            config,
-            weights,
-            state.token[..., None],
-            state.position[:, None],
-            state.cache,
-            here,
-            population=settings.population,
-        )
-        return _draw(replace(state, cache=cache), logits, settings)
-
-    return jax.lax.while_loop(unfinished, advance, state)
-
-
-def _collect(indices: list[int], drawn: jax.Array, settings: _Settings) -> Batch:
-    """Waits for a batch and cuts its responses at their stop tokens."""
-    tokens = jax.device_get(drawn)
-    if not settings.population:
-        tokens = tokens[None]
-    stop = np.isin(tokens, settings.stop_tokens)
-    lengths = np.where(stop.any(-1), stop.argmax(-1), tokens.shape[-1])
-    return Batch(
-        indices,
-        [
-            [rows[i, : ends[i]].tolist() for i in range(len(indices))]
-            for rows, ends in zip(tokens, lengths, strict=True)
-        ],
-    )
+def _spread(placement: tuple[NamedSharding, NamedSharding] | None) -> int:
+    """Over how many devices the keys and values are spread."""
+    if placement is None:
+        return 1
+    mesh, spec = placement[0].mesh, placement[0].spec
+    return math.prod(mesh.shape[axis] for axis in spec if axis is not None)

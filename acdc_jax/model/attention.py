@@ -1,6 +1,8 @@
 """Rotary positions, grouped-query attention, and the key-value cache that decoding keeps."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +19,32 @@ _MASKED = -1e30  # finite, so that a row with nothing to attend to gives no NaN
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
-    """Keys and values of the tokens seen so far. All rows are at the same slot.
+    """Keys and values of the tokens seen so far; a token's slot is its position in its row.
 
     Attributes:
-        k: Per layer [batch, slots, kv_heads, head_dim], in the dtype of the weights.
+        k: Per layer [batch, slots, kv_heads, head_dim], in the dtype of the weights. What lies in
+            slots that a row has not reached yet is never looked at.
         v: As `k`.
-        valid: [batch, slots] bool, False where a slot holds padding or nothing.
-        length: int32 scalar, slots written so far.
     """
 
     k: tuple[jax.Array, ...]
     v: tuple[jax.Array, ...]
-    valid: jax.Array
-    length: jax.Array
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Which slots each token may look at.
+
+    Attributes:
+        mask: [batch, tokens, slots] bool.
+        lengths: [batch] int32 where every row has one token, which sees just so many first slots;
+            else None.
+        causal: Whether tokens and slots are the same, and each sees all up to itself.
+    """
+
+    mask: jax.Array
+    lengths: jax.Array | None = None
+    causal: bool = False
 
 
 def empty_cache(config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype) -> Cache:
@@ -38,9 +53,43 @@ def empty_cache(config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype) -
     return Cache(
         k=tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers)),
         v=tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers)),
-        valid=jnp.zeros((batch, slots), bool),
-        length=jnp.zeros((), jnp.int32),
     )
+
+
+def sights(
+    windows: Collection[int], positions: jax.Array, slots: int, valid: jax.Array | None
+) -> dict[int, Sight]:
+    """Returns what tokens see through every window.
+
+    Args:
+        windows: How many tokens a token sees, itself included; 0: all before it.
+        positions: [batch, tokens] int32, the tokens' slots unless they are as many as the slots.
+        slots: How many there are.
+        valid: [batch, slots] bool, False for padding; None: no padding before a token.
+    """
+    batch, tokens = positions.shape
+    columns = jnp.arange(slots, dtype=jnp.int32)[None, None, :]
+    # Causal by slot, not by position: padding on the left shifts positions, not slots.
+    whole = tokens == slots
+    here = jnp.arange(tokens, dtype=jnp.int32)[None, :, None] if whole else positions[:, :, None]
+    mask = jnp.broadcast_to(columns <= here, (batch, tokens, slots))
+    if valid is not None:
+        mask = mask & valid[:, None, :]
+    found = {}
+    for window in windows:
+        everything = valid is None and not 0 < window < slots
+        found[window] = Sight(
+            mask & (columns > here - window) if 0 < window < slots else mask,
+            positions[:, 0] + 1 if everything and tokens == 1 and not whole else None,
+            everything and whole,
+        )
+    return found
+
+
+def write(past: jax.Array, new: jax.Array, positions: jax.Array) -> jax.Array:
+    """Puts [batch, tokens, …] into the slots [batch, tokens] int32 of [batch, slots, …]."""
+    rows = jnp.arange(past.shape[0], dtype=jnp.int32)[:, None]
+    return past.at[rows, positions].set(new, unique_indices=True, mode="promise_in_bounds")
 
 
 def rope_frequencies(config: ModelConfig, *, local: bool = False) -> Frequencies:
@@ -92,6 +141,38 @@ def rope(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = (first * cosine - second * sine, second * cosine + first * sine)
     return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    sight: Sight,
+    *,
+    scale: float = 0.0,
+    softcap: float = 0.0,
+) -> jax.Array:
+    """`attention` by what `sight` says, through cuDNN where that can compute it."""
+    if softcap or q.shape[3] % 8 or q.shape[3] > 128 or not runs_fused_attention(q):
+        return attention(q, k, v, sight.mask, scale=scale, softcap=softcap)
+    batch, tokens, heads, head_dim = q.shape
+    how: dict[str, Any] = {"mask": sight.mask[:, None]}
+    if sight.causal:
+        how = {"is_causal": True}
+    elif sight.lengths is not None:  # the kernel stops reading a row where it ends
+        how = {"key_value_seq_lengths": sight.lengths}
+    scale = (scale or head_dim) ** -0.5
+    seen: jax.Array
+    seen = jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn", **how)
+    return seen.reshape(batch, tokens, heads * head_dim)
+
+
+def runs_fused_attention(q: jax.Array) -> bool:
+    """Whether the default device has kernels for such queries."""
+    # "9.0" on an H100. Other platforms have no such attribute.
+    capability = getattr(jax.devices()[0], "compute_capability", "0")
+    modern = jax.default_backend() == "gpu" and float(capability) >= 8
+    return modern and q.dtype in (jnp.bfloat16, jnp.float16)
 
 
 def attention(

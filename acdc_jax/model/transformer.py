@@ -15,7 +15,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from acdc_jax.model.attention import Cache, attention, rope, rope_angles, rope_frequencies
+from acdc_jax.model import decode_attention
+from acdc_jax.model.attention import (
+    Cache,
+    Sight,
+    attend,
+    rope,
+    rope_angles,
+    rope_frequencies,
+    sights,
+    write,
+)
 from acdc_jax.model.config import ModelConfig
 
 Weights = dict[str, jax.Array]
@@ -35,16 +45,27 @@ def _weight(shape: tuple[int, ...], axes: Axes, dtype: str, scale: float, mean: 
 
 
 class Linear(nnx.Module):  # type: ignore[misc]
-    """x Wᵀ + b, with W [out, in] as Hugging Face stores it."""
+    """x Wᵀ + b, with W [out, in] as Hugging Face stores it, or, turned, [in, out]."""
 
     def __init__(
-        self, n_in: int, n_out: int, axes: Axes, dtype: str, *, bias: bool = False, gain: float = 1
+        self,
+        n_in: int,
+        n_out: int,
+        axes: Axes,
+        dtype: str,
+        *,
+        bias: bool = False,
+        gain: float = 1,
+        turned: bool = False,
     ) -> None:
-        self.weight = _weight((n_out, n_in), axes, dtype, gain * n_in**-0.5)
+        shape = (n_in, n_out) if turned else (n_out, n_in)
+        self.weight = _weight(shape, axes[::-1] if turned else axes, dtype, gain * n_in**-0.5)
         self.bias = _weight((n_out,), axes[:1], dtype, 0.0) if bias else None
+        self.product = "bti,io->bto" if turned else "bti,oi->bto"
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y: jax.Array = jnp.einsum("bti,oi->bto", x, self.weight[...])
+    def __call__(self, x: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+        """Returns [B, T, out], in `dtype` if that is not the weights'."""
+        y: jax.Array = jnp.einsum(self.product, x, self.weight[...], preferred_element_type=dtype)
         if self.bias is not None:
             bias: jax.Array = self.bias[...]
             y = y + bias[None, None, :]
@@ -71,122 +92,147 @@ class Norm(nnx.Module):  # type: ignore[misc]
 class Attention(nnx.Module):  # type: ignore[misc]
     """Grouped-query attention with rotary positions."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, fused: bool) -> None:
         self.config = config
         head_dim = config.head_dim
         width, dtype, bias = config.hidden_size, config.dtype, config.qkv_bias
         n_q, n_kv = config.num_heads * head_dim, config.num_kv_heads * head_dim
-        self.q = Linear(width, n_q, ("heads", "embed"), dtype, bias=bias)
-        self.k = Linear(width, n_kv, ("kv_heads", "embed"), dtype, bias=bias)
-        self.v = Linear(width, n_kv, ("kv_heads", "embed"), dtype, bias=bias)
+        if fused:
+            n_qkv = n_q + 2 * n_kv
+            self.qkv = Linear(width, n_qkv, ("heads", "embed"), dtype, bias=bias, turned=True)
+        else:
+            self.q = Linear(width, n_q, ("heads", "embed"), dtype, bias=bias)
+            self.k = Linear(width, n_kv, ("kv_heads", "embed"), dtype, bias=bias)
+            self.v = Linear(width, n_kv, ("kv_heads", "embed"), dtype, bias=bias)
         gain = (2 * config.num_layers) ** -0.5  # keeps the residual stream's variance near one
-        self.o = Linear(n_q, width, ("embed", "heads"), dtype, bias=config.o_bias, gain=gain)
+        self.o = Linear(
+            n_q, width, ("embed", "heads"), dtype, bias=config.o_bias, gain=gain, turned=fused
+        )
         self.q_norm = Norm(config, head_dim) if config.qk_norm else None
         self.k_norm = Norm(config, head_dim) if config.qk_norm else None
+        self.fused = fused
+
+    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns queries [B, T, H, head_dim], keys and values [B, T, KV, head_dim]."""
+        heads, kv_heads = self.config.num_heads, self.config.num_kv_heads
+        if not self.fused:
+            q, k, v = (
+                linear(x).reshape(*x.shape[:2], -1, self.config.head_dim)
+                for linear in (self.q, self.k, self.v)
+            )
+            return q, k, v
+        joined = self.qkv(x).reshape(*x.shape[:2], -1, self.config.head_dim)
+        q, k, v = jnp.split(joined, (heads, heads + kv_heads), axis=2)
+        return q, k, v
 
     def __call__(
         self,
         x: jax.Array,
         angles: Angles,
-        mask: jax.Array,
+        sight: Sight,
+        positions: jax.Array,
         past: tuple[jax.Array, jax.Array] | None,
-        slot: jax.Array,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Returns the output [B, T, D] and the keys and values looked at, [B, S, KV, H] each."""
-        batch, tokens, _ = x.shape
         config = self.config
-        q = self.q(x).reshape(batch, tokens, -1, config.head_dim)
-        k = self.k(x).reshape(batch, tokens, -1, config.head_dim)
-        v = self.v(x).reshape(batch, tokens, -1, config.head_dim)
+        q, k, v = self.project(x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
+        scale, softcap = config.query_scale, config.attention_softcap
+        alone = past is not None and sight.lengths is not None and not softcap
+        if past is not None and alone and decode_attention.supported(q, k, past[0]):
+            factor = (scale or config.head_dim) ** -0.5
+            fused = decode_attention.decode_attention
+            seen, kept = fused(q, k, v, angles, positions, past, scale=factor)
+            return self.o(seen), kept
         q, k = rope(q, *angles), rope(k, *angles)
-        if past is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(past[0], k, slot, axis=1)
-            v = jax.lax.dynamic_update_slice_in_dim(past[1], v, slot, axis=1)
-        seen = attention(q, k, v, mask, scale=config.query_scale, softcap=config.attention_softcap)
-        return self.o(seen), (k, v)
+        if past is not None and past[0].shape[1] > x.shape[1]:
+            k, v = write(past[0], k, positions), write(past[1], v, positions)
+        return self.o(attend(q, k, v, sight, scale=scale, softcap=softcap)), (k, v)
 
 
 class Mlp(nnx.Module):  # type: ignore[misc]
     """Gated feed-forward layer (arXiv 2002.05202)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, fused: bool) -> None:
         self.activation = config.activation
         width, inner, dtype = config.hidden_size, config.intermediate_size, config.dtype
-        self.gate = Linear(width, inner, ("mlp", "embed"), dtype)
-        self.up = Linear(width, inner, ("mlp", "embed"), dtype)
+        if fused:
+            self.gate_up = Linear(width, 2 * inner, ("mlp", "embed"), dtype, turned=True)
+        else:
+            self.gate = Linear(width, inner, ("mlp", "embed"), dtype)
+            self.up = Linear(width, inner, ("mlp", "embed"), dtype)
         gain = (2 * config.num_layers) ** -0.5
-        self.down = Linear(inner, width, ("embed", "mlp"), dtype, gain=gain)
+        self.down = Linear(inner, width, ("embed", "mlp"), dtype, gain=gain, turned=fused)
+        self.fused = fused
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(_ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
+        if self.fused:
+            gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
+        else:
+            gate, up = self.gate(x), self.up(x)
+        return self.down(_ACTIVATIONS[self.activation](gate) * up)
 
 
 class Layer(nnx.Module):  # type: ignore[misc]
     """One decoder layer: attention and feed-forward, normed before and in some families after."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, fused: bool) -> None:
         width = config.hidden_size
         self.attention_norm = Norm(config, width)
-        self.attention = Attention(config)
+        self.attention = Attention(config, fused)
         self.attention_post_norm = Norm(config, width) if config.post_norms else None
         self.mlp_norm = Norm(config, width)
-        self.mlp = Mlp(config)
+        self.mlp = Mlp(config, fused)
         self.mlp_post_norm = Norm(config, width) if config.post_norms else None
 
     def __call__(
         self,
         x: jax.Array,
         angles: Angles,
-        mask: jax.Array,
+        sight: Sight,
+        positions: jax.Array,
         past: tuple[jax.Array, jax.Array] | None,
-        slot: jax.Array,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Returns the residual stream [B, T, D] and the keys and values looked at."""
-        y, seen = self.attention(self.attention_norm(x), angles, mask, past, slot)
+        y, seen = self.attention(self.attention_norm(x), angles, sight, positions, past)
         x = x + (y if self.attention_post_norm is None else self.attention_post_norm(y))
         y = self.mlp(self.mlp_norm(x))
         return x + (y if self.mlp_post_norm is None else self.mlp_post_norm(y)), seen
 
 
 class Transformer(nnx.Module):  # type: ignore[misc]
-    """A decoder-only language model; its weights are abstract until `nnx.merge` fills them."""
+    """A decoder-only language model; its weights are abstract until `nnx.merge` fills them.
 
-    def __init__(self, config: ModelConfig) -> None:
+    The layout in which weights are stored has one matrix [out, in] per projection. `fused` is the
+    layout for decoding, with query, key and value projections as one matrix, gate and up as one,
+    and all of them [in, out].
+    """
+
+    def __init__(self, config: ModelConfig, fused: bool = False) -> None:
         self.config = config
-        self.embed = Linear(config.hidden_size, config.vocab_size, ("vocab", "embed"), config.dtype)
-        self.layers = nnx.List([Layer(config) for _ in range(config.num_layers)])
+        size = (config.hidden_size, config.vocab_size, ("vocab", "embed"), config.dtype)
+        self.embed = Linear(*size)
+        self.layers = nnx.List([Layer(config, fused) for _ in range(config.num_layers)])
         self.norm = Norm(config, config.hidden_size)
-        self.head = (
-            None
-            if config.tie_embeddings
-            else Linear(config.hidden_size, config.vocab_size, ("vocab", "embed"), config.dtype)
-        )
+        self.head = None if config.tie_embeddings else Linear(*size, turned=fused)
 
     def __call__(
         self,
         tokens: jax.Array,
         positions: jax.Array,
         cache: Cache | None,
-        valid: jax.Array,
-        last_only: bool,
+        valid: jax.Array | None,
+        last: jax.Array | None,
     ) -> tuple[jax.Array, Cache | None]:
-        config, width = self.config, tokens.shape[1]
-        start = jnp.zeros((), jnp.int32) if cache is None else cache.length
-        if cache is not None:
-            valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, start, axis=1)
-        # Causal by slot, not by position: padding on the left shifts positions, not slots.
-        slots = jnp.arange(valid.shape[1], dtype=jnp.int32)[None, None, :]
-        here = (start + jnp.arange(width, dtype=jnp.int32))[None, :, None]
-        mask = (slots <= here) & valid[:, None, :]
-        masks = {0: mask} | {
-            window: mask & (slots > here - window) for window in set(config.windows) - {0}
-        }
+        config = self.config
+        slots = tokens.shape[1] if cache is None else cache.k[0].shape[1]
+        windows = {config.window(i) for i in range(config.num_layers)}
+        sight = sights(windows, positions, slots, valid)
         # Layers with a window may rotate by frequencies of their own.
         angles = {
             local: rope_angles(positions, rope_frequencies(config, local=local))
-            for local in {bool(config.window(i)) for i in range(config.num_layers)}
+            for local in map(bool, windows)
         }
 
         x = self.embed.weight[...][tokens]
@@ -196,23 +242,24 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         for i, layer in enumerate(self.layers):
             past = None if cache is None else (cache.k[i], cache.v[i])
             window = config.window(i)
-            x, (k, v) = layer(x, angles[window > 0], masks[window], past, start)
+            x, (k, v) = layer(x, angles[window > 0], sight[window], positions, past)
             keys.append(k)
             values.append(v)
-        x = self.norm(x[:, -1:] if last_only else x)
-        head = (self.embed if self.head is None else self.head).weight[...]
-        logits = jnp.einsum("btd,vd->btv", x, head, preferred_element_type=jnp.float32)
+        if last is not None:
+            x = jnp.take_along_axis(x, last[:, None, None], axis=1)
+        x = self.norm(x)
+        logits = (self.embed if self.head is None else self.head)(x, jnp.dtype("float32"))
         if config.logit_softcap:
             logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
-        if cache is not None:
-            cache = Cache(tuple(keys), tuple(values), valid, start + width)
-        return logits, cache
+        return logits, None if cache is None else Cache(tuple(keys), tuple(values))
 
 
 @lru_cache(maxsize=32)
-def _structure(config: ModelConfig) -> tuple[Any, dict[str, tuple[tuple[Any, ...], Any]]]:
+def _structure(
+    config: ModelConfig, fused: bool = False
+) -> tuple[Any, dict[str, tuple[tuple[Any, ...], Any]]]:
     """The module without its weights, and each dotted path's NNX path and declaration."""
-    graph, state = nnx.split(Transformer(config))
+    graph, state = nnx.split(Transformer(config, fused))
     return graph, {
         ".".join(map(str, path)): (path, param) for path, param in nnx.to_flat_state(state)
     }
@@ -266,30 +313,74 @@ def forward(
     cache: Cache | None = None,
     valid: jax.Array | None = None,
     *,
-    last_only: bool = False,
+    last: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache | None]:
-    """Runs the decoder; pure, for jit (`config`, `last_only` static), vmap and grad.
+    """Runs the decoder; pure, for jit (`config` static), vmap and grad.
 
     Args:
         config: The decoder.
-        weights: One member's weights. A "head.weight" is used even where the configuration ties
-            the output head to the embedding, so that training can treat the two apart.
+        weights: One member's weights, as stored or in the layout of `decode_layout`. A
+            "head.weight" is used even where the configuration ties the output head to the
+            embedding, so that training can treat the two apart.
         tokens: [batch, tokens] int32.
         positions: [batch, tokens] int32, counted from the first token that is not padding.
-        cache: Keys and values of earlier tokens, or None. `tokens` are written behind them; the
-            caller sees to it that they fit.
-        valid: [batch, tokens] bool, False for padding (to the left); None means all True.
-        last_only: Compute the logits of the last token only, which is all that prefill needs.
+        cache: Keys and values of earlier tokens, or None. With one, padding is to the right, and
+            the tokens' keys and values are put into the slots that `positions` names; the caller
+            sees to it that there are such slots. Tokens as many as slots fill a fresh cache.
+        valid: [batch, tokens] bool, False for padding; only without a cache. None: padding, if any,
+            is to the right.
+        last: [batch] int32, the only token of each row whose logits are wanted; None: all.
 
     Returns:
         Logits [batch, tokens (or 1), vocabulary] in float32, and the cache with the tokens added
         (None without a cache). Logits of padding are meaningless.
     """
-    graph, declared = _structure(replace(config, tie_embeddings="head.weight" not in weights))
+    if cache is not None and valid is not None:
+        raise ValueError("with a cache, padding is to the right and valid is not looked at")
+    graph, declared = _structure(
+        replace(config, tie_embeddings="head.weight" not in weights),
+        "layers.0.attention.qkv.weight" in weights,
+    )
     filled = [(path, param.replace(weights[name])) for name, (path, param) in declared.items()]
     model = nnx.merge(graph, nnx.from_flat_state(filled))
-    if valid is None:
-        valid = jnp.ones(tokens.shape, bool)
     logits: jax.Array
-    logits, cache = model(tokens, positions, cache, valid, last_only)
+    logits, cache = model(tokens, positions, cache, valid, last)
     return logits, cache
+
+
+def decode_layout(config: ModelConfig, weights: Weights) -> Weights:
+    """The layout that a GPU decodes fastest from: fewer and larger matrices, and turned.
+
+    Weights spread over several devices stay as they are: a joined matrix is cut elsewhere than its
+    parts.
+
+    Args:
+        config: The decoder.
+        weights: One member's weights as stored. What has been laid out anew is taken out of this
+            dictionary, so that no more than one matrix is there twice; hand over a copy to keep it.
+
+    Returns:
+        Weights for `forward`; what stays as it is, is shared.
+    """
+    if len(weights["embed.weight"].sharding.device_set) > 1:
+        return weights
+    wanted = _structure(replace(config, tie_embeddings="head.weight" not in weights), True)[1]
+    laid_out = {}
+    # Large ones first: small ones then fit into the gaps that these leave in a device's memory.
+    for name in sorted(wanted, key=lambda name: -wanted[name][1].get_value().size):
+        *path, module, kind = name.split(".")
+        parts = [".".join((*path, part, kind)) for part in _JOINED.get(module, (module,))]
+        if module in _JOINED or (module in _TURNED and kind == "weight"):
+            leaves = [weights.pop(part) for part in parts]
+            # Waits: memory is free again only when it has been read.
+            laid_out[name] = jax.block_until_ready(_laid_out(leaves))
+    return {**weights, **laid_out}
+
+
+_JOINED = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
+_TURNED = ("o", "down", "head")
+
+
+@jax.jit
+def _laid_out(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.concatenate(leaves).T  # of a bias: itself

@@ -7,7 +7,9 @@ from typing import Literal, TypeAlias
 from acdc_jax.errors import AcdcError
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
-Status: TypeAlias = Literal["score", "task error", "timeout", "memory", "infrastructure"]
+Status: TypeAlias = Literal[
+    "score", "task error", "submission error", "timeout", "memory", "infrastructure"
+]
 
 
 class SandboxError(AcdcError):
@@ -24,7 +26,10 @@ class Limits:
         memory_mb: MiB of address space beyond the interpreter's own.
         file_mb: MiB of any one file.
         processes: threads; new processes are never allowed.
-        output_kb: KiB of instances and instructions that a family may return.
+        output_kb: KiB of instances and instructions that a family may return, and of what passes
+            between a scorer, its submission and the judge.
+        judgements: calls of `eval_with_llm_judge`. The clock stands still while one is waited for.
+        calls: calls of the submission's functions. They have, together, another `wall_s`.
     """
 
     wall_s: float = 3.0
@@ -33,6 +38,8 @@ class Limits:
     file_mb: int = 1
     processes: int = 16
     output_kb: int = 256
+    judgements: int = 4
+    calls: int = 1000
 
 
 @dataclass(frozen=True)
@@ -41,14 +48,30 @@ class Outcome:
 
     Attributes:
         status: "score" means that `score` holds a number in [0, 1]; "task error", "timeout" and
-            "memory" are the task's fault; "infrastructure" is ours and says nothing about the
-            submission, so it must never be counted as a failure of the model.
+            "memory" are the task's fault; "submission error" means that the submission's own code
+            failed and the scorer let that through; "infrastructure" is ours and says nothing about
+            the submission, so it must never be counted as a failure of the model.
         score: the number, or None for every other status.
         detail: one line about what happened; empty for a score.
     """
 
     status: Status
     score: float | None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one call of a submission's function.
+
+    Attributes:
+        status: "value" means that the function returned; "infrastructure" says nothing about it.
+        value: what it returned, as JSON; None for every other status.
+        detail: one line about what happened; empty for a value.
+    """
+
+    status: Literal["value", "submission error", "timeout", "memory", "infrastructure"]
+    value: JSON
     detail: str = ""
 
 

@@ -1,40 +1,58 @@
-"""The sandbox that the rest of the package uses: a pool of workers behind a bounded queue."""
+"""The sandbox that the rest of the package uses: workers behind bounded queues."""
 
 import json
 import queue
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-from acdc_jax.sandbox.inside import wire
-from acdc_jax.sandbox.interpreter import Interpreter, find_interpreter
-from acdc_jax.sandbox.judge import judge_report, judge_scores
-from acdc_jax.sandbox.outcomes import JSON, FamilyReport, Limits, Outcome, SandboxError
+from acdc_jax.sandbox.desk import Desk, Judge
+from acdc_jax.sandbox.inside import helpers, wire
+from acdc_jax.sandbox.interpreter import find_interpreter
+from acdc_jax.sandbox.outcomes import JSON, FamilyReport, Limits, Outcome, Result, SandboxError
 from acdc_jax.sandbox.probe import probe
-from acdc_jax.sandbox.zygote import Reply, Tier, Zygote, ZygoteLost
+from acdc_jax.sandbox.verdicts import call_result, family_report, score_outcomes
+from acdc_jax.sandbox.worker import Worker
+from acdc_jax.sandbox.zygote import Zygote
 
 _T = TypeVar("_T")
-_TRIES = 3  # a call, and two more after a failure of ours
 _QUEUE_PER_WORKER = 8
+_JUDGE = "eval_with_llm_judge"
 
 
 class Sandbox:
-    """Runs task families' code, and nothing of it in this process.
+    """Runs untrusted code, and nothing of it in this process.
 
-    Every call is one fork of a sealed-off interpreter, so no call can change another one. Calls
-    run on `workers` processes; the methods return futures at once and block only while the queue
-    is full, which keeps a fast producer from filling memory. Do not call them from a future's
-    callback: callbacks run on the threads that empty the queue.
+    Every call is one fork of a sealed-off interpreter, so no call can change another one. The
+    methods return futures at once and block only while a queue is full, which keeps a fast
+    producer from filling memory. Do not call them from a future's callback: callbacks run on the
+    threads that empty the queue.
 
     Attributes:
         tier: which walls stand ("full", "landlock + seccomp", "namespaces + seccomp", "unsafe").
         limits: what one item may use.
     """
 
-    def __init__(self, workers: int, limits: Limits, allow_unsafe: bool = False) -> None:
+    def __init__(
+        self,
+        workers: int,
+        limits: Limits,
+        allow_unsafe: bool = False,
+        judge: Judge | None = None,
+        judge_workers: int = 16,
+    ) -> None:
         """Probe the machine and start the workers.
+
+        Args:
+            workers: calls that run at once; they use the CPU.
+            limits: what one item may use.
+            allow_unsafe: go on where this machine cannot isolate.
+            judge: what `eval_with_llm_judge(instructions, submission, criteria)` calls, in this
+                process, on a worker's thread; it may block. Whatever it raises, or returns outside
+                [0, 1], makes the item's outcome `infrastructure`.
+            judge_workers: calls that run at once of families that ask the judge; they wait for it
+                most of the time.
 
         Raises:
             SandboxError: this machine cannot isolate untrusted code; the message says what is
@@ -46,16 +64,13 @@ class Sandbox:
         tier = probe(interpreter, allow_unsafe=allow_unsafe)
         self.tier: str = tier.name
         self.limits = limits
-        self._queue: queue.Queue[Callable[[_Worker], None] | None]
-        self._queue = queue.Queue(maxsize=workers * _QUEUE_PER_WORKER)
-        self._closed = threading.Event()
-        self._workers = [_Worker(interpreter, tier, limits) for _ in range(workers)]
-        self._threads = [
-            threading.Thread(target=self._work, args=(worker,), name=f"sandbox-{i}", daemon=True)
-            for i, worker in enumerate(self._workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._judge = judge
+
+        def crew(size: int, name: str) -> _Crew:
+            return _Crew([Worker(interpreter, tier, limits) for _ in range(size)], name)
+
+        self._crew = crew(workers, "sandbox")
+        self._judged = crew(judge_workers, "judged") if judge is not None else None
 
     def __enter__(self) -> Self:
         return self
@@ -67,19 +82,17 @@ class Sandbox:
         """Ask a family for its instances and their instructions.
 
         Args:
-            source: the text of task.py.
+            source: the text of task.py. Refused where it executes code or programs itself.
 
         Returns:
             A future of the report; it raises SandboxError when the sandbox itself failed.
         """
+        payload = json.dumps([source, None]).encode()
 
-        def job(worker: _Worker) -> FamilyReport:
-            payload = json.dumps([source, None]).encode()
-            return worker.call(
-                source, wire.INSPECT, payload, 1, lambda reply: judge_report(reply, self.limits)
-            )
+        def ask(zygote: Zygote) -> FamilyReport:
+            return family_report(zygote.call(wire.INSPECT, payload, 1), self.limits)
 
-        return self._submit(job)
+        return self._crew.submit(lambda worker: worker.call(source, ask))
 
     def score(self, source: str, items: Sequence[tuple[JSON, str]]) -> Future[list[Outcome]]:
         """Score submissions to one family.
@@ -95,47 +108,119 @@ class Sandbox:
         """
         items = list(items)
 
-        def job(worker: _Worker) -> list[Outcome]:
-            outcomes: list[Outcome] = []
-            while len(outcomes) < len(items):
-                rest = items[len(outcomes) : len(outcomes) + wire.MAX_ITEMS]
-                outcomes += self._score(worker, source, rest)
-            return outcomes
+        def job(part: list[tuple[JSON, str]]) -> Callable[[Worker], list[Outcome]]:
+            return lambda worker: self._score_all(worker, source, part)
 
-        return self._submit(job)
+        if self._judged is None or _JUDGE not in source:
+            return self._crew.submit(job(items))
+        # One by one: they wait for the judge side by side.
+        return _gather([self._judged.submit(job([item])) for item in items])
 
-    def _score(
-        self, worker: "_Worker", source: str, items: list[tuple[JSON, str]]
-    ) -> list[Outcome]:
-        payload = json.dumps([source, items]).encode()
-        count = len(items)
-        try:
-            return worker.call(
-                source,
-                wire.SCORE,
-                payload,
-                count,
-                lambda reply: judge_scores(reply, count, self.limits),
-            )
-        except SandboxError as error:
-            return [Outcome("infrastructure", None, str(error))] * count
+    def run(
+        self,
+        source: str,
+        function: str | None,
+        args: Sequence[JSON] = (),
+        kwargs: Mapping[str, JSON] | None = None,
+        wall_s: float | None = None,
+    ) -> Future[Result]:
+        """Execute a submission, or a benchmark's program, and call one of its functions.
+
+        Args:
+            source: Python.
+            function: what to call; None: executing the source is all.
+            args: its arguments, JSON data.
+            kwargs: the same, by name.
+            wall_s: seconds, where they are not the limits' own.
+
+        Returns:
+            A future of what it returned.
+        """
+
+        def job(worker: Worker) -> Result:
+            try:
+                return self._run(worker, source, function, list(args), dict(kwargs or {}), wall_s)
+            except SandboxError as error:
+                return Result("infrastructure", None, str(error))
+
+        return self._crew.submit(job)
 
     def close(self) -> None:
         """End every process. Calls that have not finished raise SandboxError."""
-        self._closed.set()
-        for worker in self._workers:
-            worker.close()
-        for _ in self._threads:
-            self._queue.put(None)
-        for thread in self._threads:
-            thread.join()
-        for worker in self._workers:
-            worker.discard()
+        self._crew.close()
+        if self._judged is not None:
+            self._judged.close()
 
-    def _submit(self, job: "Callable[[_Worker], _T]") -> Future[_T]:
+    def _score_all(
+        self, worker: Worker, source: str, items: list[tuple[JSON, str]]
+    ) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        while len(outcomes) < len(items):
+            rest = items[len(outcomes) : len(outcomes) + wire.MAX_ITEMS]
+            outcomes += self._score(worker, source, rest)
+        return outcomes
+
+    def _score(self, worker: Worker, source: str, items: list[tuple[JSON, str]]) -> list[Outcome]:
+        payload = json.dumps([source, items]).encode()
+        asks = any(name in source for name in helpers.NAMES)
+
+        def run(
+            code: str, function: str, args: list[JSON], kwargs: dict[str, JSON], wall_s: float
+        ) -> Result:
+            return self._run(worker.sibling, code, function, args, kwargs, wall_s)
+
+        def ask(zygote: Zygote) -> list[Outcome]:
+            desk = Desk(self.limits, self._judge, run)
+            reply = zygote.call(wire.SCORE, payload, len(items), desk=desk, eager=asks)
+            return score_outcomes(reply, len(items), self.limits)
+
+        try:
+            return worker.call(source, ask)
+        except SandboxError as error:
+            return [Outcome("infrastructure", None, str(error))] * len(items)
+
+    def _run(
+        self,
+        worker: Worker,
+        source: str,
+        function: str | None,
+        args: list[JSON],
+        kwargs: dict[str, JSON],
+        wall_s: float | None,
+    ) -> Result:
+        payload = json.dumps([source, [function, args, kwargs]]).encode()
+
+        def ask(zygote: Zygote) -> Result:
+            reply = zygote.call(wire.RUN, payload, 1, wall_s=wall_s)
+            return call_result(reply, self.limits)
+
+        return worker.call(source, ask)
+
+
+class _Crew:
+    """Threads, each with a worker, that empty one bounded queue."""
+
+    def __init__(self, workers: Sequence[Worker], name: str) -> None:
+        self.workers = workers
+        self._queue: queue.Queue[Callable[[Worker], None] | None]
+        self._queue = queue.Queue(maxsize=len(workers) * _QUEUE_PER_WORKER)
+        self._closed = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, args=(worker,), name=f"{name}-{i}", daemon=True)
+            for i, worker in enumerate(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Callable[[Worker], _T]) -> Future[_T]:
+        """Queue a job; blocks while the queue is full.
+
+        Raises:
+            SandboxError: the sandbox is closed.
+        """
         future: Future[_T] = Future()
 
-        def run(worker: _Worker) -> None:
+        def run(worker: Worker) -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
@@ -154,68 +239,41 @@ class Sandbox:
         self._queue.put(run)
         return future
 
-    def _work(self, worker: "_Worker") -> None:
+    def close(self) -> None:
+        """End every process; a judge that is being waited for is waited for."""
+        self._closed.set()
+        for worker in self.workers:
+            worker.close()
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        for worker in self.workers:
+            worker.discard()
+
+    def _work(self, worker: Worker) -> None:
         while (run := self._queue.get()) is not None:
             run(worker)
 
 
-class _Worker:
-    """One thread's zygotes, one per kind, started when first needed."""
+def _gather(parts: Sequence[Future[list[Outcome]]]) -> Future[list[Outcome]]:
+    """One future of all outcomes, in order; it fails as the first part that fails."""
+    whole: Future[list[Outcome]] = Future()
+    lock, left = threading.Lock(), len(parts)
 
-    def __init__(self, interpreter: Interpreter, tier: Tier, limits: Limits) -> None:
-        self._interpreter, self._tier, self._limits = interpreter, tier, limits
-        self._zygotes: dict[str, Zygote] = {}
-        self._lock = threading.Lock()  # `close` comes from another thread
-        self._closed = False
-
-    def call(
-        self,
-        source: str,
-        operation: int,
-        payload: bytes,
-        items: int,
-        judge: Callable[[Reply], _T],
-    ) -> _T:
-        """Make one call and judge it; replace a lost zygote and try again.
-
-        Raises:
-            SandboxError: it was lost every time. That says nothing about the task.
-        """
-        kind = self._interpreter.kind(source)
-        reason: Any = None
-        for attempt in range(_TRIES):
-            if attempt:
-                time.sleep(0.1 * attempt)  # a machine out of memory or processes may recover
+    def done(_: Future[list[Outcome]]) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            last = left == 0
+        if last:
             try:
-                zygote = self._zygote(kind)
-                return judge(zygote.call(operation, payload, items))
-            except (ZygoteLost, SandboxError) as error:
-                reason = error
-                self._drop(kind)
-        raise SandboxError(f"the sandbox lost a call {_TRIES} times, last because: {reason}")
+                whole.set_result([outcome for part in parts for outcome in part.result()])
+            except BaseException as error:
+                whole.set_exception(error)
 
-    def _zygote(self, kind: str) -> Zygote:
-        with self._lock:
-            if self._closed:
-                raise SandboxError("the sandbox is closed")
-            if kind not in self._zygotes:
-                self._zygotes[kind] = Zygote(self._interpreter, kind, self._tier, self._limits)
-            return self._zygotes[kind]
-
-    def _drop(self, kind: str) -> None:
-        with self._lock:
-            zygote = self._zygotes.pop(kind, None)
-        if zygote is not None:
-            zygote.close()
-
-    def close(self) -> None:
-        """Kill the zygotes. The worker's thread, if it is in a call, finds it lost."""
-        with self._lock:
-            self._closed = True
-            for zygote in self._zygotes.values():
-                zygote.kill()
-
-    def discard(self) -> None:
-        """Give back the descriptors, once the worker's thread has ended."""
-        for kind in list(self._zygotes):
-            self._drop(kind)
+    if not parts:
+        whole.set_result([])
+    for part in parts:
+        part.add_done_callback(done)
+    return whole

@@ -10,8 +10,8 @@ import sys
 
 from acdc_jax.sandbox.inside import wire
 from acdc_jax.sandbox.interpreter import Interpreter
-from acdc_jax.sandbox.judge import judge_scores
 from acdc_jax.sandbox.outcomes import Limits, SandboxError
+from acdc_jax.sandbox.verdicts import score_outcomes
 from acdc_jax.sandbox.zygote import Tier, Zygote, ZygoteLost
 
 TIERS = (
@@ -86,7 +86,7 @@ def try_tier(interpreter: Interpreter, tier: Tier) -> str | None:
         return str(error)
     try:
         reply = zygote.call(wire.SCORE, json.dumps([_SELF_TEST, items]).encode(), len(items))
-        outcomes = judge_scores(reply, len(items), limits)
+        outcomes = score_outcomes(reply, len(items), limits)
     except ZygoteLost as error:
         return str(error)
     finally:

@@ -7,11 +7,11 @@ import select
 import socket
 import subprocess
 import time
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from acdc_jax.sandbox.call import Call, Reply
+from acdc_jax.sandbox.desk import Desk
 from acdc_jax.sandbox.inside import wire
-from acdc_jax.sandbox.inside.wire import Frame, ProtocolError
 from acdc_jax.sandbox.interpreter import Interpreter, data_folders, zygote_environment
 from acdc_jax.sandbox.outcomes import Limits, SandboxError
 
@@ -31,25 +31,6 @@ class Tier(NamedTuple):
 
 class ZygoteLost(Exception):
     """The zygote died or fell silent, so nothing is known about the call it was in."""
-
-
-@dataclass
-class Reply:
-    """All that is known about one child.
-
-    Attributes:
-        frames: what it sent.
-        status: its wait status.
-        timed_out: it was killed because an item took longer than `wall_s`.
-        forged: it broke the protocol, so none of its frames is to be believed.
-        cpu_s: CPU seconds that it used.
-    """
-
-    frames: list[Frame] = field(default_factory=list)
-    status: int = 0
-    timed_out: bool = False
-    forged: str | None = None
-    cpu_s: float = 0.0
 
 
 class Zygote:
@@ -113,8 +94,25 @@ class Zygote:
             self.close()
             raise SandboxError(f"the {kind} zygote did not start: {error}")
 
-    def call(self, operation: int, payload: bytes, items: int) -> Reply:
+    def call(
+        self,
+        operation: int,
+        payload: bytes,
+        items: int,
+        *,
+        desk: Desk | None = None,
+        eager: bool = True,
+        wall_s: float | None = None,
+    ) -> Reply:
         """Fork one child, give it a payload, and collect what it says until it is dead.
+
+        Args:
+            operation: of `wire`.
+            payload: JSON of what the operation needs.
+            items: results that the child may send.
+            desk: answers its questions; without one, a question breaks the protocol.
+            eager: wake at everything that arrives, not only at its end and at each tick.
+            wall_s: seconds per item, where they are not the limits' own.
 
         Raises:
             ZygoteLost: start another zygote and call again.
@@ -130,51 +128,45 @@ class Zygote:
                 with contextlib.suppress(ConnectionError):
                     ours.sendall(wire.JOB.pack(token, operation, len(payload)) + payload)
                 ours.setblocking(False)
-                return self._collect(ours, token, items, eager=operation == wire.INSPECT)
+                call = Call(ours, token, items, self._limits.output_kb << 10, desk)
+                return self._collect(call, eager=eager, wall_s=wall_s)
         except OSError as error:
             raise ZygoteLost(str(error)) from error
 
-    def _collect(self, job: socket.socket, token: bytes, items: int, *, eager: bool) -> Reply:
+    def _collect(self, call: Call, *, eager: bool, wall_s: float | None) -> Reply:
         """Wait for the child's end, and see to it that it comes.
 
         Scores are few bytes: they wait in the socket until the child has ended or a tick has
-        passed, so that an ordinary call wakes this process (and its interpreter lock) once. An
-        inspection's answer may exceed the socket's buffer, so there every arrival wakes us.
+        passed, so that an ordinary call wakes this process (and its interpreter lock) once. Where
+        the child may ask, or its answer may exceed the socket's buffer, every arrival wakes us.
         """
-        reply, buffer = Reply(), bytearray()
-        most_frames = items + 2  # READY and LOADED
-        max_body = self._limits.output_kb << 10
+        allowed_s = self._limits.wall_s if wall_s is None else wall_s
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
         if eager:
-            poller.register(job, select.POLLIN)
+            poller.register(call.job, select.POLLIN)
         killed, deadline = False, time.monotonic() + _GRACE_S
         while True:
             ready = {descriptor for descriptor, _ in poller.poll(_TICK_S * 1000)}
             ended = self._control.fileno() in ready
-            before = len(reply.frames)
-            if not _receive(job, buffer, None if ended else max_body) and eager and not ended:
-                poller.unregister(job)
+            progress, waited_s, more = call.receive(ended)
+            if eager and not more and not ended:
+                poller.unregister(call.job)
                 eager = False
-            if reply.forged is None:
-                try:
-                    reply.frames += wire.take_frames(buffer, token, max_body)
-                    if len(reply.frames) > most_frames or (ended and buffer):
-                        raise ProtocolError("the task wrote more results than it had items")
-                except ProtocolError as error:
-                    reply.forged = str(error)
+            reply = call.reply
             if ended:
                 failed, reply.status, reply.cpu_s = self._status()
                 if failed:
                     raise ZygoteLost(f"fork failed with errno {failed}")
                 return reply
             now = time.monotonic()
-            if len(reply.frames) > before and not killed:
+            if not killed:
                 # A whole frame is progress; single bytes are not, or a task that drips them would
-                # live for ever. Bounded by `most_frames`.
-                deadline = now + self._limits.wall_s
-            if not killed and (now > deadline or reply.forged is not None):
-                reply.timed_out = reply.forged is None
+                # live for ever. Bounded by the number of items.
+                deadline = now + allowed_s if progress else deadline + waited_s
+            broken = reply.forged is not None or reply.failed is not None
+            if not killed and (now > deadline or broken):
+                reply.timed_out = not broken
                 self._control.send(wire.KILL)
                 killed, deadline = True, now + _GRACE_S
             elif killed and now > deadline:
@@ -196,20 +188,3 @@ class Zygote:
         """`kill`, and give back the descriptors."""
         self.kill()
         self._control.close()
-
-
-def _receive(job: socket.socket, buffer: bytearray, most: int | None) -> bool:
-    """Read what has arrived, at most `most` bytes; whether there may be more later."""
-    got = 0
-    while most is None or got <= most:
-        try:
-            data = job.recv(1 << 16)
-        except BlockingIOError:
-            return True
-        except ConnectionError:
-            return False
-        if not data:
-            return False
-        buffer += data
-        got += len(data)
-    return True

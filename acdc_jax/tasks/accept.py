@@ -5,16 +5,25 @@ repeat-stable, junk fails, the instructions do not give the answer away, and the
 passes where there is one.
 """
 
+import ast
+import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.sandbox import FamilyReport, Outcome, Sandbox
+from acdc_jax.tasks.chat import gathered
 from acdc_jax.tasks.task import Draft, Json
+
+# Said by a judge that answers, but not with a grade: that is about the draft's criteria as well,
+# unlike a judge that cannot be reached.
+NO_VERDICT = "the judge gives no grade"
 
 _JUNK = ("", "I do not know.")
 # Shorter answers may stand in honest instructions by chance ("first letter of abc").
 _LEAK_CHARACTERS = 16
+_LEAST_INSTANCES = 2  # one alone can be learnt by heart, and be passed by chance
+_MOST_SOURCE = 30_000  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,40 +41,69 @@ class Rejected:
     reason: str
 
 
+async def check_draft(
+    draft: Draft, sandbox: Sandbox, skill_threshold: float
+) -> Accepted | Rejected:
+    """Runs a draft in the sandbox and judges it.
+
+    Args:
+        draft: what to check.
+        sandbox: where it runs.
+        skill_threshold: score from which a submission passes.
+
+    Raises:
+        AcdcError: the sandbox, or the judge behind it, failed; nothing is known about the draft.
+    """
+    if flaw := static_flaw(draft.source):
+        return Rejected(flaw)
+    # Handing over blocks while the sandbox's queue is full; the event loop must not.
+    report = await asyncio.wrap_future(await asyncio.to_thread(sandbox.inspect, draft.source))
+    if flaw := _report_flaw(report):
+        return Rejected(flaw)
+    items = _trial_items(draft, report)
+    # One alone first: what hangs on it would hang on all. Then everything twice, in separate
+    # processes: a score that depends on anything else shows itself.
+    runs = []
+    for part in (items[:1], items, items):
+        scoring = await asyncio.to_thread(sandbox.score, draft.source, part)
+        runs.append(await asyncio.wrap_future(scoring))
+        if flaw := _outcome_flaw(draft, runs[-1]):
+            return Rejected(flaw)
+    flaw = _score_flaw(draft, report, runs[1], runs[2], skill_threshold)
+    return Rejected(flaw) if flaw else Accepted(report.tasks, report.instructions)
+
+
 def check_drafts(
     drafts: Sequence[Draft], sandbox: Sandbox, skill_threshold: float
 ) -> list[Accepted | Rejected]:
-    """Runs every draft in the sandbox and judges it.
+    """`check_draft` of all, at once; one verdict per draft, in order."""
 
-    Args:
-        drafts: what to check; all are in flight at once.
-        sandbox: where they run.
-        skill_threshold: score from which a submission passes.
+    async def check_all() -> list[Accepted | Rejected]:
+        return await gathered(check_draft(draft, sandbox, skill_threshold) for draft in drafts)
 
-    Returns:
-        One verdict per draft, in order.
+    return asyncio.run(check_all())
 
-    Raises:
-        AcdcError: the sandbox itself failed; nothing is known about the drafts then.
-    """
-    inspections = [sandbox.inspect(draft.source) for draft in drafts]
-    reports = [inspection.result() for inspection in inspections]
-    trials = [_trial_items(draft, report) for draft, report in zip(drafts, reports, strict=True)]
-    # Twice, in separate processes: a score that depends on anything else shows itself.
-    runs = [
-        [sandbox.score(draft.source, items) for _ in range(2)] if items else []
-        for draft, items in zip(drafts, trials, strict=True)
+
+def static_flaw(source: str) -> str | None:
+    """What is wrong with a family's source at first sight, before anything runs it."""
+    if len(source) > _MOST_SOURCE:
+        return f"the source has {len(source)} characters, more than {_MOST_SOURCE}"
+    try:
+        module = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return f"the source does not parse: {' '.join(str(error).split())}"
+    families = [
+        node for node in module.body if isinstance(node, ast.ClassDef) and node.name == "TaskFamily"
     ]
-    return [
-        _judge(draft, report, [run.result() for run in pair], skill_threshold)
-        for draft, report, pair in zip(drafts, reports, runs, strict=True)
-    ]
+    if not families:
+        return "the source defines no class TaskFamily"
+    defined = {node.name for node in families[-1].body if isinstance(node, ast.FunctionDef)}
+    missing = [name for name in ("get_tasks", "get_instructions", "score") if name not in defined]
+    return f"TaskFamily lacks {', '.join(missing)}" if missing else None
 
 
 def _trial_items(draft: Draft, report: FamilyReport) -> list[tuple[Json, str]]:
     """Submissions to try on each instance: junk, the instructions themselves, the reference."""
-    if report.error or not report.tasks or set(report.tasks) != set(report.instructions):
-        return []
     return [
         (instance, submission)
         for key, instance in report.tasks.items()
@@ -78,38 +116,50 @@ def _reference(draft: Draft, key: str) -> tuple[str, ...]:
     return () if reference is None else (reference,)
 
 
-def _judge(
-    draft: Draft, report: FamilyReport, runs: Sequence[Sequence[Outcome]], threshold: float
-) -> Accepted | Rejected:
+def _report_flaw(report: FamilyReport) -> str | None:
     if report.error:
-        return Rejected(report.error)
-    if not report.tasks:
-        return Rejected("get_tasks() returns no instance")
+        return report.error
+    if len(report.tasks) < _LEAST_INSTANCES:
+        return f"get_tasks() returns fewer than {_LEAST_INSTANCES} instances"
     if set(report.tasks) != set(report.instructions):
-        return Rejected("get_instructions() does not answer for every instance")
-    for outcomes in runs:
-        for outcome in outcomes:
-            if outcome.status == "infrastructure":
-                raise AcdcError(f"the sandbox failed on draft {draft.name}: {outcome.detail}")
-            if outcome.score is None:
-                return Rejected(f"score() fails: {outcome.status} ({outcome.detail})")
-    first, second = ([outcome.score for outcome in outcomes] for outcomes in runs)
-    if first != second:
-        return Rejected("scoring is not repeat-stable")
-    scores = iter(first)
+        return "get_instructions() does not answer for every instance"
+    empty = [key for key, text in report.instructions.items() if not text.strip()]
+    return f"instance {empty[0]} has empty instructions" if empty else None
+
+
+def _outcome_flaw(draft: Draft, outcomes: Sequence[Outcome]) -> str | None:
+    """Raises AcdcError where it is not the draft that failed."""
+    for outcome in outcomes:
+        if outcome.status == "infrastructure":
+            if NO_VERDICT in outcome.detail:
+                return f"it asks a judge whose verdict cannot be read: {outcome.detail}"
+            raise AcdcError(f"the sandbox failed on draft {draft.name}: {outcome.detail}")
+        if outcome.score is None and outcome.status != "submission error":
+            return f"score() fails: {outcome.status} ({outcome.detail})"
+    return None
+
+
+def _score_flaw(
+    draft: Draft,
+    report: FamilyReport,
+    first: Sequence[Outcome],
+    second: Sequence[Outcome],
+    threshold: float,
+) -> str | None:
+    if [outcome.score for outcome in first] != [outcome.score for outcome in second]:
+        return "scoring is not repeat-stable"
+    scores = iter([outcome.score or 0.0 for outcome in first])
     for key, instructions in report.instructions.items():
         reference = _reference(draft, key)
-        junk = [next(scores) or 0.0 for _ in _JUNK]
-        echo = next(scores) or 0.0
-        solved = [next(scores) or 0.0 for _ in reference]
-        if not instructions.strip():
-            return Rejected(f"instance {key} has empty instructions")
+        junk = [next(scores) for _ in _JUNK]
+        echo = next(scores)
+        solved = [next(scores) for _ in reference]
         if max(junk) >= threshold:
-            return Rejected(f"instance {key} is passed by junk")
+            return f"instance {key} is passed by junk"
         if echo >= threshold or any(
             len(answer) >= _LEAK_CHARACTERS and answer in instructions for answer in reference
         ):
-            return Rejected(f"the instructions of instance {key} give the answer away")
+            return f"the instructions of instance {key} give the answer away"
         if solved and min(solved) < threshold:
-            return Rejected(f"the reference solution fails on instance {key}")
-    return Accepted(report.tasks, report.instructions)
+            return f"the reference solution fails on instance {key}"
+    return None

@@ -1,5 +1,6 @@
 """How the scientist's drafts enter the pool: the first ones, and those of each adaptation."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -9,22 +10,50 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evolve.propose import host_rng
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.tasks import pool as task_pool
-from acdc_jax.tasks.library import Library, Rejection, admit
+from acdc_jax.tasks.accept import Accepted, Rejected, check_draft
+from acdc_jax.tasks.chat import gathered
+from acdc_jax.tasks.library import Curator, Library, admit
+from acdc_jax.tasks.novelty import Memory
 from acdc_jax.tasks.pool import Pool
-from acdc_jax.tasks.scientist import Scientist
-from acdc_jax.tasks.task import Draft, Kind, Task
+from acdc_jax.tasks.scientist import Candidate, Rejection, Scientist, Wish
+from acdc_jax.tasks.task import Draft
 
-Wishes = Sequence[tuple[Kind, Task | None]]
 Growth = tuple[Library, Pool, list[Rejection]]
 
+_JUDGED = "eval_with_llm_judge"
 
-def first_tasks(
-    flags: TaskConfig,
-    families: Sequence[Draft],
-    scientist: Scientist,
-    sandbox: Sandbox,
-    key: jax.Array,
-    progress: Callable[[int], None],
+
+@dataclasses.dataclass(frozen=True)
+class Workshop:
+    """Where tasks are made.
+
+    Attributes:
+        flags: thresholds and sizes.
+        scientist: who writes.
+        curator: decides what is new.
+        sandbox: where drafts are tried.
+    """
+
+    flags: TaskConfig
+    scientist: Scientist
+    curator: Curator
+    sandbox: Sandbox
+
+    async def check(self, draft: Draft) -> Accepted | Rejected:
+        """Tries a draft."""
+        return await check_draft(draft, self.sandbox, self.flags.skill_threshold)
+
+
+def make_workshop(
+    flags: TaskConfig, scientist: Scientist, memory: Memory, sandbox: Sandbox
+) -> Workshop:
+    """A workshop in which the flags say who decides what is new."""
+    decides = scientist if flags.novelty_decision == "llm" else None
+    return Workshop(flags, scientist, Curator(memory, flags.novelty_threshold, decides), sandbox)
+
+
+async def first_tasks(
+    shop: Workshop, families: Sequence[Draft], key: jax.Array, progress: Callable[[int], None]
 ) -> Growth:
     """Grows the first pool from the seed families in micro-batches (paper §3.2).
 
@@ -33,56 +62,41 @@ def first_tasks(
     by it, until `initial_tasks` drafts are written or `max_tasks` tasks are active.
 
     Args:
-        flags: thresholds and sizes.
+        shop: where.
         families: seed task families; they are the first tasks.
-        scientist: who writes.
-        sandbox: where drafts are tried.
         key: PRNG key of the first pool.
         progress: told the number of drafts written so far.
 
     Returns:
-        Library, pool, and the drafts that were rejected.
+        Library, pool, and the drafts that were rejected: among them the judged seed families that
+        this judge does not judge rightly.
 
     Raises:
         AcdcError: a seed family is not valid.
     """
-    library, tasks, rejections = admit(
-        Library(),
-        families,
-        sandbox,
-        generation=0,
-        next_id=0,
-        novelty_threshold=1.0,  # seed families are given, not invented
-        skill_threshold=flags.skill_threshold,
-    )
-    if rejections:
-        raise AcdcError(f"seed task family {rejections[0].name}: {rejections[0].reason}")
-    pool = task_pool.prune(task_pool.add_tasks(Pool(), tasks), flags.max_tasks)
+    flags = shop.flags
+    library, pool, rejections = await _seed_tasks(shop, families)
     drafted = 0
     while (room := min(flags.initial_tasks - drafted, flags.max_tasks - len(pool.active))) > 0:
         wish_key, write_key = jax.random.split(jax.random.fold_in(key, drafted))
         rng = host_rng(wish_key)
-        wishes: list[tuple[Kind, Task | None]] = []
+        wishes: list[Wish] = []
         for _ in range(min(flags.micro_batch, room)):
             parent = library.tasks[pool.active[int(rng.integers(len(pool.active)))]]
             novel = rng.random() < flags.novel_probability
-            wishes.append(("novel" if novel else "inspired", parent))
-        library, pool, rejected = _write(
-            flags, library, pool, wishes, scientist, sandbox, write_key, generation=0
-        )
+            wishes.append(Wish("novel" if novel else "inspired", parent))
+        library, pool, rejected = await _write(shop, library, pool, wishes, write_key, 0)
         rejections += rejected
         drafted += len(wishes)
         progress(drafted)
     return library, pool, rejections
 
 
-def adapted_tasks(
-    flags: TaskConfig,
+async def adapted_tasks(
+    shop: Workshop,
     library: Library,
     pool: Pool,
     pass_rates: Mapping[str, float],
-    scientist: Scientist,
-    sandbox: Sandbox,
     key: jax.Array,
     generation: int,
 ) -> Growth:
@@ -92,23 +106,22 @@ def adapted_tasks(
     → harder, hard or impossible → easier, medium → novel or related), and the oldest go.
 
     Args:
-        flags: thresholds and sizes.
+        shop: where.
         library: every task there ever was.
         pool: what is active.
         pass_rates: active task id → share of the archive that solves it.
-        scientist: who writes.
-        sandbox: where drafts are tried.
         key: PRNG key of this adaptation.
         generation: the current generation.
 
     Returns:
         Library, pool, and the drafts that were rejected.
     """
+    flags = shop.flags
     wish_key, write_key = jax.random.split(key)
     pool = task_pool.settle_limbo(pool, pass_rates)
     if flags.discard_impossible:
         pool = task_pool.discard_impossible(pool, pass_rates)
-    wishes = task_pool.draw_wishes(
+    drawn = task_pool.draw_wishes(
         pool,
         pass_rates,
         flags.new_tasks,
@@ -117,42 +130,47 @@ def adapted_tasks(
         novel_probability=flags.novel_probability,
         rng=host_rng(wish_key),
     )
-    asked = [(wish.kind, library.tasks[wish.parent]) for wish in wishes]
-    library, pool, rejections = _write(
-        flags, library, pool, asked, scientist, sandbox, write_key, generation
-    )
+    wishes = [Wish(kind, library.tasks[parent]) for kind, parent in drawn]
+    library, pool, rejections = await _write(shop, library, pool, wishes, write_key, generation)
     return library, task_pool.prune(pool, flags.max_tasks), rejections
 
 
-def _write(
-    flags: TaskConfig,
+async def _seed_tasks(shop: Workshop, families: Sequence[Draft]) -> Growth:
+    """The seed families as the first tasks; they are given, not invented, so none is too similar.
+
+    Raises:
+        AcdcError: a family that computes its scores is not valid, or none is.
+    """
+    verdicts = await gathered(shop.check(draft) for draft in families)
+    candidates: list[Candidate | Rejection] = []
+    for draft, verdict in zip(families, verdicts, strict=True):
+        if isinstance(verdict, Accepted):
+            candidates.append(Candidate(draft, verdict))
+        elif _JUDGED in draft.source:
+            candidates.append(Rejection(draft.kind, None, draft.name, verdict.reason, draft.source))
+        else:
+            raise AcdcError(f"seed task family {draft.name}: {verdict.reason}")
+    given = Curator(shop.curator.memory, threshold=1.0)
+    library, tasks, rejections = await admit(Library(), candidates, given, generation=0, next_id=0)
+    if not tasks:
+        raise AcdcError(f"no seed task family is valid: {rejections[0].reason}")
+    pool = task_pool.prune(task_pool.add_tasks(Pool(), tasks), shop.flags.max_tasks)
+    return library, pool, rejections
+
+
+async def _write(
+    shop: Workshop,
     library: Library,
     pool: Pool,
-    wishes: Wishes,
-    scientist: Scientist,
-    sandbox: Sandbox,
+    wishes: Sequence[Wish],
     key: jax.Array,
     generation: int,
 ) -> Growth:
     """Asks for one draft per wish and adds those that are valid and new."""
-    context = list(library.tasks.values())
-    drafts: list[Draft] = []
-    silent: list[Rejection] = []
-    for i, (kind, parent) in enumerate(wishes):
-        draft = scientist.propose(kind, parent, context, jax.random.fold_in(key, i))
-        if draft is None:
-            name = parent.id if parent else None
-            silent.append(Rejection(kind, name, "", "the scientist has nothing new to offer"))
-        else:
-            drafts.append(draft)
-            context.append(Task(f"draft {i}", draft, generation, {}, {}))
-    library, tasks, rejected = admit(
-        library,
-        drafts,
-        sandbox,
-        generation=generation,
-        next_id=pool.next_id,
-        novelty_threshold=flags.novelty_threshold,
-        skill_threshold=flags.skill_threshold,
+    known = list(library.tasks.values())
+    shown = [library.tasks[task] for task in pool.active]
+    candidates = await shop.scientist.write(wishes, known, shown, shop.check, key)
+    library, tasks, rejections = await admit(
+        library, candidates, shop.curator, generation=generation, next_id=pool.next_id
     )
-    return library, task_pool.add_tasks(pool, tasks), silent + rejected
+    return library, task_pool.add_tasks(pool, tasks), rejections

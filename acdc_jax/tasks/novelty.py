@@ -1,53 +1,89 @@
-"""Is a draft new? Cosine similarity of hashed character n-grams with every task there ever was.
+"""Which earlier tasks is a draft close to? Cosine similarity of embeddings.
 
-The index never forgets, so that an idea that left the pool is not proposed again (paper §3.3).
+Every task there ever was is compared, not only the active ones, so that an idea that left the pool
+is not proposed again (paper §3.3).
 """
 
-import dataclasses
 from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import scipy.sparse
+import scipy.sparse.linalg
 from sklearn.feature_extraction.text import HashingVectorizer
+
+from acdc_jax.errors import AcdcError
+
+Rows: TypeAlias = Any  # np.ndarray or scipy.sparse.csr_matrix, which has no types
 
 # Character n-grams within words: robust to inflection, blind to word order beyond a word's border.
 _VECTORIZER = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), n_features=2**18)
 
 
-@dataclasses.dataclass(frozen=True)
-class NoveltyIndex:
-    """Embeddings of tasks in the order of their ids.
+class Embedder(Protocol):
+    """Turns texts into directions."""
 
-    Attributes:
-        ids: task ids, [n].
-        rows: sparse float64 [n, 2¹⁸], each row of unit length.
-    """
+    async def embed(self, texts: Sequence[str]) -> Rows:
+        """Embeddings [n, d], in order; their lengths do not matter.
 
-    ids: tuple[str, ...]
-    rows: scipy.sparse.csr_matrix
+        Raises:
+            AcdcError: there are none. Never zeros instead.
+        """
 
-
-def empty_index() -> NoveltyIndex:
-    """An index that has seen nothing."""
-    return NoveltyIndex((), scipy.sparse.csr_matrix((0, _VECTORIZER.n_features)))
+    async def close(self) -> None:
+        """Gives connections back."""
 
 
-def add(index: NoveltyIndex, ids: Sequence[str], texts: Sequence[str]) -> NoveltyIndex:
-    """The index with the embeddings of `texts` appended under `ids`."""
-    if not ids:
-        return index
-    rows = scipy.sparse.vstack([index.rows, _VECTORIZER.transform(texts)], format="csr")
-    return NoveltyIndex((*index.ids, *ids), rows)
+class NGrams:
+    """Hashed character n-grams, [n, 2¹⁸] sparse: no model, no network."""
+
+    async def embed(self, texts: Sequence[str]) -> Rows:
+        """See `Embedder.embed`."""
+        return _VECTORIZER.transform(texts)
+
+    async def close(self) -> None:
+        """See `Embedder.close`."""
 
 
-def nearest(index: NoveltyIndex, text: str, k: int) -> list[tuple[str, float]]:
-    """The k most similar earlier tasks.
+class Memory:
+    """Unit embeddings of an embedder, by text: each text is embedded once per process."""
 
-    Returns:
-        (task id, cosine similarity in [-1, 1]), most similar first, ties by id order.
-    """
-    if not index.ids:
-        return []
-    similarity = (index.rows @ _VECTORIZER.transform([text]).T).toarray()[:, 0]
-    order = np.argsort(-similarity, kind="stable")[:k]
-    return [(index.ids[i], float(similarity[i])) for i in order]
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self._rows: dict[str, Rows] = {}
+
+    async def rows(self, texts: Sequence[str]) -> Rows:
+        """Embeddings [n, d] of unit length, in order.
+
+        Raises:
+            AcdcError: an embedding is missing, not finite, or zero.
+        """
+        unknown = [text for text in dict.fromkeys(texts) if text not in self._rows]
+        if unknown:
+            new = _unit(await self._embedder.embed(unknown))
+            self._rows |= {text: new[i : i + 1] for i, text in enumerate(unknown)}
+        rows = [self._rows[text] for text in texts]
+        sparse = scipy.sparse.issparse(rows[0])
+        return scipy.sparse.vstack(rows, "csr") if sparse else np.concatenate(rows)
+
+    async def close(self) -> None:
+        """See `Embedder.close`."""
+        await self._embedder.close()
+
+
+async def similarities(memory: Memory, texts: Sequence[str], earlier: Sequence[str]) -> np.ndarray:
+    """Cosine similarities [len(texts), len(earlier)], float64 in [-1, 1]."""
+    if not texts or not earlier:
+        return np.zeros((len(texts), len(earlier)))
+    rows = await memory.rows([*texts, *earlier])
+    product = rows[: len(texts)] @ rows[len(texts) :].T
+    return product.toarray() if scipy.sparse.issparse(product) else np.asarray(product)
+
+
+def _unit(rows: Rows) -> Rows:
+    """The rows at unit length; refuses those that have none."""
+    sparse = scipy.sparse.issparse(rows)
+    lengths = scipy.sparse.linalg.norm(rows, axis=1) if sparse else np.linalg.norm(rows, axis=1)
+    if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+        raise AcdcError("an embedding is zero or not finite; use another --embedding_model")
+    return rows if sparse else rows / lengths[:, None]  # HashingVectorizer has divided already

@@ -2,6 +2,7 @@
 
 A parent that an easier or harder child replaces waits in *limbo*. At the next adaptation a child
 that nobody solves leaves again, and its parent comes back if no other child of it proved possible.
+A child of which nothing is known yet (its scores are missing) keeps its parent waiting.
 """
 
 import dataclasses
@@ -25,14 +26,6 @@ class Pool:
     active: tuple[str, ...] = ()
     limbo: Mapping[str, str] = dataclasses.field(default_factory=dict)
     next_id: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Wish:
-    """What a scientist is asked for: a kind of draft, and the task to start from."""
-
-    kind: Kind
-    parent: str
 
 
 def task_id(number: int) -> str:
@@ -59,18 +52,19 @@ def settle_limbo(pool: Pool, pass_rate: Mapping[str, float]) -> Pool:
     """Decides about the children of the last adaptation.
 
     Args:
-        pool: the pool; every child in limbo's keys has been evaluated.
+        pool: the pool.
         pass_rate: active task id → share of the archive that solves it, in [0, 1].
 
     Returns:
-        The pool with an empty limbo: impossible children gone, a parent back where all of its
-        children are gone.
+        The pool without impossible children, a parent back where all of its children are gone;
+        in limbo are the children without a pass rate.
     """
-    impossible = {child for child in pool.limbo if pass_rate.get(child, 0.0) == 0.0}
-    possible_parents = {parent for child, parent in pool.limbo.items() if child not in impossible}
-    returning = {pool.limbo[child] for child in impossible} - possible_parents
+    impossible = {child for child in pool.limbo if pass_rate.get(child) == 0.0}
+    undecided = {child: parent for child, parent in pool.limbo.items() if child not in pass_rate}
+    replaced = {parent for child, parent in pool.limbo.items() if child not in impossible}
+    returning = {pool.limbo[child] for child in impossible} - replaced
     active = (set(pool.active) - impossible) | returning
-    return Pool(active=tuple(sorted(active)), limbo={}, next_id=pool.next_id)
+    return Pool(active=tuple(sorted(active)), limbo=undecided, next_id=pool.next_id)
 
 
 def discard_impossible(pool: Pool, pass_rate: Mapping[str, float]) -> Pool:
@@ -83,8 +77,10 @@ def discard_impossible(pool: Pool, pass_rate: Mapping[str, float]) -> Pool:
 
 
 def prune(pool: Pool, max_tasks: int) -> Pool:
-    """The pool with the newest `max_tasks` tasks."""
-    return dataclasses.replace(pool, active=pool.active[-max_tasks:])
+    """The pool with the newest `max_tasks` tasks; limbo forgets the children that go."""
+    active = pool.active[-max_tasks:]
+    limbo = {child: parent for child, parent in pool.limbo.items() if child in set(active)}
+    return dataclasses.replace(pool, active=active, limbo=limbo)
 
 
 def draw_wishes(
@@ -96,14 +92,14 @@ def draw_wishes(
     hard_threshold: float,
     novel_probability: float,
     rng: np.random.Generator,
-) -> list[Wish]:
-    """Draws parents uniformly with replacement, and what to make of each.
+) -> list[tuple[Kind, str]]:
+    """Draws parents uniformly with replacement, and what to make of each: (kind, parent's id).
 
     Easy (pass rate above `easy_threshold`) → harder; impossible or hard (below `hard_threshold`)
     → easier; medium, or back from limbo and not yet rated → novel, or with
     1 − `novel_probability` novel but related.
     """
-    wishes = []
+    wishes: list[tuple[Kind, str]] = []
     for _ in range(n):
         parent = pool.active[int(rng.integers(len(pool.active)))]
         rate, novel = pass_rate.get(parent), rng.random() < novel_probability
@@ -114,5 +110,5 @@ def draw_wishes(
             kind = "easier"
         else:
             kind = "novel" if novel else "related"
-        wishes.append(Wish(kind, parent))
+        wishes.append((kind, parent))
     return wishes

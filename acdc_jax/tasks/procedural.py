@@ -6,15 +6,18 @@ related. It offers no spec twice while there are others, and never a held-out on
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from acdc_jax.seeds.language import Spec, Split, split
+from acdc_jax.tasks.accept import Accepted
+from acdc_jax.tasks.chat import gathered
 from acdc_jax.tasks.gibberish import is_gibberish
 from acdc_jax.tasks.procedural_ideas import ideas
 from acdc_jax.tasks.procedural_source import spec_of, write_draft
+from acdc_jax.tasks.scientist import Candidate, Check, Rejection, Wish
 from acdc_jax.tasks.task import Draft, Kind, Task
 
 
@@ -33,10 +36,32 @@ class ProceduralScientist:
     instances: int = 2
     max_steps: int = 2
 
+    async def write(
+        self,
+        wishes: Sequence[Wish],
+        known: Sequence[Task],
+        shown: Sequence[Task],
+        check: Check,
+        key: jax.Array,
+    ) -> list[Candidate | Rejection]:
+        """See `Scientist.write`. Drafts of one call know each other."""
+        context, drafts = list(known), list[Draft]()
+        for i, wish in enumerate(wishes):
+            draft = self.propose(wish.kind, wish.parent, context, jax.random.fold_in(key, i))
+            drafts.append(draft)
+            context.append(Task(f"draft {i}", draft, 0, {}, {}))
+        verdicts = await gathered(check(draft) for draft in drafts)
+        return [
+            Candidate(draft, verdict)
+            if isinstance(verdict, Accepted)
+            else Rejection(draft.kind, draft.parent, draft.name, verdict.reason, draft.source)
+            for draft, verdict in zip(drafts, verdicts, strict=True)
+        ]
+
     def propose(
         self, kind: Kind, parent: Task | None, context: Sequence[Task], key: jax.Array
-    ) -> Draft | None:
-        """See `Scientist.propose`. A parent in no language of ours is as good as none."""
+    ) -> Draft:
+        """One draft. A parent in no language of ours is as good as none."""
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         used = {spec_of(task.draft.metadata) for task in context}
         origin = None if parent is None else spec_of(parent.draft.metadata)
@@ -44,9 +69,17 @@ class ProceduralScientist:
         parent_id = None if parent is None else parent.id
         return write_draft(spec, kind, parent_id, self.instances, rng)
 
-    def is_gibberish(self, replies: Sequence[tuple[str, str]]) -> bool:
+    async def is_new(self, draft: Draft, nearest: Sequence[Task]) -> bool:
+        """See `Scientist.is_new`: another spec is another task."""
+        return all(spec_of(draft.metadata) != spec_of(task.draft.metadata) for task in nearest)
+
+    async def is_gibberish(self, replies: Sequence[tuple[str, str]]) -> bool:
         """See `Scientist.is_gibberish`."""
         return is_gibberish(replies)
+
+    def costs(self) -> Mapping[str, float]:
+        """See `Scientist.costs`: nothing."""
+        return {}
 
     def _choose(
         self,

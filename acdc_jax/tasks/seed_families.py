@@ -1,12 +1,28 @@
-"""The task families that a run starts from: one for each of the tiny experts, written by hand."""
+"""The task families that a run starts from, written by hand: two sets, or the user's own."""
 
 from pathlib import Path
 
+from acdc_jax.errors import ConfigError
 from acdc_jax.tasks.task import Draft, load_draft
 
 _FOLDER = Path(__file__).parent / "families"
+SETS = ("tiny", "general")
 
 
-def seed_families() -> list[Draft]:
-    """Drafts of all families in `families/`, by folder name."""
-    return [load_draft(folder) for folder in sorted(_FOLDER.iterdir()) if folder.is_dir()]
+def seed_families(name: str = "tiny") -> list[Draft]:
+    """Drafts of a set's families, by folder name.
+
+    Args:
+        name: `tiny` (one for each of the tiny experts), `general`, or a folder of families.
+
+    Raises:
+        ConfigError: the folder is missing or holds no family.
+    """
+    root = _FOLDER / name if name in SETS else Path(name)
+    folders = sorted(path.parent for path in root.glob("*/task.py"))
+    if not folders:
+        raise ConfigError(
+            f"--seed_families={name}: no folder with families (each a folder with task.py and "
+            f"task.json); the sets that come along are {' and '.join(SETS)}"
+        )
+    return [load_draft(folder) for folder in folders]

@@ -1,7 +1,9 @@
 """Scores land at their member, task and instance; what is missing is not failed."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,9 +11,9 @@ import pytest
 
 from acdc_jax.evaluate import respond
 from acdc_jax.evaluate.respond import Engine, evaluate
-from acdc_jax.evolve.population import in_populations
+from acdc_jax.evolve.population import in_populations, stack
 from acdc_jax.generate.decode import Batch
-from acdc_jax.model.transformer import Weights
+from acdc_jax.model.transformer import Weights, init_weights
 from acdc_jax.sandbox import Outcome
 from acdc_jax.seeds.train import TINY
 from acdc_jax.tasks.task import Draft, Task
@@ -103,6 +105,56 @@ def test_a_family_is_scored_in_one_call_and_equal_answers_once(engine: Engine) -
     assert len(sandbox.calls) == 2
     assert calls["source of x"] == [("x0", "x0"), ("x0", "wrong"), ("x1", "wrong"), ("x1", "x1")]
     assert calls["source of y"] == [("y0", "y0"), ("y0", "crash")]
+
+
+def test_scoring_begins_while_others_decode(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A family goes to the sandbox as soon as its last instance is answered."""
+    sandbox, scored = _Sandbox(), []
+    scripted = respond.generate
+
+    def generate(*given: Any, **named: Any) -> Iterator[Batch]:
+        for batch in scripted(*given, **named):
+            scored.append(len(sandbox.calls))
+            yield batch
+
+    monkeypatch.setattr(respond, "generate", generate)
+    tasks = [_task("x", 2), _task("y", 1)]
+    found = evaluate(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)  # type: ignore[arg-type]
+    assert scored == [0, 1, 1]
+    assert found.decode_s > 0
+    assert found.scoring_s >= 0
+
+
+def test_members_together_or_one_by_one() -> None:
+    """A population answers as its members do; one member has no leading axis."""
+    small = dataclasses.replace(TINY, num_layers=1)
+    members = [init_weights(small, jax.random.key(i)) for i in range(2)]
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    tasks = [_task("x", 2), _task("y", 3)]
+
+    def ask(population: int, weights: Weights, names: Sequence[str]) -> list[tuple[str, str, str]]:
+        engine = Engine(
+            small,
+            lambda text: [1, 2, 3, *(ord(letter) % 30 for letter in text)],
+            lambda tokens: " ".join(map(str, tokens)),
+            (),
+            0,
+            5,
+            4,
+            population,
+            dict.fromkeys(weights, device),
+            prefix=3,
+        )
+        found = evaluate(engine, _Sandbox(), weights, names, tasks, instances_per_task=3)  # type: ignore[arg-type]
+        return [(r.member, r.task + r.instance, r.text) for r in found.responses]
+
+    together = ask(2, stack(members), "ab")
+    assert len({text for *_, text in together}) > 5
+    alone = ask(1, members[0], "a") + ask(1, members[1], "b")
+    assert sorted(alone) == sorted(together)
+    assert not any(leaf.is_deleted() for leaf in members[0].values())
 
 
 def test_only_the_first_instances_count(engine: Engine) -> None:

@@ -97,7 +97,7 @@ def test_prefetch_reads_ahead(tmp_path):
     store.prefetch([member_id(0, i) for i in range(3)])
     for coming in list(store._coming.values()):
         coming.result()
-    assert list(store._device) == [member_id(0, 0), member_id(0, 1)]
+    assert list(store._device) == [(0, member_id(0, 0)), (0, member_id(0, 1))]
     assert _value(store, member_id(0, 0)) == 0
 
 

@@ -1,10 +1,10 @@
-"""Buckets and batches."""
+"""Buckets and groups."""
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acdc_jax.generate.batches import batches, bucket, padded
+from acdc_jax.generate.batches import bucket, common_prefix, grouped, halved, padded
 
 
 def test_buckets() -> None:
@@ -15,19 +15,42 @@ def test_buckets() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 100), max_size=60), st.integers(1, 40))
-def test_batches(lengths: list[int], batch_size: int) -> None:
-    """Every prompt once, where it fits; at most one batch is not full."""
-    made = list(batches([[0] * n for n in lengths], batch_size))
-    assert sorted(i for indices, _, _ in made for i in indices) == list(range(len(lengths)))
-    for indices, length, rows in made:
+@given(st.lists(st.integers(1, 100), max_size=60), st.integers(1, 40), st.booleans())
+def test_groups(lengths: list[int], size: int, mixed: bool) -> None:
+    """Every prompt once, where it fits; short ones first."""
+    made = grouped(lengths, lambda padded: max(1, size * 8 // padded), mixed=mixed)
+    assert sorted(i for indices, _ in made for i in indices) == list(range(len(lengths)))
+    assert [length for _, length in made] == sorted(length for _, length in made)
+    for indices, length in made:
         assert max(lengths[i] for i in indices) <= length
-        assert len(indices) <= rows <= batch_size
-    assert all(len(indices) == rows == batch_size for indices, _, rows in made[:-1])
+        assert len(indices) <= max(1, size * 8 // length)
+        if not mixed:
+            assert {bucket(lengths[i]) for i in indices} == {length}
+    if mixed:
+        assert all(len(indices) == max(1, size * 8 // length) for indices, length in made[:-1])
 
 
-def test_padding_is_on_the_left() -> None:
-    """And rows that fill the batch are all padding."""
-    tokens, valid = padded([[5, 6], [7]], 4, 3, 9)
-    assert tokens.tolist() == [[9, 9, 5, 6], [9, 9, 9, 7], [9] * 4]
-    assert np.array_equal(valid, np.asarray(tokens) != 9)
+def test_halved() -> None:
+    """Few sizes, and none much too large."""
+    assert [halved(288, n) for n in (288, 145, 144, 72, 5, 1)] == [288, 288, 144, 72, 9, 9]
+    assert halved(4, 1) == 4
+
+
+def test_padding_is_on_the_right() -> None:
+    """And rows that fill the group are all padding."""
+    assert padded([[5, 6], [7]], 3, 4, 9).tolist() == [[5, 6, 9, 9], [7, 9, 9, 9], [9] * 4]
+
+
+@given(st.lists(st.lists(st.integers(0, 2), max_size=6), min_size=1, max_size=5))
+def test_common_prefix(prompts: list[list[int]]) -> None:
+    """As long as all agree."""
+    n = common_prefix(prompts)
+    assert len({tuple(prompt[:n]) for prompt in prompts}) == 1
+    longer = {tuple(prompt[: n + 1]) for prompt in prompts}
+    assert len(longer) > 1 or n == min(map(len, prompts))
+    assert common_prefix([]) == 0
+
+
+def test_padded_dtype() -> None:
+    """As jitted functions take it."""
+    assert padded([[1]], 1, 8, 0).dtype == np.int32

@@ -1,5 +1,6 @@
-"""The decoding loop: correctness, independence from the batch, compilations, stopping."""
+"""Generation: correctness, independence from the batch, compilations, stopping."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,12 +9,11 @@ import numpy as np
 import pytest
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.generate import decode
-from acdc_jax.generate.batches import padded
-from acdc_jax.generate.decode import generate
+from acdc_jax.generate import decode, memory, steps
+from acdc_jax.generate.decode import Batch, generate
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights, forward, shapes
+from acdc_jax.model.transformer import Weights, decode_layout, forward, shapes
 
 CONFIG = ModelConfig("LlamaForCausalLM", 40, 32, 48, 1, 4, 2, 8, max_positions=64)
 MEMBERS = 3
@@ -27,10 +27,13 @@ PROMPTS = [RNG.integers(0, 40, n).tolist() for n in (3, 11, 8, 1, 14, 9, 5, 12, 
 NEW = 7
 
 
-def respond(
-    weights: Weights = WEIGHTS, prompts: list[list[int]] = PROMPTS, **changes: Any
-) -> list[list[list[int]]]:
-    """Responses by member and prompt, in the prompts' order."""
+def batches(
+    weights: Weights = WEIGHTS,
+    prompts: list[list[int]] = PROMPTS,
+    config: ModelConfig = CONFIG,
+    **changes: Any,
+) -> list[Batch]:
+    """All batches, in the order in which they came."""
     arguments = {
         "stop_tokens": (),
         "pad_token": 0,
@@ -40,25 +43,129 @@ def respond(
         "batch_size": 16,
         "population": None,
     }
-    found: list[dict[int, list[int]]] = [{} for _ in range(changes.get("population") or 1)]
-    for batch in generate(CONFIG, weights, prompts, **arguments | changes):
-        for member, responses in zip(found, batch.tokens, strict=True):
+    return list(generate(config, weights, prompts, **arguments | changes))
+
+
+def respond(
+    weights: Weights = WEIGHTS,
+    prompts: list[list[int]] = PROMPTS,
+    *,
+    values: str = "tokens",
+    **changes: Any,
+) -> list[list[list[Any]]]:
+    """Responses (or other values) by member and prompt, in the prompts' order."""
+    found: list[dict[int, list[Any]]] = [{} for _ in range(changes.get("population") or 1)]
+    for batch in batches(weights, prompts, **changes):
+        for member, responses in zip(found, getattr(batch, values), strict=True):
             for i, tokens in zip(batch.indices, responses, strict=True):
                 assert i not in member
                 member[i] = tokens
     return [[member[i] for i in range(len(prompts))] for member in found]
 
 
-def test_greedy_equals_forward_without_cache() -> None:
-    """Each token is the most likely one after all before it."""
-    width = max(map(len, PROMPTS)) + NEW
-    texts = [p + r for p, r in zip(PROMPTS, respond()[0], strict=True)]
-    tokens = np.array([t + [0] * (width - len(t)) for t in texts], np.int32)
+def logits_of(
+    weights: Weights, texts: list[list[int]], config: ModelConfig = CONFIG
+) -> np.ndarray[Any, Any]:
+    """Logits [text, token, vocabulary] without a cache; texts are padded on the right."""
+    width = max(map(len, texts))
+    tokens = np.array([text + [0] * (width - len(text)) for text in texts], np.int32)
     positions = np.broadcast_to(np.arange(width, dtype=np.int32), tokens.shape)
-    best = np.argmax(forward(CONFIG, WEIGHTS, tokens, positions)[0], -1)
+    return np.asarray(jax.jit(forward, static_argnums=0)(config, weights, tokens, positions)[0])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"windows": (4,), "attention_softcap": 3.0, "logit_softcap": 5.0, "qk_norm": True},
+    ],
+)
+def test_greedy_equals_forward_without_cache(fields: dict[str, Any]) -> None:
+    """Each token is the most likely one after all before it, also in a slot used before."""
+    config = dataclasses.replace(CONFIG, **fields)
+    rng = np.random.default_rng(1)
+    weights = WEIGHTS | {
+        path: jnp.asarray(rng.normal(size=leaf.shape) * 0.3, leaf.dtype)
+        for path, leaf in shapes(config).items()
+        if path not in WEIGHTS
+    }
+    responses = respond(weights, config=config, batch_size=3)[0]
+    texts = [p + r for p, r in zip(PROMPTS, responses, strict=True)]
+    best = np.argmax(logits_of(weights, texts, config), -1)
     for prompt, text, row in zip(PROMPTS, texts, best, strict=True):
         assert text[len(prompt) :] == row[len(prompt) - 1 : len(text) - 1].tolist()
         assert len(text) == len(prompt) + NEW
+
+
+def test_slots_are_used_again() -> None:
+    """Responses of many lengths through few slots; they come as they end."""
+    limits = [(3, 30, 1, 12, 9)[i % 5] for i in range(len(PROMPTS))]
+    free = respond(max_new_tokens=30, prompts=[p[:8] for p in PROMPTS])[0]
+    expected = [whole[:limit] for whole, limit in zip(free, limits, strict=True)]
+    prompts = [p[:8] for p in PROMPTS]
+    assert respond(prompts=prompts, max_new_tokens=limits, batch_size=3) == [expected]
+    came = [i for batch in batches(prompts=prompts, max_new_tokens=limits) for i in batch.indices]
+    assert {came[-1], came[-2]} == {1, 6}
+
+
+def test_a_common_prefix_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as all prompts agree, and all but one token of the shortest; the responses stay."""
+    common = RNG.integers(0, 40, 11).tolist()
+    prompts = [common + p[:6] for p in PROMPTS] + [common]
+    seen = []
+    start = steps.start
+    monkeypatch.setattr(
+        decode, "start", lambda s, *rest: (seen.append(s.prefix), start(s, *rest))[1]
+    )
+    expected = respond(POPULATION, prompts, population=MEMBERS)
+    assert respond(POPULATION, prompts, population=MEMBERS, prefix=30, batch_size=3) == expected
+    assert respond(WEIGHTS, prompts[:-1], prefix=9) == [expected[0][:-1]]
+    assert seen == [0, 10, 9]
+
+
+def test_stopped() -> None:
+    """The host ends responses; slots of those that it ended are used again."""
+    free = respond(POPULATION, population=MEMBERS, max_new_tokens=25)
+    stop = free[1][4][9]
+    cut = respond(
+        POPULATION,
+        population=MEMBERS,
+        max_new_tokens=25,
+        batch_size=3,
+        stopped=lambda tokens: stop in tokens,
+    )
+    for wholes, parts in zip(free, cut, strict=True):
+        for whole, part in zip(wholes, parts, strict=True):
+            assert part == whole[: len(part)]
+            assert len(part) == 25 or stop in part
+            assert stop not in part[:-9]  # looked at every eight tokens, after the first
+    assert any(len(r) < 25 for m in cut for r in m)
+
+
+def test_log_probs() -> None:
+    """Of the model itself, whatever the sampling; the stop token's included."""
+    sampling = Sampling(0.7, 0.9, 10)
+    stop = respond(sampling=sampling)[0][0][3:4]
+    arguments = {"sampling": sampling, "log_probs": True, "stop_tokens": tuple(stop)}
+    (batch,) = batches(**arguments)
+    assert batch.indices == list(range(len(PROMPTS)))
+    assert batch.log_probs is not None
+    assert batch.mean_log_probs is not None
+    (responses,), (chosen,), (mean,) = batch.tokens, batch.log_probs, batch.mean_log_probs
+    ended = [r + stop if len(r) < NEW else r for r in responses]
+    logits = logits_of(WEIGHTS, [p + r for p, r in zip(PROMPTS, ended, strict=True)])
+    wide = logits.astype(np.float64)
+    log_probs = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+    for i, (prompt, response) in enumerate(zip(PROMPTS, ended, strict=True)):
+        rows = log_probs[i, len(prompt) - 1 :][: len(response)]
+        np.testing.assert_allclose(chosen[i], rows[np.arange(len(response)), response], atol=1e-4)
+        np.testing.assert_allclose(mean[i], rows.mean(-1), atol=1e-4)
+    assert any(len(r) < NEW for r in responses)
+
+
+def test_decode_layout_gives_the_same_responses() -> None:
+    """What large members are decoded from."""
+    assert respond(decode_layout(CONFIG, dict(WEIGHTS))) == respond()
 
 
 def test_a_response_does_not_depend_on_its_batch() -> None:
@@ -103,46 +210,100 @@ def test_stop_tokens_cut_responses() -> None:
             assert response == whole[: min(ends, default=NEW)]
 
 
-def _states(stop_tokens: tuple[int, ...]) -> tuple[Any, Any]:
-    compiled_for = decode._Settings(stop_tokens, 0, NEW, Sampling(), False)
-    tokens, valid = padded([PROMPTS[0], PROMPTS[2]], 8, 4, 0)
-    before = decode._prefill(CONFIG, WEIGHTS, tokens, valid, None, compiled_for)
+def _settings(**changes: Any) -> steps.Settings:
+    fields = {
+        "model": CONFIG,
+        "stop_tokens": (),
+        "pad_token": 0,
+        "max_new_tokens": NEW,
+        "sampling": Sampling(),
+        "population": False,
+        "prefix": 0,
+        "steps": 4,
+        "early_exit": True,
+        "log_probs": False,
+        "placement": None,
+    }
+    return steps.Settings(**fields | changes)
+
+
+@pytest.mark.parametrize("early_exit", [True, False])
+@pytest.mark.parametrize(("limit", "count"), [(3, 3), (99, 5)])
+def test_a_call_of_decode(early_exit: bool, limit: int, count: int) -> None:
+    """So many tokens at most; the cache is updated in place; the host is asked for nothing."""
+    settings = _settings(early_exit=early_exit)
+    key, none = jax.random.key(0), jnp.zeros((0,), jnp.int32)
+    state = steps.start(settings, 1, 3, 16, WEIGHTS, none, key)
+    column = [jnp.asarray(values, jnp.int32) for values in ([2, 1], [2, 5], [limit] * 2, [0, 0])]
+    prompts = steps.Prompts(jnp.ones((2, 8), jnp.int32), *column)
+    before = steps.prefill(settings, WEIGHTS, state, prompts, key)
+    assert before.drawn.done.tolist() == [[True, True, False]]  # slot 5 does not exist
+    cancelled = jnp.zeros((1, 3), bool)
     with jax.transfer_guard("disallow"):
-        return before, decode._decode(CONFIG, WEIGHTS, before, compiled_for)
-
-
-def test_the_loop_ends_when_every_row_has() -> None:
-    """Rows that only fill the batch do not keep it alive; all tokens stop at once here."""
-    assert int(_states(())[1].step) == NEW
-    assert int(_states(tuple(range(40)))[1].step) == 1
-
-
-def test_the_cache_is_updated_in_place() -> None:
-    """The state is donated, and the loop asks the host for nothing (see `_states`)."""
-    before, after = _states(())
+        after, drawn = steps.decode(settings, WEIGHTS, before, cancelled)
     assert before.cache.k[0].is_deleted()
-    assert int(after.cache.length) == 8 + NEW - 1
+    assert not drawn.tokens.is_deleted()
+    assert drawn.count.tolist() == [0, 0, count]
+    assert after.position.tolist()[2] in (2 + count - 1, 0)
+    assert bool(drawn.done[0, 2]) == (limit == 3)
 
 
 def test_compilations() -> None:
     """One per bucket and batch size, whatever the prompts, keys and weights are."""
-    decode._prefill.clear_cache()
-    decode._decode.clear_cache()
+    for step in (steps.start, steps.prefill, steps.decode):
+        step.clear_cache()
     counts = []
     for lengths, key in (((3, 5, 9, 12, 8), 0), ((11, 12, 1, 1, 10), 1), ((9, 9, 9), 2)):
         prompts = [[1] * n for n in lengths]
         weights = {path: leaf[key] for path, leaf in POPULATION.items()}
         respond(weights, prompts, batch_size=4, key=jax.random.key(key))
-        counts.append((decode._prefill._cache_size(), decode._decode._cache_size()))
-    # (12, 4) alone: what does not fill a batch of bucket 8 goes along with bucket 12.
-    assert counts == [(1, 1), (1, 1), (1, 1)]
+        counts.append([step._cache_size() for step in (steps.start, steps.prefill, steps.decode)])
+    # Of a small model, what does not fill a group of bucket 8 goes along with bucket 12.
+    assert counts == [[1, 1, 1]] * 3
     respond(prompts=[[1] * 20], batch_size=4)
-    assert decode._decode._cache_size() == 2
+    assert steps.decode._cache_size() == 2
+
+
+def test_a_large_model_reads_few_prompts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its groups are small, by bucket, and compiled for in the first generation."""
+    expected = respond()
+    monkeypatch.setattr(decode, "_READING_WORK", memory.parameter_count(CONFIG) * 24.0)
+    steps.prefill.clear_cache()
+    assert respond(batch_size=4) == expected
+    assert steps.prefill._cache_size() == 3  # buckets of 8, 12 and 16
+    assert respond(prompts=PROMPTS[::-1], batch_size=4) == [expected[0][::-1]]
+    assert steps.prefill._cache_size() == 3
+
+
+def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer slots where memory ends, the same responses; not even one: a clear error."""
+    expected = respond()
+    seen = []
+    start = steps.start
+    monkeypatch.setattr(
+        decode, "start", lambda s, m, b, *rest: (seen.append(b), start(s, m, b, *rest))[1]
+    )
+    one = 24 * memory.token_bytes(CONFIG) + 12 * CONFIG.vocab_size
+    reading = decode._READING * (4 * 32 + 3 * 48) * 4
+    monkeypatch.setattr(memory, "free_bytes", lambda _: int((reading + 5.5 * one) / 0.94))
+    assert respond() == expected
+    assert seen == [4]
+    monkeypatch.setattr(memory, "free_bytes", lambda _: int(reading / 0.94))
+    with pytest.raises(AcdcError, match=r"24 tokens needs 0.00 GiB .* lower --max_new_tokens"):
+        respond()
+
+
+def test_choose_population(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All children where they fit into half of the devices, else one by one."""
+    one = memory.weight_bytes(CONFIG) + 4096 * memory.token_bytes(CONFIG)
+    monkeypatch.setattr(memory, "total_bytes", lambda _: 4 * one)
+    assert [memory.choose_population(CONFIG, c, 1) for c in (1, 2, 3)] == [1, 2, 1]
+    assert [memory.choose_population(CONFIG, c, 2) for c in (3, 4, 5)] == [3, 4, 1]
 
 
 def test_nothing_to_do() -> None:
     """No prompts, no batches."""
-    assert respond(prompts=[]) == [[]]
+    assert batches(prompts=[]) == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from acdc_jax.errors import ConfigError
-from acdc_jax.generate.sampling import Sampling, nucleus, sample
+from acdc_jax.generate.sampling import Sampling, confidence, sample, warped
 
 LOGITS = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -3.0], np.float32)
 DRAWS = 40_000
@@ -68,19 +68,68 @@ def test_rows_are_independent() -> None:
 
 
 @pytest.mark.xdist_group("torch")
-@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999])
-def test_nucleus_equals_transformers(top_p: float) -> None:
-    """The same tokens stay."""
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        *(Sampling(1.0, top_p=top_p) for top_p in (1e-6, 0.1, 0.5, 0.9, 0.999)),
+        *(Sampling(1.0, top_k=top_k) for top_k in (1, 7, 50, 99)),
+        *(Sampling(1.0, min_p=min_p) for min_p in (0.001, 0.3, 1.0)),
+        Sampling(0.7, 0.8, 20, 0.05),
+        Sampling(1.9, 0.99, 45, 0.01),
+    ],
+)
+def test_what_stays_equals_transformers(sampling: Sampling) -> None:
+    """The same tokens, with the same logits."""
     import torch
-    from transformers import TopPLogitsWarper
+    from transformers import (
+        LogitsProcessorList,
+        MinPLogitsWarper,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
 
     logits = np.random.default_rng(0).standard_normal((16, 50)).astype(np.float32) * 3
-    theirs = TopPLogitsWarper(top_p)(None, torch.tensor(logits)).numpy()
-    np.testing.assert_array_equal(nucleus(jnp.asarray(logits), top_p), theirs)
+    logits[0] = -np.abs(logits[0])
+    logits[1, ::2], logits[1, 1::2] = 0.0, -0.0
+    theirs = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
+    if sampling.top_k:
+        theirs.append(TopKLogitsWarper(min(sampling.top_k, 50)))
+    if sampling.top_p < 1:
+        theirs.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p:
+        theirs.append(MinPLogitsWarper(sampling.min_p))
+    expected = theirs(None, torch.tensor(logits)).numpy()
+    ours = np.asarray(warped(jnp.asarray(logits), sampling))
+    # Of equals, as in row 1, they keep some and we keep all.
+    np.testing.assert_allclose(np.delete(ours, 1, 0), np.delete(expected, 1, 0), rtol=1e-6)
+    assert np.isfinite(ours[1]).all()
 
 
-@pytest.mark.parametrize("values", [(-1.0, 1.0), (float("nan"), 1.0), (1.0, 0.0), (1.0, 1.1)])
-def test_refusals(values: tuple[float, float]) -> None:
-    """Values that mean nothing."""
-    with pytest.raises(ConfigError, match="must be"):
-        Sampling(*values)
+def test_confidence() -> None:
+    """Against float64."""
+    logits = np.random.default_rng(0).standard_normal((4, 30)).astype(np.float32) * 5
+    wide = logits.astype(np.float64)
+    log_probs = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+    tokens = np.array([3, 0, 29, 7], np.int32)
+    chosen, mean = confidence(jnp.asarray(logits), jnp.asarray(tokens))
+    np.testing.assert_allclose(chosen, log_probs[np.arange(4), tokens], atol=1e-5)
+    np.testing.assert_allclose(mean, log_probs.mean(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_k": -1},
+        {"min_p": -0.1},
+        {"min_p": 2.0},
+    ],
+)
+def test_refusals(values: dict[str, float]) -> None:
+    """Values that mean nothing, by name."""
+    with pytest.raises(ConfigError, match=f"{next(iter(values))} must be"):
+        Sampling(**values)  # type: ignore[arg-type]

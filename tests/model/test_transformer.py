@@ -9,12 +9,18 @@ import pytest
 
 from acdc_jax.model.attention import empty_cache
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import forward, init_weights, logical_axes, shapes
+from acdc_jax.model.transformer import (
+    decode_layout,
+    forward,
+    init_weights,
+    logical_axes,
+    shapes,
+)
 
 CONFIG = ModelConfig("Qwen2ForCausalLM", 50, 32, 48, 2, 4, 2, 8, tie_embeddings=True, qkv_bias=True)
 TOKENS = np.random.default_rng(0).integers(0, 50, (3, 10), np.int32)
 POSITIONS = np.broadcast_to(np.arange(10, dtype=np.int32), (3, 10))
-run = jax.jit(forward, static_argnums=0, static_argnames="last_only")
+run = jax.jit(forward, static_argnums=0)
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +52,49 @@ def test_declarations_agree() -> None:
     assert not np.array_equal(weights["layers.0.attention.k.weight"], q[:16])
 
 
-def test_cache_equals_no_cache(weights: dict[str, jax.Array]) -> None:
-    """In three pieces, with padding on the left, in a cache with room to spare."""
-    valid = np.arange(10)[None] >= np.array([0, 3, 6])[:, None]
-    positions = np.maximum(np.cumsum(valid, 1) - 1, 0).astype(np.int32)
-    whole, none = run(CONFIG, weights, TOKENS, positions, None, valid)
+@pytest.mark.parametrize("windows", [(), (4, 0)])
+def test_cache_equals_no_cache(weights: dict[str, jax.Array], windows: tuple[int, ...]) -> None:
+    """Rows of unequal lengths: what is padding in one piece is overwritten by the next."""
+    config = dataclasses.replace(CONFIG, windows=windows)
+    whole, none = run(config, weights, TOKENS, POSITIONS)
     assert none is None
-    cache = empty_cache(CONFIG, 3, 13, jnp.dtype("float32"))
-    pieces = []
-    for piece in (slice(0, 7), slice(7, 8), slice(8, 10)):
-        logits, cache = run(
-            CONFIG, weights, TOKENS[:, piece], positions[:, piece], cache, valid[:, piece]
-        )
-        pieces.append(logits)
-    np.testing.assert_allclose(np.concatenate(pieces, 1)[valid], whole[valid], atol=1e-5)
-    assert int(cache.length) == 10
-    np.testing.assert_array_equal(cache.valid[:, :10], valid)
+    filled = empty_cache(config, 3, 7, jnp.dtype("float32"))
+    first, filled = run(config, weights, TOKENS[:, :7], POSITIONS[:, :7], filled)
+    np.testing.assert_allclose(first, whole[:, :7], atol=1e-5)
+    cache = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 4), (0, 0), (0, 0))), filled)
+    lengths = np.array([7, 4, 2], np.int32)
+    for _ in range(3):
+        tokens = np.take_along_axis(TOKENS, lengths[:, None], 1)
+        logits, cache = run(config, weights, tokens, lengths[:, None], cache)
+        np.testing.assert_allclose(logits[:, 0], whole[np.arange(3), lengths], atol=1e-5)
+        lengths = lengths + 1
+    pair, _ = run(
+        config, weights, TOKENS[:, 5:7], np.tile(np.array([5, 6], np.int32), (3, 1)), cache
+    )
+    np.testing.assert_allclose(pair, whole[:, 5:7], atol=1e-5)
+
+
+def test_padding_of_a_cached_pass_is_on_the_right(weights: dict[str, jax.Array]) -> None:
+    """`valid` would be looked at by nobody."""
+    cache = empty_cache(CONFIG, 3, 10, jnp.dtype("float32"))
+    with pytest.raises(ValueError, match="padding is to the right"):
+        forward(CONFIG, weights, TOKENS, POSITIONS, cache, np.ones((3, 10), bool))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_decode_layout(tied: bool) -> None:
+    """Fewer leaves, the same logits; what is laid out anew is not kept twice."""
+    config = dataclasses.replace(CONFIG, tie_embeddings=tied, qk_norm=True, post_norms=True)
+    weights = init_weights(config, jax.random.key(1))
+    given = dict(weights)
+    laid_out = decode_layout(config, given)
+    assert "layers.0.attention.q.weight" not in laid_out.keys() | given.keys()
+    assert laid_out["layers.1.attention.qkv.bias"].shape == (64,)
+    assert laid_out["layers.1.attention.qkv.weight"].shape == (32, 64)
+    assert laid_out["layers.1.mlp.down.weight"].shape == (48, 32)
+    assert laid_out["embed.weight"] is weights["embed.weight"]
+    ours, _ = run(config, laid_out, TOKENS, POSITIONS)
+    np.testing.assert_allclose(ours, run(config, weights, TOKENS, POSITIONS)[0], atol=1e-5)
 
 
 def test_padding_changes_nothing(weights: dict[str, jax.Array]) -> None:
@@ -84,11 +117,12 @@ def test_causal(weights: dict[str, jax.Array]) -> None:
     assert np.abs(before[:, 6:] - after[:, 6:]).max() > 1e-3
 
 
-def test_last_only(weights: dict[str, jax.Array]) -> None:
+def test_last(weights: dict[str, jax.Array]) -> None:
     """The same logits, without the others."""
     whole, _ = run(CONFIG, weights, TOKENS, POSITIONS)
-    last, _ = run(CONFIG, weights, TOKENS, POSITIONS, last_only=True)
-    np.testing.assert_allclose(last, whole[:, -1:], atol=1e-6)
+    last = np.array([9, 4, 0], np.int32)
+    logits, _ = run(CONFIG, weights, TOKENS, POSITIONS, last=last)
+    np.testing.assert_allclose(logits[:, 0], whole[np.arange(3), last], atol=1e-6)
 
 
 def test_population_equals_member_by_member(weights: dict[str, jax.Array]) -> None:

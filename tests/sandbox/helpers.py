@@ -1,5 +1,7 @@
 """Families to score and sandboxes to attack."""
 
+from typing import Any
+
 import pytest
 
 from acdc_jax.sandbox import Limits, Sandbox, SandboxError, probe
@@ -8,13 +10,15 @@ from acdc_jax.sandbox import Limits, Sandbox, SandboxError, probe
 LIMITS = Limits(wall_s=1.2, cpu_s=1, memory_mb=128)
 
 
-def open_sandbox(tier: str = "full", workers: int = 1, limits: Limits = LIMITS) -> Sandbox:
+def open_sandbox(
+    tier: str = "full", workers: int = 1, limits: Limits = LIMITS, **options: Any
+) -> Sandbox:
     """A sandbox in exactly this tier; skips the test where the machine cannot give it."""
     chosen = [t for t in probe.TIERS if t.name == tier]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probe, "TIERS", tuple(chosen))
         try:
-            return Sandbox(workers, limits)
+            return Sandbox(workers, limits, **options)
         except SandboxError as error:
             pytest.skip(f"no tier {tier} here: {error}")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from acdc_jax.sandbox import Limits, Outcome, Sandbox
 from acdc_jax.sandbox.inside import wire
-from acdc_jax.sandbox.judge import judge_report, judge_scores
+from acdc_jax.sandbox.verdicts import family_report, score_outcomes
 from acdc_jax.sandbox.zygote import Reply, ZygoteLost
 
 from .helpers import family
@@ -20,7 +20,7 @@ import json, os, struct, sys
 def token():
     frame = sys._getframe()
     while frame:
-        if type(frame.f_locals.get('token')) is bytes: return frame.f_locals['token']
+        if 'channel' in frame.f_locals: return frame.f_locals['channel'].token
         frame = frame.f_back
 def send(tag, item, body, length=None, tok=None):
     length = len(body) if length is None else length
@@ -135,14 +135,14 @@ def test_frames_survive_the_wire(frames: list[tuple[int, int, bytes]]) -> None:
     st.booleans(),
     st.integers(1, 4),
 )
-def test_judges_never_invent_a_score(
+def test_verdicts_never_invent_a_score(
     frames: list[tuple[int, int, bytes]], status: int, timed_out: bool, count: int
 ) -> None:
     reply = Reply([wire.Frame(*f) for f in frames], status, timed_out)
     limits = Limits()
     try:
-        outcomes = judge_scores(reply, count, limits)
-        report = judge_report(reply, limits)
+        outcomes = score_outcomes(reply, count, limits)
+        report = family_report(reply, limits)
     except ZygoteLost:
         assert not frames or frames[0][0] != wire.READY
         return

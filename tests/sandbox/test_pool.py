@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from acdc_jax.sandbox import FamilyReport, Limits, Outcome, Sandbox, SandboxError, pool
+from acdc_jax.sandbox import FamilyReport, Limits, Outcome, Sandbox, SandboxError, pool, worker
+from acdc_jax.sandbox.call import Reply
 
 from .helpers import LIMITS, family, open_sandbox
 
@@ -73,7 +74,7 @@ def test_a_lost_zygote_loses_no_job() -> None:
         futures = [sandbox.score(SLOW, [(0.3, "0.5")]) for _ in range(4)]
         for _ in range(2):
             time.sleep(0.15)
-            for worker in sandbox._workers:
+            for worker in sandbox._crew.workers:
                 for zygote in list(worker._zygotes.values()):
                     os.kill(zygote.process.pid, signal.SIGKILL)
         assert [f.result() for f in futures] == [[Outcome("score", 0.5)]] * 4
@@ -81,9 +82,10 @@ def test_a_lost_zygote_loses_no_job() -> None:
 
 def test_killing_what_is_inside_the_shell_loses_no_job() -> None:
     with open_sandbox() as sandbox:
+        sandbox.score(HONEST, [(None, "1")]).result()  # its zygote has started
         future = sandbox.score(SLOW, [(0.4, "0.5")])
         time.sleep(0.15)
-        (zygote,) = sandbox._workers[0]._zygotes.values()
+        (zygote,) = sandbox._crew.workers[0]._zygotes.values()
         for pid in descendants(zygote.process.pid):
             os.kill(pid, signal.SIGKILL)
         assert future.result() == [Outcome("score", 0.5)]
@@ -94,13 +96,13 @@ def test_an_always_lost_zygote_is_infrastructure_and_never_a_score(
 ) -> None:
     tries = []
 
-    class Broken(pool.Zygote):
-        def call(self, operation: int, payload: bytes, items: int) -> pool.Reply:
+    class Broken(worker.Zygote):
+        def call(self, operation: int, *_: object, **__: object) -> Reply:
             tries.append(operation)
-            raise pool.ZygoteLost("test")
+            raise worker.ZygoteLost("test")
 
     with open_sandbox() as sandbox:
-        monkeypatch.setattr(pool, "Zygote", Broken)
+        monkeypatch.setattr(worker, "Zygote", Broken)
         outcomes = sandbox.score(HONEST, [(None, "1.0")] * 2).result()
         assert [(o.status, o.score) for o in outcomes] == [("infrastructure", None)] * 2
         assert len(tries) == 3

@@ -6,7 +6,6 @@ import pytest
 
 from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.tasks.accept import Accepted, Rejected, check_drafts
-from acdc_jax.tasks.library import Library, admit
 from acdc_jax.tasks.task import Draft
 
 _GOOD = """
@@ -25,7 +24,7 @@ class TaskFamily:
 """
 
 
-def _draft(source: str = _GOOD, **changes: object) -> Draft:
+def draft(source: str = _GOOD, **changes: object) -> Draft:
     fields: dict[str, object] = {
         "name": "plus",
         "description": "Add two numbers.",
@@ -46,20 +45,23 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 def test_a_good_draft_is_accepted_with_its_instances(sandbox: Sandbox) -> None:
-    (verdict,) = check_drafts([_draft()], sandbox, 0.5)
+    (verdict,) = check_drafts([draft()], sandbox, 0.5)
     assert isinstance(verdict, Accepted)
     assert dict(verdict.instances) == {"1": {"a": 2, "b": 3}, "2": {"a": 10, "b": -4}}
     assert verdict.instructions["2"] == "What is 10 plus -4?"
 
 
 def test_without_a_reference_the_rest_must_still_hold(sandbox: Sandbox) -> None:
-    (verdict,) = check_drafts([_draft(reference=None)], sandbox, 0.5)
+    (verdict,) = check_drafts([draft(reference=None)], sandbox, 0.5)
     assert isinstance(verdict, Accepted)
 
 
 _BAD = {
     "does not parse": ("class TaskFamily(", ""),
     "has no family": ("x = 1", ""),
+    "one instance": (_GOOD.replace(', "2": {"a": 10, "b": -4}', ""), "fewer than 2"),
+    "lacks a method": (_GOOD.replace("def score", "def grade"), "lacks score"),
+    "endless source": ("#" * 40_000 + _GOOD, "characters"),
     "no instance": (_GOOD.replace('{"1": {"a": 2, "b": 3}, "2": {"a": 10, "b": -4}}', "{}"), ""),
     "instances are no JSON": (_GOOD.replace('"a": 2', '"a": {1, 2}'), ""),
     "raises in score": (_GOOD.replace("return 1.0 if", "1 / 0\n        return 1.0 if"), "score()"),
@@ -87,30 +89,12 @@ _BAD = {
 @pytest.mark.parametrize("name", _BAD)
 def test_bad_drafts_are_rejected_with_the_reason(sandbox: Sandbox, name: str) -> None:
     source, reason = _BAD[name]
-    (verdict,) = check_drafts([_draft(source)], sandbox, 0.5)
+    (verdict,) = check_drafts([draft(source)], sandbox, 0.5)
     assert isinstance(verdict, Rejected)
     assert reason in verdict.reason
 
 
 def test_one_bad_draft_does_not_touch_its_neighbours(sandbox: Sandbox) -> None:
     endless = _GOOD.replace("return 1.0 if", "while True: pass\n        return 1.0 if")
-    verdicts = check_drafts([_draft(), _draft(endless), _draft()], sandbox, 0.5)
+    verdicts = check_drafts([draft(), draft(endless), draft()], sandbox, 0.5)
     assert [type(verdict) for verdict in verdicts] == [Accepted, Rejected, Accepted]
-
-
-def test_admit_numbers_the_new_and_turns_away_what_is_known(sandbox: Sandbox) -> None:
-    other = _draft(name="times", description="Multiply.", example_instruction="What is 2 by 3?")
-    library, tasks, rejections = admit(
-        Library(),
-        [_draft(), _draft(), other],
-        sandbox,
-        generation=3,
-        next_id=7,
-        novelty_threshold=0.97,
-        skill_threshold=0.5,
-    )
-    assert [task.id for task in tasks] == ["t00007", "t00008"]
-    assert [task.draft.name for task in tasks] == ["plus", "times"]
-    assert list(library.tasks) == ["t00007", "t00008"]
-    assert len(rejections) == 1
-    assert "t00007" in rejections[0].reason

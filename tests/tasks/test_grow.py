@@ -1,7 +1,8 @@
 """Pools grow and adapt with the real scientist and the real sandbox."""
 
+import asyncio
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import pytest
@@ -10,11 +11,14 @@ from acdc_jax.config import TaskConfig
 from acdc_jax.errors import AcdcError
 from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.seeds.language import split
-from acdc_jax.tasks.grow import Growth, adapted_tasks, first_tasks
+from acdc_jax.tasks.accept import Accepted, Rejected
+from acdc_jax.tasks.grow import Growth, Workshop, adapted_tasks, first_tasks, make_workshop
+from acdc_jax.tasks.library import Library
+from acdc_jax.tasks.novelty import Memory, NGrams
 from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.procedural import procedural_scientist
 from acdc_jax.tasks.procedural_source import spec_of
-from acdc_jax.tasks.scientist import Scientist
+from acdc_jax.tasks.scientist import Candidate, Check, Rejection, Scientist, Wish
 from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Draft, Kind, Task
 
@@ -36,26 +40,52 @@ class _Scripted:
     """Asks the real scientist, except for some of its drafts."""
 
     def __init__(self, replies: Sequence[str]) -> None:
-        self.asked: list[tuple[Kind, str | None, int]] = []
+        self.asked: list[tuple[Kind, str]] = []
         self._replies = replies
 
-    def propose(
-        self, kind: Kind, parent: Task | None, context: Sequence[Task], key: jax.Array
-    ) -> Draft | None:
-        reply = self._replies[len(self.asked) % len(self._replies)]
-        self.asked.append((kind, parent.id if parent else None, len(context)))
-        draft = _SCIENTIST.propose(kind, parent, context, key)
-        assert draft is not None
-        if reply == "none":
-            return None
-        if reply == "broken":
-            return dataclasses.replace(draft, source="raise RuntimeError")
-        if reply == "repeat":
-            return dataclasses.replace(_FAMILIES[0], kind=kind, parent=draft.parent)
-        return draft
+    async def write(
+        self,
+        wishes: Sequence[Wish],
+        known: Sequence[Task],
+        shown: Sequence[Task],
+        check: Check,
+        key: jax.Array,
+    ) -> list[Candidate | Rejection]:
+        async def spoilt(draft: Draft) -> Accepted | Rejected:
+            return await check(
+                dataclasses.replace(draft, source=draft.source + "raise RuntimeError")
+            )
 
-    def is_gibberish(self, replies: Sequence[tuple[str, str]]) -> bool:
+        found: list[Candidate | Rejection] = []
+        for i, wish in enumerate(wishes):
+            reply = self._replies[len(self.asked) % len(self._replies)]
+            self.asked.append((wish.kind, wish.parent.id))
+            if reply == "none":
+                found.append(Rejection(wish.kind, wish.parent.id, "", "no idea"))
+                continue
+            step = jax.random.fold_in(key, i)
+            tried = check if reply != "broken" else spoilt
+            (item,) = await _SCIENTIST.write([wish], known, shown, tried, step)
+            if reply == "repeat" and isinstance(item, Candidate):
+                draft = dataclasses.replace(_FAMILIES[0], kind=wish.kind, parent=wish.parent.id)
+                item = Candidate(draft, item.found)
+            found.append(item)
+        return found
+
+    async def is_new(self, draft: Draft, nearest: Sequence[Task]) -> bool:
+        return await _SCIENTIST.is_new(draft, nearest)
+
+    async def is_gibberish(self, replies: Sequence[tuple[str, str]]) -> bool:
         return False
+
+    def costs(self) -> Mapping[str, float]:
+        return {}
+
+
+def _shop(
+    sandbox: Sandbox, flags: TaskConfig = _FLAGS, scientist: Scientist = _SCIENTIST
+) -> Workshop:
+    return make_workshop(flags, scientist, Memory(NGrams()), sandbox)
 
 
 def _first(
@@ -64,9 +94,25 @@ def _first(
     scientist: Scientist = _SCIENTIST,
     key: int = 0,
     progress: list[int] | None = None,
+    families: Sequence[Draft] = _FAMILIES,
 ) -> Growth:
     told = [] if progress is None else progress
-    return first_tasks(flags, _FAMILIES, scientist, sandbox, jax.random.key(key), told.append)
+    shop = _shop(sandbox, flags, scientist)
+    return asyncio.run(first_tasks(shop, families, jax.random.key(key), told.append))
+
+
+def _adapt(
+    sandbox: Sandbox,
+    flags: TaskConfig,
+    library: Library,
+    pool: Pool,
+    rates: Mapping[str, float],
+    scientist: Scientist = _SCIENTIST,
+    generation: int = 5,
+) -> Growth:
+    shop = _shop(sandbox, flags, scientist)
+    key = jax.random.key(3)
+    return asyncio.run(adapted_tasks(shop, library, pool, rates, key, generation))
 
 
 def test_first_tasks_in_micro_batches(sandbox: Sandbox) -> None:
@@ -115,7 +161,7 @@ def test_what_is_not_usable_is_recorded(sandbox: Sandbox) -> None:
     library, pool, rejections = _first(sandbox, scientist=scientist)
     assert len(scientist.asked) == 12
     reasons = [rejection.reason for rejection in rejections]
-    assert sum("nothing new" in reason for reason in reasons) == 3
+    assert sum("no idea" in reason for reason in reasons) == 3
     assert sum("RuntimeError" in reason for reason in reasons) == 3
     assert sum("too similar to t00000" in reason for reason in reasons) == 3
     assert len(library.tasks) == len(_FAMILIES) + 12 - len(rejections)
@@ -130,19 +176,21 @@ def test_a_scientist_without_ideas_ends(sandbox: Sandbox) -> None:
     assert len(library.tasks) == len(_FAMILIES)
 
 
-def test_drafts_of_one_batch_know_each_other(sandbox: Sandbox) -> None:
-    scientist = _Scripted(["real", "none"])
-    _first(sandbox, dataclasses.replace(_FLAGS, initial_tasks=4, micro_batch=4), scientist)
-    known = len(_FAMILIES)
-    assert [size for *_, size in scientist.asked] == [known, known + 1, known + 1, known + 2]
-
-
 def test_a_broken_seed_family_is_named(sandbox: Sandbox) -> None:
-    broken = dataclasses.replace(_FAMILIES[1], source="class TaskFamily: pass")
+    broken = dataclasses.replace(_FAMILIES[1], source=_FAMILIES[1].source + "1 / 0\n")
     with pytest.raises(AcdcError, match=f"seed task family {broken.name}"):
-        first_tasks(
-            _FLAGS, [_FAMILIES[0], broken], _SCIENTIST, sandbox, jax.random.key(0), lambda _: None
-        )
+        _first(sandbox, families=[_FAMILIES[0], broken])
+
+
+def test_a_judged_seed_family_that_cannot_be_judged_is_left_out(sandbox: Sandbox) -> None:
+    source = _FAMILIES[1].source.replace("return float(", "return eval_with_llm_judge('', '', '')#")
+    judged = dataclasses.replace(_FAMILIES[1], source=source)
+    flags = dataclasses.replace(_FLAGS, initial_tasks=0)
+    library, _, (rejection,) = _first(sandbox, flags, families=[_FAMILIES[0], judged])
+    assert [task.draft.name for task in library.tasks.values()] == [_FAMILIES[0].name]
+    assert rejection.name == judged.name
+    with pytest.raises(AcdcError, match="no seed task family is valid"):
+        _first(sandbox, flags, families=[judged])
 
 
 def test_adaptation(sandbox: Sandbox) -> None:
@@ -151,17 +199,11 @@ def test_adaptation(sandbox: Sandbox) -> None:
     rates = {name: (0.0, 0.3, 0.9)[i % 3] for i, name in enumerate(names)}
     flags = dataclasses.replace(_FLAGS, discard_impossible=False)
 
-    def adapt(scientist: Scientist, key: int = 3) -> Growth:
-        return adapted_tasks(
-            flags, library, pool, rates, scientist, sandbox, jax.random.key(key), 4
-        )
-
     scientist = _Scripted(["real"])
-    grown, adapted, rejections = adapt(scientist)
+    grown, adapted, rejections = _adapt(sandbox, flags, library, pool, rates, scientist, 4)
     expected = {0.0: {"easier"}, 0.3: {"novel", "related"}, 0.9: {"harder"}}
     assert len(scientist.asked) == flags.new_tasks
-    for kind, parent, _ in scientist.asked:
-        assert parent is not None
+    for kind, parent in scientist.asked:
         assert kind in expected[rates[parent]]
     new = [task for name, task in grown.tasks.items() if name not in library.tasks]
     assert len(new) == flags.new_tasks - len(rejections) > 0
@@ -173,7 +215,8 @@ def test_adaptation(sandbox: Sandbox) -> None:
     assert adapted.limbo == replaced
     assert set(adapted.active) == set(names) - set(replaced.values()) | {t.id for t in new}
     assert grown.tasks.items() >= library.tasks.items()  # the library forgets nothing
-    assert adapt(_SCIENTIST)[1:] == (adapted, rejections)
+    again = _adapt(sandbox, flags, library, pool, rates, _Scripted(["real"]), 4)
+    assert again[1:] == (adapted, rejections)
 
 
 def test_adaptation_settles_limbo_discards_and_prunes(sandbox: Sandbox) -> None:
@@ -183,18 +226,11 @@ def test_adaptation_settles_limbo_discards_and_prunes(sandbox: Sandbox) -> None:
     pool = Pool(names[1:], {names[-1]: names[0]}, len(names))
     rates = dict.fromkeys(names[1:], 1.0) | {names[-1]: 0.0, names[1]: 0.0}
     flags = dataclasses.replace(_FLAGS, new_tasks=0, max_tasks=6)
-    _, kept, _ = adapted_tasks(
-        dataclasses.replace(flags, max_tasks=99),
-        *(library, pool, rates, _SCIENTIST, sandbox, jax.random.key(0), 5),
-    )
+    _, kept, _ = _adapt(sandbox, dataclasses.replace(flags, max_tasks=99), library, pool, rates)
     assert kept.active == (names[0], *names[2:-1])
     assert kept.limbo == {}
-    _, pruned, _ = adapted_tasks(
-        flags, library, pool, rates, _SCIENTIST, sandbox, jax.random.key(0), 5
-    )
+    _, pruned, _ = _adapt(sandbox, flags, library, pool, rates)
     assert pruned.active == kept.active[-6:]
     flags = dataclasses.replace(flags, discard_impossible=False, max_tasks=99)
-    _, lenient, _ = adapted_tasks(
-        flags, library, pool, rates, _SCIENTIST, sandbox, jax.random.key(0), 5
-    )
+    _, lenient, _ = _adapt(sandbox, flags, library, pool, rates)
     assert lenient.active == (*names[:2], *names[2:-1])

@@ -1,6 +1,13 @@
-"""Similar tasks are near, unlike tasks are far, and nothing is forgotten."""
+"""Similar tasks are near, unlike tasks are far, and no text is embedded twice."""
 
-from acdc_jax.tasks import novelty
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.tasks.novelty import Memory, NGrams, similarities
 
 _TEXTS = [
     "Sum two numbers between one and a hundred.",
@@ -9,30 +16,48 @@ _TEXTS = [
 ]
 
 
+class _Given:
+    """Embeddings by text, and what was asked for."""
+
+    def __init__(self, rows: dict[str, list[float]]) -> None:
+        self.asked: list[str] = []
+        self._rows = rows
+
+    async def embed(self, texts: Sequence[str]) -> np.ndarray:
+        self.asked += texts
+        return np.asarray([self._rows[text] for text in texts])
+
+    async def close(self) -> None:
+        pass
+
+
 def test_the_same_text_is_as_near_as_can_be() -> None:
-    index = novelty.add(novelty.empty_index(), ["a", "b", "c"], _TEXTS)
-    for name, text in zip("abc", _TEXTS, strict=True):
-        (found, similarity), *others = novelty.nearest(index, text, 3)
-        assert found == name
-        assert abs(similarity - 1) < 1e-9
-        assert all(other < 0.7 for _, other in others)
+    found = asyncio.run(similarities(Memory(NGrams()), _TEXTS, _TEXTS))
+    np.testing.assert_allclose(found.diagonal(), 1, atol=1e-9)
+    assert (found[~np.eye(3, dtype=bool)] < 0.7).all()
 
 
 def test_a_paraphrase_is_nearer_than_another_subject() -> None:
-    index = novelty.add(novelty.empty_index(), ["a", "b", "c"], _TEXTS)
-    ranked = novelty.nearest(index, "Reverse all the letters of one word.", 3)
-    assert ranked[0][0] == "c"
-    assert ranked[0][1] > 0.7 > ranked[1][1]
+    near = ["Reverse all the letters of one word."]
+    (found,) = asyncio.run(similarities(Memory(NGrams()), near, _TEXTS))
+    assert found.argmax() == 2
+    assert found[2] > 0.7 > np.sort(found)[1]
 
 
-def test_an_empty_index_has_no_neighbours() -> None:
-    assert novelty.nearest(novelty.empty_index(), "anything", 3) == []
+def test_without_earlier_tasks_there_are_no_neighbours() -> None:
+    assert asyncio.run(similarities(Memory(NGrams()), _TEXTS, [])).shape == (3, 0)
 
 
-def test_growing_at_once_or_one_by_one_is_the_same() -> None:
-    whole = novelty.add(novelty.empty_index(), ["a", "b", "c"], _TEXTS)
-    parts = novelty.empty_index()
-    for name, text in zip("abc", _TEXTS, strict=True):
-        parts = novelty.add(parts, [name], [text])
-    assert parts.ids == whole.ids
-    assert abs(parts.rows - whole.rows).max() == 0
+def test_dense_embeddings_of_any_length_are_compared_by_angle_and_asked_for_once() -> None:
+    given = _Given({"a": [3.0, 0.0], "b": [0.0, 0.1], "c": [5.0, 5.0]})
+    memory = Memory(given)
+    first = asyncio.run(similarities(memory, ["c"], ["a", "b"]))
+    np.testing.assert_allclose(first, [[0.5**0.5, 0.5**0.5]])
+    np.testing.assert_allclose(asyncio.run(similarities(memory, ["a"], ["b", "a"])), [[0, 1]])
+    assert given.asked == ["c", "a", "b"]
+
+
+@pytest.mark.parametrize("row", [[0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]])
+def test_an_embedding_that_is_none_is_an_error(row: list[float]) -> None:
+    with pytest.raises(AcdcError, match="zero or not finite"):
+        asyncio.run(similarities(Memory(_Given({"a": row, "b": [1.0, 0.0]})), ["a"], ["b"]))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from acdc_jax.tasks import pool as task_pool
-from acdc_jax.tasks.pool import Pool, Wish, task_id
+from acdc_jax.tasks.pool import Pool, task_id
 from acdc_jax.tasks.task import Draft, Kind, Task
 
 
@@ -52,40 +52,68 @@ def test_wishes_follow_the_pass_rate() -> None:
         novel_probability=0.8,
         rng=np.random.default_rng(0),
     )
-    kinds = {task: {w.kind for w in wishes if w.parent == task} for task in rates}
+    kinds = {task: {kind for kind, parent in wishes if parent == task} for task in rates}
     assert kinds == {
         "t00000": {"harder"},
         "t00001": {"novel", "related"},
         "t00002": {"easier"},
         "t00003": {"easier"},
     }
-    medium = [wish for wish in wishes if wish.parent == "t00001"]
-    novel = sum(wish == Wish("novel", "t00001") for wish in medium) / len(medium)
+    medium = [kind for kind, parent in wishes if parent == "t00001"]
+    novel = medium.count("novel") / len(medium)
     assert 0.75 < novel < 0.85  # probability 0.8, more than three standard deviations wide
-    assert all(900 < sum(w.parent == task for w in wishes) < 1100 for task in rates)
+    assert all(900 < sum(parent == task for _, parent in wishes) < 1100 for task in rates)
+
+
+def test_a_parent_waits_for_a_child_whose_scores_are_missing() -> None:
+    pool = Pool(("t00001", "t00002", "t00003"), {"t00002": "t00000", "t00003": "t00000"}, 4)
+    settled = task_pool.settle_limbo(pool, {"t00001": 0.5, "t00002": 0.0})
+    assert settled == Pool(("t00001", "t00003"), {"t00003": "t00000"}, 4)
+    again = task_pool.settle_limbo(settled, {"t00001": 0.5, "t00003": 0.0})
+    assert again == Pool(("t00000", "t00001"), {}, 4)
+
+
+def test_pruned_children_leave_limbo() -> None:
+    pool = Pool(("t00001", "t00002"), {"t00001": "t00000"}, 3)
+    assert task_pool.prune(pool, 1) == Pool(("t00002",), {}, 3)
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Any sequence of growth and adaptation."""
+    """Any sequence of growth and adaptation; every task that leaves does so for a reason."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pool = task_pool.add_tasks(Pool(), [_task(0), _task(1)])
-        self.ever = {"t00000", "t00001"}
+        self.gone: set[str] = set()  # impossible, replaced by a possible child, or pruned
 
-    @rule(data=st.data(), n=st.integers(0, 4), limit=st.integers(3, 12))
-    def adapt(self, data: st.DataObject, n: int, limit: int) -> None:
-        rates = {
-            task: data.draw(st.sampled_from([0.0, 0.04, 0.3, 1.0])) for task in self.pool.active
+    @rule(data=st.data(), n=st.integers(0, 4), limit=st.integers(3, 12), discard=st.booleans())
+    def adapt(self, data: st.DataObject, n: int, limit: int, discard: bool) -> None:
+        before = self.pool
+        rated = {
+            task: data.draw(st.sampled_from([None, 0.0, 0.04, 0.3, 1.0])) for task in before.active
         }
-        waiting = set(self.pool.limbo.values())
-        settled = task_pool.settle_limbo(self.pool, rates)
-        gone = set(self.pool.active) - set(settled.active)
-        back = set(settled.active) - set(self.pool.active)
-        assert gone == {c for c in self.pool.limbo if rates.get(c, 0.0) == 0.0} & gone
-        assert back <= waiting
-        assert not settled.limbo
-        pool = task_pool.discard_impossible(settled, rates)
+        rates = {task: rate for task, rate in rated.items() if rate is not None}
+
+        settled = task_pool.settle_limbo(before, rates)
+        dead = {child for child in before.limbo if rates.get(child) == 0.0}
+        assert set(before.active) - set(settled.active) == dead
+        assert settled.limbo == {c: p for c, p in before.limbo.items() if c not in rates}
+        for parent in set(before.limbo.values()):
+            fates = {rates.get(c) for c, p in before.limbo.items() if p == parent}
+            assert (parent in settled.active) == (fates == {0.0})
+            assert (parent in settled.limbo.values()) == (None in fates)
+            if parent not in settled.active and None not in fates:
+                self.gone.add(parent)
+        self.gone |= dead
+
+        pool = task_pool.discard_impossible(settled, rates) if discard else settled
+        hopeless = {task for task in settled.active if rates.get(task) == 0.0}
+        if discard and hopeless != set(settled.active):
+            assert set(pool.active) == set(settled.active) - hopeless
+            self.gone |= hopeless
+        else:
+            assert pool == settled
+
         wishes = task_pool.draw_wishes(
             pool,
             rates,
@@ -95,29 +123,28 @@ class PoolMachine(RuleBasedStateMachine):
             novel_probability=0.5,
             rng=np.random.default_rng(data.draw(st.integers(0, 99))),
         )
-        new = [
-            _task(pool.next_id + i, wish.kind, wish.parent)
-            for i, wish in enumerate(wishes)
-            if data.draw(st.booleans())
-        ]
-        numbered = [
-            _task(pool.next_id + i, t.draft.kind, t.draft.parent) for i, t in enumerate(new)
-        ]
-        grown = task_pool.add_tasks(pool, numbered)
-        replaced = {t.draft.parent for t in numbered if t.draft.kind in ("easier", "harder")}
-        assert set(grown.active) == (set(pool.active) - replaced) | {t.id for t in numbered}
-        self.ever |= {task.id for task in numbered}
+        heard = [wish for wish in wishes if data.draw(st.booleans())]
+        new = [_task(pool.next_id + i, *wish) for i, wish in enumerate(heard)]
+        grown = task_pool.add_tasks(pool, new)
+        replaced = {t.draft.parent for t in new if t.draft.kind in ("easier", "harder")}
+        assert set(grown.active) == (set(pool.active) - replaced) | {task.id for task in new}
+
         self.pool = task_pool.prune(grown, limit)
+        pruned = set(grown.active) - set(self.pool.active)
         assert len(self.pool.active) == min(limit, len(grown.active))
+        assert not pruned or max(pruned) < min(self.pool.active)
+        orphaned = set(grown.limbo.values()) - set(self.pool.limbo.values())
+        self.gone |= pruned | orphaned
 
     @invariant()
-    def ids_are_unique_ordered_and_known(self) -> None:
-        active = self.pool.active
-        assert list(active) == sorted(set(active))
-        assert set(active) <= self.ever
-        assert not set(active) & set(self.pool.limbo.values())
-        assert all(int(task[1:]) < self.pool.next_id for task in self.ever)
+    def every_task_is_somewhere_once(self) -> None:
+        active, waiting = list(self.pool.active), set(self.pool.limbo.values())
+        assert active == sorted(set(active))
         assert active
+        assert set(self.pool.limbo) <= set(active)
+        ever = {task_id(number) for number in range(self.pool.next_id)}
+        assert set(active) | waiting | self.gone == ever
+        assert len(active) + len(waiting) + len(self.gone) == len(ever)
 
 
 TestPool = PoolMachine.TestCase

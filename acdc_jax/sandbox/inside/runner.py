@@ -1,4 +1,4 @@
-"""The child: reads its job, runs the task's code, sends frames, exits.
+"""The child: reads its job, runs untrusted code, sends frames, exits.
 
 Everything here shares an interpreter with hostile code from the moment the source is executed.
 Nothing in this file is a wall: it reports honestly for honest tasks, and the parent believes only
@@ -13,12 +13,13 @@ import resource
 import sys
 import time
 import types
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from . import wire
+from . import audit, helpers, wire
+from .channel import Channel, read
 
-JOB = 3  # the descriptor of the job channel
-NAME = "task"
+TASK, SUBMISSION = "task", "submission"
 
 
 def set_limits(config: dict[str, Any]) -> None:
@@ -35,33 +36,46 @@ def _most_cpu(cpu_s: int) -> int:
 
 def run(config: dict[str, Any]) -> NoReturn:
     """Do the job on descriptor `JOB` and exit."""
-    token, operation, length = wire.JOB.unpack(_read(wire.JOB.size))
-    payload = _read(length)
-    _send(token, wire.READY)
-    source, items = json.loads(payload)
+    token, operation, length = wire.JOB.unpack(read(wire.JOB.size))
+    channel = Channel(token, config["output_bytes"])
+    payload = read(length)
+    channel.send(wire.READY)
+    source, job = json.loads(payload)
     del payload
+    name = SUBMISSION if operation == wire.RUN else TASK
+    given = helpers.make_helpers(channel.ask) if operation == wire.SCORE else {}
     try:
-        family = load(source)
+        if operation == wire.INSPECT:
+            audit.check(source)
+        module = load(source, name, given)
+        family = None if operation == wire.RUN else _family(module)
     except BaseException as error:
-        _send_error(token, 0, error)
+        _send_error(channel, error, name)
         os._exit(0)
-    _send(token, wire.LOADED)
+    channel.send(wire.LOADED)
     if operation == wire.SCORE:
-        for index, (instance, submission) in enumerate(items):
+        for channel.item, (instance, submission) in enumerate(job):
             _fresh_budget(config["cpu_s"])
-            _score(token, index, family, instance, submission)
+            _score(channel, family, instance, submission)
+    elif operation == wire.INSPECT:
+        _inspect(channel, family)
     else:
-        _inspect(token, family, config["output_bytes"])
+        _call(channel, module, *job)
     os._exit(0)
 
 
-def load(source: str) -> Any:
-    """Execute a task.py and return its class."""
-    module = types.ModuleType(NAME)
-    sys.modules[NAME] = module  # dataclasses look their own module up there
+def load(source: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Execute a source, with `given` among its globals, and return them all."""
+    module = types.ModuleType(name)
+    module.__dict__.update(given)
+    sys.modules[name] = module  # dataclasses look their own module up there
     random.seed(0)
-    exec(compile(source, f"{NAME}.py", "exec", dont_inherit=True), module.__dict__)
-    family = module.__dict__.get("TaskFamily")
+    exec(compile(source, f"{name}.py", "exec", dont_inherit=True), module.__dict__)
+    return module.__dict__
+
+
+def _family(module: Mapping[str, Any]) -> Any:
+    family = module.get("TaskFamily")
     if family is None:
         raise NameError("task.py defines no class TaskFamily")
     return family
@@ -73,7 +87,7 @@ def _fresh_budget(cpu_s: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (used + cpu_s, _most_cpu(cpu_s)))
 
 
-def _score(token: bytes, index: int, family: Any, instance: Any, submission: str) -> None:
+def _score(channel: Channel, family: Any, instance: Any, submission: str) -> None:
     # An item's score must not depend on which items were scored before it.
     random.seed(0)
     if "numpy" in sys.modules:
@@ -81,9 +95,9 @@ def _score(token: bytes, index: int, family: Any, instance: Any, submission: str
     try:
         value = as_float(family.score(instance, submission))
     except BaseException as error:
-        _send_error(token, index, error)
+        _send_error(channel, error, TASK)
     else:
-        _send(token, wire.VALUE, index, wire.DOUBLE.pack(value))
+        channel.send(wire.VALUE, wire.DOUBLE.pack(value))
 
 
 def as_float(score: object) -> float:
@@ -102,7 +116,7 @@ def as_float(score: object) -> float:
     return float(score)  # type: ignore[arg-type]
 
 
-def _inspect(token: bytes, family: Any, most: int) -> None:
+def _inspect(channel: Channel, family: Any) -> None:
     try:
         tasks = family.get_tasks()
         if type(tasks) is not dict or not 1 <= len(tasks) <= wire.MAX_INSTANCES:
@@ -116,42 +130,53 @@ def _inspect(token: bytes, family: Any, most: int) -> None:
                 raise ValueError(f"get_instructions returned a {type(text).__name__:.60}")
             instructions[name] = text
         body = json.dumps([tasks, instructions], allow_nan=False).encode()
-        if len(body) > most:
-            raise ValueError(f"instances and instructions exceed {most // 1024} KiB")
+        if len(body) > channel.most:
+            raise ValueError(f"instances and instructions exceed {channel.most // 1024} KiB")
     except BaseException as error:
-        _send_error(token, 0, error)
+        _send_error(channel, error, TASK)
     else:
-        _send(token, wire.REPORT, 0, body)
+        channel.send(wire.REPORT, body)
 
 
-def _send_error(token: bytes, index: int, error: BaseException) -> None:
-    tag = wire.MEMORY if isinstance(error, MemoryError) else wire.ERROR
+def _call(
+    channel: Channel,
+    module: Mapping[str, Any],
+    name: str | None,
+    args: list[Any],
+    kwargs: dict[str, Any],
+) -> None:
+    try:
+        value = None
+        if name is not None:
+            if name not in module:
+                raise NameError(f"submission.py defines no function {name}")
+            value = module[name](*args, **kwargs)
+        wire.check_plain(value)
+        body = json.dumps(value, allow_nan=False).encode()
+        if len(body) > channel.most:
+            raise ValueError(f"{name} returned more than {channel.most // 1024} KiB")
+    except BaseException as error:
+        _send_error(channel, error, SUBMISSION)
+    else:
+        channel.send(wire.RESULT, body)
+
+
+def _send_error(channel: Channel, error: BaseException, name: str) -> None:
+    tag = wire.ERROR
+    if isinstance(error, MemoryError):
+        tag = wire.MEMORY
+    elif isinstance(error, helpers.SubmissionError):
+        tag = wire.SUBMISSION
     try:
         line, trace = None, error.__traceback__
         while trace is not None:
-            if trace.tb_frame.f_code.co_filename == f"{NAME}.py":
+            if trace.tb_frame.f_code.co_filename == f"{name}.py":
                 line = trace.tb_lineno
             trace = trace.tb_next
         if isinstance(error, SyntaxError):
             line = error.lineno
-        where = "" if line is None else f" (task.py, line {line})"
+        where = "" if line is None else f" ({name}.py, line {line})"
         text = f"{type(error).__name__:.60}: {str(error)[:300]}{where}"
     except BaseException:
         text = "an exception that cannot be printed"
-    _send(token, tag, index, text.encode("utf-8", "replace")[: wire.MAX_DETAIL])
-
-
-def _send(token: bytes, tag: int, item: int = 0, body: bytes = b"") -> None:
-    data = wire.pack_frame(token, tag, item, body)
-    while data:
-        data = data[os.write(JOB, data) :]
-
-
-def _read(length: int) -> bytes:
-    data = bytearray()
-    while len(data) < length:
-        more = os.read(JOB, length - len(data))
-        if not more:
-            os._exit(70)  # the parent gave up
-        data += more
-    return bytes(data)
+    channel.send(tag, text.encode("utf-8", "replace")[: wire.MAX_DETAIL])

@@ -5,24 +5,26 @@ Three channels, none of which carries pickles:
 * *control*, a SOCK_SEQPACKET pair between parent and zygote. The parent sends `FORK` with one
   descriptor attached, or `KILL`; the zygote answers each fork with one `STATUS` record.
 * *job*, a stream pair made for one call: `JOB` header and a JSON payload to the child, frames
-  back. The zygote passes its end on and never reads from it, because whatever it read would stay
-  in its heap, and the children of later calls inherit that heap.
+  back. A frame `ASK` is answered with a `REPLY` header and JSON. The zygote passes its end on and
+  never reads from it, because whatever it read would stay in its heap, and the children of later
+  calls inherit that heap.
 * the *hello* of a new zygote, one JSON packet on the control channel.
 
 A child's frames carry a token that the parent drew for the call. A token does not make a child
 trustworthy; it makes bytes that were sprayed at every descriptor worthless.
 """
 
+import json
 import math
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 FORK = b"F"
 KILL = b"K"
 
 TOKEN_BYTES = 16
 JOB = struct.Struct("<16sBI")  # token, operation, length of the payload
-INSPECT, SCORE = 1, 2
+INSPECT, SCORE, RUN = 1, 2, 3
 
 FRAME = struct.Struct("<16sBII")  # token, tag, item, length of the body
 READY = 1  # every restriction is in force and no untrusted byte has been looked at
@@ -31,7 +33,15 @@ VALUE = 3  # a score: one double
 REPORT = 4  # an inspection: JSON
 ERROR = 5  # the task's own fault: text
 MEMORY = 6  # the same, because memory ran out
-TAGS = frozenset((READY, LOADED, VALUE, REPORT, ERROR, MEMORY))
+SUBMISSION = 7  # the submission's fault, which the scorer let through: text
+RESULT = 8  # what a submission's function returned: JSON
+ASK = 9  # the item wants something from outside: JSON, a list that starts with JUDGE or CALL
+TAGS = frozenset((READY, LOADED, VALUE, REPORT, ERROR, MEMORY, SUBMISSION, RESULT, ASK))
+
+REPLY = struct.Struct("<BI")  # GRANTED, REFUSED or FAILED; length of a JSON value or text
+GRANTED, REFUSED, FAILED = 1, 2, 3  # FAILED: the submission did, not the question
+JUDGE = "judge"  # [JUDGE, instructions, submission, criteria] -> a number
+CALL = "call"  # [CALL, source, function, arguments, keyword arguments] -> what it returned
 
 DOUBLE = struct.Struct("<d")
 STATUS = struct.Struct("<iid")  # errno of a failed fork or 0, wait status, CPU seconds
@@ -104,3 +114,26 @@ def check_plain(value: object, depth: int = 0) -> None:
             raise ValueError("a number is not finite")
     elif kind is not str and kind is not int and kind is not bool and value is not None:
         raise ValueError(f"a {kind.__name__:.40} is not JSON")
+
+
+def parse_plain(body: bytes) -> Any:
+    """JSON from the other side.
+
+    Raises:
+        ValueError: it is not JSON, or not all of it can be written down again.
+        RecursionError, MemoryError: it is nested, or large, beyond reason.
+    """
+
+    def finite(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            raise ValueError("a number is not finite")
+        return value
+
+    def refuse(text: str) -> NoReturn:
+        raise ValueError(f"{text} is not JSON")
+
+    value = json.loads(body, parse_float=finite, parse_constant=refuse)
+    check_plain(value)
+    json.dumps(value, ensure_ascii=False).encode()  # lone surrogates, which no file could hold
+    return value

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import isolate, kernel, runner, seccomp, wire
+from .channel import JOB
 
-CONTROL = runner.JOB + 1  # the descriptor of the control channel; a child closes it
+CONTROL = JOB + 1  # the descriptor of the control channel; a child closes it
 
 # Imported before the first fork, so that no child pays for them. Some also need a shared library
 # (libcrypto, liblzma, ...) that the new root does not show.
@@ -99,10 +100,11 @@ def _prepare(config: dict[str, Any]) -> Callable[[], None] | None:
 def _warm_up() -> None:
     """Pay once for what happens on first use: imports, caches, specialised bytecode."""
     for _ in range(20):
-        family = runner.load(_SAMPLE)
+        family = runner.load(_SAMPLE, runner.TASK, {})["TaskFamily"]
         [[name, instance]] = json.loads(json.dumps(list(family.get_tasks().items())))
         family.get_instructions(instance)
         runner.as_float(family.score(instance, name))
+    del sys.modules[runner.TASK]
     if "numpy" in sys.modules:
         import numpy as np
 
@@ -160,7 +162,7 @@ def _become_child(
     job: int, config: dict[str, Any], install_filter: Callable[[], None] | None
 ) -> NoReturn:
     try:
-        os.dup2(job, runner.JOB)
+        os.dup2(job, JOB)
         os.closerange(CONTROL, 64)
         if not config["namespaces"]:  # there, the end of the zygote is the end of its namespace
             kernel.die_with_parent()

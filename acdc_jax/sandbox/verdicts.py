@@ -1,17 +1,22 @@
 """From what a child sent and how it ended to outcomes. Pure functions that trust nothing."""
 
-import json
-import math
 import os
 import signal
-from typing import NoReturn, cast
+from typing import cast
 
+from acdc_jax.sandbox.call import Reply
 from acdc_jax.sandbox.inside import wire
-from acdc_jax.sandbox.outcomes import JSON, FamilyReport, Limits, Outcome, Status
-from acdc_jax.sandbox.zygote import Reply, ZygoteLost
+from acdc_jax.sandbox.outcomes import JSON, FamilyReport, Limits, Outcome, Result, Status
+from acdc_jax.sandbox.zygote import ZygoteLost
+
+_TOLD: dict[int, Status] = {
+    wire.ERROR: "task error",
+    wire.MEMORY: "memory",
+    wire.SUBMISSION: "submission error",
+}
 
 
-def judge_scores(reply: Reply, count: int, limits: Limits) -> list[Outcome]:
+def score_outcomes(reply: Reply, count: int, limits: Limits) -> list[Outcome]:
     """Outcomes of the leading items that this child settles: at least 1, at most `count`.
 
     Args:
@@ -42,7 +47,7 @@ def judge_scores(reply: Reply, count: int, limits: Limits) -> list[Outcome]:
     return outcomes
 
 
-def judge_report(reply: Reply, limits: Limits) -> FamilyReport:
+def family_report(reply: Reply, limits: Limits) -> FamilyReport:
     """The family's report, or why there is none.
 
     Raises:
@@ -64,6 +69,29 @@ def judge_report(reply: Reply, limits: Limits) -> FamilyReport:
     return FamilyReport(tasks, instructions)
 
 
+def call_result(reply: Reply, limits: Limits) -> Result:
+    """What the submission's function returned, or why it did not.
+
+    Raises:
+        ZygoteLost: the child ended before any untrusted code ran.
+    """
+    if reply.forged is not None:
+        return Result("submission error", None, reply.forged)
+    _started(reply)
+    frames = [frame for frame in reply.frames[1:] if frame.tag != wire.LOADED]
+    if frames and frames[0].tag == wire.RESULT:
+        try:
+            return Result("value", wire.parse_plain(frames[0].body))
+        except (ValueError, RecursionError, MemoryError) as error:
+            return Result("submission error", None, f"the result is not usable: {error}"[:500])
+    told = _told(frames[0]) if frames else None
+    if told is None:
+        told = _ended(reply, limits)
+    if told.status == "timeout" or told.status == "memory":
+        return Result(told.status, None, told.detail)
+    return Result("submission error", None, told.detail)
+
+
 def _started(reply: Reply) -> None:
     if not reply.frames or reply.frames[0].tag != wire.READY:
         raise ZygoteLost(f"a child ended before it was ready (wait status {reply.status})")
@@ -80,9 +108,9 @@ def _valued(frame: wire.Frame) -> Outcome | None:
 
 def _told(frame: wire.Frame) -> Outcome | None:
     """What the child says went wrong; None when that is not what the frame says."""
-    if frame.tag not in (wire.ERROR, wire.MEMORY) or len(frame.body) > wire.MAX_DETAIL:
+    status = _TOLD.get(frame.tag)
+    if status is None or len(frame.body) > wire.MAX_DETAIL:
         return None
-    status: Status = "memory" if frame.tag == wire.MEMORY else "task error"
     text = frame.body.decode("utf-8", "replace")
     return Outcome(status, None, " ".join(_visible(text).split()))
 
@@ -94,6 +122,8 @@ def _visible(text: str) -> str:
 
 def _ended(reply: Reply, limits: Limits) -> Outcome:
     """Why a child ended without saying so."""
+    if reply.failed is not None:
+        return Outcome("infrastructure", None, reply.failed)
     if reply.timed_out:
         return Outcome("timeout", None, f"took longer than {limits.wall_s:g} s")
     if not os.WIFSIGNALED(reply.status):
@@ -112,18 +142,7 @@ def _ended(reply: Reply, limits: Limits) -> Outcome:
 
 
 def _parse_report(body: bytes) -> tuple[dict[str, JSON], dict[str, str]]:
-    def finite(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value):
-            raise ValueError("a number is not finite")
-        return value
-
-    def refuse(text: str) -> NoReturn:
-        raise ValueError(f"{text} is not JSON")
-
-    value = json.loads(body, parse_float=finite, parse_constant=refuse)
-    wire.check_plain(value)
-    json.dumps(value, ensure_ascii=False).encode()  # lone surrogates, which no file could hold
+    value = wire.parse_plain(body)
     if type(value) is not list or len(value) != 2:
         raise ValueError("not a pair")
     tasks, instructions = value

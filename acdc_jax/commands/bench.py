@@ -1,0 +1,29 @@
+"""`acdc bench NAME`: one of the benchmarks in `acdc_jax/bench`."""
+
+import importlib
+from collections.abc import Sequence
+
+from acdc_jax.errors import ConfigError
+
+BENCHMARKS = {
+    "decode": "generation: decoding, prefill, mixed lengths, beside Hugging Face generate",
+}
+
+_HELP = """acdc bench NAME [--flags]: our figures beside the device's limits and peers, in one run.
+
+  {benchmarks}
+
+`acdc bench NAME --help` lists a benchmark's flags. `--shape=tiny` runs on a CPU in seconds.
+"""
+
+
+def command(argv: Sequence[str]) -> None:
+    """Runs `acdc bench`."""
+    if not argv or argv[0] in ("-h", "--help"):
+        listed = "\n  ".join(f"acdc bench {name:<8} {text}" for name, text in BENCHMARKS.items())
+        print(_HELP.format(benchmarks=listed), end="")
+        return
+    name = argv[0]
+    if name not in BENCHMARKS:
+        raise ConfigError(f"unknown benchmark {name!r}; choose one of {', '.join(BENCHMARKS)}")
+    importlib.import_module(f"acdc_jax.bench.{name}").main(argv[1:])

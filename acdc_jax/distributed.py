@@ -1,0 +1,244 @@
+"""Several processes of one run: who is first, and what they tell each other.
+
+All processes run the same program on the same decisions. What one of them learnt, the others are
+told as JSON through the key-value store of JAX's coordination service, which the first process
+serves; weights never travel. Every process makes the same exchanges in the same order. With one
+process, every function here returns at once.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any, ClassVar
+
+import jax
+
+from acdc_jax.errors import AcdcError, ConfigError
+
+_TICK_S = 0.5  # between signs of life
+_REMEDY = "the same command goes on from the last commit"
+_BYE = "bye"
+_PIECE = 2**20  # bytes per message: far below any limit of the service
+_WAIT_MS = 1_000  # of one attempt to read, so that signals are seen in between
+
+
+class _Peers:
+    """This process's connection to the others; `client` is None as long as it is alone."""
+
+    client: Any = None
+    me = 0
+    count = 1
+    exchanges = 0
+    published: ClassVar[list[int]] = []  # exchanges in which this process said something
+
+
+def initialise(
+    coordinator: str, num_processes: int, process_id: int, detect: bool, timeout_s: float
+) -> None:
+    """Joins the processes of a run; must come before anything touches a device.
+
+    Args:
+        coordinator: host:port at which the first process listens.
+        num_processes: how many there are; 1: this one is alone, unless `detect`.
+        process_id: which of them this is.
+        detect: let JAX find out all three from the environment (SLURM, Cloud TPU, Open MPI).
+        timeout_s: silence after which a process counts as dead.
+
+    Raises:
+        ConfigError: the environment does not say who the processes are.
+        AcdcError: the others do not come.
+    """
+    if (not detect and num_processes == 1) or _Peers.client is not None:
+        return
+    # A dead peer would abort this process from within C++; `_watch` ends it with a line instead.
+    jax.config.update("jax_enable_recoverability", True)
+    # Its handler of SIGTERM would take the place of `preemption`'s.
+    jax.config.update("jax_enable_preemption_service", False)
+    given: dict[str, Any] = (
+        {} if detect else {"num_processes": num_processes, "process_id": process_id}
+    )
+    try:
+        jax.distributed.initialize(
+            coordinator or None,
+            **given,
+            cluster_detection_method=None if detect else "deactivate",
+            heartbeat_timeout_seconds=max(int(timeout_s), 1),
+            shutdown_timeout_seconds=max(int(timeout_s), 1),
+        )
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"--distributed: the environment does not say who the processes are ({error}); "
+            "give --coordinator, --num_processes and --process_id"
+        ) from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise AcdcError(
+            f"--coordinator={coordinator}: the processes do not meet ({reason})"
+        ) from None
+    # Not public, and what orbax uses too: JAX's public exchanges are collectives of the devices,
+    # which would have to be compiled, cannot be timed out, and would interrupt the decoding.
+    from jax._src import distributed
+
+    state = distributed.global_state
+    _Peers.client, _Peers.me, _Peers.count = state.client, state.process_id, state.num_processes
+    threading.Thread(target=_watch, args=(timeout_s,), name="peers", daemon=True).start()
+
+
+def is_first() -> bool:
+    """Whether this process talks to the scientist and writes the run directory."""
+    return _Peers.me == 0
+
+
+def all_gather(value: Any) -> list[Any]:
+    """What every process gave, by process. Values are JSON; NaN and infinities survive."""
+    if _Peers.client is None:
+        return [value]
+    number = _announce(value)
+    return [_read(number, process) for process in range(_Peers.count)]
+
+
+def gather(value: Any) -> list[Any]:
+    """What every process gave, by process, in the first one; an empty list in the others."""
+    if _Peers.client is None:
+        return [value]
+    number = _announce(value)
+    found = [_read(number, p) for p in range(_Peers.count)] if is_first() else []
+    barrier()
+    return found
+
+
+def broadcast(value: Any) -> Any:
+    """What the first process gave; the others' values are ignored."""
+    if _Peers.client is None:
+        return value
+    if is_first():
+        number = _announce(value)
+    else:
+        number = _Peers.exchanges = _Peers.exchanges + 1
+    found = _read(number, 0)
+    barrier()
+    return found
+
+
+def barrier() -> None:
+    """Returns when every process has come here."""
+    if _Peers.client is not None:
+        all_gather(None)
+
+
+def same_everywhere(what: str, value: Any) -> None:
+    """Raises ConfigError, in every process, where processes differ in `value`."""
+    values = all_gather(value)
+    for process, other in enumerate(values):
+        if other != values[0]:
+            odd = other
+            if isinstance(other, dict):
+                odd = {k: v for k, v in other.items() if values[0].get(k) != v}
+            raise ConfigError(
+                f"{what} of process {process} differ from process 0's ({odd}); "
+                "start every process with the same flags"
+            )
+
+
+def leave(problem: str = "") -> None:
+    """Parts from the others: in peace, when all have come here; or telling them the problem."""
+    if (client := _Peers.client) is None:
+        return
+    if problem:
+        # The first process serves the store: it stays until the others have read this.
+        _Peers.client = None
+        client.key_value_set(_sign(_Peers.me), f"!{problem}", True)
+        time.sleep(4 * _TICK_S)
+        return
+    barrier()
+    _Peers.client = None
+    client.key_value_set(_sign(_Peers.me), _BYE, True)
+    patience = time.monotonic() + 20 * _TICK_S
+    while is_first() and time.monotonic() < patience:
+        if [sign for _, sign in client.key_value_dir_get(_sign(""))] == [_BYE] * _Peers.count:
+            break
+        time.sleep(_TICK_S / 5)
+    jax.distributed.shutdown()
+
+
+def _announce(value: Any) -> int:
+    """Publishes a value under the number of this exchange, which it returns."""
+    number = _Peers.exchanges = _Peers.exchanges + 1
+    me, data = _Peers.me, json.dumps(value).encode()
+    pieces = [data[i : i + _PIECE] for i in range(0, len(data), _PIECE)]
+    for i, piece in enumerate(pieces[1:], 1):
+        _Peers.client.key_value_set_bytes(f"{_key(number, me)}/{i}", piece)
+    head = len(pieces).to_bytes(4, "big") + pieces[0]
+    _Peers.client.key_value_set_bytes(f"{_key(number, me)}/0", head)
+    # Every second exchange at least is one of all with all: what was said before the last has been
+    # read by everybody.
+    for old in [other for other in _Peers.published if other <= number - 2]:
+        _Peers.client.key_value_delete(f"{_key(old, me)}/")
+        _Peers.published.remove(old)
+    _Peers.published.append(number)
+    return number
+
+
+def _read(number: int, process: int) -> Any:
+    head = _wait_for(f"{_key(number, process)}/0")
+    count = int.from_bytes(head[:4], "big")
+    rest = [_wait_for(f"{_key(number, process)}/{i}") for i in range(1, count)]
+    return json.loads(b"".join([head[4:], *rest]))
+
+
+def _wait_for(key: str) -> bytes:
+    """The peers' watch ends this process where nobody will write the key any more."""
+    while True:
+        try:
+            value: bytes = _Peers.client.blocking_key_value_get_bytes(key, _WAIT_MS)
+            return value
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise AcdcError(f"the first process is gone ({_short(error)}); {_REMEDY}") from None
+
+
+def _watch(timeout_s: float) -> None:
+    """Gives signs of life, and ends this process when another one's stop."""
+    me, tick = _Peers.me, 0
+    seen: dict[int, tuple[str, float]] = {}
+    while (client := _Peers.client) is not None:
+        tick += 1
+        try:
+            if _Peers.client is not None:  # has not parted meanwhile
+                client.key_value_set(_sign(me), str(tick), True)
+            found = client.key_value_dir_get(_sign(""))
+        except jax.errors.JaxRuntimeError as error:
+            if _Peers.client is not None:
+                _end(f"the first process is gone ({_short(error)})")
+            return
+        now = time.monotonic()
+        signs = {int(key.rpartition("/")[2]): sign for key, sign in found}
+        for process in range(_Peers.count):
+            sign = signs.get(process, "")
+            if sign.startswith("!"):
+                _end(f"process {process} failed: {sign[1:]}")
+            if process not in seen or seen[process][0] != sign:
+                seen[process] = (sign, now)
+            if sign != _BYE and now - seen[process][1] > timeout_s:
+                _end(f"process {process} is gone (no sign of life for {timeout_s:g} s)")
+        time.sleep(_TICK_S)
+
+
+def _end(problem: str) -> None:
+    """Ends this process at once, whatever its other threads wait for."""
+    print(f"acdc: {problem}; {_REMEDY}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _key(number: int, process: int) -> str:
+    return f"acdc/{number}/{process}"
+
+
+def _sign(process: int | str) -> str:
+    return f"acdc-alive/{process}"
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]

@@ -1,0 +1,118 @@
+"""What fits: how many sequences decode at once, and how many members."""
+
+import logging
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.transformer import shapes
+
+_LOG = logging.getLogger(__name__)
+_GIB = 2**30
+_RESERVE = 0.06  # of what is free, for what XLA needs beside the arrays counted here
+_LOGITS = 3  # float32 copies of a step's logits: themselves, and what sampling makes of them
+_POPULATION_SHARE = 0.5  # of a device; the rest is for the archive, the parents and the cache
+_POPULATION_TOKENS = 4096  # of cache that a member must get beside its weights, to be worth it
+
+
+def free_bytes(device: jax.Device) -> int:
+    """Memory that new arrays could take on a device; a CPU's is the host's."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats["bytes_in_use"])
+    return _available_bytes()
+
+
+def total_bytes(device: jax.Device) -> int:
+    """Memory that all arrays may take on a device."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    return _available_bytes()
+
+
+def _available_bytes() -> int:
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    sizes = {name: value for name, _, value in (line.partition(":") for line in lines)}
+    return 1024 * int(sizes["MemAvailable"].split()[0])
+
+
+def weight_bytes(config: ModelConfig) -> int:
+    """Bytes of one member's weights."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes(config).values())
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Numbers in one member's weights."""
+    return sum(math.prod(leaf.shape) for leaf in shapes(config).values())
+
+
+def token_bytes(config: ModelConfig) -> int:
+    """Bytes of one token's keys and values in all layers."""
+    width = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    return width * jnp.dtype(config.dtype).itemsize
+
+
+def fitting_slots(
+    config: ModelConfig, wanted: int, length: int, members: int, devices: int, reading: int
+) -> int:
+    """Returns how many sequences decode at once: `wanted`, halved until they fit.
+
+    Args:
+        config: The decoder.
+        wanted: How many would decode at once.
+        length: Tokens of a sequence, prompt and response together.
+        members: Members that decode together.
+        devices: Over how many devices the members, or their heads, are spread.
+        reading: Tokens of prompts that are read at once.
+
+    Raises:
+        AcdcError: Not even one fits.
+    """
+    free = free_bytes(jax.local_devices()[0])
+    # What reading prompts needs at most: the residual stream, and the feed-forward layer's input
+    # and output before and after they are joined.
+    widths = 4 * config.hidden_size + 3 * config.intermediate_size
+    activations = members * reading * widths * jnp.dtype(config.dtype).itemsize
+    room = (1 - _RESERVE) * free * devices - activations
+    one = members * (length * token_bytes(config) + _LOGITS * 4 * config.vocab_size)
+    slots = wanted
+    while slots > 1 and slots * one > room:
+        slots //= 2
+    if one > room:
+        raise AcdcError(
+            f"a sequence of {length} tokens needs {one / _GIB:.2f} GiB while it is decoded, but "
+            f"{max(room, 0) / _GIB:.2f} GiB are free beside the weights; lower --max_new_tokens, "
+            "or spread a member over more devices (--mesh=model:2)"
+        )
+    if slots < wanted:
+        _LOG.info("%d sequences decode at once, not %d: memory ends there", slots, wanted)
+    return slots
+
+
+def choose_population(config: ModelConfig, children: int, devices: int) -> int:
+    """Returns how many members decode together: all children of a generation, or 1.
+
+    Small members are decoded as one batch, which keeps a device busy; large ones fill it alone.
+
+    Args:
+        config: The decoder.
+        children: Of a generation.
+        devices: Over how many devices they are spread.
+    """
+    one = weight_bytes(config) + _POPULATION_TOKENS * token_bytes(config)
+    room = _POPULATION_SHARE * total_bytes(jax.local_devices()[0]) * devices
+    population = children if children * one <= room else 1
+    _LOG.info(
+        "%s: %d with %.2f GiB of weights and cache each, %.1f GiB for them on %d device(s)",
+        "members decode together" if population > 1 else "members decode one by one",
+        population,
+        one / _GIB,
+        room / _GIB,
+        devices,
+    )
+    return population

@@ -1,0 +1,147 @@
+"""One kernel for the attention of a decoding step: rotation, writing to the cache, attention.
+
+Each part of it reads little; as kernels of their own, the launches cost more than the work. The
+softmax is computed block by block, as in FlashAttention (arXiv 2205.14135).
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from acdc_jax.model.attention import runs_fused_attention
+
+BLOCK = 64  # slots that are read at once; a cache's slots must be a multiple
+# Blocks on their way to a processor at once, for few rows and for many: measured on an H100.
+_FEW, _FEW_STAGES, _MANY_STAGES = 256, 3, 4
+_ROWS = 16  # the least that a GPU multiplies at once: query heads of one key head, and padding
+
+
+def supported(q: jax.Array, k: jax.Array, past: jax.Array) -> bool:
+    """Whether this device runs the kernel for such heads and such a cache.
+
+    On several devices XLA divides what it knows, and it knows nothing of this kernel.
+    """
+    group, head_dim = q.shape[2] // k.shape[2], q.shape[3]
+    fits = group <= _ROWS and head_dim in (64, 128) and past.shape[1] % BLOCK == 0
+    return fits and runs_fused_attention(q) and jax.device_count() == 1
+
+
+def decode_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    angles: tuple[jax.Array, jax.Array],
+    positions: jax.Array,
+    past: tuple[jax.Array, jax.Array],
+    *,
+    scale: float,
+    interpret: bool = False,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """What `rope`, `write` and `attention` do together, for one token per row.
+
+    Args:
+        q: [batch, 1, heads, head_dim], not rotated.
+        k: [batch, 1, kv_heads, head_dim], not rotated.
+        v: [batch, 1, kv_heads, head_dim].
+        angles: Cosine and sine, [batch, 1, 1, head_dim / 2] float32.
+        positions: [batch, 1] int32, the tokens' slots. Each sees all slots before it and itself.
+        past: Keys and values [batch, slots, kv_heads, head_dim] of earlier tokens.
+        scale: Factor of the scores.
+        interpret: Whether to emulate the kernel, on a device that cannot run it.
+
+    Returns:
+        [batch, 1, heads * head_dim], and the keys and values with the new ones among them, in the
+        memory of `past`.
+    """
+    batch, _, heads, head_dim = q.shape
+    kv_heads = k.shape[2]
+    call = pl.pallas_call(
+        partial(_kernel, group=heads // kv_heads, scale=scale),
+        grid=(batch, kv_heads),
+        out_shape=(
+            jax.ShapeDtypeStruct((batch, heads, head_dim), q.dtype),
+            *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in past),
+        ),
+        input_output_aliases={4: 1, 5: 2},
+        compiler_params=plgpu.CompilerParams(
+            num_warps=4, num_stages=_FEW_STAGES if batch * kv_heads <= _FEW else _MANY_STAGES
+        ),
+        interpret=interpret,
+        name="decode_attention",
+    )
+    # XLA sees that one projection made all three, and that this is what it made.
+    qkv = jnp.concatenate((q, k, v), axis=2)[:, 0]
+    cosine, sine = (angle[:, 0, 0] for angle in angles)
+    seen, keys, values = call(qkv, cosine, sine, positions[:, 0], *past)
+    return seen.reshape(batch, 1, heads * head_dim), (keys, values)
+
+
+def _kernel(
+    qkv_ref: Any,  # [batch, heads + 2 kv_heads, head_dim]
+    cosine_ref: Any,  # [batch, head_dim / 2]
+    sine_ref: Any,
+    position_ref: Any,  # [batch]
+    keys_ref: Any,  # [batch, slots, kv_heads, head_dim]
+    values_ref: Any,
+    seen_ref: Any,  # [batch, heads, head_dim]
+    new_keys_ref: Any,  # the memory of `keys_ref`
+    new_values_ref: Any,
+    *,
+    group: int,
+    scale: float,
+) -> None:
+    """One row and one key head: the query heads that share it."""
+    row, head = pl.program_id(0), pl.program_id(1)
+    half, heads, kv_heads = cosine_ref.shape[1], seen_ref.shape[1], keys_ref.shape[2]
+    first, second = pl.ds(0, half), pl.ds(half, half)
+    position, cosine, sine = position_ref[row], cosine_ref[row, :], sine_ref[row, :]
+
+    def rotated(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+        dtype, a, b = a.dtype, a.astype(jnp.float32), b.astype(jnp.float32)
+        c, s = (x if a.ndim == 1 else x[None, :] for x in (cosine, sine))
+        return (a * c - b * s).astype(dtype), (b * c + a * s).astype(dtype)
+
+    # Halves of heads stay apart all the way: a score is the sum of theirs.
+    rows = pl.ds(head * group, _ROWS)
+    real = (jnp.arange(_ROWS) < group)[:, None]
+    q1, q2 = rotated(
+        *(plgpu.load(qkv_ref.at[row, rows, side], mask=real, other=0.0) for side in (first, second))
+    )
+    k1, k2 = rotated(*(qkv_ref[row, heads + head, side] for side in (first, second)))
+    v = qkv_ref[row, heads + kv_heads + head, :]
+    new_keys_ref[row, position, head, first] = k1
+    new_keys_ref[row, position, head, second] = k2
+    new_values_ref[row, position, head, :] = v
+
+    def products(q: jax.Array, k: jax.Array) -> jax.Array:
+        return jnp.sum(q.astype(jnp.float32) * k.astype(jnp.float32)[None, :], axis=1)
+
+    def block(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        highest, total, seen = carry
+        slots = pl.ds(i * BLOCK, BLOCK)
+        scores = plgpu.dot(q1, keys_ref[row, slots, head, first].T)
+        scores += plgpu.dot(q2, keys_ref[row, slots, head, second].T)
+        before = i * BLOCK + jnp.arange(BLOCK) < position
+        scores = jnp.where(before[None, :], scores * scale, -jnp.inf)
+        new = jnp.maximum(highest, jnp.max(scores, axis=1))
+        weights, shrink = jnp.exp(scores - new[:, None]), jnp.exp(highest - new)
+        values = values_ref[row, slots, head, :]
+        return (
+            new,
+            total * shrink + jnp.sum(weights, axis=1),
+            seen * shrink[:, None] + plgpu.dot(weights.astype(values.dtype), values),
+        )
+
+    # It starts with the new token, which every row sees: the maximum is finite from there on.
+    start = (
+        (products(q1, k1) + products(q2, k2)) * scale,
+        jnp.ones((_ROWS,), jnp.float32),
+        jnp.broadcast_to(v.astype(jnp.float32)[None, :], (_ROWS, 2 * half)),
+    )
+    _, total, seen = jax.lax.fori_loop(0, pl.cdiv(position, BLOCK), block, start)
+    seen = (seen / total[:, None]).astype(seen_ref.dtype)
+    plgpu.store(seen_ref.at[row, rows, :], seen, mask=real)

@@ -1,0 +1,61 @@
+"""What a task's source may not say: refused when a draft is checked, before any of it runs.
+
+A lint, not a wall. An honest task has no use for these (a submission's functions are called
+through `get_function_name_to_callable`), and one that executes a submission in its own process
+hands it the answer.
+"""
+
+import ast
+
+_NAMES = frozenset(("exec", "eval", "compile", "__import__", "__builtins__"))
+_MODULES = frozenset(
+    (
+        *("builtins", "code", "codeop", "imp", "importlib", "pkgutil", "runpy", "zipimport"),
+        *("multiprocessing", "pty", "subprocess", "_posixsubprocess"),
+        *("ctypes", "_ctypes", "socket", "_socket"),
+    )
+)
+_PROGRAMS = frozenset(
+    (
+        *("system", "popen", "fork", "forkpty", "posix_spawn", "spawnl", "spawnv"),
+        *("execl", "execle", "execlp", "execv", "execve", "execvp", "execvpe"),
+    )
+)
+
+
+class ForbiddenCode(Exception):
+    """The source uses something that a task has no honest use for."""
+
+
+def check(source: str) -> None:
+    """Raise for a source that uses dynamic code, processes or sockets.
+
+    Raises:
+        ForbiddenCode: names the first use and its line.
+        SyntaxError: it is not Python.
+    """
+    for node in ast.walk(ast.parse(source)):
+        found = _forbidden(node)
+        if found is not None:
+            line = getattr(node, "lineno", 0)
+            raise ForbiddenCode(
+                f"line {line} uses {found}, which a task may not; to run a submission's functions "
+                "call get_function_name_to_callable(submission)"
+            )
+
+
+def _forbidden(node: ast.AST) -> str | None:
+    if isinstance(node, ast.Name) and node.id in _NAMES:
+        return node.id
+    if isinstance(node, ast.Import):
+        roots = [alias.name.partition(".")[0] for alias in node.names]
+        return next((root for root in roots if root in _MODULES), None)
+    if isinstance(node, ast.ImportFrom):
+        root = (node.module or "").partition(".")[0]
+        programs = (alias.name for alias in node.names if alias.name in _PROGRAMS)
+        return root if root in _MODULES else next(programs, None) if root == "os" else None
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        full = f"{node.value.id}.{node.attr}"
+        if full == "sys.modules" or (node.value.id == "os" and node.attr in _PROGRAMS):
+            return full
+    return None

@@ -1,0 +1,82 @@
+"""What task code may call besides Python: the two helpers, and the errors they raise.
+
+Their arguments leave over the job channel, as JSON, and the parent decides what to answer. A
+submission's functions run in a process of their own, so the one that holds the answer never
+executes them.
+"""
+
+import _thread
+import ast
+import re
+from collections.abc import Callable
+from typing import Any
+
+from . import wire
+
+NAMES = ("eval_with_llm_judge", "get_function_name_to_callable", "call_submission")
+
+_FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+
+Ask = Callable[[list[Any]], tuple[int, Any]]  # a question -> verdict (see `wire`), value or text
+
+
+class SubmissionError(Exception):
+    """The submission has no such function, failed in it, or returned what is not JSON."""
+
+
+class HelperError(Exception):
+    """The helper is not to be had here, or the item's budget of it is spent."""
+
+
+def make_helpers(ask: Ask) -> dict[str, Callable[..., Any]]:
+    """The helpers by name, for a task's globals."""
+    lock = _thread.allocate_lock()  # `threading` would slow down every fork
+
+    def answer(question: list[Any]) -> Any:
+        wire.check_plain(question)
+        with lock:
+            verdict, value = ask(question)
+        if verdict == wire.FAILED:
+            raise SubmissionError(value)
+        if verdict != wire.GRANTED:
+            raise HelperError(value)
+        return value
+
+    def eval_with_llm_judge(instructions: str, submission: str, criteria: str = "") -> float:
+        """How well the submission meets the criteria, from 0 to 1, as an LLM sees it."""
+        return float(answer([wire.JUDGE, str(instructions), str(submission), str(criteria)]))
+
+    def call_submission(source: str, function: str, *args: Any, **kwargs: Any) -> Any:
+        """Run a function of the submission elsewhere; arguments and result are JSON data."""
+        return answer([wire.CALL, source, function, list(args), kwargs])
+
+    def get_function_name_to_callable(text: str) -> dict[str, Callable[..., Any]]:
+        """The functions that a submission defines: calling one runs it elsewhere."""
+        source = code_of(text)
+
+        def proxy(name: str) -> Callable[..., Any]:
+            def function(*args: Any, **kwargs: Any) -> Any:
+                return call_submission(source, name, *args, **kwargs)
+
+            function.__name__ = name
+            return function
+
+        return {name: proxy(name) for name in function_names(source)}
+
+    helpers = (eval_with_llm_judge, get_function_name_to_callable, call_submission)
+    return {function.__name__: function for function in helpers}
+
+
+def code_of(text: str) -> str:
+    """The fenced blocks of a response, or all of it where there are none."""
+    blocks = _FENCED.findall(text)
+    return "\n".join(blocks) if blocks else text
+
+
+def function_names(source: str) -> list[str]:
+    """Top-level functions of a source, found without running any of it."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise SubmissionError(f"not Python: {type(error).__name__}: {error}") from None
+    return list(dict.fromkeys(node.name for node in body if isinstance(node, ast.FunctionDef)))

@@ -1,0 +1,84 @@
+"""The fused kernel, emulated, against the functions that it stands for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from acdc_jax.model.attention import attention, rope, rope_angles, sights, write
+from acdc_jax.model.decode_attention import BLOCK, decode_attention, supported
+
+RNG = np.random.default_rng(0)
+ROWS, SLOTS, HEAD_DIM = 4, 2 * BLOCK, 16
+ANGLES = 1e4 ** -(np.arange(0, HEAD_DIM, 2, dtype=np.float32) / HEAD_DIM)
+
+
+def draw(*shape: int) -> jax.Array:
+    """Standard normal, float32."""
+    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(14, 2), (3, 3), (4, 1)])
+def test_equals_its_parts(heads: int, kv_heads: int) -> None:
+    """Rows that are empty, within a block, at its edges, and full; nothing else is touched."""
+    q, k, v = draw(ROWS, 1, heads, HEAD_DIM), *(draw(ROWS, 1, kv_heads, HEAD_DIM) for _ in "kv")
+    past = draw(ROWS, SLOTS, kv_heads, HEAD_DIM), draw(ROWS, SLOTS, kv_heads, HEAD_DIM)
+    positions = jnp.asarray([[0], [BLOCK - 1], [BLOCK], [SLOTS - 1]], jnp.int32)
+    angles = rope_angles(positions, ANGLES)
+    seen, (keys, values) = decode_attention(
+        q, k, v, angles, positions, past, scale=HEAD_DIM**-0.5, interpret=True
+    )
+    expected_keys = write(past[0], rope(k, *angles), positions)
+    np.testing.assert_allclose(keys, expected_keys, atol=1e-6)
+    np.testing.assert_array_equal(values, write(past[1], v, positions))
+    sight = sights((0,), positions, SLOTS, None)[0]
+    assert sight.lengths is not None
+    assert sight.lengths.tolist() == [1, BLOCK, BLOCK + 1, SLOTS]
+    expected = attention(rope(q, *angles), expected_keys, values, sight.mask)
+    np.testing.assert_allclose(seen, expected, atol=1e-5)
+
+
+def test_mapped_over_members() -> None:
+    """Each with a cache of its own; positions are common."""
+    q, k, v = draw(2, ROWS, 1, 4, HEAD_DIM), *(draw(2, ROWS, 1, 2, HEAD_DIM) for _ in "kv")
+    past = draw(2, ROWS, SLOTS, 2, HEAD_DIM), draw(2, ROWS, SLOTS, 2, HEAD_DIM)
+    positions = jnp.asarray([[3], [BLOCK], [9], [70]], jnp.int32)
+    angles = rope_angles(positions, ANGLES)
+
+    def run(
+        q: jax.Array, k: jax.Array, v: jax.Array, past: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        return decode_attention(q, k, v, angles, positions, past, scale=0.3, interpret=True)
+
+    together = jax.vmap(run)(q, k, v, past)
+    for m in range(2):
+        alone = run(q[m], k[m], v[m], (past[0][m], past[1][m]))
+        jax.tree.map(
+            lambda all, one, m=m: np.testing.assert_allclose(all[m], one, atol=1e-6),
+            together,
+            alone,
+        )
+
+
+def test_a_cpu_does_not_run_it() -> None:
+    """Nor several devices."""
+    q, k, past = draw(1, 1, 4, 64), draw(1, 1, 2, 64), draw(1, BLOCK, 2, 64)
+    assert not supported(*(x.astype(jnp.bfloat16) for x in (q, k, past)))
+
+
+def test_it_compiles_for_a_gpu() -> None:
+    """As far as that can be seen without one."""
+    heads = {"q": 28, "k": 4, "v": 4}
+    q, k, v = (jnp.zeros((2, 1, n, 128), jnp.bfloat16) for n in heads.values())
+    past = (jnp.zeros((2, BLOCK, 4, 128), jnp.bfloat16),) * 2
+    positions = jnp.zeros((2, 1), jnp.int32)
+    angles = (jnp.ones((2, 1, 1, 64)),) * 2
+    step = jax.jit(lambda *given: decode_attention(*given, scale=0.1))
+    traced = step.trace(q, k, v, angles, positions, past)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "decode_attention" in text
+    assert "output_operand_aliases" in text
+    mapped = jax.jit(jax.vmap(step, in_axes=(0, 0, 0, None, None, 0)))
+    q, k, v, *past = (jnp.stack([x, x]) for x in (q, k, v, *past))
+    traced = mapped.trace(q, k, v, angles, positions, tuple(past))
+    assert "decode_attention" in traced.lower(lowering_platforms=("cuda",)).as_text()

@@ -1,0 +1,127 @@
+"""What a scorer may ask of the world outside: an LLM's judgement."""
+
+import threading
+import time
+
+import pytest
+
+from acdc_jax.sandbox import Limits, Outcome, Sandbox
+
+from .helpers import LIMITS, family, open_sandbox
+
+ASK = family("return eval_with_llm_judge('Say hello.', s, 'It greets.')")
+
+
+def length(instructions: str, submission: str, criteria: str) -> float:
+    assert (instructions, criteria) == ("Say hello.", "It greets.")
+    return min(len(submission) / 10, 1.0)
+
+
+def test_a_judgement_is_a_score() -> None:
+    with open_sandbox(judge=length) as sandbox:
+        items = [(None, "x" * n) for n in range(12)]
+        outcomes = sandbox.score(ASK, items).result()
+    assert [o.score for o in outcomes] == [min(n / 10, 1.0) for n in range(12)]
+
+
+@pytest.mark.parametrize("given", [float("nan"), 1.5, "nonsense", None])
+def test_a_judge_that_fails_is_infrastructure_whatever_the_task_does(given: object) -> None:
+    caught = family("try: return eval_with_llm_judge('a', s)\nexcept BaseException: return 1.0")
+    with open_sandbox(judge=lambda *_: given) as sandbox:  # type: ignore[arg-type, return-value]
+        for source in (ASK, caught):
+            (outcome,) = sandbox.score(source, [(None, "x")]).result()
+            assert (outcome.status, outcome.score) == ("infrastructure", None)
+            assert "the judge" in outcome.detail
+
+
+def test_a_judge_that_raises_harms_only_the_item_that_asked() -> None:
+    def judge(instructions: str, submission: str, criteria: str) -> float:
+        if submission == "bad":
+            raise ConnectionError("the server is down")
+        return 0.5
+
+    with open_sandbox(judge=judge) as sandbox:
+        outcomes = sandbox.score(ASK, [(None, text) for text in ("a", "bad", "b")]).result()
+    assert [o.score for o in outcomes] == [0.5, None, 0.5]
+    assert outcomes[1].status == "infrastructure"
+    assert "the server is down" in outcomes[1].detail
+
+
+def test_waiting_for_the_judge_takes_nothing_from_the_clock() -> None:
+    def slow(*_: str) -> float:
+        time.sleep(0.5)
+        return 1.0
+
+    limits = Limits(wall_s=0.3, cpu_s=1)
+    with open_sandbox(judge=slow, limits=limits) as sandbox:
+        assert sandbox.score(ASK, [(None, "")]).result() == [Outcome("score", 1.0)]
+        after = family("eval_with_llm_judge('a', s)\nwhile True: pass")
+        assert sandbox.score(after, [(None, "")]).result()[0].status == "timeout"
+
+
+def test_items_wait_side_by_side() -> None:
+    together = threading.Barrier(8)  # broken unless eight judgements are under way at once
+
+    def judge(*_: str) -> float:
+        together.wait(timeout=20)
+        return 1.0
+
+    with open_sandbox(judge=judge, judge_workers=8) as sandbox:
+        outcomes = sandbox.score(ASK, [(None, str(i)) for i in range(8)]).result()
+    assert outcomes == [Outcome("score", 1.0)] * 8
+
+
+def test_the_budget_is_per_item() -> None:
+    calls: list[str] = []
+
+    def judge(instructions: str, submission: str, criteria: str) -> float:
+        calls.append(submission)
+        return 1.0
+
+    greedy = family("while True: eval_with_llm_judge('a', s)")
+    frugal = family("return sum(eval_with_llm_judge('a', s) for _ in range(4)) / 4")
+    with open_sandbox(judge=judge) as sandbox:
+        outcomes = sandbox.score(greedy, [(None, "x"), (None, "y")]).result()
+        assert [o.status for o in outcomes] == ["task error"] * 2
+        assert "more than 4 calls" in outcomes[0].detail
+        assert sorted(calls) == ["x"] * 4 + ["y"] * 4
+        assert sandbox.score(frugal, [(None, "z")] * 3).result() == [Outcome("score", 1.0)] * 3
+
+
+def test_without_a_judge_the_task_is_at_fault(sandbox: Sandbox) -> None:
+    (outcome,) = sandbox.score(ASK, [(None, "")]).result()
+    assert outcome.status == "task error"
+    assert "no LLM that judges" in outcome.detail
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return eval_with_llm_judge('x' * 10**7, s)",
+        "return eval_with_llm_judge('\\ud800', s)",
+        "import sys\nfor m in range(9): eval_with_llm_judge(['not', 'text'], s, m)\nreturn 7.0",
+    ],
+)
+def test_odd_questions_are_the_tasks_fault(body: str) -> None:
+    with open_sandbox(judge=lambda *_: 1.0) as sandbox:
+        assert sandbox.score(family(body), [(None, "")]).result()[0].status == "task error"
+
+
+def test_it_is_not_to_be_had_while_tasks_are_listed() -> None:
+    source = """
+class TaskFamily:
+    def get_tasks(): return {"1": eval_with_llm_judge("a", "b")}
+    def get_instructions(t): return "x"
+"""
+    with open_sandbox(judge=lambda *_: 1.0) as sandbox:
+        report = sandbox.inspect(source).result()
+    assert "eval_with_llm_judge" in str(report.error)
+
+
+def test_threads_may_ask() -> None:
+    body = """
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(4) as pool:
+    return sum(pool.map(lambda i: eval_with_llm_judge('a', str(i)), range(4))) / 6"""
+    with open_sandbox(judge=lambda i, s, c: int(s) / 3, limits=LIMITS) as sandbox:
+        assert sandbox.score(family(body), [(None, "")]).result()[0].score == pytest.approx(1 / 3)

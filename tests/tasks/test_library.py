@@ -1,0 +1,101 @@
+"""What is new is decided in the order of the wishes, whatever the order of the answers."""
+
+import asyncio
+import dataclasses
+import json
+import random
+
+import pytest
+from replies import Replies
+from test_accept import draft as sums
+
+from acdc_jax.tasks.accept import Accepted
+from acdc_jax.tasks.chat import ChatError, Request
+from acdc_jax.tasks.library import Curator, Library, admit
+from acdc_jax.tasks.llm_scientist import LlmScientist
+from acdc_jax.tasks.novelty import Memory, NGrams
+from acdc_jax.tasks.scientist import Candidate, Rejection
+from acdc_jax.tasks.task import Task
+
+_FOUND = Accepted({"1": 1, "2": 2}, {"1": "one", "2": "two"})
+
+
+def _candidate(name: str, description: str) -> Candidate:
+    return Candidate(sums(name=name, description=description), _FOUND)
+
+
+def _admit(
+    candidates: list[Candidate | Rejection], curator: Curator, library: Library | None = None
+) -> tuple[Library, list[Task], list[Rejection]]:
+    known = library or Library()
+    return asyncio.run(admit(known, candidates, curator, generation=3, next_id=7))
+
+
+def test_the_new_are_numbered_and_the_known_turned_away() -> None:
+    plus, silent = _candidate("plus", "Add two numbers."), Rejection("novel", None, "", "no idea")
+    times = _candidate("times", "Multiply two by three.")
+    curator = Curator(Memory(NGrams()), threshold=0.97)
+    library, tasks, rejections = _admit([plus, silent, plus, times], curator)
+    assert [task.id for task in tasks] == ["t00007", "t00008"]
+    assert [task.draft.name for task in tasks] == ["plus", "times"]
+    assert list(library.tasks) == ["t00007", "t00008"]
+    assert {task.generation for task in tasks} == {3}
+    assert [rejection.reason.split(" (")[0] for rejection in rejections] == [
+        "no idea",
+        "too similar to plus of this batch",
+    ]
+    _, tasks, (rejection,) = _admit([plus], curator, library)
+    assert not tasks
+    assert "too similar to t00007" in rejection.reason
+    assert rejection.source == plus.draft.source
+
+
+def test_the_llm_decides_alike_in_whatever_order_it_answers() -> None:
+    rng = random.Random(0)
+    words = ["river", "bridge", "castle", "meadow", "harbour", "orchard"]
+    batch: list[Candidate | Rejection] = [
+        _candidate(f"n{i}", " ".join(rng.choices(words, k=4))) for i in range(40)
+    ]
+
+    def rule(request: Request) -> str:
+        # Depends on the neighbours that are shown, hence on earlier decisions.
+        return json.dumps({"new": request.seed % 3 > 0})
+
+    results = []
+    for shuffle in range(4):
+        chat = Replies(rule, shuffle)
+        curator = Curator(Memory(NGrams()), 0.0, LlmScientist(chat, 0))
+        library, tasks, rejections = _admit(batch, curator)
+        results.append(([task.draft for task in tasks], rejections))
+        assert len(tasks) + len(rejections) == len(batch)
+        assert 5 < len(rejections) < 30
+        for request in chat.asked[1:]:
+            assert 1 <= request.user.count("- n") - 1 <= 3
+    assert results[1:] == results[:-1]
+    # One after the other gives the same: a draft is compared with what was accepted before it.
+    library, accepted = Library(), []
+    for item in batch:
+        curator = Curator(Memory(NGrams()), 0.0, LlmScientist(Replies(rule), 0))
+        known = library
+        library, tasks, _ = asyncio.run(
+            admit(known, [item], curator, generation=3, next_id=7 + len(accepted))
+        )
+        accepted += [task.draft for task in tasks]
+    assert accepted == results[0][0]
+
+
+def test_a_decision_that_cannot_be_had_is_an_error_and_no_decision() -> None:
+    def rule(request: Request) -> Exception:
+        return ChatError("gone")
+
+    curator = Curator(Memory(NGrams()), 0.0, LlmScientist(Replies(rule), 0))
+    batch: list[Candidate | Rejection] = [_candidate(f"n{i}", f"number {i * i}") for i in range(5)]
+    with pytest.raises(ChatError, match="gone"):
+        _admit(batch, curator)
+
+
+def test_a_parent_is_kept() -> None:
+    plus = _candidate("plus", "Add two numbers.")
+    child = dataclasses.replace(plus.draft, kind="harder", parent="t00001")
+    _, (task,), _ = _admit([Candidate(child, _FOUND)], Curator(Memory(NGrams()), 0.9))
+    assert task.draft.parent == "t00001"
