@@ -25,7 +25,8 @@ from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import cached_seeds
 from acdc_jax.sharding import make_mesh, weight_shardings
 from acdc_jax.tasks.backends import Backends
-from acdc_jax.tasks.grow import Workshop, make_workshop
+from acdc_jax.tasks.grow import Workshop
+from acdc_jax.tasks.library import Curator
 from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Draft
 
@@ -184,13 +185,21 @@ def build_world(
         config.run.children,
         weight_shardings(mesh, folders.model, population=True),
     )
+    decides = backends.scientist if config.tasks.novelty_decision == "llm" else None
     tiny = config.scientist.scientist == "procedural"
     families = config.tasks.seed_families or ("tiny" if tiny else "general")
     return World(
         config=config,
         engine=engine,
         sandbox=sandbox,
-        workshop=make_workshop(config.tasks, backends.scientist, backends.memory, sandbox),
+        workshop=Workshop(
+            config.tasks,
+            backends.scientist,
+            Curator(backends.memory, config.tasks.novelty_threshold, decides),
+            sandbox,
+            encode,
+            folders.model.max_positions - config.decode.max_new_tokens,
+        ),
         portal=backends.portal,
         families=seed_families(families),
         operators=operators,
