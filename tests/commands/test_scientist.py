@@ -1,6 +1,7 @@
 """Whole runs in which an LLM writes, compares and judges the tasks."""
 
 import dataclasses
+import functools
 import gzip
 import itertools
 import json
@@ -21,10 +22,10 @@ Run = Callable[..., int]
 _FLAGS = (
     "--generations=6",
     "--task_interval=2",
-    "--initial_tasks=12",
+    "--initial_tasks=18",
     "--micro_batch=6",
-    "--new_tasks=10",
-    "--max_tasks=24",
+    "--new_tasks=16",
+    "--max_tasks=30",
     "--hard_threshold=0.3",
     "--novel_probability=0.5",
     "--max_new_tokens=6",
@@ -77,12 +78,12 @@ _KINDS = {
 }
 
 
-def _write(body: dict[str, Any]) -> dict[str, Any]:
+def _write(body: dict[str, Any], judged: float) -> dict[str, Any]:
     seed, text = int(body["seed"]), " ".join(body["messages"][-1]["content"].split())
     kind, chance = next(_KINDS[words] for words in _KINDS if words in text)
     rng = random.Random(seed)
     word = "".join(rng.choices("abcdefgh", k=5))
-    score = _JUDGED if rng.random() < 0.3 else _LUCK.format(chance=chance if seed % 4 else 110)
+    score = _JUDGED if rng.random() < judged else _LUCK.format(chance=chance if seed % 4 else 110)
     references = [{"instance": key, "submission": "right"} for key in ("1", "2")]
     code = _CODE.format(word=word, score=score)
     if rng.random() < 0.2 or "lacks score" in text:
@@ -90,15 +91,15 @@ def _write(body: dict[str, Any]) -> dict[str, Any]:
     return {**draft(seed, kind), "reference": references, "code": code}
 
 
-def _rule(body: dict[str, Any]) -> str:
+def _rule(body: dict[str, Any], judged: float = 0.3) -> str:
     asked, text = purpose(body), body["messages"][-1]["content"]
     luck = random.Random(text)
     if asked == "propose":
-        return json.dumps(_write(body))
+        return json.dumps(_write(body, judged))
     if asked == "reflect":
-        return json.dumps(_write(body) | {"done": luck.random() < 0.6})
+        return json.dumps(_write(body, judged) | {"done": luck.random() < 0.6})
     if asked == "novelty":
-        return json.dumps({"thought": "", "new": luck.random() < 0.9})
+        return json.dumps({"thought": "", "new": luck.random() < 0.8})
     if asked == "gibberish":
         return json.dumps({"thought": "", "gibberish": luck.random() < 0.1})
     junk = "~~~~\nI do not know.\n" in text or "~~~~\n\n~~~~" in text
@@ -225,7 +226,7 @@ def test_scores_of_a_judge_that_was_gone_are_missing_and_had_later(
         gone.append(text)
         return True
 
-    script = Script(_rule, down=down)
+    script = Script(functools.partial(_rule, judged=1.0), down=down)
     flags = ("--generations=2", "--task_interval=0", "--scientist_retries=0")
     assert _run(acdc_run, tmp_path / "run", script, *flags) == 0
     missing = [line["missing_scores"] for line in _metrics(tmp_path / "run")]
@@ -251,7 +252,7 @@ def test_a_local_scientist_that_speaks_nonsense_leaves_the_pool_as_it_is(
         *("--scientist=local", f"--scientist_model={folder}", "--scientist_max_tokens=8"),
         *("--embeddings=local", f"--embedding_model={folder}", "--scientist_devices=1"),
         *("--generations=2", "--initial_tasks=4", "--new_tasks=4", "--reflections=1"),
-        *("--mesh=pop:1", "--nogibberish_filter", "--batch_size=8"),
+        *("--children=3", "--nogibberish_filter", "--batch_size=8"),
     )
     assert status == 0
     pools = [json.loads(p.read_text()) for p in sorted((tmp_path / "run" / "pool").iterdir())]

@@ -27,8 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(folder: Path) -> Checkpoint:
-    """Spread over two devices, as a scientist with devices of its own is."""
-    return load_checkpoint(folder, jax.devices()[2:])
+    return load_checkpoint(folder, jax.devices()[:1])
 
 
 def _request(number: int, *, sampled: bool, user: str = "") -> Request:
@@ -117,6 +116,14 @@ def test_drafts_do_not_depend_on_who_comes_first(checkpoint: Checkpoint) -> None
     assert calls == 13
     assert rounds(1) == rounds(2) == (first, calls)
     assert len({text for said in first for text in said}) > 10
+
+
+def test_a_model_on_several_devices_says_the_same(folder: Path, checkpoint: Checkpoint) -> None:
+    spread = load_checkpoint(folder, jax.devices()[2:])
+    assert spread.weights["layers.0.mlp.up.weight"].sharding.device_set == {*jax.devices()[2:]}
+    requests = [_request(1, sampled=False, user="Hello.")]
+    chats = [LocalChat(each, 0.7, 1.0, 12, 4) for each in (checkpoint, spread)]
+    assert _greedy(chats[0], requests) == _greedy(chats[1], requests)
 
 
 def test_what_is_too_long_is_refused_alone(checkpoint: Checkpoint) -> None:
