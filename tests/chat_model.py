@@ -18,10 +18,23 @@ _TEMPLATE = (
 )
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _VOCABULARY = 600
+_SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_layers": 2,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "head_dim": 16,
+}
 
 
-def write_chat_model(folder: Path, seed: int = 0) -> Path:
-    """Writes `folder`, a Hugging Face folder; the model speaks nonsense."""
+def write_chat_model(folder: Path, **fields: int) -> Path:
+    """Writes `folder`, a Hugging Face folder; the model speaks nonsense.
+
+    Args:
+        folder: where.
+        fields: of the model's configuration.
+    """
     from acdc_jax.tasks import prompts
 
     texts = [Path(prompts.__file__).read_text(), *(draft.source for draft in seed_families("tiny"))]
@@ -43,14 +56,9 @@ def write_chat_model(folder: Path, seed: int = 0) -> Path:
     config = dataclasses.replace(
         TINY,
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=16,
         max_positions=8192,
         tie_embeddings=False,  # a tied random model repeats itself
+        **(_SMALL | fields),
     )
-    hf.save(folder, config, init_weights(config, jax.random.key(seed)), source)
+    hf.save(folder, config, init_weights(config, jax.random.key(0)), source)
     return folder
