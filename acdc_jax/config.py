@@ -332,6 +332,10 @@ class Config:
                 f"--max_parents={self.evolve.max_parents} is above "
                 f"--population={self.run.population}: parents are distinct archive members"
             )
+        if self.tasks.novelty_decision == "llm" and self.scientist.scientist == "procedural":
+            raise ConfigError(
+                "--novelty_decision=llm needs an LLM; set --scientist=openai or local"
+            )
 
     def settings(self) -> dict[str, Any]:
         """Every setting by flag name, JSON-ready."""

@@ -99,6 +99,12 @@ def given_folders(config: Config) -> Folders:
     return check_folders(Path(config.seeds.base_model), seeds)
 
 
+def given_families(config: Config) -> list[Draft]:
+    """The seed task families that the flags name."""
+    fitting = "tiny" if config.scientist.scientist == "procedural" else "general"
+    return seed_families(config.tasks.seed_families or fitting)
+
+
 def tiny_folders(config: Config, advance: Progress) -> Folders:
     """The embedded seeds, trained once per PRNG seed and then taken from the cache."""
     folder = cached_seeds(
@@ -168,6 +174,7 @@ def build_world(
     operators: Operators,
     sandbox: Sandbox,
     backends: Backends,
+    families: Sequence[Draft],
     progress: Progress,
     mesh: jax.sharding.Mesh,
 ) -> World:
@@ -186,8 +193,6 @@ def build_world(
         weight_shardings(mesh, folders.model, population=True),
     )
     decides = backends.scientist if config.tasks.novelty_decision == "llm" else None
-    tiny = config.scientist.scientist == "procedural"
-    families = config.tasks.seed_families or ("tiny" if tiny else "general")
     return World(
         config=config,
         engine=engine,
@@ -201,7 +206,7 @@ def build_world(
             folders.model.max_positions - config.decode.max_new_tokens,
         ),
         portal=backends.portal,
-        families=seed_families(families),
+        families=families,
         operators=operators,
         base=base,
         seeds={member_id(0, i): weights for i, weights in enumerate(seeds)},

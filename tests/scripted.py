@@ -116,6 +116,8 @@ def _handler(
 
 def _fault(script: Script, body: dict[str, Any]) -> str | None:
     """Which fault a request meets in this try; the request alone decides on all of them."""
+    if not script.fault_rate:
+        return None
     identity = json.dumps(body, sort_keys=True)
     rng = random.Random(identity)
     script.tries[identity] += 1

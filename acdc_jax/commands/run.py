@@ -33,6 +33,7 @@ from acdc_jax.world import (
     check_disk,
     check_lengths,
     fitting_mesh,
+    given_families,
     given_folders,
     make_operators,
     split_devices,
@@ -102,6 +103,7 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
     began = time.monotonic()
     tiny = config.seeds.seed_models == "tiny"
     mesh = fitting_mesh(config)
+    families = given_families(config)
     folders = None if tiny else given_folders(config)
     model = folders.model if folders else TINY
     check_lengths(config, model)
@@ -123,7 +125,9 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
             if folders is None:
                 folders = tiny_folders(config, advance)
             trained = time.monotonic()
-            world = build_world(config, folders, operators, sandbox, backends, advance, mesh)
+            world = build_world(
+                config, folders, operators, sandbox, backends, families, advance, mesh
+            )
             _keep_model_files(run_dir, folders)
             manifest, state = evolve(world, manifest, _reporter(config, advance))
             evolved = time.monotonic()

@@ -152,7 +152,6 @@ def straight(acdc_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return Straight(tmp_path / "straight", script)
 
 
-@pytest.mark.xdist_group("processes")
 def test_a_run_with_a_scientist_behind_a_server_and_again_with_faults(
     straight: Straight, acdc_run: Run, tmp_path: Path
 ) -> None:
@@ -199,9 +198,8 @@ def test_a_run_with_a_scientist_behind_a_server_and_again_with_faults(
     assert [name for name in {*one, *other} if one.get(name) != other.get(name)] == []
 
 
-@pytest.mark.xdist_group("processes")
 def test_adapting_ahead_is_deterministic(acdc_run: Run, tmp_path: Path) -> None:
-    more = ("--adapt_ahead", "--generations=2")
+    more = ("--adapt_ahead", "--generations=2", "--initial_tasks=6", "--new_tasks=6")
     slow = Script(_rule, latency=0.03, fault_rate=0.1, stall=1.5)
     assert _run(acdc_run, tmp_path / "one", Script(_rule), *more) == 0
     assert _run(acdc_run, tmp_path / "other", slow, *more) == 0
@@ -210,7 +208,6 @@ def test_adapting_ahead_is_deterministic(acdc_run: Run, tmp_path: Path) -> None:
     assert _metrics(tmp_path / "one")[2]["new_tasks"] > 0
 
 
-@pytest.mark.xdist_group("processes")
 def test_scores_of_a_judge_that_was_gone_are_missing_and_had_later(
     acdc_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +224,7 @@ def test_scores_of_a_judge_that_was_gone_are_missing_and_had_later(
         return True
 
     script = Script(functools.partial(_rule, judged=1.0), down=down)
-    flags = ("--generations=2", "--task_interval=0", "--scientist_retries=0")
+    flags = ("--generations=2", "--task_interval=0", "--scientist_retries=0", "--initial_tasks=8")
     assert _run(acdc_run, tmp_path / "run", script, *flags) == 0
     missing = [line["missing_scores"] for line in _metrics(tmp_path / "run")]
     assert sum(missing) >= 6
@@ -241,7 +238,6 @@ def test_scores_of_a_judge_that_was_gone_are_missing_and_had_later(
     assert "-" not in skills[-1]
 
 
-@pytest.mark.xdist_group("processes")
 def test_a_local_scientist_that_speaks_nonsense_leaves_the_pool_as_it_is(
     acdc_run: Run, tmp_path: Path
 ) -> None:
@@ -267,3 +263,34 @@ def test_a_local_scientist_that_speaks_nonsense_leaves_the_pool_as_it_is(
     (first, _, last) = _metrics(tmp_path / "run")
     assert first["llm_propose_calls"] == last["llm_propose_calls"] == 2
     assert first["llm_reflect_calls"] == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("--scientist=openai", "--scientist_model belongs to"),
+        ("--scientist_model=m", "--scientist_model belongs to"),
+        ("--novelty_decision=llm", "needs an LLM"),
+        ("--adapt_ahead", "needs --scientist=openai"),
+        ("--scientist_devices=1", "needs --scientist=local"),
+        ("--scientist_url=http://x/v1", "needs --scientist=openai"),
+        ("--embeddings=openai", "--embedding_model belongs to"),
+        ("--embedding_url=http://x/v1", "needs --embeddings=openai"),
+        ("--seed_families=nowhere", "no folder with families"),
+        ("--scientist=openai --scientist_model=m", "set OPENAI_API_KEY"),
+        ("--scientist=local --scientist_model=nowhere", "nowhere"),
+        ("--scientist=local --scientist_model=m --scientist_devices=9", "none is left"),
+    ],
+)
+def test_flags_that_cannot_work_are_refused_at_once(
+    wrong: str,
+    said: str,
+    acdc_run: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert acdc_run(tmp_path / "run", *wrong.split()) in (1, 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
