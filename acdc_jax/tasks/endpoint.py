@@ -58,6 +58,12 @@ class Endpoint:
         self._name = url or "the OpenAI API"
         self._retries = retries
         self._room = asyncio.Semaphore(concurrency)
+        self._again = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type((_NoAnswer, json.JSONDecodeError)),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
+            stop=tenacity.stop_after_attempt(retries + 1),
+            reraise=True,
+        )
 
     async def ask(self, call: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
         """Makes a call; retries it where its answer is none.
@@ -70,15 +76,9 @@ class Endpoint:
         async def once() -> T:
             return await call(self._client)
 
-        again = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type((_NoAnswer, json.JSONDecodeError)),
-            wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
-            stop=tenacity.stop_after_attempt(self._retries + 1),
-            reraise=True,
-        )
         try:
             async with self._room:
-                return await again(once)
+                return await self._again(once)
         except openai.APIStatusError as error:
             said = self._without_key(str(error.message))
             if error.status_code in _REFUSED:

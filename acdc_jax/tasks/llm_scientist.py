@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
+from acdc_jax.evolve.propose import host_rng
 from acdc_jax.tasks import prompts
 from acdc_jax.tasks.accept import NO_VERDICT
 from acdc_jax.tasks.chat import (
@@ -49,12 +49,9 @@ class LlmScientist:
         key: jax.Array,
     ) -> list[Candidate | Rejection]:
         """See `Scientist.write`; all drafts are in flight at once."""
-        words = np.asarray(jax.random.key_data(jax.random.split(key, len(wishes))))
         return await gathered(
-            write_draft(
-                self._chat, wish, shown, check, self._reflections, np.random.default_rng(own)
-            )
-            for wish, own in zip(wishes, words, strict=True)
+            write_draft(self._chat, wish, shown, check, self._reflections, rng)
+            for wish, rng in zip(wishes, host_rng(key).spawn(len(wishes)), strict=True)
         )
 
     async def is_new(self, draft: Draft, nearest: Sequence[Task]) -> bool:
