@@ -437,6 +437,11 @@ class Config:
                 "serve the model and use --scientist=openai"
             )
 
+        if self.tasks.novelty_decision == "llm" and self.scientist.scientist == "procedural":
+            raise ConfigError(
+                "--novelty_decision=llm needs an LLM; set --scientist=openai or local"
+            )
+
     def shared_settings(self) -> dict[str, Any]:
         """The settings that are not about this process, by flag name."""
         own = ("distributed", "coordinator", "num_processes", "process_id")

@@ -30,7 +30,7 @@ from acdc_jax.evolve.strategy import es_init, es_tell
 from acdc_jax.model.transformer import Weights
 from acdc_jax.preemption import Notice
 from acdc_jax.state import Record, State
-from acdc_jax.tasks.chat import gathered
+from acdc_jax.tasks.chat import gathered, per_task
 from acdc_jax.tasks.grow import Growth, adapted_tasks, first_tasks
 from acdc_jax.tasks.library import Library
 from acdc_jax.tasks.scientist import Rejection
@@ -392,6 +392,11 @@ def _finish(
     """Decides what stays on disk, and writes down what the generation did."""
     if state.generation % world.config.run.keep_every == 0:
         state = dataclasses.replace(state, kept={**state.kept, state.generation: state.archive})
+    costs = world.workshop.scientist.costs()
+    written = sum(
+        task.generation == state.generation and task.draft.kind != "seed"
+        for task in state.library.tasks.values()
+    )
     solved = state.skills.values == skill_matrix.SOLVED
     fitness = archive.fitness(state.skills.values)
     metrics = {
@@ -409,7 +414,8 @@ def _finish(
         "rejected_drafts": len(rejections),
         "missing_scores": sum(response.score is None for response in responses),
         "responses": len(responses),
-        **world.workshop.scientist.costs(),
+        **costs,
+        **per_task(costs, written),
         "seconds": round(time.monotonic() - began, 3),
     }
     record = Record(list(recipes.values()), gibberish, novelty, responses, rejections, metrics)

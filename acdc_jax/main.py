@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": "repeat a run over several PRNG seeds, with every control, into one table",
     "export": "write a member of a run as a Hugging Face folder, rebuilt if it was dropped",
     "lineage": "print a member's family tree",
+    "tasks": "browse a run's tasks, or show one with its lineage and answers",
     "bench": "measure this machine, beside its limits and beside peers",
 }
 

@@ -31,7 +31,8 @@ from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import cached_seeds
 from acdc_jax.sharding import default_mesh, make_mesh, pop_groups, weight_shardings
 from acdc_jax.tasks.backends import Backends
-from acdc_jax.tasks.grow import Workshop, make_workshop
+from acdc_jax.tasks.grow import Workshop
+from acdc_jax.tasks.library import Curator
 from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Draft
 
@@ -108,6 +109,12 @@ def given_folders(config: Config) -> Folders:
     return check_folders(given.base_model, seeds, adopt_base_config=given.adopt_base_config)
 
 
+def given_families(config: Config) -> list[Draft]:
+    """The seed task families that the flags name."""
+    fitting = "tiny" if config.scientist.scientist == "procedural" else "general"
+    return seed_families(config.tasks.seed_families or fitting)
+
+
 def tiny_folders(config: Config, advance: Progress) -> Folders:
     """The embedded seeds, trained once per PRNG seed and then taken from the cache."""
     folder = cached_seeds(
@@ -177,6 +184,7 @@ def build_world(
     operators: Operators,
     sandbox: Sandbox,
     backends: Backends,
+    families: Sequence[Draft],
     progress: Progress,
     mesh: jax.sharding.Mesh,
 ) -> World:
@@ -227,15 +235,21 @@ def build_world(
         others=wanted[1:],
         overflow=None if distributed.is_first() else overflow_dir(run_dir),
     )
-    tiny = config.scientist.scientist == "procedural"
-    families = config.tasks.seed_families or ("tiny" if tiny else "general")
+    decides = backends.scientist if config.tasks.novelty_decision == "llm" else None
     return World(
         config=config,
         groups=Groups(groups, ranks),
         sandbox=sandbox,
-        workshop=make_workshop(config.tasks, backends.scientist, backends.memory, sandbox),
+        workshop=Workshop(
+            config.tasks,
+            backends.scientist,
+            Curator(backends.memory, config.tasks.novelty_threshold, decides),
+            sandbox,
+            codec.encode,
+            folders.model.max_positions - config.decode.max_new_tokens,
+        ),
         portal=backends.portal,
-        families=seed_families(families),
+        families=families,
         operators=operators,
         base=base,
         seeds=seeds,

@@ -36,6 +36,7 @@ from acdc_jax.world import (
     check_disk,
     check_lengths,
     fitting_mesh,
+    given_families,
     given_folders,
     make_operators,
     split_devices,
@@ -127,6 +128,7 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
     """`execute`, listening to SIGTERM."""
     began, first = time.monotonic(), distributed.is_first()
     tiny = config.seeds.seed_models == "tiny"
+    families = given_families(config)
     folders = None if tiny else given_folders(config)
     model = folders.model if folders else TINY
     mesh = fitting_mesh(config, model)
@@ -153,7 +155,9 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
                 if first:
                     distributed.barrier()
             trained = time.monotonic()
-            world = build_world(config, folders, operators, sandbox, backends, advance, mesh)
+            world = build_world(
+                config, folders, operators, sandbox, backends, families, advance, mesh
+            )
             started = manifest.generation >= 0
             if first:
                 _keep_model_files(run_dir, folders, config)

@@ -149,7 +149,8 @@ def _score_flaw(
     if [outcome.score for outcome in first] != [outcome.score for outcome in second]:
         return "scoring is not repeat-stable"
     scores = iter([outcome.score or 0.0 for outcome in first])
-    for key, instructions in report.instructions.items():
+    for key in report.tasks:
+        instructions = report.instructions[key]
         reference = _reference(draft, key)
         junk = [next(scores) for _ in _JUNK]
         echo = next(scores)

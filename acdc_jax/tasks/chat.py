@@ -69,6 +69,17 @@ class Usage:
         return taken
 
 
+def per_task(costs: Mapping[str, float], tasks: int) -> dict[str, float]:
+    """What one accepted task cost, drafts that came to nothing included; empty without tasks."""
+    sums: collections.Counter[str] = collections.Counter()
+    for purpose in ("propose", "reflect", "novelty"):
+        for unit in ("calls", "prompt_tokens", "new_tokens", "seconds"):
+            sums[unit] += costs.get(f"llm_{purpose}_{unit}", 0)  # type: ignore[assignment]
+    if not sums["calls"] or not tasks:
+        return {}
+    return {f"llm_{unit}_per_task": round(total / tasks, 3) for unit, total in sums.items()}
+
+
 class Chat(Protocol):
     """A language model that answers requests, many at once."""
 

@@ -13,7 +13,6 @@ from acdc_jax.tasks import pool as task_pool
 from acdc_jax.tasks.accept import Accepted, Rejected, check_draft
 from acdc_jax.tasks.chat import gathered
 from acdc_jax.tasks.library import Curator, Library, admit
-from acdc_jax.tasks.novelty import Memory
 from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.scientist import Candidate, Rejection, Scientist, Wish
 from acdc_jax.tasks.task import Draft
@@ -32,24 +31,28 @@ class Workshop:
         scientist: who writes.
         curator: decides what is new.
         sandbox: where drafts are tried.
+        tokens: instructions → tokens of a member's prompt.
+        room: tokens of the longest prompt that members can answer.
     """
 
     flags: TaskConfig
     scientist: Scientist
     curator: Curator
     sandbox: Sandbox
+    tokens: Callable[[str], Sequence[int]]
+    room: int
 
     async def check(self, draft: Draft) -> Accepted | Rejected:
         """Tries a draft."""
-        return await check_draft(draft, self.sandbox, self.flags.skill_threshold)
-
-
-def make_workshop(
-    flags: TaskConfig, scientist: Scientist, memory: Memory, sandbox: Sandbox
-) -> Workshop:
-    """A workshop in which the flags say who decides what is new."""
-    decides = scientist if flags.novelty_decision == "llm" else None
-    return Workshop(flags, scientist, Curator(memory, flags.novelty_threshold, decides), sandbox)
+        verdict = await check_draft(draft, self.sandbox, self.flags.skill_threshold)
+        if isinstance(verdict, Accepted):
+            longest = max(len(self.tokens(text)) for text in verdict.instructions.values())
+            if longest > self.room:
+                return Rejected(
+                    f"the instructions take {longest} tokens, but the members' window leaves room "
+                    f"for {self.room}"
+                )
+        return verdict
 
 
 async def first_tasks(

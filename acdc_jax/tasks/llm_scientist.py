@@ -50,15 +50,8 @@ class LlmScientist:
     ) -> list[Candidate | Rejection]:
         """See `Scientist.write`; all drafts are in flight at once."""
         return await gathered(
-            write_draft(
-                self._chat,
-                wish,
-                shown,
-                check,
-                self._reflections,
-                host_rng(jax.random.fold_in(key, i)),
-            )
-            for i, wish in enumerate(wishes)
+            write_draft(self._chat, wish, shown, check, self._reflections, rng)
+            for wish, rng in zip(wishes, host_rng(key).spawn(len(wishes)), strict=True)
         )
 
     async def is_new(self, draft: Draft, nearest: Sequence[Task]) -> bool:

@@ -153,7 +153,7 @@ def test_the_key_comes_from_the_environment_and_is_not_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1234")
-    script = Script(lambda body: "I was told sk-secret-1234", down=frozenset({"propose"}))
+    script = Script(lambda body: "I was told sk-secret-1234", down=lambda body: True)
     with serving(script) as url:
         (answer,), _ = _ask(url, [_request(1)], retries=0)
     assert script.keys == {"Bearer sk-secret-1234"}

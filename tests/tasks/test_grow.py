@@ -12,8 +12,8 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.seeds.language import split
 from acdc_jax.tasks.accept import Accepted, Rejected
-from acdc_jax.tasks.grow import Growth, Workshop, adapted_tasks, first_tasks, make_workshop
-from acdc_jax.tasks.library import Library
+from acdc_jax.tasks.grow import Growth, Workshop, adapted_tasks, first_tasks
+from acdc_jax.tasks.library import Curator, Library
 from acdc_jax.tasks.novelty import Memory, NGrams
 from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.procedural import procedural_scientist
@@ -85,7 +85,8 @@ class _Scripted:
 def _shop(
     sandbox: Sandbox, flags: TaskConfig = _FLAGS, scientist: Scientist = _SCIENTIST
 ) -> Workshop:
-    return make_workshop(flags, scientist, Memory(NGrams()), sandbox)
+    curator = Curator(Memory(NGrams()), flags.novelty_threshold)
+    return Workshop(flags, scientist, curator, sandbox, str.encode, 60)
 
 
 def _first(
@@ -167,6 +168,13 @@ def test_what_is_not_usable_is_recorded(sandbox: Sandbox) -> None:
     assert len(library.tasks) == len(_FAMILIES) + 12 - len(rejections)
     assert list(library.tasks) == [f"t{i:05d}" for i in range(pool.next_id)]  # no gaps
     assert all(rejection.parent in library.tasks for rejection in rejections)
+
+
+def test_what_the_members_cannot_read_is_turned_away(sandbox: Sandbox) -> None:
+    shop = dataclasses.replace(_shop(sandbox), room=5)
+    verdict = asyncio.run(shop.check(_FAMILIES[0]))
+    assert isinstance(verdict, Rejected)
+    assert "room for 5" in verdict.reason
 
 
 def test_a_scientist_without_ideas_ends(sandbox: Sandbox) -> None:

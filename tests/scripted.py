@@ -38,8 +38,8 @@ class Script:
         faults: the ways.
         stall: seconds of a "timeout".
         refuses_schema: answer 400 to a request with a response format.
-        down: purposes ("judge", …) to which the answer is always 503.
-        seen: bodies of the chat requests that were answered.
+        down: requests to which the answer is 503.
+        seen: bodies of the requests that were answered.
         failed: how often each fault was produced.
     """
 
@@ -49,7 +49,7 @@ class Script:
     faults: Sequence[str] = FAULTS
     stall: float = 2.0
     refuses_schema: bool = False
-    down: frozenset[str] = frozenset()
+    down: Callable[[dict[str, Any]], bool] = lambda body: False
     seen: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     failed: Counter[str] = dataclasses.field(default_factory=Counter)
     keys: set[str] = dataclasses.field(default_factory=set)
@@ -103,9 +103,10 @@ def _handler(
                 return await _fail(script, request, fault, answer(script, body))
             if "response_format" in body and script.refuses_schema:
                 return _error(400, "response_format is not supported")
-            if purpose(body) in script.down:
+            if script.down(body):
                 return _error(503, "gone", {"retry-after-ms": "1"})
-            script.seen.append(body)
+            if answer is _chat:
+                script.seen.append(body)
             return web.json_response(answer(script, body))
         finally:
             script.at_once -= 1
@@ -115,6 +116,8 @@ def _handler(
 
 def _fault(script: Script, body: dict[str, Any]) -> str | None:
     """Which fault a request meets in this try; the request alone decides on all of them."""
+    if not script.fault_rate:
+        return None
     identity = json.dumps(body, sort_keys=True)
     rng = random.Random(identity)
     script.tries[identity] += 1

@@ -1,0 +1,82 @@
+"""How many drafts per second the LLM scientist asks of a server with 50 ms latency.
+
+    python tests/bench/scientist_rate.py [--drafts=1000] [--sandbox]
+
+The scripted server is a process of its own. The ideal is what the latency allows: concurrency ÷
+latency requests per second. Prints the rate of this one, with drafts that are accepted unseen or,
+with --sandbox, tried in the real sandbox (which then takes most of the time).
+"""
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from acdc_jax.sandbox import Limits, Sandbox
+from acdc_jax.tasks.accept import Accepted, Rejected, check_draft
+from acdc_jax.tasks.endpoint import Endpoint, OpenAIChat
+from acdc_jax.tasks.llm_scientist import LlmScientist
+from acdc_jax.tasks.scientist import Candidate, Wish
+from acdc_jax.tasks.seed_families import seed_families
+from acdc_jax.tasks.task import Draft, Task
+
+_PORT, _LATENCY, _CONCURRENCY = 8765, 0.05, 64
+
+
+async def measure(drafts: int, sandbox: Sandbox | None) -> tuple[float, float, int]:
+    """Seconds on the clock and of this process's CPU, and drafts that became candidates."""
+    endpoint = Endpoint(f"http://127.0.0.1:{_PORT}/v1", _CONCURRENCY, 60.0, 2)
+    scientist = LlmScientist(OpenAIChat(endpoint, "m", 0.7, 0.95, 2000), reflections=0)
+    tasks = [Task(f"t{i:05d}", d, 0, {}, {}) for i, d in enumerate(seed_families("general"))]
+
+    async def check(draft: Draft) -> Accepted | Rejected:
+        if sandbox is not None:
+            return await check_draft(draft, sandbox, 0.5)
+        return Accepted({"1": 1}, {"1": "go"})
+
+    async def write(count: int) -> int:
+        wishes = [Wish("novel", tasks[i % len(tasks)]) for i in range(count)]
+        found = await scientist.write(wishes, tasks, tasks, check, jax.random.key(0))
+        return sum(isinstance(item, Candidate) for item in found)
+
+    await write(_CONCURRENCY)  # connections are open, code is warm
+    began, cpu = time.monotonic(), time.process_time()
+    candidates = await write(drafts)
+    seconds = time.monotonic() - began, time.process_time() - cpu
+    await endpoint.close()
+    return *seconds, candidates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--drafts", type=int, default=1000)
+    parser.add_argument("--sandbox", action="store_true")
+    arguments = parser.parse_args()
+    server = Path(__file__).parents[1] / "scripted.py"
+    command = [sys.executable, str(server), f"--port={_PORT}", f"--latency={_LATENCY}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            sandbox = Sandbox(2, Limits()) if arguments.sandbox else None
+            seconds, cpu, candidates = asyncio.run(measure(arguments.drafts, sandbox))
+            if sandbox is not None:
+                sandbox.close()
+        finally:
+            process.kill()
+    ideal = _CONCURRENCY / _LATENCY
+    rate = arguments.drafts / seconds
+    print(
+        f"{arguments.drafts} drafts ({candidates} candidates) in {seconds:.2f} s: {rate:.0f}/s, "
+        f"{rate / ideal:.0%} of {ideal:.0f}/s; {1000 * cpu / arguments.drafts:.2f} ms of CPU each"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""A run's tasks can be listed, filtered and looked at."""
+
+import dataclasses
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from acdc_jax.checkpoint import SCHEMA, Manifest
+from acdc_jax.commands.tasks import Filter, chosen, read_tasks
+from acdc_jax.main import main
+from acdc_jax.tasks.seed_families import seed_families
+from acdc_jax.tasks.task import Task, save_task
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """Five tasks: 0 waits for its harder child 3; 4 is novel; 1 is gone."""
+    drafts = seed_families("general")[:5]
+    drafts[3] = dataclasses.replace(drafts[3], kind="harder", parent="t00000")
+    drafts[4] = dataclasses.replace(drafts[4], kind="novel", parent="t00003", difficulty=5)
+    for i, draft in enumerate(drafts):
+        asked = {"1": f"question [b]{i}[/b]", "2": "another"}
+        save_task(
+            Task(f"t{i:05d}", draft, i, {"1": 1, "2": 2}, asked), tmp_path / f"tasks/t{i:05d}"
+        )
+    members = [
+        {"id": "g000-m00", "novelty": 1, "skills": "110"},
+        {"id": "g001-m00", "novelty": 2, "skills": "10-"},
+    ]
+    archive = {"tasks": ["t00002", "t00003", "t00004"], "members": members}
+    pool = {"active": archive["tasks"], "limbo": {"t00003": "t00000"}, "next_id": 5}
+    responses = [
+        {"member": "g000-m00", "task": task, "instance": "1", "text": text, "score": score}
+        for task, text, score in (
+            ("t00002", "old", 0.0),
+            ("t00002", "new [red]", 1.0),
+            ("t00003", "t00002", 1.0),
+        )
+    ]
+    manifest = Manifest(SCHEMA, 4, (0, 0), {}, 5, ("g000-m00", "g001-m00"), {})
+    for folder in ("archive", "pool", "responses"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "manifest.json").write_text(json.dumps(dataclasses.asdict(manifest)))
+    (tmp_path / "archive/g004.json").write_text(json.dumps(archive))
+    (tmp_path / "pool/g004.json").write_text(json.dumps(pool))
+    lines = "\n".join(map(json.dumps, responses))
+    (tmp_path / "responses/g004.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({}, [4, 3, 2]),
+        ({"state": "all"}, [4, 3, 2, 0, 1]),
+        ({"state": "limbo"}, [0]),
+        ({"state": "gone"}, [1]),
+        ({"kind": "harder"}, [3]),
+        ({"min_pass_rate": 0.5}, [3, 2]),
+        ({"max_pass_rate": 0.5, "state": "all"}, [4, 3]),
+        ({"min_difficulty": 5}, [4]),
+        ({"capability": "CREATIV", "state": "all"}, [3]),
+    ],
+)
+def test_filters(wanted: dict[str, object], found: list[int], run_dir: Path) -> None:
+    tasks = chosen(read_tasks(run_dir), Filter(**wanted))  # type: ignore[arg-type]
+    assert [task.id for task in tasks] == [f"t{i:05d}" for i in found]
+
+
+def test_the_table(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["tasks", str(run_dir), "--state=all", "--kind=harder"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 of 5 tasks" in shown
+    line = next(line for line in shown.splitlines() if "t00003" in line)
+    assert all(word in line for word in ("harder", "t00000", "active", "50%"))
+
+
+def test_one_task_with_its_lineage_and_answers(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["tasks", str(run_dir), "t00003"]) == 0
+    shown = capsys.readouterr().out
+    assert "question [b]3[/b]" in shown
+    assert "class TaskFamily" in shown
+    assert "t00000 seed (generation 0, limbo)" in shown
+    assert "← waits" in shown
+    assert shown.index("t00000 seed") < shown.index("t00003 harder") < shown.index("t00004 novel")
+    assert "g000-m00: solved" in shown
+    assert "g001-m00: failed" in shown
+    assert main(["tasks", str(run_dir), "t00002"]) == 0
+    shown = capsys.readouterr().out
+    assert "(score 1.0): new [red]" in shown
+    assert "(score 0.0): old" not in shown
+    assert main(["tasks", str(run_dir), "t00004"]) == 0
+    assert "g001-m00: missing" in capsys.readouterr().out
+    assert main(["tasks", str(run_dir), "t00001"]) == 0
+    assert "has not been asked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([], 2, "usage"),
+        (["{run}", "t00099"], 1, "has no task"),
+        (["{run}", "--kind=odd"], 2, "kind"),
+        (["{run}/nothing"], 1, "is it a run?"),
+        (["{run}", "--min_difficulty=9"], 2, "between 1 and 5"),
+    ],
+)
+def test_mistakes_are_told(
+    arguments: list[str],
+    status: int,
+    said: str,
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["tasks", *(text.replace("{run}", str(run_dir)) for text in arguments)]) == status
+    assert said in " ".join(capsys.readouterr().err.split())
