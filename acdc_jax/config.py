@@ -454,18 +454,16 @@ class Config:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Reads `settings`'s dictionary, such as a manifest's flags.
-
-        Raises:
-            ConfigError: a setting is missing.
-        """
-        try:
-            sections: list[Any] = [
-                kind(**{field.name: settings[field.name] for field in dataclasses.fields(kind)})
-                for kind in SECTIONS
-            ]
-        except KeyError as error:
-            raise ConfigError(f"--{error.args[0]} is missing from the run's flags") from None
+        """Reads `settings`'s dictionary, such as a manifest's flags; newer flags have defaults."""
+        sections: list[Any] = [
+            kind(
+                **{
+                    field.name: settings.get(field.name, field.default)
+                    for field in dataclasses.fields(kind)
+                }
+            )
+            for kind in SECTIONS
+        ]
         return cls(*sections)
 
 
