@@ -62,6 +62,7 @@ class Zygote:
             "seccomp": tier.seccomp,
             "memory_bytes": limits.memory_mb << 20,
             "file_bytes": limits.file_mb << 20,
+            "scratch_bytes": limits.scratch_mb << 20,
             "output_bytes": limits.output_kb << 10,
             "processes": limits.processes,
             "cpu_s": limits.cpu_s,
@@ -126,7 +127,7 @@ class Zygote:
                 ours.settimeout(_GRACE_S)
                 # A child that died early is told by its status.
                 with contextlib.suppress(ConnectionError):
-                    ours.sendall(wire.JOB.pack(token, operation, len(payload)) + payload)
+                    ours.sendall(wire.JOB.pack(token, operation, items, len(payload)) + payload)
                 ours.setblocking(False)
                 call = Call(ours, token, items, self._limits.output_kb << 10, desk)
                 return self._collect(call, eager=eager, wall_s=wall_s)

@@ -9,7 +9,7 @@ import ctypes
 import os
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from . import kernel
 
@@ -54,7 +54,6 @@ def ruleset(rules: Iterable[tuple[str, int]]) -> int:
     return descriptor
 
 
-def enforce(descriptor: int) -> None:
-    """Restrict this process from now on, and whatever it starts. There is no way back."""
-    kernel.syscall("landlock_restrict_self", _RESTRICT_SELF, descriptor, 0)
-    os.close(descriptor)
+def enforcer(descriptor: int) -> Callable[[], None]:
+    """A function that restricts the calling process, and whatever it starts, for ever."""
+    return kernel.prepared("landlock_restrict_self", _RESTRICT_SELF, descriptor, 0)
