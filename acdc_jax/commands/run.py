@@ -21,7 +21,6 @@ from acdc_jax.models import Folders
 from acdc_jax.report.picture import draw_run
 from acdc_jax.report.progress import Advance, progress
 from acdc_jax.report.tables import results_table
-from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import TINY
 from acdc_jax.state import Record, State
@@ -104,20 +103,19 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
     model = folders.model if folders else TINY
     check_lengths(config, model)
     operators = make_operators(config, model, len(folders.seeds) if folders else len(EXPERTS))
-    given = config.sandbox
-    limits = Limits(wall_s=given.sandbox_wall_s, memory_mb=given.sandbox_memory_mb)
     with checkpoint.open_run(config) as manifest:
         run_dir = Path(config.run.run_dir)
         if (finished := _finished(run_dir, manifest, config)) is not None:
             return finished
         check_disk(config, model)
         with (
-            Sandbox(given.sandbox_workers, limits, given.allow_unsafe_sandbox) as sandbox,
+            config.sandbox.open() as sandbox,
             progress(console, config.run.progress) as advance,
         ):
             if folders is None:
                 folders = tiny_folders(config, advance)
             trained = time.monotonic()
+            tier = sandbox.tier
             world = build_world(config, folders, operators, sandbox, advance, mesh)
             _keep_model_files(run_dir, folders)
             manifest, state = evolve(world, manifest, _reporter(config, advance))
@@ -126,6 +124,7 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
         ended = time.monotonic()
         results |= {
             "seed": config.run.seed,
+            "sandbox": tier,
             "generations": state.generation,
             "device": jax.devices()[0].device_kind,
             "wall_s": {

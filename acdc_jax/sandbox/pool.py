@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 from acdc_jax.sandbox.desk import Desk, Judge
 from acdc_jax.sandbox.inside import helpers, wire
 from acdc_jax.sandbox.interpreter import find_interpreter
+from acdc_jax.sandbox.launchers import Launcher
 from acdc_jax.sandbox.outcomes import JSON, FamilyReport, Limits, Outcome, Result, SandboxError
 from acdc_jax.sandbox.probe import probe
 from acdc_jax.sandbox.verdicts import call_result, family_report, score_outcomes
@@ -30,7 +31,7 @@ class Sandbox:
     threads that empty the queue.
 
     Attributes:
-        tier: which walls stand ("full", "landlock + seccomp", "namespaces + seccomp", "unsafe").
+        probed: which walls stand, and what was tried to find out.
         limits: what one item may use.
     """
 
@@ -41,6 +42,7 @@ class Sandbox:
         allow_unsafe: bool = False,
         judge: Judge | None = None,
         judge_workers: int = 16,
+        launcher: Launcher | None = None,
     ) -> None:
         """Probe the machine and start the workers.
 
@@ -53,6 +55,7 @@ class Sandbox:
                 [0, 1], makes the item's outcome `infrastructure`.
             judge_workers: calls that run at once of families that ask the judge; they wait for it
                 most of the time.
+            launcher: one more wall around every zygote.
 
         Raises:
             SandboxError: this machine cannot isolate untrusted code; the message says what is
@@ -61,16 +64,23 @@ class Sandbox:
         if workers < 1:
             raise SandboxError(f"the sandbox needs at least one worker, not {workers}")
         interpreter = find_interpreter()
-        tier = probe(interpreter, allow_unsafe=allow_unsafe)
-        self.tier: str = tier.name
+        self.probed = probe(interpreter, launcher, allow_unsafe=allow_unsafe)
         self.limits = limits
         self._judge = judge
 
+        def start(kind: str) -> Zygote:
+            return Zygote(interpreter, kind, self.probed.tier, limits, launcher)
+
         def crew(size: int, name: str) -> _Crew:
-            return _Crew([Worker(interpreter, tier, limits) for _ in range(size)], name)
+            return _Crew([Worker(start, interpreter.kind) for _ in range(size)], name)
 
         self._crew = crew(workers, "sandbox")
         self._judged = crew(judge_workers, "judged") if judge is not None else None
+
+    @property
+    def tier(self) -> str:
+        """Which walls stand: full, landlock + seccomp, namespaces + seccomp, or unsafe."""
+        return self.probed.tier.name
 
     def __enter__(self) -> Self:
         return self

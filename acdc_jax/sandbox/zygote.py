@@ -1,21 +1,20 @@
 """The parent's end of one zygote."""
 
 import contextlib
-import json
 import secrets
 import select
 import socket
-import subprocess
 import time
 from typing import NamedTuple
 
 from acdc_jax.sandbox.call import Call, Reply
 from acdc_jax.sandbox.desk import Desk
 from acdc_jax.sandbox.inside import wire
-from acdc_jax.sandbox.interpreter import Interpreter, data_folders, zygote_environment
-from acdc_jax.sandbox.outcomes import Limits, SandboxError
+from acdc_jax.sandbox.interpreter import PRELOADED, Interpreter, data_folders
+from acdc_jax.sandbox.launchers import Launcher
+from acdc_jax.sandbox.outcomes import Limits
+from acdc_jax.sandbox.start import start
 
-_START_S = 60.0  # importing sympy on a slow network file system
 _GRACE_S = 5.0  # for what no task's code takes part in
 _TICK_S = 0.05
 
@@ -36,17 +35,22 @@ class ZygoteLost(Exception):
 class Zygote:
     """A running zygote. Used by one thread at a time; `kill` may be called from any."""
 
-    def __init__(self, interpreter: Interpreter, kind: str, tier: Tier, limits: Limits) -> None:
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        kind: str,
+        tier: Tier,
+        limits: Limits,
+        launcher: Launcher | None = None,
+    ) -> None:
         """Start it and wait until it is sealed.
 
         Raises:
             SandboxError: a restriction of the tier cannot be had here, or it did not start.
         """
         self._limits = limits
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         packages = interpreter.packages[kind]
         config = {
-            "control": theirs.fileno(),
             "program": interpreter.program,
             # Overmounted in the zygote's own mount namespace: a folder that surely exists and
             # that holds nothing a task needs.
@@ -54,9 +58,7 @@ class Zygote:
             "paths": sorted({folder.rpartition("/")[0] for folder in packages}),
             "packages": interpreter.visible,
             "data": data_folders(),
-            "preload": [name for name in ("numpy", "sympy") if kind in (name, "sympy")]
-            if kind != "stdlib"
-            else [],
+            "preload": PRELOADED[kind],
             "namespaces": tier.namespaces,
             "landlock": tier.landlock,
             "seccomp": tier.seccomp,
@@ -67,33 +69,7 @@ class Zygote:
             "processes": limits.processes,
             "cpu_s": limits.cpu_s,
         }
-        self._control = ours
-        try:
-            self.process = subprocess.Popen(
-                [*interpreter.command, json.dumps(config), interpreter.program],
-                env=zygote_environment(),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,  # Ctrl-C is for the run to handle, not for its zygotes
-            )
-        except OSError as failure:
-            ours.close()
-            raise SandboxError(f"{interpreter.command[0]} does not start: {failure}") from failure
-        finally:
-            theirs.close()
-        try:
-            ours.settimeout(_START_S)
-            hello = ours.recv(4096)
-            error = json.loads(hello)["error"] if hello else "it ended before it said anything"
-        except OSError as failure:
-            error = str(failure)
-        ours.setblocking(True)
-        if error is not None:
-            self.close()
-            raise SandboxError(f"the {kind} zygote did not start: {error}")
+        self.process, self._control = start(interpreter, config, launcher)
 
     def call(
         self,
@@ -182,6 +158,8 @@ class Zygote:
 
     def kill(self) -> None:
         """End it and everything in it, at once. The kernel ends a PID namespace with its init."""
+        with contextlib.suppress(OSError):  # a container outlives the program that started it
+            self._control.shutdown(socket.SHUT_RDWR)
         self.process.kill()
         self.process.wait()
 

@@ -102,7 +102,7 @@ def test_an_always_lost_zygote_is_infrastructure_and_never_a_score(
             raise worker.ZygoteLost("test")
 
     with open_sandbox() as sandbox:
-        monkeypatch.setattr(worker, "Zygote", Broken)
+        monkeypatch.setattr(pool, "Zygote", Broken)
         outcomes = sandbox.score(HONEST, [(None, "1.0")] * 2).result()
         assert [(o.status, o.score) for o in outcomes] == [("infrastructure", None)] * 2
         assert len(tries) == 3

@@ -49,6 +49,7 @@ socketpair 53 199  sendto 44 206
 _NEWEST = 452  # numbers from here on did not exist when the table was written
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+MACHINES = tuple(_AUDIT_ARCH)
 
 # struct seccomp_data: number at 0, architecture at 4, arguments as 64-bit words from 16
 _LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN, _JUMP = 0x20, 0x15, 0x35, 0x54, 0x06, 0x05

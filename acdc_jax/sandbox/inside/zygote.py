@@ -65,8 +65,15 @@ def main() -> NoReturn:
     _serve(control, config, walls)
 
 
-def _tidy_descriptors(control: int) -> socket.socket:
-    """Nothing but /dev/null and the control channel, each at its place."""
+def _tidy_descriptors(control: int | str) -> socket.socket:
+    """Nothing but /dev/null and the control channel, each at its place.
+
+    The channel is a descriptor that was inherited, or the path of a socket to connect to.
+    """
+    if isinstance(control, str):
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connected.connect(control)
+        control = connected.detach()
     os.dup2(control, CONTROL)
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in range(CONTROL):
