@@ -205,46 +205,6 @@ def test_other_systems_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         Sandbox(1, LIMITS)
 
 
-def test_as_an_ordinary_user(tmp_path: Path) -> None:
-    """The same sandbox without root, in the system's interpreter, which any user may run."""
-    python = "/usr/bin/python3"
-    probe = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
-    if os.getuid() != 0:
-        pytest.skip("these tests already run as an ordinary user")
-    if not Path(python).exists() or subprocess.run(probe).returncode:
-        pytest.skip("no system interpreter of Python 3.11 or later")
-    package = Path(pool.__file__).parents[1]
-    for file in [*package.glob("*.py"), *package.glob("sandbox/**/*.py")]:
-        copy = tmp_path / "acdc_jax" / file.relative_to(package)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(file.read_bytes())
-    for folder in [tmp_path, *tmp_path.parents][:4]:
-        folder.chmod(0o755)
-    program = f"""
-    import os, sys
-    sys.path.insert(0, {str(tmp_path)!r})
-    os.setgroups([]); os.setresgid(12345, 12345, 12345); os.setresuid(12345, 12345, 12345)
-    from acdc_jax.sandbox import Limits, Sandbox, probe
-    for tier in probe.TIERS:
-        failure = probe.try_tier(probe.find_interpreter(), tier)
-        print(tier.name, failure)
-    with Sandbox(1, Limits()) as sandbox:
-        print(sandbox.tier, sandbox.score({HONEST!r}, [(None, "0.5")]).result()[0].score)
-    """
-    program = program.replace("probe.find_interpreter", "find_interpreter").replace(
-        "    from acdc_jax.sandbox import",
-        "    from acdc_jax.sandbox.interpreter import find_interpreter\n"
-        "    from acdc_jax.sandbox import",
-    )
-    ran = subprocess.run([python, "-c", textwrap.dedent(program)], capture_output=True, text=True)
-    assert ran.stdout.splitlines() == [
-        "full None",
-        "landlock + seccomp None",
-        "namespaces + seccomp None",
-        "full 0.5",
-    ], ran.stderr
-
-
 def test_reports_are_values() -> None:
     assert FamilyReport({}, {}, "x") == FamilyReport({}, {}, "x")
     with pytest.raises(SandboxError, match="worker"):
