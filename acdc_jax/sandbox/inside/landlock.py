@@ -16,11 +16,12 @@ from . import kernel
 _CREATE, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _READ_FILE, _READ_DIR, _WRITE_FILE = 1 << 2, 1 << 3, 1 << 1
 _REMOVE_DIR, _REMOVE_FILE, _MAKE_DIR, _MAKE_REG, _TRUNCATE = 1 << 4, 1 << 5, 1 << 7, 1 << 8, 1 << 14
+_REFER = 1 << 13  # move from folder to folder
 _FILE_RIGHTS = 1 | _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 15
 
 READ = _READ_FILE | _READ_DIR
 READ_WRITE = _READ_FILE | _WRITE_FILE | _TRUNCATE
-SCRATCH = READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _TRUNCATE
+SCRATCH = READ_WRITE | _READ_DIR | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER
 
 _RIGHTS_OF_ABI = {1: 13, 2: 14, 3: 15, 4: 15}  # later ones know 16
 
