@@ -116,6 +116,9 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
                 folders = tiny_folders(config, advance)
             trained = time.monotonic()
             tier = sandbox.tier
+            if tier != "full":
+                missing = "; ".join(sandbox.probed.missing)
+                console.print(f"sandbox: {tier} ({missing})", markup=False, highlight=False)
             world = build_world(config, folders, operators, sandbox, advance, mesh)
             _keep_model_files(run_dir, folders)
             manifest, state = evolve(world, manifest, _reporter(config, advance))

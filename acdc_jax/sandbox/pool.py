@@ -1,6 +1,8 @@
 """The sandbox that the rest of the package uses: workers behind bounded queues."""
 
+import dataclasses
 import json
+import math
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -100,7 +102,7 @@ class Sandbox:
         payload = json.dumps([source, None]).encode()
 
         def ask(zygote: Zygote) -> FamilyReport:
-            return family_report(zygote.call(wire.INSPECT, payload, 1), self.limits)
+            return family_report(zygote.call(wire.INSPECT, payload, 1, self.limits), self.limits)
 
         return self._crew.submit(lambda worker: worker.call(source, ask))
 
@@ -141,7 +143,7 @@ class Sandbox:
             function: what to call; None: executing the source is all.
             args: its arguments, JSON data.
             kwargs: the same, by name.
-            wall_s: seconds, where they are not the limits' own.
+            wall_s: seconds on the clock and of CPU, where they are not the limits' own.
 
         Returns:
             A future of what it returned.
@@ -181,7 +183,7 @@ class Sandbox:
 
         def ask(zygote: Zygote) -> list[Outcome]:
             desk = Desk(self.limits, self._judge, run)
-            reply = zygote.call(wire.SCORE, payload, len(items), desk=desk, eager=asks)
+            reply = zygote.call(wire.SCORE, payload, len(items), self.limits, desk=desk, eager=asks)
             return score_outcomes(reply, len(items), self.limits)
 
         try:
@@ -199,10 +201,12 @@ class Sandbox:
         wall_s: float | None,
     ) -> Result:
         payload = json.dumps([source, [function, args, kwargs]]).encode()
+        limits = self.limits
+        if wall_s is not None:
+            limits = dataclasses.replace(limits, wall_s=wall_s, cpu_s=math.ceil(wall_s))
 
         def ask(zygote: Zygote) -> Result:
-            reply = zygote.call(wire.RUN, payload, 1, wall_s=wall_s)
-            return call_result(reply, self.limits)
+            return call_result(zygote.call(wire.RUN, payload, 1, limits), limits)
 
         return worker.call(source, ask)
 

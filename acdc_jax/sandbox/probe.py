@@ -111,7 +111,9 @@ def try_tier(interpreter: Interpreter, tier: Tier, launcher: Launcher | None = N
     except SandboxError as error:
         return str(error)
     try:
-        reply = zygote.call(wire.SCORE, json.dumps([_SELF_TEST, items]).encode(), len(items))
+        reply = zygote.call(
+            wire.SCORE, json.dumps([_SELF_TEST, items]).encode(), len(items), limits
+        )
         outcomes = score_outcomes(reply, len(items), limits)
     except ZygoteLost as error:
         return str(error)

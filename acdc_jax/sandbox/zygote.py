@@ -48,7 +48,6 @@ class Zygote:
         Raises:
             SandboxError: a restriction of the tier cannot be had here, or it did not start.
         """
-        self._limits = limits
         packages = interpreter.packages[kind]
         config = {
             "program": interpreter.program,
@@ -67,7 +66,6 @@ class Zygote:
             "scratch_bytes": limits.scratch_mb << 20,
             "output_bytes": limits.output_kb << 10,
             "processes": limits.processes,
-            "cpu_s": limits.cpu_s,
         }
         self.process, self._control = start(interpreter, config, launcher)
 
@@ -76,10 +74,10 @@ class Zygote:
         operation: int,
         payload: bytes,
         items: int,
+        limits: Limits,
         *,
         desk: Desk | None = None,
         eager: bool = True,
-        wall_s: float | None = None,
     ) -> Reply:
         """Fork one child, give it a payload, and collect what it says until it is dead.
 
@@ -87,14 +85,15 @@ class Zygote:
             operation: of `wire`.
             payload: JSON of what the operation needs.
             items: results that the child may send.
+            limits: of each item's time; the others are as the zygote was started with.
             desk: answers its questions; without one, a question breaks the protocol.
             eager: wake at everything that arrives, not only at its end and at each tick.
-            wall_s: seconds per item, where they are not the limits' own.
 
         Raises:
             ZygoteLost: start another zygote and call again.
         """
         token = secrets.token_bytes(wire.TOKEN_BYTES)
+        header = wire.JOB.pack(token, operation, items, limits.cpu_s, len(payload))
         ours, theirs = socket.socketpair()
         try:
             with ours:
@@ -103,21 +102,20 @@ class Zygote:
                 ours.settimeout(_GRACE_S)
                 # A child that died early is told by its status.
                 with contextlib.suppress(ConnectionError):
-                    ours.sendall(wire.JOB.pack(token, operation, items, len(payload)) + payload)
+                    ours.sendall(header + payload)
                 ours.setblocking(False)
-                call = Call(ours, token, items, self._limits.output_kb << 10, desk)
-                return self._collect(call, eager=eager, wall_s=wall_s)
+                call = Call(ours, token, items, limits.output_kb << 10, desk)
+                return self._collect(call, limits.wall_s, eager=eager)
         except OSError as error:
             raise ZygoteLost(str(error)) from error
 
-    def _collect(self, call: Call, *, eager: bool, wall_s: float | None) -> Reply:
+    def _collect(self, call: Call, wall_s: float, *, eager: bool) -> Reply:
         """Wait for the child's end, and see to it that it comes.
 
         Scores are few bytes: they wait in the socket until the child has ended or a tick has
         passed, so that an ordinary call wakes this process (and its interpreter lock) once. Where
         the child may ask, or its answer may exceed the socket's buffer, every arrival wakes us.
         """
-        allowed_s = self._limits.wall_s if wall_s is None else wall_s
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
         if eager:
@@ -140,7 +138,7 @@ class Zygote:
             if not killed:
                 # A whole frame is progress; single bytes are not, or a task that drips them would
                 # live for ever. Bounded by the number of items.
-                deadline = now + allowed_s if progress else deadline + waited_s
+                deadline = now + wall_s if progress else deadline + waited_s
             broken = reply.forged is not None or reply.failed is not None
             if not killed and (now > deadline or broken):
                 reply.timed_out = not broken

@@ -1,5 +1,6 @@
 """Attacks on what is outside. Each has a control: the same code succeeds without a sandbox."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -14,7 +15,8 @@ from acdc_jax.sandbox import Sandbox
 
 from .attacks import kernel, outside
 from .attacks.outside import NEEDS_NAMESPACES, REACH_OUT
-from .helpers import family, open_sandbox
+from .attacks.resources import DEATHS
+from .helpers import LIMITS, family, open_sandbox
 
 TOP = "import ctypes, json, os, resource, signal, socket, subprocess"
 ATTACKS = {name: family(body, TOP) for name, body in REACH_OUT.items()}
@@ -129,9 +131,9 @@ _AS_A_USER = """
 import json, os, sys
 os.setgroups([]); os.setresgid(12345, 12345, 12345); os.setresuid(12345, 12345, 12345)
 from acdc_jax.sandbox import Limits, Sandbox, probe
-attacks, tier = json.load(sys.stdin)
+attacks, tier, limits = json.load(sys.stdin)
 probe.TIERS = tuple(t for t in probe.TIERS if t.name == tier)
-with Sandbox(2, Limits()) as sandbox:
+with Sandbox(4, Limits(**limits)) as sandbox:
     futures = {name: sandbox.score(source, [(t, "")]) for name, (source, t) in attacks.items()}
     results = {name: future.result()[0] for name, future in futures.items()}
 print(json.dumps({name: [r.status, r.score, r.detail] for name, r in results.items()}))
@@ -148,10 +150,15 @@ def test_attacks_of_an_ordinary_users_run_are_stopped(
     attacks |= {name: [asked, call(name)] for name in kernel.CALLS} | {"honest": [honest, bait]}
     if tier == "landlock + seccomp":
         attacks = {name: attack for name, attack in attacks.items() if name not in NEEDS_NAMESPACES}
+    attacks |= {
+        name: [family(death.body), None]
+        for name, death in DEATHS.items()
+        if "numpy" not in name and death.control != "raises"
+    }
     python, path = user_python
     ran = subprocess.run(
         [python, "-c", _AS_A_USER],
-        input=json.dumps([attacks, tier]),
+        input=json.dumps([attacks, tier, dataclasses.asdict(LIMITS)]),
         capture_output=True,
         text=True,
         env={"PYTHONPATH": path, "ACDC_TEST_SECRET": "hunter2"},
@@ -161,5 +168,6 @@ def test_attacks_of_an_ordinary_users_run_are_stopped(
     results = json.loads(ran.stdout)
     assert results.pop("honest") == ["score", 0.75, ""]
     assert len(results) == len(attacks) - 1
-    through = {n: r for n, r in results.items() if r[0] != "task error" and r[1] != 0.0}
+    ended = ("task error", "timeout", "memory")
+    through = {n: r for n, r in results.items() if r[0] not in ended and r[1] != 0.0}
     assert not through

@@ -41,6 +41,22 @@ def test_bubblewrap(bubblewrap: launchers.Launcher) -> None:
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inside))
 
 
+def test_where_namespaces_are_refused(
+    monkeypatch: pytest.MonkeyPatch, bubblewrap: launchers.Launcher
+) -> None:
+    """As in a container: the next tier takes over by itself, and says why."""
+    options = launchers._OPTIONS["bubblewrap"]
+    monkeypatch.setitem(
+        launchers._OPTIONS,
+        "bubblewrap",
+        lambda image, launch: ["--unshare-user", "--disable-userns", *options(image, launch)],
+    )
+    with Sandbox(1, LIMITS, launcher=bubblewrap) as sandbox:
+        assert sandbox.tier == "landlock + seccomp"
+        assert sandbox.probed.missing[0].startswith("full: ")
+        assert sandbox.score(family("return 1"), [(None, "")]).result()[0].score == 1.0
+
+
 def test_a_launcher_that_fails_is_quoted(
     monkeypatch: pytest.MonkeyPatch, bubblewrap: launchers.Launcher
 ) -> None:

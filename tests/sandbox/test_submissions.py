@@ -174,6 +174,7 @@ def test_run_a_benchmarks_program(sandbox: Sandbox) -> None:
     hung = sandbox.run("while True: pass", None, wall_s=0.2).result()
     assert [r.status for r in (passed, failed, hung)] == ["value", "submission error", "timeout"]
     assert failed.detail.startswith("AssertionError")
+    assert hung.detail == "took longer than 0.2 s"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from . import kernel
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 # Landlock does not see the folder that a file system is mounted on, only those above it: so the
 # scratch folder has one above it that a rule can name.
-SCRATCH_PARENT = "/tmp"
+SCRATCH_PARENT = "/scratch"
 SCRATCH = f"{SCRATCH_PARENT}/task"
 _NOBODY = 65534
 # A user id per zygote, far above any that is handed out: no two zygotes, and no process of the

@@ -30,11 +30,11 @@ def set_limits(config: dict[str, Any]) -> None:
 
 def run(config: dict[str, Any]) -> NoReturn:
     """Do the job on descriptor `JOB` and exit."""
-    token, operation, items, length = wire.JOB.unpack(read(wire.JOB.size))
+    token, operation, items, cpu_s, length = wire.JOB.unpack(read(wire.JOB.size))
     # The hard limit is for all items, since nobody can raise it; the soft one, which says so with
     # SIGXCPU, is each item's, and deaf to it is only the first process of a PID namespace.
-    most_cpu = (config["cpu_s"] + 1) * items
-    resource.setrlimit(resource.RLIMIT_CPU, (config["cpu_s"], most_cpu))
+    most_cpu = (cpu_s + 1) * items
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, most_cpu))
     channel = Channel(token, config["output_bytes"])
     payload = read(length)
     channel.send(wire.READY)
@@ -53,7 +53,7 @@ def run(config: dict[str, Any]) -> NoReturn:
     channel.send(wire.LOADED)
     if operation == wire.SCORE:
         for channel.item, (instance, submission) in enumerate(job):
-            _fresh_budget(config["cpu_s"], most_cpu)
+            _fresh_budget(cpu_s, most_cpu)
             _score(channel, family, instance, submission)
     elif operation == wire.INSPECT:
         _inspect(channel, family)

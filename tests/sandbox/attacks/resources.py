@@ -94,7 +94,7 @@ DEATHS = {
         "hoards",
     ),
     "JSON bomb": Death(
-        "import json\nreturn len(json.loads('[' + '[[],[],[]],' * 2_000_000 + '0]'))",
+        "import json\nreturn len(json.loads('[' + '[[],[],[]],' * 1_000_000 + '0]'))",
         _MEMORY,
         "hoards",
     ),
@@ -201,14 +201,12 @@ DEATHS = {
     ),
     "closed descriptors": Death("import os\nos.closerange(0, 64); return 1.0", _TASK, "dies"),
 }
-NEEDS_NUMPY = {name for name in DEATHS if "numpy" in name}
-
 CONTROL = """
 import json, os, resource, sys, threading
 body, scratch = json.loads(sys.argv[1]), sys.argv[2]
 os.environ["TMPDIR"] = scratch
 os.chdir(scratch)
-limits = {"AS": 400 << 20, "CPU": 5, "FSIZE": 1 << 34, "NOFILE": 1024, "CORE": 0}
+limits = {"AS": 320 << 20, "CPU": 5, "FSIZE": 1 << 34, "NOFILE": 1024, "CORE": 0}
 for name, most in limits.items():
     resource.setrlimit(getattr(resource, "RLIMIT_" + name), (most, most))
 space = {}
