@@ -49,7 +49,7 @@ os._exit(0)""",
     "a report for a score": "send(4, 0, b'[{}, {}]'); os._exit(0)",
     "ready again": "send(1, 0, b''); os._exit(0)",
     "a question that is not JSON": "send(9, 0, b'[[['); os.read(3, 99); os._exit(0)",
-    "a question that no helper asks": 'send(9, 0, b\'["shell", "id"]\'); os.read(3, 99); os._exit(0)',
+    "a question of nobody": 'send(9, 0, b\'["shell", "id"]\'); os.read(3, 99); os._exit(0)',
     "a call of a number": "send(9, 0, b'[\"call\", 1, 2, 3, 4]'); os.read(3, 99); os._exit(0)",
     "a question without an end": "send(9, 0, b'', length=9); os._exit(0)",
     "a flood": """
