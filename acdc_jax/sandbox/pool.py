@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import queue
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -22,6 +23,12 @@ from acdc_jax.sandbox.zygote import Zygote
 _T = TypeVar("_T")
 _QUEUE_PER_WORKER = 8
 _JUDGE = "eval_with_llm_judge"
+# What turns text into code, so that one submission could meddle with the score of the next. Most
+# of sympy does: it evaluates any string that it is given.
+_EXECUTES_TEXT = re.compile(
+    r"(?<!\.)\b(?:eval|exec|compile)\b|__import__|import_module|\b(?:pickle|marshal|shelve)\b"
+    r"|\bsympy\s*\.|\bfrom\s+sympy\b|\bsympy\s+as\b"
+)
 
 
 class Sandbox:
@@ -110,6 +117,7 @@ class Sandbox:
         """Score submissions to one family.
 
         The items share a process until one of them ends it; those behind it go on in a fresh one.
+        Where scoring may execute a submission's text, each has a process of its own.
 
         Args:
             source: the text of task.py.
@@ -167,8 +175,9 @@ class Sandbox:
         self, worker: Worker, source: str, items: list[tuple[JSON, str]]
     ) -> list[Outcome]:
         outcomes: list[Outcome] = []
+        most = 1 if _EXECUTES_TEXT.search(source) else wire.MAX_ITEMS
         while len(outcomes) < len(items):
-            rest = items[len(outcomes) : len(outcomes) + wire.MAX_ITEMS]
+            rest = items[len(outcomes) : len(outcomes) + most]
             outcomes += self._score(worker, source, rest)
         return outcomes
 
