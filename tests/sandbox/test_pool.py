@@ -206,6 +206,12 @@ def test_other_systems_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         Sandbox(1, LIMITS)
 
 
+def test_other_processors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acdc_jax.sandbox.probe.MACHINE", "riscv64")
+    with pytest.raises(SandboxError, match="x86-64 and aarch64, not riscv64"):
+        Sandbox(1, LIMITS)
+
+
 def test_reports_are_values() -> None:
     assert FamilyReport({}, {}, "x") == FamilyReport({}, {}, "x")
     with pytest.raises(SandboxError, match="worker"):

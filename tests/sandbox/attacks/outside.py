@@ -75,6 +75,10 @@ return any('pytest' in os.listdir(p) for p in roots)""",
 path = os.path.join(t['folder'], 'note')
 open(path, 'w').close(); return os.path.exists(path)""",
     "rename it": "os.rename(t['renamed'], t['renamed'] + '2'); return True",
+    "truncate it while reading": """
+os.close(os.open(t['scapegoat'], os.O_RDONLY | os.O_TRUNC)); return True""",
+    "append to the standard library by descriptor": """
+os.close(os.open(os.__file__, os.O_WRONLY | os.O_APPEND)); return True""",
     "truncate it": "os.truncate(t['scapegoat'], 0); return True",
     "change its owner": "os.chown(t['scapegoat'], os.getuid(), -1); return True",
     "follow a descriptor of the parent": """
@@ -112,6 +116,7 @@ NEEDS_NAMESPACES = {"host name"}
 MAY_FAIL = {
     "anonymous namespace",
     "append to the standard library",
+    "append to the standard library by descriptor",
     "signal to the first process",
     "broadcast a signal",
     "a terminal",
