@@ -17,6 +17,7 @@ from .attacks import kernel, outside
 from .attacks.outside import NEEDS_NAMESPACES, REACH_OUT
 from .attacks.resources import DEATHS
 from .helpers import LIMITS, family, open_sandbox
+from .test_benign import SCORERS
 
 TOP = "import ctypes, json, os, resource, signal, socket, subprocess"
 ATTACKS = {name: family(body, TOP) for name, body in REACH_OUT.items()}
@@ -134,7 +135,7 @@ from acdc_jax.sandbox import Limits, Sandbox, probe
 attacks, tier, limits = json.load(sys.stdin)
 probe.TIERS = tuple(t for t in probe.TIERS if t.name == tier)
 with Sandbox(4, Limits(**limits)) as sandbox:
-    futures = {name: sandbox.score(source, [(t, "")]) for name, (source, t) in attacks.items()}
+    futures = {name: sandbox.score(source, [(t, "42")]) for name, (source, t) in attacks.items()}
     results = {name: future.result()[0] for name, future in futures.items()}
 print(json.dumps({name: [r.status, r.score, r.detail] for name, r in results.items()}))
 """
@@ -144,10 +145,12 @@ print(json.dumps({name: [r.status, r.score, r.detail] for name, r in results.ite
 def test_attacks_of_an_ordinary_users_run_are_stopped(
     tier: str, bait: dict[str, object], user_python: tuple[str, str]
 ) -> None:
-    honest = family("return 0.75")
     asked = family(kernel.BODY.replace("return", "return 1.0 if") + " else 0.0", TOP)
     attacks = {name: [source, bait] for name, source in ATTACKS.items()}
-    attacks |= {name: [asked, call(name)] for name in kernel.CALLS} | {"honest": [honest, bait]}
+    attacks |= {name: [asked, call(name)] for name in kernel.CALLS}
+    honest = {f"honest {name}": [family(body), None] for name, body in SCORERS.items()}
+    honest = {name: job for name, job in honest.items() if "import numpy" not in job[0]}
+    attacks |= {name: job for name, job in honest.items() if "import sympy" not in job[0]}
     if tier == "landlock + seccomp":
         attacks = {name: attack for name, attack in attacks.items() if name not in NEEDS_NAMESPACES}
     attacks |= {
@@ -166,8 +169,10 @@ def test_attacks_of_an_ordinary_users_run_are_stopped(
     )
     assert ran.returncode == 0, ran.stderr
     results = json.loads(ran.stdout)
-    assert results.pop("honest") == ["score", 0.75, ""]
-    assert len(results) == len(attacks) - 1
+    assert len(results) == len(attacks)
+    scored = {name: results.pop(name) for name in attacks if name.startswith("honest ")}
+    assert len(scored) >= 30
+    assert {name: r for name, r in scored.items() if r != ["score", 1.0, ""]} == {}
     ended = ("task error", "timeout", "memory")
     through = {n: r for n, r in results.items() if r[0] not in ended and r[1] != 0.0}
     assert not through
