@@ -72,7 +72,8 @@ def _inherited(interpreter: Interpreter, config: Mapping[str, Any]) -> Started:
 def _launched(interpreter: Interpreter, config: Mapping[str, Any], launcher: Launcher) -> Started:
     """Through a socket in a folder of ours: few launchers pass descriptors on."""
     with (
-        tempfile.TemporaryDirectory(prefix="acdc-") as folder,
+        # Not under TMPDIR: a socket's path has at most 107 bytes.
+        tempfile.TemporaryDirectory(prefix="acdc-", dir="/tmp") as folder,
         tempfile.TemporaryFile() as said,
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
     ):
