@@ -9,6 +9,7 @@ from acdc_jax.errors import ConfigError
 from acdc_jax.evolve.archive import Selection
 from acdc_jax.evolve.mutate import Mutation
 from acdc_jax.flags import check_bounds, setting
+from acdc_jax.sandbox import Judge, Limits, Sandbox, launchers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -401,12 +402,38 @@ class SandboxConfig:
     sandbox_workers: int = setting(2, "Processes that run task code.", low=1, resumable=True)
     sandbox_wall_s: float = setting(3.0, "Wall seconds per scored response.", low=0.05)
     sandbox_memory_mb: int = setting(256, "Memory of task code, in MiB.", low=16)
+    sandbox_launcher: str = setting(
+        "",
+        "Program that puts one more wall around task code: bubblewrap, or apptainer, podman, "
+        "docker or runsc as NAME:IMAGE; empty: none. `acdc sandbox check` tries it.",
+        resumable=True,
+    )
     allow_unsafe_sandbox: bool = setting(
         False, "Run task code although this machine cannot isolate it."
     )
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        launchers.parse(self.sandbox_launcher)
+        if self.sandbox_launcher and self.allow_unsafe_sandbox:
+            raise ConfigError(
+                "--sandbox_launcher asks for more isolation, --allow_unsafe_sandbox "
+                "for none; drop one of them"
+            )
+
+    def open(self, judge: Judge | None = None) -> Sandbox:
+        """The sandbox that the flags describe.
+
+        Raises:
+            SandboxError: this machine cannot give it; the message says why.
+        """
+        return Sandbox(
+            self.sandbox_workers,
+            Limits(wall_s=self.sandbox_wall_s, memory_mb=self.sandbox_memory_mb),
+            self.allow_unsafe_sandbox,
+            judge,
+            launcher=launchers.parse(self.sandbox_launcher),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "write a member of a run as a Hugging Face folder, rebuilt if it was dropped",
     "lineage": "print a member's family tree",
     "tasks": "browse a run's tasks, or show one with its lineage and answers",
+    "sandbox": "`sandbox check` shows how well this machine isolates task code",
     "bench": "measure this machine, beside its limits and beside peers",
 }
 

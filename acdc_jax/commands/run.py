@@ -23,7 +23,6 @@ from acdc_jax.preemption import Notice, heeded
 from acdc_jax.report.picture import draw_run
 from acdc_jax.report.progress import Advance, progress
 from acdc_jax.report.tables import results_table
-from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import TINY
 from acdc_jax.sources import keep_sources
@@ -134,8 +133,6 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
     mesh = fitting_mesh(config, model)
     check_lengths(config, model)
     operators = make_operators(config, model, len(folders.seeds) if folders else len(EXPERTS))
-    given = config.sandbox
-    limits = Limits(wall_s=given.sandbox_wall_s, memory_mb=given.sandbox_memory_mb)
     with checkpoint.open_run(config) as manifest:
         run_dir = Path(config.run.run_dir)
         if (finished := _finished(run_dir, manifest, config)) is not None:
@@ -143,9 +140,7 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
         check_disk(config, model)
         with (
             open_backends(config, split_devices(config)[1]) as backends,
-            Sandbox(
-                given.sandbox_workers, limits, given.allow_unsafe_sandbox, backends.judge
-            ) as sandbox,
+            config.sandbox.open(backends.judge) as sandbox,
             progress(console, config.run.progress and first) as advance,
         ):
             if folders is None:
@@ -155,6 +150,9 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
                 if first:
                     distributed.barrier()
             trained = time.monotonic()
+            if first and sandbox.tier != "full":
+                missing = "; ".join(sandbox.probed.missing)
+                console.print(f"sandbox: {sandbox.tier} ({missing})", markup=False, highlight=False)
             world = build_world(
                 config, folders, operators, sandbox, backends, families, advance, mesh
             )
@@ -170,6 +168,7 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
         ended = time.monotonic()
         results |= {
             "seed": config.run.seed,
+            "sandbox": sandbox.tier,
             "generations": state.generation,
             "device": jax.devices()[0].device_kind,
             "wall_s": {

@@ -10,6 +10,8 @@ _HERE = Path(__file__).resolve().parent
 _DATA = ("/usr/share/zoneinfo",)
 _BUNDLED = ("numpy.libs", "scipy_openblas64")  # shared libraries that wheels put beside a package
 _NEEDS = {"numpy": ("numpy",), "sympy": ("numpy", "sympy", "mpmath")}
+# What each kind of zygote imports before its first fork.
+PRELOADED = {"stdlib": (), "numpy": ("numpy",), "sympy": ("numpy", "sympy")}
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv[2]); from inside.zygote import main; main()"
 
@@ -20,11 +22,13 @@ class Interpreter:
 
     Attributes:
         command: the program and its options, up to the configuration.
+        prefix: the folder that the interpreter was installed in.
         program: the folder that holds the package `inside`.
         packages: for each kind of zygote, the folders of the packages that it imports.
     """
 
     command: tuple[str, ...]
+    prefix: str
     program: str
     packages: dict[str, tuple[str, ...]]
 
@@ -59,7 +63,7 @@ def find_interpreter() -> Interpreter:
     packages = {"stdlib": ()} | {
         kind: folders for kind, names in _NEEDS.items() if (folders := _folders(names))
     }
-    return Interpreter(command, str(_HERE), packages)
+    return Interpreter(command, sys.base_prefix, str(_HERE), packages)
 
 
 def _folders(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ class Limits:
         cpu_s: whole seconds of CPU.
         memory_mb: MiB of address space beyond the interpreter's own.
         file_mb: MiB of any one file.
+        scratch_mb: MiB of all files. They live in memory, in a folder of the item's child, and only
+            where there are namespaces; elsewhere a task writes no file.
         processes: threads; new processes are never allowed.
         output_kb: KiB of instances and instructions that a family may return, and of what passes
             between a scorer, its submission and the judge.
@@ -36,6 +38,7 @@ class Limits:
     cpu_s: int = 2
     memory_mb: int = 256
     file_mb: int = 1
+    scratch_mb: int = 4
     processes: int = 16
     output_kb: int = 256
     judgements: int = 4

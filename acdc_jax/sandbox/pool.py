@@ -1,7 +1,10 @@
 """The sandbox that the rest of the package uses: workers behind bounded queues."""
 
+import dataclasses
 import json
+import math
 import queue
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -10,6 +13,7 @@ from typing import Self, TypeVar
 from acdc_jax.sandbox.desk import Desk, Judge
 from acdc_jax.sandbox.inside import helpers, wire
 from acdc_jax.sandbox.interpreter import find_interpreter
+from acdc_jax.sandbox.launchers import Launcher
 from acdc_jax.sandbox.outcomes import JSON, FamilyReport, Limits, Outcome, Result, SandboxError
 from acdc_jax.sandbox.probe import probe
 from acdc_jax.sandbox.verdicts import call_result, family_report, score_outcomes
@@ -19,6 +23,12 @@ from acdc_jax.sandbox.zygote import Zygote
 _T = TypeVar("_T")
 _QUEUE_PER_WORKER = 8
 _JUDGE = "eval_with_llm_judge"
+# What turns text into code, so that one submission could meddle with the score of the next. Most
+# of sympy does: it evaluates any string that it is given.
+_EXECUTES_TEXT = re.compile(
+    r"(?<!\.)\b(?:eval|exec|compile)\b|__import__|import_module|\b(?:pickle|marshal|shelve)\b"
+    r"|\bsympy\s*\.|\bfrom\s+sympy\b|\bsympy\s+as\b"
+)
 
 
 class Sandbox:
@@ -30,7 +40,7 @@ class Sandbox:
     threads that empty the queue.
 
     Attributes:
-        tier: which walls stand ("full", "landlock + seccomp", "namespaces + seccomp", "unsafe").
+        probed: which walls stand, and what was tried to find out.
         limits: what one item may use.
     """
 
@@ -41,6 +51,7 @@ class Sandbox:
         allow_unsafe: bool = False,
         judge: Judge | None = None,
         judge_workers: int = 16,
+        launcher: Launcher | None = None,
     ) -> None:
         """Probe the machine and start the workers.
 
@@ -53,6 +64,7 @@ class Sandbox:
                 [0, 1], makes the item's outcome `infrastructure`.
             judge_workers: calls that run at once of families that ask the judge; they wait for it
                 most of the time.
+            launcher: one more wall around every zygote.
 
         Raises:
             SandboxError: this machine cannot isolate untrusted code; the message says what is
@@ -61,16 +73,23 @@ class Sandbox:
         if workers < 1:
             raise SandboxError(f"the sandbox needs at least one worker, not {workers}")
         interpreter = find_interpreter()
-        tier = probe(interpreter, allow_unsafe=allow_unsafe)
-        self.tier: str = tier.name
+        self.probed = probe(interpreter, launcher, allow_unsafe=allow_unsafe)
         self.limits = limits
         self._judge = judge
 
+        def start(kind: str) -> Zygote:
+            return Zygote(interpreter, kind, self.probed.tier, limits, launcher)
+
         def crew(size: int, name: str) -> _Crew:
-            return _Crew([Worker(interpreter, tier, limits) for _ in range(size)], name)
+            return _Crew([Worker(start, interpreter.kind) for _ in range(size)], name)
 
         self._crew = crew(workers, "sandbox")
         self._judged = crew(judge_workers, "judged") if judge is not None else None
+
+    @property
+    def tier(self) -> str:
+        """Which walls stand: full, landlock + seccomp, namespaces + seccomp, or unsafe."""
+        return self.probed.tier.name
 
     def __enter__(self) -> Self:
         return self
@@ -90,7 +109,7 @@ class Sandbox:
         payload = json.dumps([source, None]).encode()
 
         def ask(zygote: Zygote) -> FamilyReport:
-            return family_report(zygote.call(wire.INSPECT, payload, 1), self.limits)
+            return family_report(zygote.call(wire.INSPECT, payload, 1, self.limits), self.limits)
 
         return self._crew.submit(lambda worker: worker.call(source, ask))
 
@@ -98,6 +117,7 @@ class Sandbox:
         """Score submissions to one family.
 
         The items share a process until one of them ends it; those behind it go on in a fresh one.
+        Where scoring may execute a submission's text, each has a process of its own.
 
         Args:
             source: the text of task.py.
@@ -131,7 +151,7 @@ class Sandbox:
             function: what to call; None: executing the source is all.
             args: its arguments, JSON data.
             kwargs: the same, by name.
-            wall_s: seconds, where they are not the limits' own.
+            wall_s: seconds on the clock and of CPU, where they are not the limits' own.
 
         Returns:
             A future of what it returned.
@@ -155,8 +175,9 @@ class Sandbox:
         self, worker: Worker, source: str, items: list[tuple[JSON, str]]
     ) -> list[Outcome]:
         outcomes: list[Outcome] = []
+        most = 1 if _EXECUTES_TEXT.search(source) else wire.MAX_ITEMS
         while len(outcomes) < len(items):
-            rest = items[len(outcomes) : len(outcomes) + wire.MAX_ITEMS]
+            rest = items[len(outcomes) : len(outcomes) + most]
             outcomes += self._score(worker, source, rest)
         return outcomes
 
@@ -171,7 +192,7 @@ class Sandbox:
 
         def ask(zygote: Zygote) -> list[Outcome]:
             desk = Desk(self.limits, self._judge, run)
-            reply = zygote.call(wire.SCORE, payload, len(items), desk=desk, eager=asks)
+            reply = zygote.call(wire.SCORE, payload, len(items), self.limits, desk=desk, eager=asks)
             return score_outcomes(reply, len(items), self.limits)
 
         try:
@@ -189,10 +210,12 @@ class Sandbox:
         wall_s: float | None,
     ) -> Result:
         payload = json.dumps([source, [function, args, kwargs]]).encode()
+        limits = self.limits
+        if wall_s is not None:
+            limits = dataclasses.replace(limits, wall_s=wall_s, cpu_s=math.ceil(wall_s))
 
         def ask(zygote: Zygote) -> Result:
-            reply = zygote.call(wire.RUN, payload, 1, wall_s=wall_s)
-            return call_result(reply, self.limits)
+            return call_result(zygote.call(wire.RUN, payload, 1, limits), limits)
 
         return worker.call(source, ask)
 

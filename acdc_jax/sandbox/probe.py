@@ -7,9 +7,12 @@ attacks; the next tier is tried only where that fails.
 
 import json
 import sys
+from dataclasses import dataclass
 
-from acdc_jax.sandbox.inside import wire
+from acdc_jax.sandbox.inside import seccomp, wire
+from acdc_jax.sandbox.inside.kernel import MACHINE
 from acdc_jax.sandbox.interpreter import Interpreter
+from acdc_jax.sandbox.launchers import Launcher
 from acdc_jax.sandbox.outcomes import Limits, SandboxError
 from acdc_jax.sandbox.verdicts import score_outcomes
 from acdc_jax.sandbox.zygote import Tier, Zygote, ZygoteLost
@@ -24,7 +27,8 @@ UNSAFE = Tier("unsafe", namespaces=False, landlock=False, seccomp=False)
 _REMEDIES = (
     "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
     "kernel.apparmor_restrict_unprivileged_userns) or use Linux 5.13 or later with Landlock "
-    "and seccomp"
+    "and seccomp; a site's own bubblewrap or container may do where the kernel refuses you "
+    "(--sandbox_launcher)"
 )
 
 # Each attack scores 1.0 when it was stopped.
@@ -52,8 +56,26 @@ class TaskFamily:
 """
 
 
-def probe(interpreter: Interpreter, *, allow_unsafe: bool) -> Tier:
-    """The strongest tier that works here.
+@dataclass(frozen=True)
+class Probed:
+    """What this machine gives.
+
+    Attributes:
+        tier: the strongest one that works.
+        missing: why each stronger one does not, one line each.
+        stopped: names of the self-test's attacks, all of which were stopped; none in the tier
+            "unsafe", which stops nothing.
+    """
+
+    tier: Tier
+    missing: tuple[str, ...]
+    stopped: tuple[str, ...]
+
+
+def probe(
+    interpreter: Interpreter, launcher: Launcher | None = None, *, allow_unsafe: bool
+) -> Probed:
+    """Find the strongest tier that works here.
 
     Raises:
         SandboxError: none works and `allow_unsafe` is not set, or this is not Linux.
@@ -62,30 +84,36 @@ def probe(interpreter: Interpreter, *, allow_unsafe: bool) -> Tier:
         raise SandboxError(
             f"the sandbox needs Linux (this is {sys.platform}): run in a Linux container or VM"
         )
-    reasons = []
+    if MACHINE not in seccomp.MACHINES:
+        raise SandboxError(f"the sandbox knows x86-64 and aarch64, not {MACHINE}")
+    if launcher is not None:
+        launcher.check()
+    missing: list[str] = []
     for tier in TIERS:
-        failure = try_tier(interpreter, tier)
+        failure = try_tier(interpreter, tier, launcher)
         if failure is None:
-            return tier
-        reasons.append(f"{tier.name}: {failure}")
+            return Probed(tier, tuple(missing), tuple(_ATTACKS))
+        missing.append(f"{tier.name}: {failure}")
     if not allow_unsafe:
         raise SandboxError(
-            f"no sandbox for untrusted task code on this machine ({'; '.join(reasons)}): "
+            f"no sandbox for untrusted task code on this machine ({'; '.join(missing)}): "
             f"{_REMEDIES}, or accept the risk with --allow_unsafe_sandbox"
         )
-    return UNSAFE
+    return Probed(UNSAFE, tuple(missing), ())
 
 
-def try_tier(interpreter: Interpreter, tier: Tier) -> str | None:
+def try_tier(interpreter: Interpreter, tier: Tier, launcher: Launcher | None = None) -> str | None:
     """Run a few attacks behind a tier's walls; what went wrong, or None: all were stopped."""
     items = [[code, ""] for code in _ATTACKS.values()]
     limits = Limits()  # not the user's: the machine is on trial, not a tight budget
     try:
-        zygote = Zygote(interpreter, "stdlib", tier, limits)
+        zygote = Zygote(interpreter, "stdlib", tier, limits, launcher)
     except SandboxError as error:
         return str(error)
     try:
-        reply = zygote.call(wire.SCORE, json.dumps([_SELF_TEST, items]).encode(), len(items))
+        reply = zygote.call(
+            wire.SCORE, json.dumps([_SELF_TEST, items]).encode(), len(items), limits
+        )
         outcomes = score_outcomes(reply, len(items), limits)
     except ZygoteLost as error:
         return str(error)

@@ -5,9 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from acdc_jax.sandbox.interpreter import Interpreter
-from acdc_jax.sandbox.outcomes import Limits, SandboxError
-from acdc_jax.sandbox.zygote import Tier, Zygote, ZygoteLost
+from acdc_jax.sandbox.outcomes import SandboxError
+from acdc_jax.sandbox.zygote import Zygote, ZygoteLost
 
 _T = TypeVar("_T")
 _TRIES = 3  # a call, and two more after a failure of ours
@@ -16,8 +15,9 @@ _TRIES = 3  # a call, and two more after a failure of ours
 class Worker:
     """Zygotes, one per kind, started when first needed. Called by one thread at a time."""
 
-    def __init__(self, interpreter: Interpreter, tier: Tier, limits: Limits) -> None:
-        self._interpreter, self._tier, self._limits = interpreter, tier, limits
+    def __init__(self, start: Callable[[str], Zygote], kind: Callable[[str], str]) -> None:
+        """`start` makes a zygote of a kind; `kind` says which one fits a source."""
+        self._start, self._kind = start, kind
         self._zygotes: dict[str, Zygote] = {}
         self._sibling: Worker | None = None
         self._lock = threading.Lock()  # `close` comes from another thread
@@ -29,7 +29,7 @@ class Worker:
         Raises:
             SandboxError: it was lost every time. That says nothing about the task.
         """
-        kind = self._interpreter.kind(source)
+        kind = self._kind(source)
         reason: Exception | None = None
         for attempt in range(_TRIES):
             if attempt:
@@ -46,7 +46,7 @@ class Worker:
         """Another one, for what a call of this one has to run elsewhere meanwhile."""
         with self._lock:
             if self._sibling is None:
-                self._sibling = Worker(self._interpreter, self._tier, self._limits)
+                self._sibling = Worker(self._start, self._kind)
                 self._sibling._closed = self._closed
             return self._sibling
 
@@ -55,7 +55,7 @@ class Worker:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
             if kind not in self._zygotes:
-                self._zygotes[kind] = Zygote(self._interpreter, kind, self._tier, self._limits)
+                self._zygotes[kind] = self._start(kind)
             return self._zygotes[kind]
 
     def _drop(self, kind: str) -> None:

@@ -1,21 +1,20 @@
 """The parent's end of one zygote."""
 
 import contextlib
-import json
 import secrets
 import select
 import socket
-import subprocess
 import time
 from typing import NamedTuple
 
 from acdc_jax.sandbox.call import Call, Reply
 from acdc_jax.sandbox.desk import Desk
 from acdc_jax.sandbox.inside import wire
-from acdc_jax.sandbox.interpreter import Interpreter, data_folders, zygote_environment
-from acdc_jax.sandbox.outcomes import Limits, SandboxError
+from acdc_jax.sandbox.interpreter import PRELOADED, Interpreter, data_folders
+from acdc_jax.sandbox.launchers import Launcher
+from acdc_jax.sandbox.outcomes import Limits
+from acdc_jax.sandbox.start import start
 
-_START_S = 60.0  # importing sympy on a slow network file system
 _GRACE_S = 5.0  # for what no task's code takes part in
 _TICK_S = 0.05
 
@@ -36,17 +35,21 @@ class ZygoteLost(Exception):
 class Zygote:
     """A running zygote. Used by one thread at a time; `kill` may be called from any."""
 
-    def __init__(self, interpreter: Interpreter, kind: str, tier: Tier, limits: Limits) -> None:
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        kind: str,
+        tier: Tier,
+        limits: Limits,
+        launcher: Launcher | None = None,
+    ) -> None:
         """Start it and wait until it is sealed.
 
         Raises:
             SandboxError: a restriction of the tier cannot be had here, or it did not start.
         """
-        self._limits = limits
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         packages = interpreter.packages[kind]
         config = {
-            "control": theirs.fileno(),
             "program": interpreter.program,
             # Overmounted in the zygote's own mount namespace: a folder that surely exists and
             # that holds nothing a task needs.
@@ -54,55 +57,27 @@ class Zygote:
             "paths": sorted({folder.rpartition("/")[0] for folder in packages}),
             "packages": interpreter.visible,
             "data": data_folders(),
-            "preload": [name for name in ("numpy", "sympy") if kind in (name, "sympy")]
-            if kind != "stdlib"
-            else [],
+            "preload": PRELOADED[kind],
             "namespaces": tier.namespaces,
             "landlock": tier.landlock,
             "seccomp": tier.seccomp,
             "memory_bytes": limits.memory_mb << 20,
             "file_bytes": limits.file_mb << 20,
+            "scratch_bytes": limits.scratch_mb << 20,
             "output_bytes": limits.output_kb << 10,
             "processes": limits.processes,
-            "cpu_s": limits.cpu_s,
         }
-        self._control = ours
-        try:
-            self.process = subprocess.Popen(
-                [*interpreter.command, json.dumps(config), interpreter.program],
-                env=zygote_environment(),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,  # Ctrl-C is for the run to handle, not for its zygotes
-            )
-        except OSError as failure:
-            ours.close()
-            raise SandboxError(f"{interpreter.command[0]} does not start: {failure}") from failure
-        finally:
-            theirs.close()
-        try:
-            ours.settimeout(_START_S)
-            hello = ours.recv(4096)
-            error = json.loads(hello)["error"] if hello else "it ended before it said anything"
-        except OSError as failure:
-            error = str(failure)
-        ours.setblocking(True)
-        if error is not None:
-            self.close()
-            raise SandboxError(f"the {kind} zygote did not start: {error}")
+        self.process, self._control = start(interpreter, config, launcher)
 
     def call(
         self,
         operation: int,
         payload: bytes,
         items: int,
+        limits: Limits,
         *,
         desk: Desk | None = None,
         eager: bool = True,
-        wall_s: float | None = None,
     ) -> Reply:
         """Fork one child, give it a payload, and collect what it says until it is dead.
 
@@ -110,14 +85,15 @@ class Zygote:
             operation: of `wire`.
             payload: JSON of what the operation needs.
             items: results that the child may send.
+            limits: of each item's time; the others are as the zygote was started with.
             desk: answers its questions; without one, a question breaks the protocol.
             eager: wake at everything that arrives, not only at its end and at each tick.
-            wall_s: seconds per item, where they are not the limits' own.
 
         Raises:
             ZygoteLost: start another zygote and call again.
         """
         token = secrets.token_bytes(wire.TOKEN_BYTES)
+        header = wire.JOB.pack(token, operation, items, limits.cpu_s, len(payload))
         ours, theirs = socket.socketpair()
         try:
             with ours:
@@ -126,21 +102,20 @@ class Zygote:
                 ours.settimeout(_GRACE_S)
                 # A child that died early is told by its status.
                 with contextlib.suppress(ConnectionError):
-                    ours.sendall(wire.JOB.pack(token, operation, len(payload)) + payload)
+                    ours.sendall(header + payload)
                 ours.setblocking(False)
-                call = Call(ours, token, items, self._limits.output_kb << 10, desk)
-                return self._collect(call, eager=eager, wall_s=wall_s)
+                call = Call(ours, token, items, limits.output_kb << 10, desk)
+                return self._collect(call, limits.wall_s, eager=eager)
         except OSError as error:
             raise ZygoteLost(str(error)) from error
 
-    def _collect(self, call: Call, *, eager: bool, wall_s: float | None) -> Reply:
+    def _collect(self, call: Call, wall_s: float, *, eager: bool) -> Reply:
         """Wait for the child's end, and see to it that it comes.
 
         Scores are few bytes: they wait in the socket until the child has ended or a tick has
         passed, so that an ordinary call wakes this process (and its interpreter lock) once. Where
         the child may ask, or its answer may exceed the socket's buffer, every arrival wakes us.
         """
-        allowed_s = self._limits.wall_s if wall_s is None else wall_s
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
         if eager:
@@ -163,7 +138,7 @@ class Zygote:
             if not killed:
                 # A whole frame is progress; single bytes are not, or a task that drips them would
                 # live for ever. Bounded by the number of items.
-                deadline = now + allowed_s if progress else deadline + waited_s
+                deadline = now + wall_s if progress else deadline + waited_s
             broken = reply.forged is not None or reply.failed is not None
             if not killed and (now > deadline or broken):
                 reply.timed_out = not broken
@@ -181,6 +156,8 @@ class Zygote:
 
     def kill(self) -> None:
         """End it and everything in it, at once. The kernel ends a PID namespace with its init."""
+        with contextlib.suppress(OSError):  # a container outlives the program that started it
+            self._control.shutdown(socket.SHUT_RDWR)
         self.process.kill()
         self.process.wait()
 

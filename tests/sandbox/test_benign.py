@@ -6,7 +6,7 @@ import pytest
 
 from acdc_jax.sandbox import Outcome, Sandbox
 
-from .helpers import family
+from .helpers import family, open_sandbox
 
 # Each returns 1.0 for the submission "42".
 SCORERS = {
@@ -125,6 +125,20 @@ def test_scorer_works(name: str, sandbox: Sandbox) -> None:
     if package in ("numpy", "sympy") and importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     assert sandbox.score(family(SCORERS[name]), [(None, "42")]).result() == [Outcome("score", 1.0)]
+
+
+@pytest.mark.parametrize("tier", ["landlock + seccomp", "namespaces + seccomp"])
+def test_scorers_work_in_weaker_tiers_too(tier: str) -> None:
+    with open_sandbox(tier) as sandbox:
+        futures = {
+            name: sandbox.score(family(body), [(None, "42")]) for name, body in SCORERS.items()
+        }
+        failed = {
+            name: future.result()
+            for name, future in futures.items()
+            if future.result()[0].score != 1.0
+        }
+    assert not failed
 
 
 def test_order_of_sets_and_unseeded_random_repeat(sandbox: Sandbox) -> None:

@@ -1,12 +1,14 @@
 """Hostile bytes: on the sandbox's own descriptor, and straight into the parsers."""
 
+import json
 import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acdc_jax.sandbox import Limits, Outcome, Sandbox
+from acdc_jax.sandbox import Limits, Outcome, Result, Sandbox, call
+from acdc_jax.sandbox.desk import Desk
 from acdc_jax.sandbox.inside import wire
 from acdc_jax.sandbox.verdicts import family_report, score_outcomes
 from acdc_jax.sandbox.zygote import Reply, ZygoteLost
@@ -46,6 +48,10 @@ os._exit(0)""",
     "an unknown tag": "send(77, 0, b''); os._exit(0)",
     "a report for a score": "send(4, 0, b'[{}, {}]'); os._exit(0)",
     "ready again": "send(1, 0, b''); os._exit(0)",
+    "a question that is not JSON": "send(9, 0, b'[[['); os.read(3, 99); os._exit(0)",
+    "a question of nobody": 'send(9, 0, b\'["shell", "id"]\'); os.read(3, 99); os._exit(0)',
+    "a call of a number": "send(9, 0, b'[\"call\", 1, 2, 3, 4]'); os.read(3, 99); os._exit(0)",
+    "a question without an end": "send(9, 0, b'', length=9); os._exit(0)",
     "a flood": """
 while True: send(5, 0, b'x' * 60000)""",
 }
@@ -69,6 +75,39 @@ import time
 for b in token() * 99: os.write(3, bytes([b])); time.sleep(0.1)"""
     (outcome,) = sandbox.score(family(body, FIND_TOKEN), [(None, "")]).result()
     assert outcome.status in ("timeout", "task error")
+
+
+def test_a_question_that_nobody_waits_for(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers fill the socket; the parent does not wait for ever."""
+    monkeypatch.setattr(call, "_LISTEN_S", 0.2)
+    body = """
+question = json.dumps(['call', "def f(): return 'x' * 250_000", 'f', [], {}]).encode()
+for _ in range(9): send(9, 0, question)
+import time; time.sleep(60)"""
+    (outcome,) = sandbox.score(family(body, FIND_TOKEN), [(None, "")]).result()
+    assert (outcome.status, outcome.score) == ("task error", None)
+    assert "did not listen" in outcome.detail
+
+
+def _no_run(*_: object) -> Result:
+    return Result("value", 1)
+
+
+@given(
+    st.binary(max_size=99)
+    | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=9), st.lists, max_leaves=9
+    ).map(lambda value: json.dumps(["judge", value, "", ""]).encode())
+)
+def test_any_question_gets_an_answer(body: bytes) -> None:
+    desk = Desk(Limits(), lambda *_: 1.0, _no_run)
+    answer = desk.answer(body)
+    verdict, length = wire.REPLY.unpack_from(answer)
+    assert verdict in (wire.GRANTED, wire.REFUSED)
+    assert len(answer) == wire.REPLY.size + length
+    json.loads(answer[wire.REPLY.size :])
 
 
 REPORTS = {

@@ -1,121 +1,108 @@
 """Code that hangs, dies, floods, hoards or lies about its score.
 
-The controls here are the honest scores around each attack: the same pool goes on scoring, and an
-honest variant of the lie (`test_honest_numbers`) gets through.
+Each attack's control is the same body without a sandbox, in a process with generous limits. Around
+each, the same pool goes on scoring; and honest variants of the lies (`test_honest_numbers`) get
+through.
 """
 
+import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from acdc_jax.sandbox import Outcome, Sandbox
+from acdc_jax.sandbox import JSON, Outcome, Sandbox
 
-from .helpers import family
+from .attacks.lies import LIES
+from .attacks.resources import CONTROL, DEATHS
+from .helpers import family, open_sandbox
 
 Score = Callable[..., Outcome]
-
-DEATHS = {
-    "infinite loop": ("while True: pass", "timeout"),
-    "sleep": ("import time; time.sleep(60)", "timeout"),
-    "sleep in C": ("import ctypes; ctypes.CDLL(None).sleep(60)", "timeout"),
-    "wait on oneself": ("import threading; threading.Event().wait()", "timeout"),
-    "ignored CPU signal": (
-        "import signal; signal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass",
-        "timeout",
-    ),
-    "swallowed exceptions": (
-        "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
-        "timeout",
-    ),
-    "catastrophic regex": ("import re; re.match('(a+)+$', 'a' * 40 + 'b')", "timeout"),
-    "huge power": ("return 9 ** 9 ** 9", "timeout"),
-    "memory bomb of lists": ("x = []\nwhile True: x.append(bytearray(1 << 20))", "memory"),
-    "one huge allocation": ("return len(bytearray(1 << 40))", "memory"),
-    "memory bomb by mmap": (
-        "import mmap\nx = [mmap.mmap(-1, 1 << 24) for _ in range(1 << 16)]",
-        "task error",
-    ),
-    "doubling string": ("x = 'x'\nwhile True: x += x", "memory"),
-    "os._exit": ("import os; os._exit(0)", "task error"),
-    "os._exit with the status of a failed start": ("import os; os._exit(70)", "task error"),
-    "segmentation fault": ("import ctypes; ctypes.string_at(0)", "task error"),
-    "abort": ("import os; os.abort()", "task error"),
-    "stack overflow in C": (
-        "import ctypes\nf = ctypes.PYFUNCTYPE(None)(lambda: f())\nf()",
-        "task error",
-    ),
-    "recursion": ("f = lambda: f()\nreturn f()", "task error"),
-    "SystemExit": ("raise SystemExit", "task error"),
-    "KeyboardInterrupt": ("raise KeyboardInterrupt", "task error"),
-    "exit through atexit": (
-        "import atexit, sys; atexit.register(print); sys.exit(0)",
-        "task error",
-    ),
-    "fork bomb": ("import os\nwhile True: os.fork()", "task error"),
-    "thread bomb": (
-        "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=[9]).start()",
-        "task error",
-    ),
-    "descriptor bomb": (
-        "import os\nx = [os.open('/dev/null', 0) for _ in range(9999)]",
-        "task error",
-    ),
-    "pipe hoard": ("import os\nx = [os.pipe() for _ in range(9999)]", "task error"),
-    "unprintable exception": (
-        "class E(Exception):\n    def __str__(self): raise KeyboardInterrupt\nraise E",
-        "task error",
-    ),
-    "exception of a megabyte": ("raise ValueError('x' * (1 << 20))", "task error"),
-    "surrogates in an exception": ("raise ValueError('\\ud800')", "task error"),
-    "closed descriptors": ("import os\nos.closerange(0, 64); return 1.0", "task error"),
-}
-
-LIES = {
-    "NaN": "return float('nan')",
-    "infinity": "return float('inf')",
-    "two": "return 2.0",
-    "just above one": "return 1.0000000001",
-    "negative": "return -0.5",
-    "huge int": "return 10 ** 400",
-    "bool": "return True",
-    "string": "return '1.0'",
-    "None": "return None",
-    "list": "return [1.0]",
-    "complex": "return 1 + 0j",
-    "Fraction": "from fractions import Fraction; return Fraction(1)",
-    "subclass of float": "class F(float): pass\nreturn F(1.0)",
-    "subclass of int that lies": """
-class I(int):
-    def __le__(self, other): return True
-    __ge__ = __float__ = __le__
-return I(7)""",
-    "claims to be a float": """
-class F:
-    __class__ = float
-    def __float__(self): return 1.0
-return F()""",
-    "metaclass that equals everything": """
-class M(type):
-    def __eq__(self, other): return True
-    def __hash__(self): return hash(float)
-class F(metaclass=M): pass
-return F()""",
-    "generator": "yield 1.0",
-    "class": "return float",
-}
 
 
 @pytest.mark.parametrize("name", DEATHS)
 def test_death_costs_one_item(name: str, sandbox: Sandbox) -> None:
-    body, status = DEATHS[name]
-    attack = "\n".join("    " + line for line in body.splitlines())
-    source = family(f"if s == 'attack':\n{attack}\nreturn float(s)")
-    items = [(None, text) for text in ("0.25", "attack", "0.75")]
-    before, attacked, after = sandbox.score(source, items).result()  # type: ignore[arg-type]
+    source, items = attacked(name)
+    before, attack, after = sandbox.score(source, items).result()
     assert (before.score, after.score) == (0.25, 0.75)
-    assert (attacked.status, attacked.score) == (status, None), attacked
-    assert 0 < len(attacked.detail) <= 500
-    assert attacked.detail.isprintable()
+    assert attack.status in statuses(name), attack
+    assert attack.score is None
+    assert 0 < len(attack.detail) <= 500
+    assert attack.detail.isprintable()
+
+
+def statuses(name: str) -> set[str]:
+    """How an attack may end. On a busy machine the clock can stop it before its memory is used."""
+    status = DEATHS[name].status
+    return {status, "timeout"} if status == "memory" else {status}
+
+
+def attacked(name: str) -> tuple[str, list[tuple[JSON, str]]]:
+    """A family that attacks in the second of three items."""
+    lines = "\n".join("    " + line for line in DEATHS[name].body.splitlines())
+    source = family(f"if s == 'attack':\n{lines}\nreturn float(s)")
+    return source, [(None, text) for text in ("0.25", "attack", "0.75")]
+
+
+@pytest.mark.parametrize("tier", ["landlock + seccomp", "namespaces + seccomp"])
+def test_death_costs_one_item_in_weaker_tiers_too(tier: str) -> None:
+    with open_sandbox(tier, workers=4) as sandbox:
+        futures = {name: sandbox.score(*attacked(name)) for name in DEATHS}
+        for name, future in futures.items():
+            before, attack, after = future.result()
+            assert (before.score, attack.score, after.score) == (0.25, None, 0.75), name
+            assert attack.status in statuses(name), (name, attack)
+
+
+def control(name: str, scratch: Path) -> subprocess.Popen[bytes]:
+    """Start an attack where nothing but a few generous limits stops it."""
+    scratch.mkdir()
+    return subprocess.Popen(
+        [sys.executable, "-c", CONTROL, json.dumps(DEATHS[name].body), str(scratch)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # or each thread takes 64 MiB of addresses
+    )
+
+
+def ending(process: subprocess.Popen[bytes], seconds: float) -> str:
+    """How it ended: hangs, returned, hoarded, raised or dies."""
+    try:
+        said = process.communicate(timeout=seconds)[0].decode()
+    except subprocess.TimeoutExpired:
+        process.kill()
+        said = process.communicate()[0].decode() + "hangs"
+    started, how = said.split(" ")
+    assert started == "started"
+    return how.strip() or "dies"
+
+
+def test_every_attack_works_without_the_sandbox(tmp_path: Path) -> None:
+    allowed = {"hangs": {"hangs"}, "hoards": {"returned", "hoarded"}, "dies": {"dies"}}
+    found = {}
+    # Together, as most only wait; those that hoard one by one, because they do.
+    together = {
+        name: control(name, tmp_path / name.replace(" ", "-"))
+        for name, death in DEATHS.items()
+        if death.control != "hoards"
+    }
+    time.sleep(1.0)
+    for name, process in together.items():
+        seconds = 0.01 if DEATHS[name].control == "hangs" else 20.0
+        found[name] = ending(process, seconds)
+    for name, death in DEATHS.items():
+        if death.control == "hoards":
+            found[name] = ending(control(name, tmp_path / name.replace(" ", "-")), 20.0)
+    failed = {
+        name: how
+        for name, how in found.items()
+        if how not in allowed.get(DEATHS[name].control, {"raised"})
+    }
+    assert not failed
 
 
 @pytest.mark.parametrize("name", LIES)

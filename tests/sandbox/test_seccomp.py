@@ -16,7 +16,7 @@ pidfd_send_signal mount umount2 pivot_root chroot unshare setns bpf perf_event_o
 request_key io_uring_setup io_uring_enter memfd_create userfaultfd prctl seccomp setrlimit shmget
 semget msgget mq_open symlink symlinkat link linkat mknod mknodat chmod fchmod fchmodat chown
 setuid setresuid capset init_module kexec_load open_by_handle_at name_to_handle_at
-sched_setaffinity setpriority
+sched_setaffinity setpriority truncate openat2
 """
 ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
@@ -47,8 +47,9 @@ def judge(machine: str, number: int, *arguments: int, arch: int | None = None) -
 def test_exactly_the_table_is_allowed(machine: str) -> None:
     allowed = set(seccomp.numbers(machine).values())
     checked = set(seccomp.numbers(machine, seccomp._CHECKED).values())
-    # Every argument a namespace flag, a signal, a foreign process: nothing checked lets that by.
-    strange = [0x10000011] * 6
+    # Every argument a namespace flag, a signal, a foreign process, a truncation that claims to
+    # read: nothing checked lets that by.
+    strange = [0x10000210] * 6
     for number in range(1024):
         expected = ALLOW if number in allowed else ENOSYS if number >= 452 else EPERM
         found = judge(machine, number, *strange)
@@ -80,6 +81,9 @@ def test_arguments(machine: str) -> None:
     assert judge(machine, number["fcntl"], 3, 1030) == ALLOW
     assert judge(machine, number["fcntl"], 3, 8) == EPERM  # F_SETOWN: signals to others
     assert judge(machine, number["fcntl"], 3, 1031) == EPERM  # F_SETPIPE_SZ
+    assert judge(machine, number["openat"], 3, 0, 0o0) == ALLOW
+    assert judge(machine, number["openat"], 3, 0, 0o1001) == ALLOW  # O_WRONLY | O_TRUNC
+    assert judge(machine, number["openat"], 3, 0, 0o2001000) == EPERM  # O_RDONLY | O_TRUNC
     assert judge(machine, number["ioctl"], 3, 0x5401) == ALLOW
     assert judge(machine, number["ioctl"], 3, 0x5412) == EPERM  # TIOCSTI
 

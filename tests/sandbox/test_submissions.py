@@ -1,8 +1,12 @@
 """Submissions that are code: run in a process of their own, by scorers and by benchmarks."""
 
+import base64
+import pickle
+import re
+
 import pytest
 
-from acdc_jax.sandbox import Limits, Outcome, Result, Sandbox
+from acdc_jax.sandbox import Limits, Outcome, Result, Sandbox, pool
 
 from .helpers import family, open_sandbox
 
@@ -25,6 +29,10 @@ def test_functions_are_called_elsewhere(sandbox: Sandbox) -> None:
     assert check(sandbox, "def f(x): return x") == Outcome("score", 2 / 3)
     by_name = family("return get_function_name_to_callable(s)['f'](1, b=[2.5, None, 'é'])")
     assert check(sandbox, "def f(a, b): return int(b == [2.5, None, 'é']) * a", by_name).score == 1
+    direct = family("return call_submission(s, 'f', [2], {'b': 3})")
+    assert check(sandbox, "def f(a, b): return (a + b) / 5", direct).score == 1
+    named = family("try: call_submission(s, 'g')\nexcept SubmissionError: return 1")
+    assert check(sandbox, "def f(): pass", named).score == 1
     names = family("return float(list(get_function_name_to_callable(s)) == ['helper', 'f'])")
     assert check(sandbox, SORT, names).score == 1.0
 
@@ -158,6 +166,46 @@ def test_a_submission_finds_nothing_of_its_scorer(name: str, sandbox: Sandbox) -
     assert check(sandbox, HUNTS[name], family(CONTROL)) != Outcome("score", 0.0)
 
 
+# Scorers that execute a submission, mostly without meaning to.
+MEDDLERS = {
+    "sympify": "import sympy\nsympy.sympify(s)",
+    "another name": "from sympy import simplify as tidy\ntidy(s)",
+    "a short name": "import sympy as sp\nsp.S(s)",
+    "eval": "eval(s)",
+    "pickle": "import base64, pickle\npickle.loads(base64.b64decode(s))",
+}
+
+
+@pytest.mark.parametrize("name", MEDDLERS)
+def test_a_submission_that_is_executed_changes_no_other_score(
+    name: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = family(
+        "if s == 'honest': return float(MARK)\ntry:\n    "
+        + MEDDLERS[name].replace("\n", "\n    ")
+        + "\nexcept Exception: pass\nreturn 0.0",
+        "MARK = 0.25",
+    )
+    code = "__import__('sys').modules['task'].__dict__.update(MARK=1.0)"
+    if name == "pickle":
+        code = base64.b64encode(pickle.dumps(_Runs(code))).decode()
+    items = [({}, code), ({}, "honest")]
+    assert sandbox.score(source, items).result()[1] == Outcome("score", 0.25)
+    # Control: it would, if they shared a process.
+    monkeypatch.setattr(pool, "_EXECUTES_TEXT", re.compile("(?!)"))
+    assert sandbox.score(source, items).result()[1] == Outcome("score", 1.0)
+
+
+class _Runs:
+    """Pickles as something that evaluates a text when it is loaded."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, (self.code,)
+
+
 def test_run(sandbox: Sandbox) -> None:
     source = "def add(a, b=1):\n    return [a + b, (a, b)]"
     assert sandbox.run(source, "add", [1], {"b": 2}).result() == Result("value", [3, [1, 2]])
@@ -174,6 +222,7 @@ def test_run_a_benchmarks_program(sandbox: Sandbox) -> None:
     hung = sandbox.run("while True: pass", None, wall_s=0.2).result()
     assert [r.status for r in (passed, failed, hung)] == ["value", "submission error", "timeout"]
     assert failed.detail.startswith("AssertionError")
+    assert hung.detail == "took longer than 0.2 s"
 
 
 @pytest.mark.parametrize(

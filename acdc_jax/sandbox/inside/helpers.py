@@ -8,7 +8,7 @@ executes them.
 import _thread
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import wire
@@ -28,8 +28,8 @@ class HelperError(Exception):
     """The helper is not to be had here, or the item's budget of it is spent."""
 
 
-def make_helpers(ask: Ask) -> dict[str, Callable[..., Any]]:
-    """The helpers by name, for a task's globals."""
+def make_helpers(ask: Ask) -> dict[str, Any]:
+    """The helpers, and the error they raise for a submission's fault, for a task's globals."""
     lock = _thread.allocate_lock()  # `threading` would slow down every fork
 
     def answer(question: list[Any]) -> Any:
@@ -46,9 +46,11 @@ def make_helpers(ask: Ask) -> dict[str, Callable[..., Any]]:
         """How well the submission meets the criteria, from 0 to 1, as an LLM sees it."""
         return float(answer([wire.JUDGE, str(instructions), str(submission), str(criteria)]))
 
-    def call_submission(source: str, function: str, *args: Any, **kwargs: Any) -> Any:
+    def call_submission(
+        source: str, function: str, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         """Run a function of the submission elsewhere; arguments and result are JSON data."""
-        return answer([wire.CALL, source, function, list(args), kwargs])
+        return answer([wire.CALL, source, function, list(args), kwargs or {}])
 
     def get_function_name_to_callable(text: str) -> dict[str, Callable[..., Any]]:
         """The functions that a submission defines: calling one runs it elsewhere."""
@@ -56,7 +58,7 @@ def make_helpers(ask: Ask) -> dict[str, Callable[..., Any]]:
 
         def proxy(name: str) -> Callable[..., Any]:
             def function(*args: Any, **kwargs: Any) -> Any:
-                return call_submission(source, name, *args, **kwargs)
+                return call_submission(source, name, args, kwargs)
 
             function.__name__ = name
             return function
@@ -64,7 +66,7 @@ def make_helpers(ask: Ask) -> dict[str, Callable[..., Any]]:
         return {name: proxy(name) for name in function_names(source)}
 
     helpers = (eval_with_llm_judge, get_function_name_to_callable, call_submission)
-    return {function.__name__: function for function in helpers}
+    return {helper.__name__: helper for helper in (*helpers, SubmissionError)}
 
 
 def code_of(text: str) -> str:

@@ -1,6 +1,7 @@
-"""From an ordinary process to one that owns nothing: namespaces, a new root, limits.
+"""Walls that are built once per zygote: namespaces, a new root, limits.
 
-Run once per zygote, so its cost does not matter; every child inherits the result.
+Their cost does not matter, and every child inherits them. What is built anew for each child is in
+`walls`.
 """
 
 import os
@@ -8,9 +9,13 @@ import resource
 import socket
 from collections.abc import Sequence
 
-from . import kernel, landlock
+from . import kernel
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+# Landlock does not see the folder that a file system is mounted on, only those above it: so the
+# scratch folder has one above it that a rule can name.
+SCRATCH_PARENT = "/scratch"
+SCRATCH = f"{SCRATCH_PARENT}/task"
 _NOBODY = 65534
 # A user id per zygote, far above any that is handed out: no two zygotes, and no process of the
 # host, may signal or inspect one another even where a wall fails.
@@ -20,25 +25,27 @@ _OWN_USERS = 0x60000000
 _LOCKED = {8: kernel.NOEXEC, 1024: 1024, 2048: 2048, 4096: 1 << 21}
 
 
-def enter_namespaces(root: str, read_only: Sequence[str]) -> None:
+def enter_namespaces(root: str, read_only: Sequence[str]) -> int:
     """Go on in a fork that has its own namespaces and sees only `read_only` and a few devices.
 
     `root` is any existing folder; the new root is mounted on it, visible to this process only.
     The caller's process stays behind as an empty shell that waits for the fork, because a process
     cannot change its own PID namespace: it is what the parent of the zygote sees and kills.
+
+    Returns:
+        A descriptor of the new PID namespace.
     """
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    rest = kernel.NEW_NET | kernel.NEW_IPC | kernel.NEW_UTS | kernel.NEW_PID
+    every = kernel.NEW_MOUNT | kernel.NEW_NET | kernel.NEW_IPC | kernel.NEW_UTS | kernel.NEW_PID
     if _may_mount():
         # The interpreter may lie under /root, which no other user may enter: so root builds the
         # new root while it still is root, and only then becomes nobody in particular.
         _new_root(root, read_only)
         _become_nobody()
-        _own_user_namespace(proc, rest)
+        _own_user_namespace(proc, every)
     else:
-        _own_user_namespace(proc, rest | kernel.NEW_MOUNT)
+        _own_user_namespace(proc, every)
         _new_root(root, read_only)
-    os.close(proc)
     child = os.fork()
     if child:
         # The shell keeps no descriptor: a control channel held open here would hide the parent's
@@ -47,6 +54,9 @@ def enter_namespaces(root: str, read_only: Sequence[str]) -> None:
         os.waitpid(child, 0)
         os._exit(0)
     kernel.die_with_parent()
+    own = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    os.close(proc)
+    return own
 
 
 def _may_mount() -> bool:
@@ -116,22 +126,12 @@ def _new_root(root: str, read_only: Sequence[str]) -> None:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC))
         kernel.mount(path, target, None, kernel.BIND)
+    os.makedirs(root + SCRATCH)
     for packages in masks:  # no longer written to, now that the packages have their places
         kernel.mount(None, packages, None, kernel.REMOUNT | kernel.BIND | kernel.RDONLY | careful)
     os.chdir(root)
     kernel.pivot_root_here()
     kernel.mount(None, "/", None, kernel.REMOUNT | kernel.BIND | kernel.RDONLY | careful)
-
-
-def seal(use_landlock: bool, read_only: Sequence[str]) -> None:
-    """Give up every privilege that is left. What follows can only read `read_only`."""
-    kernel.no_new_privileges()
-    if use_landlock:
-        rules = [(path, landlock.READ) for path in read_only]
-        rules += [(path, landlock.READ_WRITE) for path in DEVICES]
-        landlock.enforce(landlock.ruleset(rules))
-    kernel.drop_capabilities()
-    kernel.set_dumpable(False)
 
 
 def limit_resources(memory_bytes: int, file_bytes: int) -> None:

@@ -74,16 +74,40 @@ def no_new_privileges() -> None:
     _prctl("PR_SET_NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, 1)
 
 
-def drop_capabilities() -> None:
-    """Empty the ambient, effective, permitted and inheritable sets. There is no way back."""
-    _prctl("PR_CAP_AMBIENT", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+def capability_dropper() -> Callable[[], None]:
+    """A function that empties all sets of capabilities, the ambient too. There is no way back."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
-    check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    none = (ctypes.c_uint32 * 6)()
+
+    def drop() -> None:
+        _prctl("PR_CAP_AMBIENT", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+        check(_libc.capset(header, none), "capset")
+
+    return drop
 
 
 def unshare(flags: int) -> None:
     """Leave the namespaces named by `flags`."""
     check(_libc.unshare(flags), "unshare")
+
+
+def pid_namespaces(own: int) -> Callable[[], None]:
+    """A function after which the next fork is the first process of a PID namespace of its own.
+
+    Args:
+        own: descriptor of the caller's PID namespace, to which its forks must be set back first.
+    """
+
+    def renew() -> None:
+        check(_libc.setns(own, NEW_PID), "setns")
+        unshare(NEW_PID)
+
+    return renew
+
+
+def unmount(target: str) -> None:
+    """umount2(2), at once even if it is in use."""
+    check(_libc.umount2(target.encode(), _DETACH), f"umount of {target}")
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str = "") -> None:

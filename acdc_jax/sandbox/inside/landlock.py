@@ -9,18 +9,19 @@ import ctypes
 import os
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from . import kernel
 
 _CREATE, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _READ_FILE, _READ_DIR, _WRITE_FILE = 1 << 2, 1 << 3, 1 << 1
 _REMOVE_DIR, _REMOVE_FILE, _MAKE_DIR, _MAKE_REG, _TRUNCATE = 1 << 4, 1 << 5, 1 << 7, 1 << 8, 1 << 14
+_REFER = 1 << 13  # move from folder to folder
 _FILE_RIGHTS = 1 | _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 15
 
 READ = _READ_FILE | _READ_DIR
 READ_WRITE = _READ_FILE | _WRITE_FILE | _TRUNCATE
-SCRATCH = READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _TRUNCATE
+SCRATCH = READ_WRITE | _READ_DIR | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER
 
 _RIGHTS_OF_ABI = {1: 13, 2: 14, 3: 15, 4: 15}  # later ones know 16
 
@@ -54,7 +55,6 @@ def ruleset(rules: Iterable[tuple[str, int]]) -> int:
     return descriptor
 
 
-def enforce(descriptor: int) -> None:
-    """Restrict this process from now on, and whatever it starts. There is no way back."""
-    kernel.syscall("landlock_restrict_self", _RESTRICT_SELF, descriptor, 0)
-    os.close(descriptor)
+def enforcer(descriptor: int) -> Callable[[], None]:
+    """A function that restricts the calling process, and whatever it starts, for ever."""
+    return kernel.prepared("landlock_restrict_self", _RESTRICT_SELF, descriptor, 0)

@@ -24,19 +24,17 @@ TASK, SUBMISSION = "task", "submission"
 
 def set_limits(config: dict[str, Any]) -> None:
     """Limits of one child, which its zygote could not live under."""
-    resource.setrlimit(resource.RLIMIT_CPU, (config["cpu_s"], _most_cpu(config["cpu_s"])))
     if config["namespaces"]:  # elsewhere the limit counts every process of the user
         resource.setrlimit(resource.RLIMIT_NPROC, (config["processes"],) * 2)
 
 
-def _most_cpu(cpu_s: int) -> int:
-    """Seconds for all items of a child: a hard limit, which nobody can raise."""
-    return (cpu_s + 1) * (wire.MAX_ITEMS + 1)
-
-
 def run(config: dict[str, Any]) -> NoReturn:
     """Do the job on descriptor `JOB` and exit."""
-    token, operation, length = wire.JOB.unpack(read(wire.JOB.size))
+    token, operation, items, cpu_s, length = wire.JOB.unpack(read(wire.JOB.size))
+    # The hard limit is for all items, since nobody can raise it; the soft one, which says so with
+    # SIGXCPU, is each item's, and deaf to it is only the first process of a PID namespace.
+    most_cpu = (cpu_s + 1) * items
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, most_cpu))
     channel = Channel(token, config["output_bytes"])
     payload = read(length)
     channel.send(wire.READY)
@@ -55,7 +53,7 @@ def run(config: dict[str, Any]) -> NoReturn:
     channel.send(wire.LOADED)
     if operation == wire.SCORE:
         for channel.item, (instance, submission) in enumerate(job):
-            _fresh_budget(config["cpu_s"])
+            _fresh_budget(cpu_s, most_cpu)
             _score(channel, family, instance, submission)
     elif operation == wire.INSPECT:
         _inspect(channel, family)
@@ -81,10 +79,10 @@ def _family(module: Mapping[str, Any]) -> Any:
     return family
 
 
-def _fresh_budget(cpu_s: int) -> None:
+def _fresh_budget(cpu_s: int, most: int) -> None:
     """Let this item use `cpu_s` more seconds of CPU, whatever the ones before it used."""
-    used = math.ceil(time.process_time())
-    resource.setrlimit(resource.RLIMIT_CPU, (used + cpu_s, _most_cpu(cpu_s)))
+    soft = min(math.ceil(time.process_time()) + cpu_s, most)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, most))
 
 
 def _score(channel: Channel, family: Any, instance: Any, submission: str) -> None:

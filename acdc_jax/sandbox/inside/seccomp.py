@@ -17,11 +17,11 @@ _NUMBERS = """
 read 0 63  write 1 64  readv 19 65  writev 20 66  pread64 17 67  pwrite64 18 68
 preadv 295 69  pwritev 296 70  lseek 8 62  close 3 57  close_range 436 436
 dup 32 23  dup2 33 -  dup3 292 24  pipe 22 -  pipe2 293 59
-open 2 -  openat 257 56  stat 4 -  lstat 6 -  fstat 5 80  newfstatat 262 79  statx 332 291
+stat 4 -  lstat 6 -  fstat 5 80  newfstatat 262 79  statx 332 291
 access 21 -  faccessat 269 48  faccessat2 439 439  readlink 89 -  readlinkat 267 78
 getdents64 217 61  getcwd 79 17  chdir 80 49  statfs 137 43  fstatfs 138 44
 mkdir 83 -  mkdirat 258 34  rmdir 84 -  unlink 87 -  unlinkat 263 35  rename 82 -
-renameat 264 38  renameat2 316 276  truncate 76 45  ftruncate 77 46  fsync 74 82
+renameat 264 38  renameat2 316 276  ftruncate 77 46  fsync 74 82
 fdatasync 75 83  flock 73 32  umask 95 166  fadvise64 221 223  sendfile 40 71
 mmap 9 222  mprotect 10 226  munmap 11 215  mremap 25 216  brk 12 214  madvise 28 233
 mincore 27 232  membarrier 324 283
@@ -44,11 +44,12 @@ recvfrom 45 207  exit 60 93  exit_group 231 94
 # Allowed only for some arguments, or refused in a special way.
 _CHECKED = """
 clone 56 220  clone3 435 435  prlimit64 302 261  fcntl 72 25  ioctl 16 29
-socketpair 53 199  sendto 44 206
+socketpair 53 199  sendto 44 206  open 2 -  openat 257 56
 """
 _NEWEST = 452  # numbers from here on did not exist when the table was written
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+MACHINES = tuple(_AUDIT_ARCH)
 
 # struct seccomp_data: number at 0, architecture at 4, arguments as 64-bit words from 16
 _LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN, _JUMP = 0x20, 0x15, 0x35, 0x54, 0x06, 0x05
@@ -88,6 +89,21 @@ def _any_of(argument: int, values: tuple[int, ...]) -> list[bytes]:
     return [_low(argument), *tests, _op(_RETURN, _DENY), _op(_RETURN, _ALLOW)]
 
 
+def _no_truncation(argument: int) -> list[bytes]:
+    """Allow the flags of an open that do not truncate what is opened for reading.
+
+    Landlock before Linux 6.2 takes that for reading.
+    """
+    read_only_truncate = 0o1000  # O_RDONLY | O_TRUNC, out of O_ACCMODE | O_TRUNC
+    return [
+        _low(argument),
+        _op(_AND, 0o1003),
+        _op(_EQUAL, read_only_truncate, 0, 1),
+        _op(_RETURN, _DENY),
+        _op(_RETURN, _ALLOW),
+    ]
+
+
 def _zero(argument: int) -> list[bytes]:
     """Fall through when all 64 bits of the argument are 0; deny otherwise."""
     deny = _op(_RETURN, _DENY)
@@ -114,6 +130,8 @@ def build(machine: str = kernel.MACHINE) -> bytes:
         "fcntl": _any_of(1, _FCNTL),
         "ioctl": _any_of(1, _IOCTL),
         "socketpair": _any_of(0, (_AF_UNIX,)),  # asyncio wakes itself through one
+        "open": _no_truncation(1),
+        "openat": _no_truncation(2),
         "sendto": [*_zero(4), allow],  # send() on such a pair; never to an address
     }
     program = [

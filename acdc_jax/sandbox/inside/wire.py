@@ -23,7 +23,7 @@ FORK = b"F"
 KILL = b"K"
 
 TOKEN_BYTES = 16
-JOB = struct.Struct("<16sBI")  # token, operation, length of the payload
+JOB = struct.Struct("<16sBHHI")  # token, operation, items, CPU seconds of each, payload's length
 INSPECT, SCORE, RUN = 1, 2, 3
 
 FRAME = struct.Struct("<16sBII")  # token, tag, item, length of the body

@@ -12,11 +12,11 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import isolate, kernel, runner, seccomp, wire
+from . import isolate, runner, wire
 from .channel import JOB
+from .walls import Walls
 
 CONTROL = JOB + 1  # the descriptor of the control channel; a child closes it
 
@@ -57,16 +57,23 @@ def main() -> NoReturn:
     config = json.loads(sys.argv[1])
     control = _tidy_descriptors(config["control"])
     try:
-        install_filter = _prepare(config)
+        walls = _prepare(config)
     except Exception as error:
         control.send(json.dumps({"error": f"{error}"}).encode())
         os._exit(1)
     control.send(json.dumps({"error": None}).encode())
-    _serve(control, config, install_filter)
+    _serve(control, config, walls)
 
 
-def _tidy_descriptors(control: int) -> socket.socket:
-    """Nothing but /dev/null and the control channel, each at its place."""
+def _tidy_descriptors(control: int | str) -> socket.socket:
+    """Nothing but /dev/null and the control channel, each at its place.
+
+    The channel is a descriptor that was inherited, or the path of a socket to connect to.
+    """
+    if isinstance(control, str):
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connected.connect(control)
+        control = connected.detach()
     os.dup2(control, CONTROL)
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in range(CONTROL):
@@ -75,7 +82,7 @@ def _tidy_descriptors(control: int) -> socket.socket:
     return socket.socket(fileno=CONTROL)
 
 
-def _prepare(config: dict[str, Any]) -> Callable[[], None] | None:
+def _prepare(config: dict[str, Any]) -> Walls:
     library = [path for path in sys.path if os.path.isdir(path)]
     library.remove(config["program"])  # this package: nothing that a task should import
     sys.path[:] = [*library, *config["paths"]]
@@ -86,15 +93,14 @@ def _prepare(config: dict[str, Any]) -> Callable[[], None] | None:
     read_only = [*library, *config["data"], *config["packages"]]
     with open("/proc/self/statm") as statm:
         used = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    if config["namespaces"]:
-        isolate.enter_namespaces(config["root"], read_only)
+    own = isolate.enter_namespaces(config["root"], read_only) if config["namespaces"] else None
     isolate.limit_resources(used + config["memory_bytes"], config["file_bytes"])
     os.chdir("/")
-    isolate.seal(config["landlock"], read_only)
+    walls = Walls(config, own, read_only)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.collect()
     gc.freeze()  # or every child's first collection would copy the whole heap
-    return seccomp.installer() if config["seccomp"] else None
+    return walls
 
 
 def _warm_up() -> None:
@@ -118,9 +124,7 @@ def _warm_up() -> None:
         sympy.solve(parse_expr("x**2 - 4"))
 
 
-def _serve(
-    control: socket.socket, config: dict[str, Any], install_filter: Callable[[], None] | None
-) -> NoReturn:
+def _serve(control: socket.socket, config: dict[str, Any], walls: Walls) -> NoReturn:
     """One child at a time. Ends when the parent goes away, and takes the child along."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 16, 1)
@@ -130,15 +134,17 @@ def _serve(
             continue  # a KILL that crossed the end of its call
         job = descriptors[0]
         try:
+            walls.before_fork()
             child = os.fork()
         except OSError as error:
             os.close(job)
             control.send(wire.STATUS.pack(error.errno or -1, 0, 0.0))
             continue
         if child == 0:
-            _become_child(job, config, install_filter)
+            _become_child(job, config, walls)
         os.close(job)
         status, seconds = _await(child, control)
+        walls.after()
         control.send(wire.STATUS.pack(0, status, seconds))
 
 
@@ -158,17 +164,12 @@ def _await(child: int, control: socket.socket) -> tuple[int, float]:
     return status, usage.ru_utime + usage.ru_stime
 
 
-def _become_child(
-    job: int, config: dict[str, Any], install_filter: Callable[[], None] | None
-) -> NoReturn:
+def _become_child(job: int, config: dict[str, Any], walls: Walls) -> NoReturn:
     try:
         os.dup2(job, JOB)
-        os.closerange(CONTROL, 64)
-        if not config["namespaces"]:  # there, the end of the zygote is the end of its namespace
-            kernel.die_with_parent()
         runner.set_limits(config)
-        if install_filter is not None:
-            install_filter()
+        walls.seal()
+        os.closerange(JOB + 1, 64)
         runner.run(config)
     finally:
         os._exit(70)  # not reached unless a restriction failed; no READY was sent

@@ -1,0 +1,1 @@
+"""Tables of attacks, by theme."""
