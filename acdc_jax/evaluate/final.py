@@ -21,7 +21,7 @@ from acdc_jax.evaluate.respond import Engine, evaluate
 from acdc_jax.evaluate.skills import MISSING, SOLVED, SkillMatrix
 from acdc_jax.evaluate.taskforce import greedy
 from acdc_jax.evolve.archive import fitness
-from acdc_jax.evolve.merge import linear_children
+from acdc_jax.evolve.merge import Merge, merge_children
 from acdc_jax.evolve.population import in_populations, stack
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.model.transformer import Weights
@@ -278,12 +278,13 @@ def _best_uniform_merge(
     """All seeds' task vectors with one common coefficient, the best of several on the pool."""
     size = judges.engine.population
     scales = np.resize(np.asarray(_UNIFORM_SCALES, np.float32), max(size, len(_UNIFORM_SCALES)))
-    merged = linear_children(
+    merged = merge_children(
+        Merge(normalise=False),
         base,
         [stack([seed] * len(scales)) for seed in seeds],
         jax.numpy.broadcast_to(scales[:, None, None], (len(scales), len(seeds), 1)),
-        groups=dict.fromkeys(base, 0),
-        normalise=False,
+        jax.random.split(jax.random.key(0), len(scales)),  # nothing is drawn
+        dict.fromkeys(base, 0),
     )
     names = [f"uniform {i}" for i in range(len(_UNIFORM_SCALES))]
     models = {

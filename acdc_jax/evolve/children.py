@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolve import strategy as es
-from acdc_jax.evolve.merge import linear_children
+from acdc_jax.evolve.merge import Merge, merge_children
 from acdc_jax.evolve.mutate import Mutation, mutate_children
 from acdc_jax.evolve.population import stack
 from acdc_jax.evolve.propose import Proposer, propose
@@ -93,14 +93,15 @@ def make_children(
         proposer = dataclasses.replace(proposer, kind="uniform")
     proposal = propose(propose_key, fitness, len(names), len(operators.groups), proposer, scales)
     parents = list(members)
-    weights = linear_children(
+    keys = jax.random.split(mutation_key, len(names))
+    weights = merge_children(
+        Merge(normalise=operators.normalise),
         base,
         [stack([members[parents[p]] for p in column]) for column in proposal.parents.T],
         jnp.asarray(proposal.coefficients),
-        groups=operators.group_of,
-        normalise=operators.normalise,
+        keys,
+        operators.group_of,
     )
-    keys = jax.random.split(mutation_key, len(names))
     if operators.mutation:
         weights = mutate_children(weights, keys, operators.mutation)
     if bad := non_finite(weights):

@@ -12,11 +12,9 @@ from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolve.mutate import (
     Mutation,
     _mutate_leaves,
-    gaussian_noise,
     mutate_child,
     mutate_children,
     mutated_paths,
-    svd_noise,
 )
 
 SHAPES = {
@@ -60,7 +58,7 @@ def test_only_selected_leaves_change(weights, kind, embeddings):
 @pytest.mark.parametrize("rank", [5, 64])
 def test_svd_noise_equals_numpy(weights, relative, rank):
     key = jax.random.key(3)
-    after = svd_noise(weights, key, scale=6.0, rank=rank, relative=relative, embeddings=False)
+    after = mutate_child(weights, key, Mutation("svd", 6.0, rank, relative))
     clipped = False
     for path in PROJECTIONS:
         u, sigma, vt = np.linalg.svd(np.asarray(weights[path], np.float64), full_matrices=False)
@@ -79,22 +77,16 @@ def test_svd_noise_equals_numpy(weights, relative, rank):
 
 
 def test_zero_scale_changes_nothing(weights):
-    after = svd_noise(
-        weights, jax.random.key(0), scale=0.0, rank=4, relative=False, embeddings=True
-    )
+    after = mutate_child(weights, jax.random.key(0), Mutation("svd", 0.0, 4, embeddings=True))
     assert changed(weights, after) == ()
 
 
 @pytest.mark.parametrize("relative", [False, True])
 def test_gaussian_noise_has_its_scale(relative):
     weight = 3 * jax.random.normal(jax.random.key(0), (300, 200))
-    after = gaussian_noise(
-        {"layers.0.mlp.up.weight": weight},
-        jax.random.key(1),
-        scale=0.2,
-        relative=relative,
-        embeddings=False,
-    )
+    path = "layers.0.mlp.up.weight"
+    mutation = Mutation("gaussian", 0.2, relative=relative)
+    after = mutate_child({path: weight}, jax.random.key(1), mutation)
     noise = np.asarray(after["layers.0.mlp.up.weight"] - weight)
     expected = 0.2 * np.sqrt(np.mean(np.square(np.asarray(weight)))) if relative else 0.2
     assert np.std(noise) == pytest.approx(expected, rel=0.02)

@@ -1,0 +1,45 @@
+"""Random weights in a model's shape, and the flag that names the shape."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from acdc_jax.bench.limits import SHAPES
+from acdc_jax.flags import setting
+from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.transformer import Weights, shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelBench:
+    """The model"""
+
+    shape: str = setting("qwen2.5-7b", "Shape of the model.", choices=tuple(SHAPES))
+
+
+def random_weights(config: ModelConfig, seed: int) -> Weights:
+    """N(0, 0.02²) in every weight, made on the device."""
+
+    @jax.jit
+    def draw(key: jax.Array) -> Weights:
+        leaves = shapes(config)
+        keys = jax.random.split(key, len(leaves))
+        return {
+            path: 0.02 * jax.random.normal(keys[i], leaf.shape, leaf.dtype)
+            for i, (path, leaf) in enumerate(leaves.items())
+        }
+
+    drawn: Weights = jax.block_until_ready(draw(jax.random.key(seed)))
+    return drawn
+
+
+def size_bytes(weights: Weights) -> int:
+    """Bytes of all leaves."""
+    return sum(leaf.nbytes for leaf in weights.values())
+
+
+@jax.jit
+def all_finite(weights: Weights) -> jax.Array:
+    """Whether every entry is; a benchmark of wrong results measures nothing."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in weights.values()]).all()
