@@ -298,15 +298,15 @@ def test_missing_weight_is_named():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"method": "average"}, "unknown merge 'average'"),
+        ({"method": "average"}, "merge_method=average"),
         ({"density": 0.0}, "above 0"),
         ({"density": 0.5}, "keep every entry"),
-        ({"method": "dare_ties"}, "density below 1"),
-        ({"method": "ties", "density": 0.5, "epsilon": 0.1}, "is DELLA's"),
+        ({"method": "dare_ties"}, "--density below 1"),
+        ({"method": "ties", "density": 0.5, "epsilon": 0.1}, "is for della"),
         ({"method": "della", "density": 0.5}, "density ± epsilon"),
         ({"method": "della", "density": 0.5, "epsilon": 0.5}, "density ± epsilon"),
-        ({"method": "slerp", "normalise": False}, "shares of a whole"),
-        ({"method": "model_stock", "normalise": False}, "shares of a whole"),
+        ({"method": "slerp", "normalise": False}, "as shares"),
+        ({"method": "model_stock", "normalise": False}, "as shares"),
         ({"method": "della", "density": 0.5, "epsilon": float("nan")}, "finite"),
     ],
 )

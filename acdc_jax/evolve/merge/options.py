@@ -43,24 +43,24 @@ class Merge:
         """Raises ConfigError for a value, or a pair of values, that cannot work."""
         method, density, epsilon = self.method, self.density, self.epsilon
         if method not in METHODS:
-            raise ConfigError(f"unknown merge {method!r}: choose one of {', '.join(METHODS)}")
+            raise ConfigError(f"--merge_method={method}: choose one of {', '.join(METHODS)}")
         if not 0 < density <= 1:
-            raise ConfigError(f"merge density {density} must be above 0 and at most 1")
+            raise ConfigError(f"--density={density}: must be above 0 and at most 1")
         if not (math.isfinite(epsilon) and epsilon >= 0):
-            raise ConfigError(f"merge epsilon {epsilon} must be finite and at least 0")
+            raise ConfigError(f"--epsilon={epsilon}: must be finite and at least 0")
         if method in _AVERAGES and density < 1:
-            raise ConfigError(f"{method} merges keep every entry: drop density={density}")
+            raise ConfigError(f"--density={density}: {method} merges keep every entry; drop it")
         if self.drops and density == 1:
-            raise ConfigError(f"{method} merges drop entries: set a density below 1, such as 0.5")
+            raise ConfigError(f"{method} merges drop entries: set --density below 1, such as 0.5")
         if not self.ranks and epsilon:
-            raise ConfigError(f"epsilon={epsilon} is DELLA's: drop it, or merge with della")
+            raise ConfigError(f"--epsilon={epsilon} is for della merges, not {method}: drop it")
         if self.ranks and not (0 < epsilon < min(density, 1 - density)):
             raise ConfigError(
                 f"{method} keeps entries with probability density ± epsilon, strictly between 0 "
-                f"and 1: epsilon={epsilon} with density={density} does not; try epsilon=0.1"
+                f"and 1: not with --density={density} and --epsilon={epsilon}; try --epsilon=0.1"
             )
         if method in ("slerp", "model_stock") and not self.normalise:
-            raise ConfigError(f"{method} takes coefficients as shares of a whole: set normalise")
+            raise ConfigError(f"{method} takes coefficients as shares: drop --nonormalise")
 
     @property
     def averages(self) -> bool:
