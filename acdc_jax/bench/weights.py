@@ -22,11 +22,12 @@ class ModelBench:
 def random_weights(config: ModelConfig, seed: int) -> Weights:
     """N(0, 0.02²) in every weight, made on the device."""
     keys = jax.random.split(jax.random.key(seed), len(shapes(config)))
-    drawn = {
+    drawn: Weights = {
         path: _normal(keys[i], leaf.shape, leaf.dtype)
         for i, (path, leaf) in enumerate(shapes(config).items())
     }
-    return jax.block_until_ready(drawn)
+    jax.block_until_ready(drawn)
+    return drawn
 
 
 @partial(jax.jit, static_argnums=(1, 2))  # one program per shape compiles faster than one of all

@@ -126,16 +126,22 @@ def mutate_child(
         AcdcError: A selected weight has a leading axis.
     """
     mutated = dict(weights)
-    mutate = _mutate_group_in_place if donate else _mutate_group
     for paths in _groups(weights, mutation):
-        leaves = tuple(mutated[path] for path in paths)
-        hashes = np.array([_hash(path) for path in paths], np.uint32)
+        leaves = [mutated.pop(path) for path in paths]
         sharding, one_by_one = leaves[0].sharding, _on_cpu(leaves[0])
-        for path, leaf in zip(paths, mutate(leaves, key, hashes, mutation), strict=True):
+        hashes = np.array([_hash(path) for path in paths])
+        if len(paths) == 1:
+            mutate = _mutate_one_in_place if donate else _mutate_one
+            changed = [mutate(leaves[0], key, hashes[0], mutation)]
+        else:
+            stretch = _stretched_in_place if donate else _stretched
+            found = _leading(tuple(_gram(leaf) for leaf in leaves), key, hashes, mutation)
+            changed = [stretch(leaf, *found, np.int32(i)) for i, leaf in enumerate(leaves)]
+        for path, leaf in zip(paths, changed, strict=True):
             mutated[path] = jax.device_put(leaf, sharding)
         if one_by_one:
             mutated[paths[0]].block_until_ready()  # see `mutate_children`
-    return mutated
+    return {path: mutated[path] for path in weights}
 
 
 def mutate_children(weights: Weights, keys: jax.Array, mutation: Mutation) -> Weights:
@@ -190,19 +196,34 @@ def _groups(weights: Weights, mutation: Mutation) -> Iterator[tuple[str, ...]]:
         yield from (tuple(alike[i : i + size]) for i in range(0, len(alike), size))
 
 
-def _mutate_together(
-    weights: tuple[jax.Array, ...], key: jax.Array, paths: np.ndarray, mutation: Mutation
-) -> tuple[jax.Array, ...]:
-    keys = [jax.random.fold_in(key, path) for path in paths]
-    if len(weights) == 1:
-        return (_mutate_leaf(weights[0], keys[0], mutation),)
+def _mutate_path(
+    weight: jax.Array, key: jax.Array, path: np.uint32, mutation: Mutation
+) -> jax.Array:
+    return _mutate_leaf(weight, jax.random.fold_in(key, path), mutation)
+
+
+def _stretched_by(
+    weight: jax.Array, vectors: jax.Array, stretch: jax.Array, i: np.int32
+) -> jax.Array:
+    return stretched(weight, vectors[i], stretch[i])
+
+
+@partial(jax.jit, static_argnames="mutation")
+def _leading(
+    grams: tuple[jax.Array, ...], key: jax.Array, paths: jax.Array, mutation: Mutation
+) -> tuple[jax.Array, jax.Array]:
+    keys = jax.vmap(partial(jax.random.fold_in, key))(paths)
     find = jax.vmap(partial(leading, noise=mutation))
-    vectors, stretch = find(jnp.stack([gram(weight) for weight in weights]), jnp.stack(keys))
-    return tuple(stretched(weight, vectors[i], stretch[i]) for i, weight in enumerate(weights))
+    found: tuple[jax.Array, jax.Array] = find(jnp.stack(grams), keys)
+    return found
 
 
-_mutate_group = jax.jit(_mutate_together, static_argnames="mutation")
-_mutate_group_in_place = jax.jit(_mutate_together, static_argnames="mutation", donate_argnums=0)
+# Small programs, compiled once per shape: one of a whole group takes minutes to compile.
+_gram = jax.jit(gram)
+_stretched = jax.jit(_stretched_by)
+_stretched_in_place = jax.jit(_stretched_by, donate_argnums=0)
+_mutate_one = jax.jit(_mutate_path, static_argnames="mutation")
+_mutate_one_in_place = jax.jit(_mutate_path, static_argnames="mutation", donate_argnums=0)
 
 
 @partial(jax.jit, static_argnames=("mutation", "one_by_one"))
@@ -210,7 +231,7 @@ def _mutate_leaves(
     weight: jax.Array, keys: jax.Array, path: np.uint32, mutation: Mutation, one_by_one: bool
 ) -> jax.Array:
     def mutate(weight: jax.Array, key: jax.Array) -> jax.Array:
-        return _mutate_leaf(weight, jax.random.fold_in(key, path), mutation)
+        return _mutate_path(weight, key, path, mutation)
 
     if one_by_one:
         mutated: jax.Array = jax.lax.map(lambda child: mutate(*child), (weight, keys))

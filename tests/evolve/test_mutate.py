@@ -236,8 +236,7 @@ def test_a_sharded_weight_is_mutated_where_it_lies(shape, spec):
     assert after.sharding.is_equivalent_to(placed.sharding, 2)
     np.testing.assert_allclose(after, whole, atol=1e-4)
     # No device is sent the whole weight: what is exchanged is no larger than the Gram matrix.
-    hashes = np.zeros(1, np.uint32)
-    lowered = mutate._mutate_group.lower((placed,), jax.random.key(0), hashes, mutation)
+    lowered = mutate._mutate_one.lower(placed, jax.random.key(0), np.uint32(0), mutation)
     gathered = re.findall(r"= (\S+) all-gather\(", lowered.compile().as_text())
     assert not [found for found in gathered if f"[{shape[0]},{shape[1]}]" in found]
 

@@ -11,6 +11,7 @@ Model stock: Jang et al., "Model Stock: All we need is just a few fine-tuned mod
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,31 +23,45 @@ _SINGULAR = 1e-6
 
 
 def average(
-    merge: Merge, base: jax.Array, parents: Sequence[jax.Array], coefficients: jax.Array
-) -> jax.Array:
-    """Merges one weight; float32 inside, rounded once to the base's dtype.
+    merge: Merge,
+    base: Sequence[jax.Array],
+    parents: Sequence[Sequence[jax.Array]],
+    coefficients: jax.Array,
+) -> tuple[jax.Array, ...]:
+    """Merges weights; float32 inside, rounded once to the base's dtype.
+
+    The numbers of all weights are computed together: a program for each would be launched, and
+    compiled, hundreds of times.
 
     Args:
         merge: A method that averages.
-        base: θ₀, any shape.
-        parents: P weights of that shape.
-        coefficients: [P] float32.
+        base: θ₀, W arrays.
+        parents: P sequences of arrays shaped like them.
+        coefficients: [P, W] float32.
 
     Returns:
-        The child's weight.
+        The child's weights.
     """
-    exact = [parent.astype(jnp.float32) for parent in parents]
-    start = base.astype(jnp.float32)
-    if merge.method == "slerp":
-        rest, shares = _slerp(_products(exact), coefficients)
-    elif merge.method == "model_stock":
-        rest, shares = _model_stock(_products([x - start for x in exact]), coefficients)
+    rows = coefficients.T
+    if merge.method == "linear":
+        rest, shares = jax.vmap(partial(_linear, normalise=merge.normalise))(rows)
+    elif merge.method == "slerp":
+        exact = [[parent[i].astype(jnp.float32) for parent in parents] for i in range(len(base))]
+        rest, shares = jax.vmap(_slerp)(jnp.stack([_products(each) for each in exact]), rows)
     else:
-        rest, shares = _linear(coefficients, merge.normalise)
-    child = rest * start
-    for share, parent in zip(shares, exact, strict=True):
-        child = child + share * parent
-    return child.astype(base.dtype)
+        taus = [
+            [parent[i].astype(jnp.float32) - start.astype(jnp.float32) for parent in parents]
+            for i, start in enumerate(base)
+        ]
+        rest, shares = jax.vmap(_model_stock)(jnp.stack([_products(each) for each in taus]), rows)
+
+    def combine(i: int) -> jax.Array:
+        child = rest[i] * base[i].astype(jnp.float32)
+        for p, parent in enumerate(parents):
+            child = child + shares[i, p] * parent[i].astype(jnp.float32)
+        return child.astype(base[i].dtype)
+
+    return tuple(combine(i) for i in range(len(base)))
 
 
 def _linear(coefficients: jax.Array, normalise: bool) -> tuple[jax.Array, jax.Array]:

@@ -113,14 +113,13 @@ def _merge_leaves(
     columns: jax.Array,
     hashes: jax.Array,
 ) -> Leaves:
-    def merge_leaf(i: int) -> jax.Array:
-        weights = [parent[i] for parent in parents]
-        w = coefficients[:, columns[i]]
-        if merge.averages:
-            return average(merge, base[i], weights, w)
-        return sparse(merge, base[i], weights, w, jax.random.fold_in(key, hashes[i]))
-
-    return tuple(merge_leaf(i) for i in range(len(base)))
+    w = coefficients[:, columns]
+    if merge.averages:
+        return average(merge, base, parents, w)
+    return tuple(
+        sparse(merge, leaf, [p[i] for p in parents], w[:, i], jax.random.fold_in(key, hashes[i]))
+        for i, leaf in enumerate(base)
+    )
 
 
 _one = jax.jit(_merge_leaves, static_argnums=0)
