@@ -77,12 +77,13 @@ def leading(products: jax.Array, key: jax.Array, noise: Noise) -> tuple[jax.Arra
     """Leading singular vectors, and by how much the mutation stretches each.
 
     Five iterations on the Gram matrix, each worth a classical power iteration, and 64 more
-    directions than asked for. What is perturbed are Ritz values and vectors: for spectra that
-    decay like j^-0.3 or faster the values are within 3 % of σⱼ (0.5 % on average), and the
-    subspace holds 95 % of the true one, the rest being directions just beyond the rank whose
-    singular values are nearly the same. Without any decay (Gaussian matrices) it holds 85 %, and
-    the values are within 4 %. A singular value below 0.002 of the largest drowns in float32's
-    rounding of the Gram matrix and is not perturbed.
+    directions than asked for. What is perturbed are Ritz values and vectors. For 256 of 3,584
+    directions whose singular values fall like j^-0.3 (j^-0.5), the values are within 2.6 % (1.2 %)
+    of σⱼ and 0.5 % (0.2 %) on average, and the subspace holds 95 % (98 %) of the true one; the rest
+    are directions just beyond the rank, whose singular values are nearly the same. Without any
+    decay, in Gaussian matrices of 18,944 x 3,584, values are within 5 % (3 % on average), and the
+    subspace holds 63 %. A singular value below 0.002 of the largest drowns in float32's rounding of
+    the Gram matrix and is not perturbed.
 
     Args:
         products: Gram matrix, [s, s] float32.
