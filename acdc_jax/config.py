@@ -3,10 +3,11 @@
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from acdc_jax.errors import ConfigError
 from acdc_jax.evolve.archive import Selection
+from acdc_jax.evolve.merge import METHODS, Merge
 from acdc_jax.evolve.mutate import Mutation
 from acdc_jax.flags import check_bounds, setting
 from acdc_jax.sandbox import Judge, Limits, Sandbox, launchers
@@ -151,8 +152,27 @@ class EvolveConfig:
         "Groups of weights with a coefficient of their own.",
         choices=("global", "layer", "module"),
     )
+    merge_method: str = setting(
+        "linear",
+        "Crossover: linear (the paper's), slerp (along great circles), model_stock (towards the "
+        "base where parents disagree); of thinned task vectors: ties (the largest entries), "
+        "dare_linear (random ones), della_linear (random, large ones likelier); and dare_ties and "
+        "della, which then elect a sign per entry, as ties does.",
+        choices=METHODS,
+    )
     normalise: bool = setting(
-        True, "Divide task vectors by the sum of their coefficients, as the paper does."
+        True,
+        "Divide task vectors by the sum of their coefficients, as the paper does; with an elected "
+        "sign, by the sum over those who agree.",
+    )
+    density: float = setting(
+        1.0, "Share of a task vector's entries that ties, dare and della keep.", low=0, high=1
+    )
+    epsilon: float = setting(
+        0.0,
+        "della keeps a row's smallest entry with probability density - epsilon, its largest with "
+        "density + epsilon.",
+        low=0,
     )
     min_parents: int = setting(2, "Fewest parents of a child.", low=1)
     max_parents: int = setting(2, "Most parents of a child.", low=1)
@@ -168,6 +188,12 @@ class EvolveConfig:
     mutation_rank: int = setting(256, "Singular values that the SVD mutation perturbs.", low=1)
     mutation_relative: bool = setting(
         False, "Scale the noise by the singular value (svd) or the weight's spread (gaussian)."
+    )
+    mutation_decomposition: str = setting(
+        "auto",
+        "How svd finds singular values: exact, randomised (the leading ones, from products; much "
+        "faster), or auto: randomised where a matrix has many more than are perturbed.",
+        choices=("auto", "exact", "randomised"),
     )
     mutate_embeddings: bool = setting(True, "Mutate embeddings and the head too.")
     selection: str = setting(
@@ -200,6 +226,16 @@ class EvolveConfig:
             raise ConfigError(
                 "--distance=hamming counts solved tasks too; it needs --denominator=all"
             )
+        if self.mutation != "svd" and self.mutation_decomposition != "auto":
+            raise ConfigError(
+                f"--mutation_decomposition={self.mutation_decomposition} is of --mutation=svd, "
+                f"not of --mutation={self.mutation}; drop it"
+            )
+        self.to_merge()
+
+    def to_merge(self) -> Merge:
+        """What the crossover's flags say; refuses those that contradict each other."""
+        return Merge(self.merge_method, self.normalise, self.density, self.epsilon)
 
     def to_mutation(self) -> Mutation | None:
         """What the mutation flags say."""
@@ -211,6 +247,7 @@ class EvolveConfig:
             self.mutation_rank,
             self.mutation_relative,
             self.mutate_embeddings,
+            cast(Any, self.mutation_decomposition),  # the flag's choices are the type's values
         )
 
     def to_selection(self, population: int) -> Selection:

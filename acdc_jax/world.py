@@ -17,7 +17,7 @@ from acdc_jax.evaluate.groups import Group, Groups
 from acdc_jax.evaluate.respond import Engine
 from acdc_jax.evolve.budget import choose_budget, free_host_bytes
 from acdc_jax.evolve.children import Operators, member_id
-from acdc_jax.evolve.merge import Merge, module_groups
+from acdc_jax.evolve.merge import module_groups
 from acdc_jax.evolve.propose import Proposer
 from acdc_jax.evolve.store import Store
 from acdc_jax.evolve.strategy import Strategy
@@ -146,7 +146,7 @@ def make_operators(config: Config, model: ModelConfig, seeds: int) -> Operators:
     return Operators(
         Proposer(given.proposer, given.min_parents, given.max_parents),
         strategy,
-        Merge(normalise=given.normalise),
+        given.to_merge(),
         given.to_mutation(),
         groups,
         group_of,

@@ -49,6 +49,11 @@ def test_nested_flag_files_and_the_later_line_wins(tmp_path: Path) -> None:
         (["--base_model=x"], "--base_model"),
         (["--seed_models=a,b"], "--base_model"),
         (["--distance=hamming", "--denominator=unsolved"], "--distance"),
+        (["--density=0.5"], "--density"),
+        (["--merge_method=dare_ties"], "--density"),
+        (["--merge_method=della", "--density=0.5"], "--epsilon"),
+        (["--merge_method=slerp", "--nonormalise"], "--nonormalise"),
+        (["--mutation=gaussian", "--mutation_decomposition=exact"], "--mutation_decomposition"),
         (["stray"], "stray"),
     ],
 )

@@ -7,6 +7,10 @@ from acdc_jax.errors import ConfigError
 
 BENCHMARKS = {
     "decode": "generation: decoding, prefill, mixed lengths, beside Hugging Face generate",
+    "merge": "every crossover, beside the bytes that it must move",
+    "mutate": "SVD mutation of one model, beside torch.linalg.svd",
+    "archive": "one archive update, beside plain Python",
+    "transfer": "members from the host's memory to the device, beside its link",
 }
 
 _HELP = """acdc bench NAME [--flags]: our figures beside the device's limits and peers, in one run.

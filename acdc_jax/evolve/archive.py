@@ -22,8 +22,8 @@ from acdc_jax.errors import AcdcError, ConfigError
 
 _INT32 = np.iinfo(np.int32).max
 _LARGEST = float(_INT32 - 127)  # The largest float32 that is also an int32.
-_EXACT = 1 << 24  # Every integer up to here is a float32.
 _BLOCK = 256  # Candidates compared with all others at a time; bounds the memory.
+_DIGIT = 8  # Bits of an integer that a product in any backend's default precision keeps.
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,9 @@ def rank(
 
     Candidates are compared in blocks of 256, so that 10⁴ x 10⁴ fits in memory. Sums stay
     below k·n·T, which must fit int32 (10⁴ x 10⁴ does up to k = 21), and fitnesses are compared
-    by products below T², so T ≤ 46,340. Skills are counted by float32 products of full precision
-    over spans of tasks so short that every partial sum is an exact integer.
+    by products below T², so T ≤ 46,340. Skills are counted by matrix products of 0 and 1 with
+    8-bit digits of the weights: exact in the precision that matrix units have (bfloat16 on a TPU,
+    TF32 on a GPU), with sums below 2²⁴, which are exact in float32.
 
     Args:
         skills: [n, T] int8. A task column of -1 is padding.
@@ -193,15 +194,17 @@ def rank(
     places = jax.lax.map(lambda i: fitter(i).sum(dtype=jnp.int32), everyone, batch_size=_BLOCK)
     by_fitness = jnp.lexsort((ids, births, places, ~real)).astype(jnp.int32)
     fittest = by_fitness[0]
-    span = max(1, min(skills.shape[1], _EXACT // n))
-    gap = -skills.shape[1] % span
-    spans = jnp.pad(solved, ((0, 0), (0, gap))).astype(jnp.float32).reshape(n, -1, span)
-    weights = jnp.pad(weight, (0, gap)).astype(jnp.float32).reshape(-1, span)
+    digits = range(0, n.bit_length(), _DIGIT)
+    each = solved.astype(jnp.float32)
     near = min(selection.k, n)
 
     def score(i: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        both = jnp.einsum("st,nst->sn", spans[i] * weights, spans, precision="highest")
-        both = both.astype(jnp.int32).sum(axis=0, dtype=jnp.int32)
+        both = jnp.zeros(n, jnp.int32)
+        for shift in digits:
+            digit = (weight >> shift) & ((1 << _DIGIT) - 1)
+            both = both + (
+                (each @ (each[i] * digit.astype(jnp.float32))).astype(jnp.int32) << shift
+            )
         dominating = (fitter(i) | (places == places[i])) & real & (everyone != i)
         count = jnp.minimum(dominating.sum(dtype=jnp.int32), near)
         counted = jnp.maximum(count, 1)

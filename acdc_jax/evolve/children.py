@@ -131,7 +131,8 @@ def make_child(
     coefficients = jnp.asarray(np.asarray(recipe.coefficients, np.float32))
     weights = merge_child(Merge(**recipe.merge), base, parents, coefficients, merge_key, group_of)
     if recipe.mutation:
-        weights = mutate_child(weights, mutation_key, Mutation(**recipe.mutation))
+        mutation = Mutation(**recipe.mutation)
+        weights = mutate_child(weights, mutation_key, mutation, donate=True)
     if bad := non_finite(weights):
         raise AcdcError(
             f"weight {bad[0]} of child {recipe.id} is not finite; "

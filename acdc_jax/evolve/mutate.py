@@ -4,10 +4,11 @@ SVD mutation: AC/DC, arXiv 2604.14969, after CycleQD (Kuroki et al., arXiv 2410.
 """
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import groupby
 from typing import Literal
 
 import jax
@@ -15,7 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.evolve.svd import (
+    OVERSAMPLING,
+    exact_noise,
+    gram,
+    leading,
+    randomised_noise,
+    stretched,
+)
 from acdc_jax.model.transformer import Weights
+
+_GROUP_BYTES = 2 << 30  # Of Gram matrices that one call works on.
 
 
 @dataclass(frozen=True)
@@ -23,12 +34,15 @@ class Mutation:
     """What is done to a child after the merge.
 
     Attributes:
-        kind: "svd" (`svd_noise`) or "gaussian" (`gaussian_noise`).
-        scale: Standard deviation of the noise.
+        kind: "svd": σⱼ ← max(σⱼ + s εⱼ, 0) for the `rank` largest singular values of every weight;
+            "gaussian": s ε is added to every entry; ε ~ N(0, 1).
+        scale: s, standard deviation of the noise; absolute in the paper.
         rank: How many singular values are perturbed; "svd" only.
         relative: `scale` is in units of the singular value ("svd") or of the weight's
             root mean square ("gaussian") instead of absolute.
         embeddings: Token embeddings and a separate output head are mutated too.
+        decomposition: "exact", "randomised" (`svd.leading` states its error), or "auto": randomised
+            for matrices that are larger than the subspace it searches, exact for the others.
     """
 
     kind: Literal["svd", "gaussian"] = "svd"
@@ -36,6 +50,7 @@ class Mutation:
     rank: int = 256
     relative: bool = False
     embeddings: bool = False
+    decomposition: Literal["auto", "exact", "randomised"] = "auto"
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a value that no mutation can have."""
@@ -45,6 +60,28 @@ class Mutation:
             raise ConfigError(f"mutation scale {self.scale} must be finite and at least 0")
         if self.rank < 1:
             raise ConfigError(f"mutation rank {self.rank} must be at least 1")
+        if self.decomposition not in ("auto", "exact", "randomised"):
+            raise ConfigError(
+                f"unknown decomposition {self.decomposition!r}: choose auto, exact or randomised"
+            )
+        if self.kind == "gaussian" and self.decomposition != "auto":
+            raise ConfigError("gaussian mutation decomposes nothing: drop the decomposition")
+
+    def randomises(self, weight: jax.Array) -> bool:
+        """Whether a weight [..., m, n] is mutated through its leading subspace.
+
+        Raises:
+            AcdcError: It is to be, and has fewer directions than that.
+        """
+        if self.kind != "svd" or self.decomposition == "exact":
+            return False
+        fits = min(weight.shape[-2:]) >= self.rank + OVERSAMPLING
+        if self.decomposition == "randomised" and not fits:
+            raise AcdcError(
+                f"a weight of shape {weight.shape[-2:]} has no {self.rank} + {OVERSAMPLING} "
+                "directions for a randomised decomposition: lower the rank, or use auto"
+            )
+        return fits
 
 
 def mutated_paths(paths: Iterable[str], *, embeddings: bool) -> tuple[str, ...]:
@@ -67,27 +104,20 @@ def mutated_paths(paths: Iterable[str], *, embeddings: bool) -> tuple[str, ...]:
     return tuple(path for path in paths if selected(path))
 
 
-def svd_noise(
-    weights: Weights,
-    key: jax.Array,
-    *,
-    scale: float,
-    rank: int,
-    relative: bool,
-    embeddings: bool,
+def mutate_child(
+    weights: Weights, key: jax.Array, mutation: Mutation, *, donate: bool = False
 ) -> Weights:
-    """Perturbs singular values: σⱼ ← max(σⱼ + s εⱼ, 0) for the `rank` largest, εⱼ ~ N(0, 1).
+    """Mutates one model. Only a change is added to a weight, in float32, with one rounding.
 
-    The decomposition is exact and float32; only its change is added to the weight, with one
-    rounding, so that what lies beyond `rank` stays as it was.
+    Weights of one shape that take the randomised decomposition go together, as many as a few GB
+    hold, since small decompositions are faster in batches. The others go one by one.
 
     Args:
-        weights: One model. For a population use `mutate_children`, which says why not `vmap`.
+        weights: One model. For a population use `mutate_children`.
         key: Typed PRNG key. Every path draws from its own, whatever else is selected.
-        scale: s; absolute, as in the paper.
-        rank: Singular values perturbed per weight; all of them where there are fewer.
-        relative: Uses s σⱼ in place of s.
-        embeddings: Includes embeddings and a separate head.
+        mutation: What to do.
+        donate: Overwrites the selected weights, which must not be used again: the peak is then one
+            model and one group's temporaries, instead of two models.
 
     Returns:
         The mutated weights. Leaves that are not selected are the same arrays.
@@ -95,41 +125,29 @@ def svd_noise(
     Raises:
         AcdcError: A selected weight has a leading axis.
     """
-    return mutate_child(weights, key, Mutation("svd", scale, rank, relative, embeddings))
-
-
-def gaussian_noise(
-    weights: Weights, key: jax.Array, *, scale: float, relative: bool, embeddings: bool
-) -> Weights:
-    """Adds s ε to every entry of the selected weights, ε ~ N(0, 1), rounding once.
-
-    Arguments and result are as in `svd_noise`; `relative` uses s times the root mean square of
-    the weight in place of s.
-    """
-    return mutate_child(
-        weights,
-        key,
-        Mutation("gaussian", scale, relative=relative, embeddings=embeddings),
-    )
-
-
-def mutate_child(weights: Weights, key: jax.Array, mutation: Mutation) -> Weights:
-    """Applies `mutation` to one model, as `svd_noise` or `gaussian_noise` describe it."""
     mutated = dict(weights)
-    for path in mutated_paths(weights, embeddings=mutation.embeddings):
-        weight = weights[path]
-        if weight.ndim != 2:
-            # A leading axis would otherwise share one draw among the members.
-            raise AcdcError(f"weight {path!r} of shape {weight.shape} is not a matrix")
-        leaf = _mutate_one(weight, key, _hash(path), mutation)
-        mutated[path] = jax.device_put(leaf, weight.sharding)
-        if mutation.kind == "svd" and all(d.platform == "cpu" for d in weight.devices()):
-            mutated[path].block_until_ready()  # `mutate_children` says why
-    return mutated
+    for paths in _groups(weights, mutation):
+        leaves = [mutated.pop(path) for path in paths]
+        sharding, one_by_one = leaves[0].sharding, _on_cpu(leaves[0])
+        hashes = np.array([_hash(path) for path in paths])
+        if len(paths) == 1:
+            mutate = _mutate_one_in_place if donate else _mutate_one
+            changed = [mutate(leaves[0], key, hashes[0], mutation)]
+        else:
+            stretch = _stretched_in_place if donate else _stretched
+            found = _leading(tuple(_gram(leaf) for leaf in leaves), key, hashes, mutation)
+            changed = [stretch(leaf, *found, np.int32(i)) for i, leaf in enumerate(leaves)]
+        for path, leaf in zip(paths, changed, strict=True):
+            mutated[path] = jax.device_put(leaf, sharding)
+        if one_by_one:
+            mutated[paths[0]].block_until_ready()  # see `mutate_children`
+    return {path: mutated[path] for path in weights}
 
 
 def mutate_children(weights: Weights, keys: jax.Array, mutation: Mutation) -> Weights:
     """Mutates all children of a generation: one jitted call per weight, one compilation per shape.
+
+    Each child is mutated as `mutate_child` would with its key.
 
     On a CPU the decompositions run one after the other. Batched ones, several at once, wait for
     each other in XLA's thread pool, forever where it has two threads (seen with jax 0.10.2), and
@@ -148,8 +166,7 @@ def mutate_children(weights: Weights, keys: jax.Array, mutation: Mutation) -> We
     mutated = dict(weights)
     for path in mutated_paths(weights, embeddings=mutation.embeddings):
         weight = weights[path]
-        on_cpu = all(device.platform == "cpu" for device in weight.devices())
-        one_by_one = on_cpu and mutation.kind == "svd"
+        one_by_one = _on_cpu(weight) and mutation.kind == "svd"
         leaf = _mutate_leaves(weight, keys, _hash(path), mutation, one_by_one)
         mutated[path] = jax.device_put(leaf, weight.sharding)
         if one_by_one:
@@ -157,12 +174,64 @@ def mutate_children(weights: Weights, keys: jax.Array, mutation: Mutation) -> We
     return mutated
 
 
+def _groups(weights: Weights, mutation: Mutation) -> Iterator[tuple[str, ...]]:
+    """Selected paths that are mutated in one call: equal in shape, dtype and sharding."""
+
+    def kind(path: str) -> tuple[str, ...]:
+        leaf = weights[path]
+        return str(leaf.shape), str(leaf.dtype), str(leaf.sharding)
+
+    paths = mutated_paths(weights, embeddings=mutation.embeddings)
+    for path in paths:
+        if weights[path].ndim != 2:
+            # A leading axis would otherwise share one draw among the members.
+            raise AcdcError(f"weight {path!r} of shape {weights[path].shape} is not a matrix")
+    for _, equal in groupby(sorted(paths, key=kind), kind):
+        alike = list(equal)
+        leaf, most = weights[alike[0]], 1
+        if mutation.randomises(leaf) and not _on_cpu(leaf):
+            most = max(1, _GROUP_BYTES // (4 * min(leaf.shape) ** 2))
+        groups = -(-len(alike) // most)
+        size = -(-len(alike) // groups)  # nearly one size: few compilations
+        yield from (tuple(alike[i : i + size]) for i in range(0, len(alike), size))
+
+
+def _mutate_path(
+    weight: jax.Array, key: jax.Array, path: np.uint32, mutation: Mutation
+) -> jax.Array:
+    return _mutate_leaf(weight, jax.random.fold_in(key, path), mutation)
+
+
+def _stretched_by(
+    weight: jax.Array, vectors: jax.Array, stretch: jax.Array, i: np.int32
+) -> jax.Array:
+    return stretched(weight, vectors[i], stretch[i])
+
+
+@partial(jax.jit, static_argnames="mutation")
+def _leading(
+    grams: tuple[jax.Array, ...], key: jax.Array, paths: jax.Array, mutation: Mutation
+) -> tuple[jax.Array, jax.Array]:
+    keys = jax.vmap(partial(jax.random.fold_in, key))(paths)
+    find = jax.vmap(partial(leading, noise=mutation))
+    found: tuple[jax.Array, jax.Array] = find(jnp.stack(grams), keys)
+    return found
+
+
+# Small programs, compiled once per shape: one of a whole group takes minutes to compile.
+_gram = jax.jit(gram)
+_stretched = jax.jit(_stretched_by)
+_stretched_in_place = jax.jit(_stretched_by, donate_argnums=0)
+_mutate_one = jax.jit(_mutate_path, static_argnames="mutation")
+_mutate_one_in_place = jax.jit(_mutate_path, static_argnames="mutation", donate_argnums=0)
+
+
 @partial(jax.jit, static_argnames=("mutation", "one_by_one"))
 def _mutate_leaves(
     weight: jax.Array, keys: jax.Array, path: np.uint32, mutation: Mutation, one_by_one: bool
 ) -> jax.Array:
     def mutate(weight: jax.Array, key: jax.Array) -> jax.Array:
-        return _mutate_leaf(weight, jax.random.fold_in(key, path), mutation)
+        return _mutate_path(weight, key, path, mutation)
 
     if one_by_one:
         mutated: jax.Array = jax.lax.map(lambda child: mutate(*child), (weight, keys))
@@ -170,30 +239,19 @@ def _mutate_leaves(
     return jax.vmap(mutate)(weight, keys)
 
 
-@partial(jax.jit, static_argnames="mutation")
-def _mutate_one(
-    weight: jax.Array, key: jax.Array, path: np.uint32, mutation: Mutation
-) -> jax.Array:
-    return _mutate_leaf(weight, jax.random.fold_in(key, path), mutation)
-
-
 def _mutate_leaf(weight: jax.Array, key: jax.Array, mutation: Mutation) -> jax.Array:
-    exact = weight.astype(jnp.float32)
     if mutation.kind == "svd":
-        change = _svd_change(exact, key, mutation)
-    else:
-        change = mutation.scale * jax.random.normal(key, exact.shape, jnp.float32)
-        if mutation.relative:
-            change = change * jnp.sqrt(jnp.mean(jnp.square(exact)))
+        mutate = randomised_noise if mutation.randomises(weight) else exact_noise
+        return mutate(weight, key, mutation)
+    exact = weight.astype(jnp.float32)
+    change = mutation.scale * jax.random.normal(key, exact.shape, jnp.float32)
+    if mutation.relative:
+        change = change * jnp.sqrt(jnp.mean(jnp.square(exact)))
     return (exact + change).astype(weight.dtype)
 
 
-def _svd_change(weight: jax.Array, key: jax.Array, mutation: Mutation) -> jax.Array:
-    u, sigma, vt = jnp.linalg.svd(weight, full_matrices=False)
-    u, sigma, vt = u[:, : mutation.rank], sigma[: mutation.rank], vt[: mutation.rank]
-    noise = mutation.scale * jax.random.normal(key, sigma.shape, jnp.float32)
-    perturbed = jnp.maximum(sigma + (noise * sigma if mutation.relative else noise), 0)
-    return jnp.matmul(u * (perturbed - sigma)[None, :], vt, precision="highest")
+def _on_cpu(weight: jax.Array) -> bool:
+    return all(device.platform == "cpu" for device in weight.devices())
 
 
 def _hash(path: str) -> np.uint32:

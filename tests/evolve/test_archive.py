@@ -2,11 +2,13 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from plain_archive import plain_select
 
 from acdc_jax.errors import AcdcError, ConfigError
@@ -75,17 +77,31 @@ def test_order_of_candidates_and_tasks_does_not_matter(rule, given, seed):
     np.testing.assert_array_equal(selected.novelty[rows], shuffled.novelty)
 
 
-def test_larger_than_a_block_and_a_span(monkeypatch):
-    """Several blocks of candidates and spans of tasks give what one of each gives."""
+def test_larger_than_a_block_and_a_digit(monkeypatch):
+    """Several blocks of candidates and digits of the weights give what one of each gives."""
     rng = np.random.default_rng(0)
     skills = (rng.random((40, 90)) < rng.random((40, 1))).astype(np.int8)
     births, ids = rng.integers(0, 3, 40).tolist(), [f"m{i:02d}" for i in range(40)]
     kept, _ = plain_select(skills.tolist(), births, ids, population=40)
     assert select(skills, births, ids, Selection(population=40)).indices.tolist() == kept
     monkeypatch.setattr(archive, "_BLOCK", 7)
-    monkeypatch.setattr(archive, "_EXACT", 40 * 13)
+    monkeypatch.setattr(archive, "_DIGIT", 2)
     uncached = Selection(population=39)  # Another static argument: compiled with the above.
     assert select(skills, births, ids, uncached).indices.tolist() == kept[:39]
+
+
+@pytest.mark.parametrize("spec", [PartitionSpec("pop"), PartitionSpec(None, "pop")], ids=str)
+def test_on_a_mesh(spec):
+    """Skills that lie over the devices, by candidate or by task, are ranked as on one."""
+    rng = np.random.default_rng(1)
+    skills = (rng.random((64, 128)) < rng.random((64, 1))).astype(np.int8)
+    births, ids, real = rng.integers(0, 3, 64), np.arange(64), np.ones(64, bool)
+    rest = births.astype(np.int32), ids.astype(np.int32), real, Selection(population=8)
+    mesh = Mesh(np.array(jax.devices()[:4]), ("pop",), axis_types=(AxisType.Auto,))
+    order, novelty = rank(jax.device_put(skills, NamedSharding(mesh, spec)), *rest)
+    expected, scores = rank(skills, *rest)
+    np.testing.assert_array_equal(order, expected)
+    np.testing.assert_array_equal(novelty, scores)
 
 
 def test_hand_computed():

@@ -1,0 +1,78 @@
+"""Every crossover of two parents and a base, beside the device's copy bandwidth."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from acdc_jax import flags
+from acdc_jax.bench.limits import SHAPES, copy_bandwidth
+from acdc_jax.bench.table import show
+from acdc_jax.bench.weights import ModelBench, all_finite, random_weights, size_bytes
+from acdc_jax.errors import AcdcError
+from acdc_jax.evolve.merge import Merge, merge_child, module_groups
+
+_MERGES = (
+    Merge(),
+    Merge(normalise=False),
+    Merge("slerp"),
+    Merge("model_stock"),
+    Merge("ties", density=0.4),
+    Merge("dare_linear", density=0.5),
+    Merge("dare_ties", density=0.5),
+    Merge("della", density=0.5, epsilon=0.1),
+)
+
+# Every input read once per pass that cannot be avoided, and the child written once: slerp and model
+# stock need the parents' angles first, TIES its thresholds, DELLA its ranks.
+_PASSES = {"slerp": 6, "model_stock": 7, "ties": 7, "della": 7}
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeBench(ModelBench):
+    """Merging"""
+
+    repeats: int = flags.setting(5, "Merges timed of each method; the median counts.", low=1)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs `acdc bench merge`: seconds, bytes that must be moved, and their bandwidth."""
+    (bench,), rest = flags.parse([MergeBench], argv)
+    flags.no_arguments(rest)
+    limit = copy_bandwidth(2**26 if jax.default_backend() == "cpu" else 2**31)
+    base, *parents = (random_weights(SHAPES[bench.shape], seed) for seed in range(3))
+    names, groups = module_groups(base, "module")
+    w = jax.random.uniform(jax.random.key(1), (2, len(names)), jnp.float32, 0.3, 0.7)
+    rows = []
+    for merge in _MERGES:
+        times = []
+        for turn in range(bench.repeats + 1):  # the first one compiles
+            began = time.perf_counter()
+            child = jax.block_until_ready(
+                merge_child(merge, base, parents, w, jax.random.key(turn), groups)
+            )
+            times.append(time.perf_counter() - began)
+            if turn == 0 and not all_finite(child):
+                raise AcdcError(f"{merge.method} made weights that are not finite")
+            del child  # before the next one takes its memory
+        took = float(np.median(times[1:]))
+        moved = _PASSES.get(merge.method, 4) * size_bytes(base)
+        rows.append(
+            (
+                merge.method + ("" if merge.normalise else ", added"),
+                f"{took * 1e3:.1f} ms",
+                f"{moved / 1e9:.1f} GB",
+                f"{moved / took / 1e9:,.0f} GB/s",
+                f"{moved / took / limit:.0%}",
+                f"{times[0]:.1f} s",
+            )
+        )
+        print(*rows[-1], sep="  ", flush=True)
+    show(
+        f"merging two {bench.shape} parents; a copy moves {limit / 1e9:,.0f} GB/s",
+        ("method", "time", "bytes at least", "bandwidth", "of the copy", "first call"),
+        rows,
+    )

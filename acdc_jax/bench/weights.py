@@ -1,0 +1,46 @@
+"""Random weights in a model's shape, and the flag that names the shape."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from acdc_jax.bench.limits import SHAPES
+from acdc_jax.flags import setting
+from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.transformer import Weights, shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelBench:
+    """The model"""
+
+    shape: str = setting("qwen2.5-7b", "Shape of the model.", choices=tuple(SHAPES))
+
+
+def random_weights(config: ModelConfig, seed: int) -> Weights:
+    """N(0, 0.02²) in every weight, made on the device."""
+    keys = jax.random.split(jax.random.key(seed), len(shapes(config)))
+    drawn: Weights = {
+        path: _normal(keys[i], leaf.shape, leaf.dtype)
+        for i, (path, leaf) in enumerate(shapes(config).items())
+    }
+    jax.block_until_ready(drawn)
+    return drawn
+
+
+@partial(jax.jit, static_argnums=(1, 2))  # one program per shape compiles faster than one of all
+def _normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    return 0.02 * jax.random.normal(key, shape, dtype)
+
+
+def size_bytes(weights: Weights) -> int:
+    """Bytes of all leaves."""
+    return sum(leaf.nbytes for leaf in weights.values())
+
+
+@jax.jit
+def all_finite(weights: Weights) -> jax.Array:
+    """Whether every entry is; a benchmark of wrong results measures nothing."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in weights.values()]).all()

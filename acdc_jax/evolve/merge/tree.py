@@ -1,0 +1,140 @@
+"""Merging whole weight trees: one child, or all children of a generation.
+
+Methods that average are one program over the whole tree, a stream through memory. The others are
+one call per weight, which bounds memory by one weight's temporaries, and one compilation per shape.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.evolve.merge.average import average
+from acdc_jax.evolve.merge.options import Merge
+from acdc_jax.evolve.merge.sparse import sparse
+from acdc_jax.model.transformer import Weights
+
+Leaves = tuple[jax.Array, ...]
+
+
+def merge_child(
+    merge: Merge,
+    base: Weights,
+    parents: Sequence[Weights],
+    coefficients: jax.Array,
+    key: jax.Array,
+    groups: Mapping[str, int],
+) -> Weights:
+    """Merges one child. Arithmetic is float32 and rounds once, to the base's dtype.
+
+    Args:
+        merge: How.
+        base: Weights θ₀.
+        parents: P trees with the base's paths and shapes. A parent with coefficient 0 counts for
+            nothing as long as its weights are finite.
+        coefficients: [P, G] float32. A group whose coefficients are all 0 keeps θ₀.
+        key: Typed PRNG key. Every path and parent draws from its own part of it.
+        groups: Index into G of each path, from `module_groups`.
+
+    Returns:
+        The child's weights, in the base's dtypes, sharded like the base.
+
+    Raises:
+        AcdcError: A tree lacks a path, or has one that the others do not have.
+    """
+    return _merge(_one, merge, base, parents, coefficients, key, groups)
+
+
+def merge_children(
+    merge: Merge,
+    base: Weights,
+    parents: Sequence[Weights],
+    coefficients: jax.Array,
+    keys: jax.Array,
+    groups: Mapping[str, int],
+) -> Weights:
+    """Merges all children of a generation: `merge_child` under `vmap`.
+
+    Args:
+        merge: How.
+        base: Weights θ₀, without a leading axis.
+        parents: P trees whose leaves have a leading axis C: row c is the parent of child c.
+        coefficients: [C, P, G] float32.
+        keys: Typed PRNG keys, [C].
+        groups: As in `merge_child`.
+
+    Returns:
+        Weights with a leading axis C, sharded like the parents.
+
+    Raises:
+        AcdcError: As in `merge_child`.
+    """
+    return _merge(_many, merge, base, parents, coefficients, keys, groups)
+
+
+def _merge(
+    merge_leaves: Callable[..., Leaves],
+    merge: Merge,
+    base: Weights,
+    parents: Sequence[Weights],
+    coefficients: jax.Array,
+    key: jax.Array,
+    groups: Mapping[str, int],
+) -> Weights:
+    for tree in (*parents, groups):
+        if odd := base.keys() ^ tree.keys():
+            raise AcdcError(f"weight {min(odd)!r} is missing from a model that is to be merged")
+    paths = list(base)
+    merged: Weights = {}
+    for batch in [paths] if merge.averages else [[path] for path in paths]:
+        leaves = merge_leaves(
+            merge,
+            tuple(base[path] for path in batch),
+            tuple(tuple(parent[path] for path in batch) for parent in parents),
+            coefficients,
+            key,
+            np.array([groups[path] for path in batch], np.int32),
+            # Not the path's position: a draw does not depend on which other weights there are.
+            np.array([zlib.crc32(path.encode()) for path in batch], np.uint32),
+        )
+        merged.update(zip(batch, leaves, strict=True))
+    return merged
+
+
+def _merge_leaves(
+    merge: Merge,
+    base: Leaves,
+    parents: tuple[Leaves, ...],
+    coefficients: jax.Array,
+    key: jax.Array,
+    columns: jax.Array,
+    hashes: jax.Array,
+) -> Leaves:
+    w = coefficients[:, columns]
+    if merge.averages:
+        return average(merge, base, parents, w)
+    return tuple(
+        sparse(merge, leaf, [p[i] for p in parents], w[:, i], jax.random.fold_in(key, hashes[i]))
+        for i, leaf in enumerate(base)
+    )
+
+
+_one = jax.jit(_merge_leaves, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _many(
+    merge: Merge,
+    base: Leaves,
+    parents: tuple[Leaves, ...],
+    coefficients: jax.Array,
+    keys: jax.Array,
+    columns: jax.Array,
+    hashes: jax.Array,
+) -> Leaves:
+    children = jax.vmap(partial(_merge_leaves, merge), in_axes=(None, 0, 0, 0, None, None))
+    merged: Leaves = children(base, parents, coefficients, keys, columns, hashes)
+    return merged
