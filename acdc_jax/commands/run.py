@@ -18,6 +18,7 @@ from acdc_jax.evaluate.final import Judges, global_skills, held_out_tasks, measu
 from acdc_jax.files import write_atomic
 from acdc_jax.loop import evolve
 from acdc_jax.models import Folders
+from acdc_jax.report.page import write_page
 from acdc_jax.report.picture import draw_run
 from acdc_jax.report.progress import Advance, progress
 from acdc_jax.report.tables import results_table
@@ -58,7 +59,7 @@ def command(argv: Sequence[str]) -> None:
     console.print(
         "Coverage: share of held-out tasks that at least one of the N solves. "
         "Held-out tasks entered neither training nor evolution.\n"
-        f"Run directory {run_dir}: results.json, report.png, metrics.jsonl, members, tasks.\n"
+        f"Run directory {run_dir}: members, tasks, results.json, and report.html to look at.\n"
         f"Export a member for Hugging Face: acdc export {run_dir} "
         f"{results['task_force']['3'][0]} OUT",
         markup=False,
@@ -138,6 +139,8 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
         if baselines:
             draw_run(run_dir, results)
         write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
+        if baselines:
+            write_page([run_dir])
     return results
 
 

@@ -94,5 +94,6 @@ def acdc_run(
     results = {"rows": [row], "task_force": {"3": ["g000-m00"]}, "held_out_tasks": 0}
     monkeypatch.setattr(run_command, "_measure", lambda *_: dict(results))
     monkeypatch.setattr(run_command, "draw_run", lambda *_: None)
+    monkeypatch.setattr(run_command, "write_page", lambda *_: None)
     base, *seeds = models
     return lambda run_dir, *more: main(_arguments(run_dir, base, seeds, *more))
