@@ -75,7 +75,7 @@ def test_several_runs_are_grouped_by_flags(tmp_path: Path, write_run: Callable[.
     assert comparison["flags"] == ["selection"]
     assert [group["seeds"] for group in comparison["groups"]] == [[0, 1], [0, 1]]
     evolved = comparison["rows"][0]
-    assert evolved["label"] == "selection=novelty"
+    assert evolved["label"] == "reference"
     assert evolved["coverage_values"] == [0.5, 0.5]
     assert comparison["curves"]["held_out"]["selection=fitness"][0] == [0, 0.25, 0.25, 0.25]
 
