@@ -242,6 +242,19 @@ class Config:
         return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
 
 
+def config_of(settings: Mapping[str, Any]) -> Config:
+    """The configuration whose `settings` these are; what they lack has its default.
+
+    Raises:
+        ConfigError: a value is not valid any more.
+    """
+    sections: list[Any] = []
+    for section in SECTIONS:
+        names = {field.name for field in dataclasses.fields(section)} & settings.keys()
+        sections.append(section(**{name: settings[name] for name in names}))
+    return Config(*sections)
+
+
 SECTIONS = (RunConfig, SeedConfig, EvolveConfig, TaskConfig, DecodeConfig, SandboxConfig)
 
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "run": "coevolve models and tasks, choose the task force, report",
     "seeds": "train the tiny seed models of the quickstart",
     "compare": "repeat a run over several PRNG seeds, with every control, into one table",
+    "evaluate": "complete the global skill matrix and choose task forces from it",
     "report": "one HTML page about a run, or comparing several",
     "export": "write a member of a run as a Hugging Face folder",
 }

@@ -229,7 +229,6 @@ def _measure(
         config.run.seed,
         baselines,
     )
-    checkpoint.save_skills(run_dir, skills)
     advance("measuring", 1, 1)
     return results | {"held_out_tasks": len(tasks)}
 

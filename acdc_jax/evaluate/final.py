@@ -74,18 +74,18 @@ def global_skills(
 ) -> SkillMatrix:
     """Every retained member × every task that was ever active; only what is missing is evaluated.
 
+    `skills.npz` grows with each group of members, so that nothing is evaluated twice.
+
     Args:
         judges: how to evaluate.
-        run_dir: the run, for the skills that its archives recorded.
+        run_dir: the run.
         manifest: its commit point.
-        weights: every retained member.
+        weights: every retained member that lacks an entry.
         tasks: every task, by id.
     """
-    known = SkillMatrix((), (), np.zeros((0, 0), np.int8))
-    for generation in sorted({*manifest.kept, manifest.generation}):
-        known = skill_matrix.join(known, checkpoint.read_archive(run_dir, generation))
-    known = skill_matrix.take(known, sorted(weights), sorted(tasks))
-    for group, population in in_populations(sorted(weights), weights, judges.engine.population):
+    known = known_skills(run_dir, manifest, sorted(tasks))
+    lacking = skill_matrix.incomplete(known)
+    for group, population in in_populations(lacking, weights, judges.engine.population):
         rows = skill_matrix.take(known, group, known.tasks)
         missing = [
             task for t, task in enumerate(known.tasks) if (rows.values[:, t] == MISSING).any()
@@ -100,8 +100,18 @@ def global_skills(
                 instances_per_task=judges.instances_per_task,
             )
             known = skill_matrix.join(known, found.skills(judges.skill_threshold))
+            checkpoint.save_skills(run_dir, known)
         judges.advance("global skill matrix")
+    checkpoint.save_skills(run_dir, known)
     return known
+
+
+def known_skills(run_dir: Path, manifest: Manifest, tasks: Sequence[str]) -> SkillMatrix:
+    """Retained members × tasks, as far as the archives and an earlier evaluation recorded them."""
+    known = checkpoint.read_skills(run_dir) or SkillMatrix((), (), np.zeros((0, 0), np.int8))
+    for generation in sorted({*manifest.kept, manifest.generation}):
+        known = skill_matrix.join(known, checkpoint.read_archive(run_dir, generation))
+    return skill_matrix.take(known, checkpoint.retained(manifest), tasks)
 
 
 def held_out_tasks(drafts: Sequence[Draft], sandbox: Sandbox, threshold: float) -> list[Task]:

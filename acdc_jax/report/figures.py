@@ -9,7 +9,6 @@ from acdc_jax.evaluate import skills as skill_matrix
 from acdc_jax.evaluate.skills import MISSING, SOLVED
 from acdc_jax.report import lineage, taskmap
 from acdc_jax.report.record import Json, RunRecord, read_responses
-from acdc_jax.tasks.novelty import NoveltyIndex
 
 _RESPONSE_BUDGET = 3_000_000  # characters of all responses on the page; it is to fit into a mail
 _LONGEST_RESPONSE = 2_000
@@ -22,12 +21,19 @@ def pass_rates(run: RunRecord) -> dict[str, float]:
     return skill_matrix.pass_rates(rows)
 
 
-def generations(run: RunRecord, index: NoveltyIndex) -> Json:
-    """Figures over generations, and what the collectives reach on held-out tasks."""
+def generations(run: RunRecord, kernel: np.ndarray) -> Json:
+    """Figures over generations, and what the collectives reach on held-out tasks.
+
+    Args:
+        run: the run.
+        kernel: likenesses of all its tasks, in their order.
+    """
     vendi: list[float] = []
+    position = {name: i for i, name in enumerate(run.tasks)}
     for g, active in enumerate(run.pools):
         same = g > 0 and active == run.pools[g - 1]
-        vendi.append(vendi[-1] if same else taskmap.vendi_score(index, active))
+        rows = [position[name] for name in active]
+        vendi.append(vendi[-1] if same else taskmap.vendi_score(kernel[np.ix_(rows, rows)]))
     results = run.results or {}
     return {
         "metrics": run.metrics,
@@ -127,10 +133,10 @@ def family_tree(run: RunRecord) -> Json:
     }
 
 
-def tasks(run: RunRecord, index: NoveltyIndex) -> list[Json]:
-    """Every task, with its place on the map and the responses of members that differ."""
+def tasks(run: RunRecord, kernel: np.ndarray) -> list[Json]:
+    """Every task, with its place on the map and the responses to it; `kernel` as above."""
     rates, active = pass_rates(run), set(run.pools[-1])
-    positions = dict(zip(index.ids, taskmap.place(index).round(4).tolist(), strict=True))
+    positions = dict(zip(run.tasks, taskmap.place(kernel).round(4).tolist(), strict=True))
     answers = _answers(run)
     return [
         {

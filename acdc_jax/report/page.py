@@ -53,12 +53,12 @@ def write_page(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
 
 def run_page(run: RunRecord) -> str:
     """The page of one run."""
-    index = taskmap.embed(list(run.tasks.values()))
+    kernel = taskmap.likeness([task.draft.text() for task in run.tasks.values()])
     data = {
-        "generations": figures.generations(run, index),
+        "generations": figures.generations(run, kernel),
         "heat": figures.heat_map(run),
         "tree": figures.family_tree(run),
-        "tasks": figures.tasks(run, index),
+        "tasks": figures.tasks(run, kernel),
         "timing": figures.timing(run),
     }
     return _render(

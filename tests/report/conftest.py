@@ -110,7 +110,7 @@ def write_run() -> Callable[..., Path]:
             lines.append({"generation": g, **figures, "new_tasks": 8 * (g > 0), "seconds": 1.5})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         manifest = {
-            "schema": 1,
+            "schema": checkpoint.SCHEMA,
             "generation": 2,
             "key": [0, 0],
             "flags": {
