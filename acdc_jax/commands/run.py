@@ -18,6 +18,7 @@ from acdc_jax.evaluate.final import Judges, global_skills, held_out_tasks, measu
 from acdc_jax.files import write_atomic
 from acdc_jax.loop import evolve
 from acdc_jax.models import Folders
+from acdc_jax.report.live import Log, live
 from acdc_jax.report.page import write_page
 from acdc_jax.report.picture import draw_run
 from acdc_jax.report.progress import Advance, progress
@@ -115,13 +116,14 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
         with (
             Sandbox(given.sandbox_workers, limits, given.allow_unsafe_sandbox) as sandbox,
             progress(console, config.run.progress) as advance,
+            live(config, manifest.generation) as log,
         ):
             if folders is None:
                 folders = tiny_folders(config, advance)
             trained = time.monotonic()
             world = build_world(config, folders, operators, sandbox, advance, mesh)
             _keep_model_files(run_dir, folders)
-            manifest, state = evolve(world, manifest, _reporter(config, advance))
+            manifest, state = evolve(world, manifest, _reporter(config, advance, log))
             evolved = time.monotonic()
             results = _measure(world, run_dir, manifest, state, advance, baselines)
         ended = time.monotonic()
@@ -169,15 +171,19 @@ def _keep_model_files(run_dir: Path, folders: Folders) -> None:
         scratch.replace(target)
 
 
-def _reporter(config: Config, advance: Advance) -> Any:
-    """Tells the progress bar about each generation."""
+def _reporter(config: Config, advance: Advance, log: Log) -> Any:
+    """Tells the progress bar, and whoever else listens, about each generation."""
 
     def report(state: State, record: Record) -> None:
         metrics = record.metrics
+        seconds = max(metrics["seconds"], 1e-9)
         note = (
             f"fittest {metrics['fitness_best']:.2f}  Coverage of 3 {metrics['coverage_3']:.2f}  "
-            f"{metrics['responses'] / max(metrics['seconds'], 1e-9):.0f} responses/s"
+            f"{metrics['responses'] / seconds:.0f} responses/s"
         )
+        if "tokens" in metrics:
+            note += f"  {metrics['tokens'] / seconds:.0f} tokens/s"
+        log(state.generation, metrics)
         advance("generations", state.generation, config.run.generations, note)
 
     return report
@@ -198,7 +204,7 @@ def _measure(
     def step(_: str) -> None:
         nonlocal done
         done += 1
-        advance("measuring", done, max(done, -(-len(weights) // config.run.children) + 8))
+        advance("measuring", done, max(done + 1, -(-len(weights) // config.run.children) + 8))
 
     weights = {
         member: state.weights.get(member)
@@ -229,7 +235,7 @@ def _measure(
         config.run.seed,
         baselines,
     )
-    advance("measuring", 1, 1)
+    advance("measuring", done + 1, done + 1)
     return results | {"held_out_tasks": len(tasks)}
 
 
