@@ -5,7 +5,6 @@ a resumed run decides as an uninterrupted one would have.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from acdc_jax import checkpoint
 from acdc_jax.checkpoint import Manifest
+from acdc_jax.clock import Clock
 from acdc_jax.evaluate import skills as skill_matrix
 from acdc_jax.evaluate.respond import Evaluation, Response, evaluate
 from acdc_jax.evaluate.skills import SkillMatrix
@@ -67,7 +67,7 @@ def evolve(
 
 def first_generation(world: World) -> tuple[State, Record]:
     """The first tasks, the seeds as they are, and children of seeds."""
-    began, run = time.monotonic(), world.config.run
+    clock, run = Clock(), world.config.run
     task_key, child_key, filter_key, strategy_key = jax.random.split(_key(world, 0), 4)
 
     # -- tasks: grown from the seed families
@@ -80,6 +80,7 @@ def first_generation(world: World) -> tuple[State, Record]:
         lambda drafted: world.progress("first tasks", drafted, world.config.tasks.initial_tasks),
     )
     tasks = [library.tasks[task] for task in pool.active]
+    clock.lap("tasks")
 
     # -- seeds: as they are, whatever they say
     skills, responses = _answers(world, world.seeds, tasks)
@@ -107,6 +108,7 @@ def first_generation(world: World) -> tuple[State, Record]:
         responses += found.responses
         gibberish += dropped
         world.progress("first members", len(weights), run.init_population)
+    clock.lap("members")
 
     # -- archive: the best of them, where there are more than it holds
     strategy = world.operators.strategy
@@ -122,12 +124,13 @@ def first_generation(world: World) -> tuple[State, Record]:
         kept={},
     )
     state, novelty = _update_archive(world, state, skills, recipes, weights)
-    return _finish(world, state, recipes, gibberish, novelty, responses, rejections, began)
+    clock.lap("archive")
+    return _finish(world, state, recipes, gibberish, novelty, responses, rejections, clock)
 
 
 def next_generation(world: World, state: State) -> tuple[State, Record]:
     """Propose, evaluate, filter, update the archive, adapt the tasks."""
-    began, generation = time.monotonic(), state.generation + 1
+    clock, generation = Clock(), state.generation + 1
     child_key, filter_key, strategy_key, adapt_key = jax.random.split(_key(world, generation), 4)
     tasks = [state.library.tasks[task] for task in state.pool.active]
 
@@ -154,6 +157,7 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
     fluent = {
         name: member_of(children.weights, c) for c, name in enumerate(names) if name not in dropped
     }
+    clock.lap("members")
 
     # -- update the archive, and tell the strategy how its children did
     state = dataclasses.replace(state, generation=generation)
@@ -164,6 +168,7 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
             world.operators.strategy, strategy_key, state.strategy, children.solutions, rewards
         )
         state = dataclasses.replace(state, strategy=learnt)
+    clock.lap("archive")
 
     # -- adapt the tasks, and evaluate the archive on the new ones
     responses, rejections = list(found.responses), list[Rejection]()
@@ -179,13 +184,15 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
             adapt_key,
             generation,
         )
+        clock.lap("tasks")
         unmet = [library.tasks[task] for task in pool.active if task not in state.skills.tasks]
         met, answers = _answers(world, state.weights, unmet)
         skills = skill_matrix.take(skill_matrix.join(state.skills, met), state.archive, pool.active)
         state = dataclasses.replace(state, pool=pool, library=library, skills=skills)
         responses += answers
+        clock.lap("tasks_answered")
 
-    return _finish(world, state, children.recipes, dropped, novelty, responses, rejections, began)
+    return _finish(world, state, children.recipes, dropped, novelty, responses, rejections, clock)
 
 
 # ---------------------------------------------------------------------------------------- its parts
@@ -290,7 +297,7 @@ def _finish(
     novelty: Mapping[str, float],
     responses: Sequence[Response],
     rejections: Sequence[Rejection],
-    began: float,
+    clock: Clock,
 ) -> tuple[State, Record]:
     """Decides what stays on disk, and writes down what the generation did."""
     if state.generation % world.config.run.keep_every == 0:
@@ -312,7 +319,7 @@ def _finish(
         "rejected_drafts": len(rejections),
         "missing_scores": sum(response.score is None for response in responses),
         "responses": len(responses),
-        "seconds": round(time.monotonic() - began, 3),
+        **clock.metrics(),
     }
     record = Record(list(recipes.values()), gibberish, novelty, responses, rejections, metrics)
     return state, record

@@ -219,7 +219,9 @@ def timing(run: RunRecord) -> Json:
     return {
         "wall": {name: value for name, value in wall.items() if name != "total"},
         "steps": {
-            step.removeprefix("seconds_"): [entry.get(step, 0.0) for entry in run.metrics]
+            step.removeprefix("seconds_").replace("_", " "): [
+                entry.get(step, 0.0) for entry in run.metrics
+            ]
             for step in steps
         },
     }

@@ -56,7 +56,7 @@ function familyTree({ trees, members }) {
         root.append(curve);
         if (id === chosen) {
           labels.push(svg("text", {
-            class: "halo", x: (x1 + x2) / 2, y: (turn + y2) / 2 + 4, "text-anchor": "middle",
+            class: "halo", x: (x1 + x2) / 2, y: (turn + y2) / 2 + 4 + 11 * (p - (members[id].parents.length - 1) / 2), "text-anchor": "middle",
           }, weight.toFixed(2)));
         }
       });

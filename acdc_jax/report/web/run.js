@@ -37,7 +37,7 @@ taskMap(tasks, taskBrowser(tasks));
 
 const steps = Object.entries(timing.steps);
 figure("seconds", (width) => lineChart(width, [
-  { label: "seconds", points: at("seconds"), colour: "var(--c4)" },
+  { label: "all", points: at("seconds"), colour: "var(--c4)" },
   ...steps.map(([label, values], i) => (
     { label, points: values.map((value, k) => [metrics[k].generation, value]), colour: SERIES[i % SERIES.length] })),
 ], { marks: adapted }));
