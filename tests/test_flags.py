@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from acdc_jax import flags
-from acdc_jax.config import SECTIONS, Config, EvolveConfig, RunConfig, changed_flags
+from acdc_jax.config import SECTIONS, Config, EvolveConfig, RunConfig, changed_flags, config_of
 from acdc_jax.errors import ConfigError
 from acdc_jax.main import main
 
@@ -67,7 +67,7 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'fly'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "seeds", "compare", "export"])
+@pytest.mark.parametrize("command", ["run", "seeds", "compare", "evaluate", "report", "export"])
 def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"acdc {command}" in capsys.readouterr().out
@@ -93,3 +93,11 @@ def test_bounds_name_the_flag() -> None:
         RunConfig(seed=-1)
     with pytest.raises(ConfigError, match="--mutation_rank=0"):
         EvolveConfig(mutation_rank=0)
+
+
+def test_settings_make_the_same_configuration_again() -> None:
+    config = Config(run=RunConfig(children=6, generations=3))
+    settings = config.settings()
+    assert config_of(settings) == config
+    del settings["children"]  # a run of an older version
+    assert config_of(settings).run.children == RunConfig().children

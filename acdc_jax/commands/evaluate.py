@@ -51,7 +51,10 @@ class EvaluateConfig:
         choices=("archive", "retained"),
     )
     up_to: int = setting(
-        -1, "Only members and tasks of this generation or earlier; -1: of all.", low=-1
+        -1,
+        "Only members and tasks of this generation or earlier, and the archive that was kept last "
+        "by then; -1: of all.",
+        low=-1,
     )
     seeds: str = setting(
         "archived",
@@ -195,7 +198,7 @@ def _candidates(run: RunRecord, config: EvaluateConfig, latest: int) -> list[str
     kept = [generation for generation in run.manifest.kept if generation <= latest]
     if config.candidates == "retained":
         members = [m for m in run.skills.members if run.recipes[m]["generation"] <= latest]
-    elif latest >= run.manifest.generation or not kept:
+    elif latest >= run.manifest.generation:
         members = list(run.manifest.archive)
     else:
         members = list(run.manifest.kept[max(kept)])

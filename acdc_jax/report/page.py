@@ -3,7 +3,7 @@
 The pictures are SVG and canvas, drawn by a few small scripts of our own: a bundled plotting
 library would add megabytes to each run's page, draw at one width for desk and phone, and need its
 colours set again for a dark screen. Here style sheets do that, and a page of the quickstart has
-about 0.4 MB. Data travel compressed in base64, so that no text of a model or of a task is ever
+about 0.2 MB. Data travel compressed in base64, so that no text of a model or of a task is ever
 read as HTML; the scripts put it on the page as text.
 """
 
