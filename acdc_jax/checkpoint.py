@@ -364,6 +364,23 @@ def save_skills(run_dir: Path, skills: SkillMatrix) -> None:
     write_atomic(run_dir / "skills.npz", buffer.getvalue())
 
 
+def read_skills(run_dir: Path) -> SkillMatrix | None:
+    """The global skill matrix that `save_skills` wrote; None where there is none yet.
+
+    Raises:
+        AcdcError: the file is damaged.
+    """
+    path = run_dir / "skills.npz"
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as arrays:
+            members, tasks = arrays["members"].tolist(), arrays["tasks"].tolist()
+            return SkillMatrix(tuple(members), tuple(tasks), arrays["values"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise AcdcError(f"{path}: is damaged ({error}); remove it, and it is made again") from None
+
+
 def referenced(manifest: Manifest) -> set[str]:
     """Members that the manifest refers to: the current archive and the kept ones."""
     return {member for ids in (manifest.archive, *manifest.kept.values()) for member in ids}

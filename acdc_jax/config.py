@@ -48,6 +48,12 @@ class RunConfig:
         resumable=True,
     )
     progress: bool = setting(True, "Show progress bars.", resumable=True)
+    tensorboard: bool = setting(
+        False, "Write each generation's figures as TensorBoard event files.", resumable=True
+    )
+    wandb: str = setting(
+        "", "Weights & Biases project that is told each generation's figures.", resumable=True
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self)

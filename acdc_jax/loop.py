@@ -5,7 +5,6 @@ a resumed run decides as an uninterrupted one would have.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from acdc_jax import checkpoint, distributed, sharing
 from acdc_jax.checkpoint import Manifest
+from acdc_jax.clock import Clock
 from acdc_jax.commits import Commits
 from acdc_jax.errors import Ended
 from acdc_jax.evaluate import skills as skill_matrix
@@ -83,7 +83,7 @@ def evolve(
 
 def first_generation(world: World) -> tuple[State, Record]:
     """The first tasks, the seeds as they are, and children of seeds."""
-    began, run = time.monotonic(), world.config.run
+    clock, run = Clock(), world.config.run
     task_key, child_key, filter_key, strategy_key = jax.random.split(_key(world, 0), 4)
 
     # -- tasks: grown from the seed families
@@ -100,6 +100,7 @@ def first_generation(world: World) -> tuple[State, Record]:
         )
     library, pool, rejections = sharing.all_growth(Library(), grown_tasks)
     tasks = [library.tasks[task] for task in pool.active]
+    clock.lap("tasks")
 
     # -- seeds: as they are, whatever they say
     recipes: dict[str, Recipe] = {}
@@ -126,6 +127,7 @@ def first_generation(world: World) -> tuple[State, Record]:
         responses += grown.responses
         gibberish += grown.gibberish
         world.progress("first members", len(recipes) - len(gibberish), size)
+    clock.lap("members")
 
     # -- archive: the best of them, where there are more than it holds
     strategy = world.operators.strategy
@@ -140,12 +142,13 @@ def first_generation(world: World) -> tuple[State, Record]:
         kept={},
     )
     state, novelty = _update_archive(world, state, skills, recipes)
-    return _finish(world, state, recipes, gibberish, novelty, responses, rejections, began)
+    clock.lap("archive")
+    return _finish(world, state, recipes, gibberish, novelty, responses, rejections, clock)
 
 
 def next_generation(world: World, state: State) -> tuple[State, Record]:
     """Propose, evaluate, filter, update the archive, adapt the tasks."""
-    began, generation = time.monotonic(), state.generation + 1
+    clock, generation = Clock(), state.generation + 1
     child_key, filter_key, strategy_key, adapt_key = jax.random.split(_key(world, generation), 4)
     tasks = [state.library.tasks[task] for task in state.pool.active]
     interval = world.config.tasks.task_interval
@@ -168,6 +171,7 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
     # -- make and evaluate: each child on every active task; filter gibberish
     grown = _grow(world, proposed.recipes, tasks, filter_key)
     recipes = {recipe.id: recipe for recipe in grown.recipes}
+    clock.lap("members")
 
     # -- update the archive, and tell the strategy how its children did
     state = dataclasses.replace(state, generation=generation)
@@ -178,6 +182,7 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
             world.operators.strategy, strategy_key, state.strategy, proposed.solutions, rewards
         )
         state = dataclasses.replace(state, strategy=learnt)
+    clock.lap("archive")
 
     # -- ask again where a score is missing: the judge may be back
     state, again = _asked_again(world, state)
@@ -189,13 +194,15 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
             adapting = _start_adapting(world, state, adapt_key, generation)
         growth = adapting.result() if adapting else None
         library, pool, rejections = sharing.all_growth(state.library, growth)
+        clock.lap("tasks")
         unmet = [library.tasks[task] for task in pool.active if task not in state.skills.tasks]
         met, answers = _answers(world, state.archive, unmet)
         skills = skill_matrix.take(skill_matrix.join(state.skills, met), state.archive, pool.active)
         state = dataclasses.replace(state, pool=pool, library=library, skills=skills)
         responses += answers
+        clock.lap("tasks_answered")
 
-    return _finish(world, state, recipes, grown.gibberish, novelty, responses, rejections, began)
+    return _finish(world, state, recipes, grown.gibberish, novelty, responses, rejections, clock)
 
 
 # ---------------------------------------------------------------------------------------- its parts
@@ -387,7 +394,7 @@ def _finish(
     novelty: Mapping[str, float],
     responses: Sequence[Response],
     rejections: Sequence[Rejection],
-    began: float,
+    clock: Clock,
 ) -> tuple[State, Record]:
     """Decides what stays on disk, and writes down what the generation did."""
     if state.generation % world.config.run.keep_every == 0:
@@ -416,7 +423,7 @@ def _finish(
         "responses": len(responses),
         **costs,
         **per_task(costs, written),
-        "seconds": round(time.monotonic() - began, 3),
+        **clock.metrics(),
     }
     record = Record(list(recipes.values()), gibberish, novelty, responses, rejections, metrics)
     return state, record

@@ -14,6 +14,8 @@ COMMANDS = {
     "seeds": "train the tiny seed models of the quickstart",
     "compare": "repeat a run over several PRNG seeds, with every control, into one table",
     "export": "write a member of a run as a Hugging Face folder, rebuilt if it was dropped",
+    "evaluate": "complete the global skill matrix and choose task forces from it",
+    "report": "one HTML page about a run, or comparing several",
     "lineage": "print a member's family tree",
     "tasks": "browse a run's tasks, or show one with its lineage and answers",
     "sandbox": "`sandbox check` shows how well this machine isolates task code",

@@ -231,7 +231,10 @@ def fingerprint(run_dir: Path) -> dict[str, Any]:
             for path in run_dir.rglob("*")
             if "weights" not in path.relative_to(run_dir).parts[:-1]
         ),
-        "metrics": [line | {"seconds": None} for line in metrics(run_dir)],
+        "metrics": [
+            {name: value for name, value in line.items() if not name.startswith("seconds")}
+            for line in metrics(run_dir)
+        ],
     }
     for pattern in ("archive/*", "pool/*", "tasks/**/*", "model/*"):
         for path in filter(Path.is_file, sorted(run_dir.glob(pattern))):

@@ -72,7 +72,7 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'fly'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "seeds", "compare", "export"])
+@pytest.mark.parametrize("command", ["run", "seeds", "compare", "evaluate", "report", "export"])
 def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"acdc {command}" in capsys.readouterr().out
@@ -98,3 +98,11 @@ def test_bounds_name_the_flag() -> None:
         RunConfig(seed=-1)
     with pytest.raises(ConfigError, match="--mutation_rank=0"):
         EvolveConfig(mutation_rank=0)
+
+
+def test_settings_make_the_same_configuration_again() -> None:
+    config = Config(run=RunConfig(children=6, generations=3))
+    settings = config.settings()
+    assert Config.from_settings(settings) == config
+    del settings["children"]  # a run of an older version
+    assert Config.from_settings(settings).run.children == RunConfig().children

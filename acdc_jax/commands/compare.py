@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
-from scipy import stats
 
 from acdc_jax import distributed, flags
 from acdc_jax.commands.run import execute, join
@@ -16,9 +14,9 @@ from acdc_jax.config import SECTIONS, Config
 from acdc_jax.errors import ConfigError
 from acdc_jax.files import write_atomic
 from acdc_jax.flags import setting
+from acdc_jax.report.page import write_page
+from acdc_jax.report.summary import differences, summarise
 from acdc_jax.report.tables import results_table
-
-_FIGURES = ("coverage", "coverage_majority", "best_single")
 
 _HELP = """acdc compare: repeat a run over several PRNG seeds, with every control, into one table.
 
@@ -110,6 +108,7 @@ def command(argv: Sequence[str]) -> None:
     console = Console(quiet=not distributed.is_first())
     out = Path(config.run.run_dir)
     measured: list[list[Mapping[str, Any]]] = []
+    finished: list[Path] = []
     for seed in compare.prng_seed_list():
         runs = {"evolved": config} | {
             name: CONTROLS[name](config) for name in compare.control_names()
@@ -123,6 +122,7 @@ def command(argv: Sequence[str]) -> None:
             results = execute(
                 dataclasses.replace(settings, run=run), console, baselines=name == "evolved"
             )
+            finished.append(Path(run.run_dir))
             rows += [
                 row | {"collective": name} if row["collective"] == "evolved" else row
                 for row in results["rows"]
@@ -135,49 +135,5 @@ def command(argv: Sequence[str]) -> None:
     title = f"mean over {len(measured)} PRNG seeds ± half of the 95 % interval"
     console.print(results_table(summary, title))
     console.print(differences(summary), markup=False, highlight=False)
-
-
-def summarise(measured: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """One row per collective and N: mean, 95 % t-interval and values over the seeds."""
-    keys = dict.fromkeys((row["collective"], row["n"]) for rows in measured for row in rows)
-    summary = []
-    for collective, n in keys:
-        same = [
-            row
-            for rows in measured
-            for row in rows
-            if (row["collective"], row["n"]) == (collective, n)
-        ]
-        entry: dict[str, Any] = {"collective": collective, "n": n}
-        for figure in _FIGURES:
-            values = np.asarray([row[figure] for row in same])
-            entry[figure] = float(values.mean())
-            entry[f"{figure}_interval"] = _interval(values)
-            entry[f"{figure}_values"] = values.tolist()
-        summary.append(entry)
-    return summary
-
-
-def differences(summary: Sequence[Mapping[str, Any]]) -> str:
-    """Coverage of the evolved task force minus every other row's, paired by PRNG seed."""
-    evolved = {row["n"]: row for row in summary if row["collective"] == "evolved"}
-    lines = ["Coverage of the evolved task force minus, paired by PRNG seed:"]
-    for row in summary:
-        ours = evolved.get(row["n"], evolved.get(3))
-        if row["collective"] == "evolved" or ours is None:
-            continue
-        gap = np.asarray(ours["coverage_values"]) - np.asarray(row["coverage_values"])
-        low, high = _interval(gap)
-        lines.append(
-            f"  {row['collective']:<20} N {ours['n']} against {row['n']}: {gap.mean():+.3f} "
-            f"(95 % interval {low:+.3f} to {high:+.3f}; median {np.median(gap):+.3f})"
-        )
-    return "\n".join(lines)
-
-
-def _interval(values: np.ndarray) -> list[float]:
-    """95 % interval of the mean by Student's t; the value itself where there is only one."""
-    if len(values) < 2 or np.ptp(values) == 0:
-        return [float(values.mean())] * 2
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return [float(values.mean() - half), float(values.mean() + half)]
+    page = write_page(finished, out / "report.html")
+    console.print(f"{page}: open it in a browser", markup=False, highlight=False, soft_wrap=True)

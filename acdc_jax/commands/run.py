@@ -20,6 +20,8 @@ from acdc_jax.files import write_atomic
 from acdc_jax.loop import evolve
 from acdc_jax.models import Folders, keep_text_files
 from acdc_jax.preemption import Notice, heeded
+from acdc_jax.report.live import Log, live
+from acdc_jax.report.page import write_page
 from acdc_jax.report.picture import draw_run
 from acdc_jax.report.progress import Advance, progress
 from acdc_jax.report.tables import results_table
@@ -66,7 +68,7 @@ def command(argv: Sequence[str]) -> None:
     console.print(
         "Coverage: share of held-out tasks that at least one of the N solves. "
         "Held-out tasks entered neither training nor evolution.\n"
-        f"Run directory {run_dir}: results.json, report.png, metrics.jsonl, members, tasks.\n"
+        f"Run directory {run_dir}: members, tasks, results.json, and report.html to look at.\n"
         f"Export a member for Hugging Face: acdc export {run_dir} "
         f"{results['task_force']['3'][0]} OUT",
         markup=False,
@@ -142,6 +144,7 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
             open_backends(config, split_devices(config)[1]) as backends,
             config.sandbox.open(backends.judge) as sandbox,
             progress(console, config.run.progress and first) as advance,
+            live(config, manifest.generation) as log,
         ):
             if folders is None:
                 if not first:
@@ -162,7 +165,7 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
                 keep_sources(run_dir, folders, world.base, started=started)
             for seed in () if started else world.seeds:
                 world.store.get(seed)  # a damaged one shows before anything expensive
-            manifest, state = evolve(world, manifest, _reporter(config, advance), notice)
+            manifest, state = evolve(world, manifest, _reporter(config, advance, log), notice)
             evolved = time.monotonic()
             results = _measure(world, run_dir, manifest, state, advance, baselines)
         ended = time.monotonic()
@@ -182,6 +185,8 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
             draw_run(run_dir, results)
         if first:
             write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
+        if baselines and first:
+            write_page([run_dir])
     return results
 
 
@@ -210,15 +215,19 @@ def _keep_model_files(run_dir: Path, folders: Folders, config: Config) -> None:
         scratch.replace(target)
 
 
-def _reporter(config: Config, advance: Advance) -> Any:
-    """Tells the progress bar about each generation."""
+def _reporter(config: Config, advance: Advance, log: Log) -> Any:
+    """Tells the progress bar, and whoever else listens, about each generation."""
 
     def report(state: State, record: Record) -> None:
         metrics = record.metrics
+        seconds = max(metrics["seconds"], 1e-9)
         note = (
             f"fittest {metrics['fitness_best']:.2f}  Coverage of 3 {metrics['coverage_3']:.2f}  "
-            f"{metrics['responses'] / max(metrics['seconds'], 1e-9):.0f} responses/s"
+            f"{metrics['responses'] / seconds:.0f} responses/s"
         )
+        if "tokens" in metrics:
+            note += f"  {metrics['tokens'] / seconds:.0f} tokens/s"
+        log(state.generation, metrics)
         advance("generations", state.generation, config.run.generations, note)
 
     return report
@@ -239,7 +248,7 @@ def _measure(
     def step(_: str) -> None:
         nonlocal done
         done += 1
-        advance("measuring", done, max(done, groups + 8))
+        advance("measuring", done, max(done + 1, groups + 8))
 
     judges = Judges(
         world.groups,
@@ -264,9 +273,7 @@ def _measure(
         config.run.seed,
         baselines,
     )
-    if distributed.is_first():
-        checkpoint.save_skills(run_dir, skills)
-    advance("measuring", 1, 1)
+    advance("measuring", done + 1, done + 1)
     return results | {"held_out_tasks": len(tasks)}
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from acdc_jax import checkpoint
+from acdc_jax import checkpoint, distributed
 from acdc_jax.checkpoint import Manifest
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluate import skills as skill_matrix
@@ -76,20 +76,20 @@ def global_skills(
 ) -> SkillMatrix:
     """Every retained member × every task that was ever active; only what is missing is evaluated.
 
+    `skills.npz` grows with each group of members, so that nothing is evaluated twice.
+
     Args:
         judges: how to evaluate.
-        run_dir: the run, for the skills that its archives recorded.
+        run_dir: the run.
         manifest: its commit point.
         store: has every retained member.
         tasks: every task, by id.
     """
-    known = skill_matrix.EMPTY
-    for generation in sorted({*manifest.kept, manifest.generation}):
-        known = skill_matrix.join(known, checkpoint.read_archive(run_dir, generation))
-    members = checkpoint.retained(manifest)
-    known = skill_matrix.take(known, members, sorted(tasks))
-    for start in range(0, len(members), judges.groups.members_at_once):
-        group = members[start : start + judges.groups.members_at_once]
+    known = known_skills(run_dir, manifest, sorted(tasks))
+    distributed.barrier()  # everybody has read it before it grows
+    lacking = skill_matrix.incomplete(known)
+    for start in range(0, len(lacking), judges.groups.members_at_once):
+        group = lacking[start : start + judges.groups.members_at_once]
         rows = skill_matrix.take(known, group, known.tasks)
         missing = [
             task for t, task in enumerate(known.tasks) if (rows.values[:, t] == MISSING).any()
@@ -105,8 +105,23 @@ def global_skills(
                 instances_per_task=judges.instances_per_task,
             )
             known = skill_matrix.join(known, found.skills(judges.skill_threshold))
+            _save_skills(run_dir, known)
         judges.advance("global skill matrix")
+    _save_skills(run_dir, known)
     return known
+
+
+def _save_skills(run_dir: Path, known: SkillMatrix) -> None:
+    if distributed.is_first():
+        checkpoint.save_skills(run_dir, known)
+
+
+def known_skills(run_dir: Path, manifest: Manifest, tasks: Sequence[str]) -> SkillMatrix:
+    """Retained members × tasks, as far as the archives and an earlier evaluation recorded them."""
+    known = checkpoint.read_skills(run_dir) or skill_matrix.EMPTY
+    for generation in sorted({*manifest.kept, manifest.generation}):
+        known = skill_matrix.join(known, checkpoint.read_archive(run_dir, generation))
+    return skill_matrix.take(known, checkpoint.retained(manifest), tasks)
 
 
 def held_out_tasks(drafts: Sequence[Draft], sandbox: Sandbox, threshold: float) -> list[Task]:

@@ -68,6 +68,11 @@ def join(first: SkillMatrix, second: SkillMatrix) -> SkillMatrix:
     return SkillMatrix(members, tasks, np.where(new == MISSING, old, new))
 
 
+def incomplete(skills: SkillMatrix) -> list[str]:
+    """Members of which an entry is missing."""
+    return [skills.members[i] for i in np.flatnonzero((skills.values == MISSING).any(1))]
+
+
 def pass_rates(skills: SkillMatrix) -> dict[str, float]:
     """Task id → share of the evaluated members that solve it; tasks nobody met are left out."""
     present = (skills.values != MISSING).sum(0)

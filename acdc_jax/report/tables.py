@@ -39,3 +39,33 @@ def _figure(row: Mapping[str, Any], name: str) -> str:
     interval = row.get(f"{name}_interval")
     text = f"{row[name]:.3f}"
     return f"{text} ± {(interval[1] - interval[0]) / 2:.3f}" if interval else text
+
+
+def forces_table(evaluation: Mapping[str, Any]) -> Table:
+    """Task forces with their Coverage of the tasks that they were chosen on.
+
+    Args:
+        evaluation: what `evaluation.json` holds.
+    """
+    settings = evaluation["settings"]
+    table = Table(
+        title=f"{settings['method']} task forces of {evaluation['candidates']} candidates, "
+        f"on {evaluation['tasks']} tasks",
+        title_justify="left",
+    )
+    table.add_column("N", justify="right")
+    for name in ("Coverage", "without seeds", "with all seeds", "missing"):
+        table.add_column(name, justify="right")
+    table.add_column("members", overflow="fold")
+    for row in evaluation["task_forces"]:
+        table.add_row(str(row["n"]), *_coverages(row), " ".join(row["members"]))
+    for name in ("all_seeds", "all_candidates"):
+        row = evaluation[name]
+        text = name.replace("_", " ")
+        table.add_row(str(len(row["members"])), *_coverages(row), text, style="dim")
+    return table
+
+
+def _coverages(row: Mapping[str, Any]) -> list[str]:
+    names = ("coverage", "coverage_without_seeds", "coverage_with_seeds", "missing")
+    return [f"{row[name]:.3f}" for name in names]

@@ -89,10 +89,21 @@ def acdc_run(
     models: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., int]:
     """`acdc run` in this process, up to the last commit: `acdc_run(run_dir, *flags)`."""
+    _skip_measuring(monkeypatch)
+    base, *seeds = models
+    return lambda run_dir, *more: main(_arguments(run_dir, base, seeds, *more))
+
+
+@pytest.fixture(scope="session")
+def skip_measuring() -> Callable[[pytest.MonkeyPatch], None]:
+    """Makes `acdc run` end at its last commit."""
+    return _skip_measuring
+
+
+def _skip_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"collective": "evolved", "n": 3, "coverage": 0.0}
     row |= {"coverage_majority": 0.0, "best_single": 0.0}
     results = {"rows": [row], "task_force": {"3": ["g000-m00"]}, "held_out_tasks": 0}
     monkeypatch.setattr(run_command, "_measure", lambda *_: dict(results))
     monkeypatch.setattr(run_command, "draw_run", lambda *_: None)
-    base, *seeds = models
-    return lambda run_dir, *more: main(_arguments(run_dir, base, seeds, *more))
+    monkeypatch.setattr(run_command, "write_page", lambda *_: None)

@@ -1,0 +1,219 @@
+"""`acdc evaluate RUN`: the global skill matrix, and task forces chosen from it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+
+from acdc_jax import checkpoint, flags
+from acdc_jax.checkpoint import Manifest
+from acdc_jax.config import Config
+from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.evaluate import skills as skill_matrix
+from acdc_jax.evaluate.final import Judges, global_skills, known_skills
+from acdc_jax.evaluate.taskforce import Choice, Method, TaskForce, choose, report
+from acdc_jax.files import write_atomic
+from acdc_jax.flags import check_bounds, setting
+from acdc_jax.report.progress import progress
+from acdc_jax.report.record import RunRecord, read_run
+from acdc_jax.report.tables import forces_table
+from acdc_jax.tasks.backends import open_backends
+from acdc_jax.world import (
+    build_world,
+    fitting_mesh,
+    given_families,
+    given_folders,
+    make_operators,
+    split_devices,
+    tiny_folders,
+)
+
+_HELP = """acdc evaluate RUN: complete a run's global skill matrix and choose task forces from it.
+
+Every member on disk meets every task that was ever active; only what is missing is evaluated, and
+a killed evaluation goes on where it was. RUN/skills.npz holds the matrix: `members` [M] and `tasks`
+[T] are ids, `values` is int8 [M, T]: 1 solved, 0 failed, -1 missing (not a failure). Task forces
+are printed and written to RUN/evaluation.json. Coverage here is that of the tasks that the choice
+is made on; the held-out table is `acdc run`'s.
+
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """The task force"""
+
+    sizes: str = setting("3,8", "Sizes of the task forces, comma separated.")
+    method: str = setting(
+        "greedy",
+        "How they are chosen: greedy Coverage, optimal Coverage (exact, slower), top fitness, or "
+        "at random. Ties go to the member that solves more tasks, then to the older one.",
+        choices=("greedy", "optimal", "fitness", "random"),
+    )
+    candidates: str = setting(
+        "archive",
+        "Who may be chosen: the last archive, or every member on disk.",
+        choices=("archive", "retained"),
+    )
+    up_to: int = setting(
+        -1,
+        "Only members and tasks of this generation or earlier, and the archive that was kept last "
+        "by then; -1: of all.",
+        low=-1,
+    )
+    seeds: str = setting(
+        "archived",
+        "The seed models: archived (candidates where the archive still has them), allowed (always "
+        "candidates), forced (part of every task force), excluded.",
+        choices=("archived", "allowed", "forced", "excluded"),
+    )
+    forced: str = setting("", "Members that belong to every task force, comma-separated ids.")
+    prng_seed: int = setting(0, "PRNG seed of --method=random.", low=0)
+    limit_s: float = setting(300.0, "Seconds that --method=optimal may take.", low=0)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if min(self.size_list(), default=0) < 1:
+            raise ConfigError(f"--sizes={self.sizes}: must be whole numbers from 1 on")
+
+    def size_list(self) -> list[int]:
+        """Sizes in the order given."""
+        try:
+            return [int(part) for part in self.sizes.split(",") if part.strip()]
+        except ValueError:
+            raise ConfigError(f"--sizes={self.sizes}: not whole numbers") from None
+
+    def forced_list(self) -> tuple[str, ...]:
+        """Ids in the order given."""
+        return tuple(part.strip() for part in self.forced.split(",") if part.strip())
+
+
+def command(argv: Sequence[str]) -> None:
+    """Runs `acdc evaluate`."""
+    if "--help" in argv or "-h" in argv:
+        print(_HELP + flags.help_text([EvaluateConfig]))
+        return
+    (config,), runs = flags.parse([EvaluateConfig], argv)
+    if len(runs) != 1:
+        raise ConfigError("usage: acdc evaluate RUN [--flags]")
+    run_dir, console = Path(runs[0]), Console()
+    complete_skills(run_dir, console)
+    run = read_run(run_dir)
+    evaluation = task_forces(run, config)
+    write_atomic(run_dir / "evaluation.json", json.dumps(evaluation, indent=1))
+    console.print(forces_table(evaluation))
+    console.print(
+        f"{run_dir / 'evaluation.json'} has the ids, {run_dir / 'skills.npz'} the matrix.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def complete_skills(run_dir: Path, console: Console) -> None:
+    """Evaluates what the global skill matrix lacks; without a model where it lacks nothing.
+
+    Raises:
+        AcdcError: the run or its seeds cannot be read, or the run is under way.
+    """
+    run = read_run(run_dir)
+    known = known_skills(run_dir, run.manifest, list(run.tasks))
+    if not skill_matrix.incomplete(known):
+        checkpoint.save_skills(run_dir, known)
+        return
+    config = Config.from_settings(run.manifest.flags)
+    place = dataclasses.replace(config.run, run_dir=str(run_dir))
+    with checkpoint.open_run(dataclasses.replace(config, run=place)) as manifest:
+        _evaluate(config, run_dir, manifest, run, skill_matrix.incomplete(known), console)
+
+
+def _evaluate(
+    config: Config,
+    run_dir: Path,
+    manifest: Manifest,
+    run: RunRecord,
+    lacking: Sequence[str],
+    console: Console,
+) -> None:
+    tiny, done = config.seeds.seed_models == "tiny", 0
+    with (
+        open_backends(config, split_devices(config)[1]) as backends,
+        config.sandbox.open(backends.judge) as sandbox,
+        progress(console, config.run.progress) as advance,
+    ):
+        folders = tiny_folders(config, advance) if tiny else given_folders(config)
+        operators = make_operators(config, folders.model, len(folders.seeds))
+        families = given_families(config)
+        mesh = fitting_mesh(config, folders.model)
+        world = build_world(config, folders, operators, sandbox, backends, families, advance, mesh)
+        groups = -(-len(lacking) // world.groups.members_at_once)
+
+        def step(what: str) -> None:
+            nonlocal done
+            done += 1
+            advance(what, done, groups)
+
+        judges = Judges(
+            world.groups,
+            sandbox,
+            config.tasks.skill_threshold,
+            config.tasks.instances_per_task,
+            step,
+        )
+        global_skills(judges, run_dir, manifest, world.store, run.tasks)
+
+
+def task_forces(run: RunRecord, config: EvaluateConfig) -> dict[str, Any]:
+    """Chooses task forces from a run's skill matrix: what `evaluation.json` holds.
+
+    Raises:
+        AcdcError: there are no candidates, or a forced member is none.
+    """
+    latest = run.manifest.generation if config.up_to < 0 else config.up_to
+    candidates = _candidates(run, config, latest)
+    tasks = [name for name, task in run.tasks.items() if task.generation <= latest]
+    forced = (*(run.seeds if config.seeds == "forced" else ()), *config.forced_list())
+    choice = Choice(
+        cast(Method, config.method), tuple(dict.fromkeys(forced)), config.prng_seed, config.limit_s
+    )
+    if not candidates:
+        raise AcdcError("nobody is left to choose from; loosen --candidates, --up_to or --seeds")
+    # The seeds are rows too: a task force's Coverage together with them is always told.
+    everyone = skill_matrix.take(run.skills, list(dict.fromkeys([*candidates, *run.seeds])), tasks)
+    rows = skill_matrix.take(everyone, candidates, tasks)
+    forces = {n: choose(rows, n, choice) for n in config.size_list()}
+    return {
+        "generation": run.manifest.generation,
+        "settings": dataclasses.asdict(config),
+        "candidates": len(candidates),
+        "tasks": len(tasks),
+        "task_forces": [
+            {"n": n, **_figures(report(everyone, force.members, run.seeds))}
+            for n, force in forces.items()
+        ],
+        "all_seeds": _figures(report(everyone, run.seeds, run.seeds)),
+        "all_candidates": _figures(report(everyone, candidates, run.seeds)),
+    }
+
+
+def _candidates(run: RunRecord, config: EvaluateConfig, latest: int) -> list[str]:
+    """Ids of those who may be chosen, older ones first, so that ties go to them."""
+    kept = [generation for generation in run.manifest.kept if generation <= latest]
+    if config.candidates == "retained":
+        members = [m for m in run.skills.members if run.recipes[m]["generation"] <= latest]
+    elif latest >= run.manifest.generation:
+        members = list(run.manifest.archive)
+    else:
+        members = list(run.manifest.kept[max(kept)])
+    if config.seeds in ("allowed", "forced"):
+        members += run.seeds
+    if config.seeds == "excluded":
+        members = [member for member in members if member not in run.seeds]
+    return sorted(dict.fromkeys(members))
+
+
+def _figures(force: TaskForce) -> Mapping[str, Any]:
+    return dataclasses.asdict(force)

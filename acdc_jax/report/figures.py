@@ -1,0 +1,236 @@
+"""What each picture of the page shows, as plain data: the page's script only draws it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from acdc_jax.evaluate import skills as skill_matrix
+from acdc_jax.evaluate.skills import MISSING, SOLVED
+from acdc_jax.report import lineage, taskmap
+from acdc_jax.report.record import Json, RunRecord, read_responses
+
+_RESPONSE_BUDGET = 3_000_000  # characters of all responses on the page; it is to fit into a mail
+_LONGEST_RESPONSE = 2_000
+_SYMBOLS = {1: "1", 0: "0", MISSING: "-"}
+
+
+def pass_rates(run: RunRecord) -> dict[str, float]:
+    """Task id → share of the final archive that solves it, of every task that it has met."""
+    rows = skill_matrix.take(run.skills, run.manifest.archive, run.skills.tasks)
+    return skill_matrix.pass_rates(rows)
+
+
+def generations(run: RunRecord, kernel: np.ndarray) -> Json:
+    """Figures over generations, and what the collectives reach on held-out tasks.
+
+    Args:
+        run: the run.
+        kernel: likenesses of all its tasks, in their order.
+    """
+    vendi: list[float] = []
+    position = {name: i for i, name in enumerate(run.tasks)}
+    for g, active in enumerate(run.pools):
+        same = g > 0 and active == run.pools[g - 1]
+        rows = [position[name] for name in active]
+        vendi.append(vendi[-1] if same else taskmap.vendi_score(kernel[np.ix_(rows, rows)]))
+    results = run.results or {}
+    return {
+        "metrics": run.metrics,
+        "novelty": [_novelty(entry, run.manifest.flags) for entry in run.archives],
+        "vendi": vendi,
+        "held_out": [
+            [int(g), value] for g, value in results.get("coverage_by_generation", {}).items()
+        ],
+        "levels": [
+            [f"{name} ({row['n']})", row["coverage"]]
+            for row in results.get("rows", [])
+            for name in [_LEVELS.get((row["collective"], min(row["n"], 4)))]
+            if name
+        ],
+    }
+
+
+_LEVELS = {
+    ("seeds", 3): "best seeds",
+    ("samples_best_seed", 3): "samples of the best seed",
+    ("all_seeds", 4): "all seeds together",
+}
+
+
+def _novelty(archive: Json, flags: Mapping[str, Any]) -> list[float] | None:
+    """Median and maximum novelty of an archive, without the one that nobody dominates."""
+    top = flags.get("dominated_score")
+    values = [member["novelty"] for member in archive["members"]]
+    values = [value for value in values if value is not None and value != top]
+    return [float(np.median(values)), float(max(values))] if values else None
+
+
+def heat_map(run: RunRecord) -> Json:
+    """The skill matrix, rows in groups that mean something, best first within each."""
+    fitness = dict(zip(run.skills.members, _share(run.skills.values), strict=True))
+    taken: set[str] = set()
+    groups = []
+    for name, ids in (
+        ("task force", run.task_force),
+        ("archive", run.manifest.archive),
+        ("seeds", run.seeds),
+        ("earlier members", run.skills.members),
+    ):
+        members = [i for i in dict.fromkeys(ids) if i in fitness and i not in taken]
+        if name != "task force":
+            members.sort(key=lambda i: -fitness[i])
+        taken |= set(members)
+        if members:
+            groups.append({"name": name, "members": members})
+    order = [member for group in groups for member in group["members"]]
+    rows = skill_matrix.take(run.skills, order, run.skills.tasks)
+    return {
+        "groups": groups,
+        "tasks": rows.tasks,
+        "rows": ["".join(_SYMBOLS[int(v)] for v in row) for row in rows.values],
+        "fitness": [fitness[member] for member in order],
+    }
+
+
+def _share(values: np.ndarray) -> list[float]:
+    """Solved share of what each row has met."""
+    met = np.maximum((values != MISSING).sum(1), 1)
+    return list(((values == SOLVED).sum(1) / met).tolist())
+
+
+def family_tree(run: RunRecord) -> Json:
+    """Ancestors of the archive, and those of the task force, each laid out for itself."""
+    force, archive = run.task_force[:3], list(run.manifest.archive)
+    views = {"task force of 3": force, "archive": archive} if force else {"archive": archive}
+    fitness = dict(zip(run.skills.members, _share(run.skills.values), strict=True))
+    trees = {}
+    for name, members in views.items():
+        places = lineage.lay_out(lineage.ancestors(members, run.recipes), run.recipes)
+        trees[name] = [[member, row, lane] for member, (row, lane) in places.items()]
+    shown = {node[0] for tree in trees.values() for node in tree}
+    return {
+        "trees": trees,
+        "members": {
+            name: {
+                "generation": recipe["generation"],
+                "parents": recipe["parents"],
+                "coefficients": [[round(w, 3) for w in row] for row in recipe["coefficients"]],
+                "groups": recipe["groups"],
+                "mutation": recipe["mutation"],
+                "fitness": fitness.get(name),
+                "role": "seed"
+                if recipe["operator"] == "seed"
+                else "force"
+                if name in force
+                else "archive"
+                if name in archive
+                else "ancestor",
+            }
+            for name, recipe in run.recipes.items()
+            if name in shown
+        },
+    }
+
+
+def tasks(run: RunRecord, kernel: np.ndarray) -> list[Json]:
+    """Every task, with its place on the map and the responses to it; `kernel` as above."""
+    rates, active = pass_rates(run), set(run.pools[-1])
+    positions = dict(zip(run.tasks, taskmap.place(kernel).round(4).tolist(), strict=True))
+    answers = _answers(run)
+    return [
+        {
+            "id": name,
+            "name": task.draft.name,
+            "description": task.draft.description,
+            "capability": task.draft.capability,
+            "difficulty": task.draft.difficulty,
+            "kind": task.draft.kind,
+            "parent": task.draft.parent,
+            "generation": task.generation,
+            "active": name in active,
+            "rate": rates.get(name),
+            "at": positions[name],
+            "instructions": task.instructions,
+            "source": task.draft.source,
+            "answers": answers.get(name, []),
+        }
+        for name, task in run.tasks.items()
+    ]
+
+
+def _answers(run: RunRecord) -> dict[str, list[list[Any]]]:
+    """Task id → [instance, text, score, members] of the members shown; equal ones once.
+
+    Shown are the task force, the archive and the seeds. Texts are cut where all of them would
+    make the page too large.
+    """
+    members = list(dict.fromkeys([*run.task_force, *run.manifest.archive, *run.seeds]))
+    found: dict[str, dict[tuple[str, str, float | None], list[str]]] = {}
+    for entry in read_responses(run, members):
+        same = found.setdefault(entry["task"], {})
+        same.setdefault((entry["instance"], entry["text"], entry["score"]), []).append(
+            entry["member"]
+        )
+    longest = min(_LONGEST_RESPONSE, _RESPONSE_BUDGET // max(1, sum(map(len, found.values()))))
+    order = {member: i for i, member in enumerate(members)}
+    return {
+        task: [
+            [
+                instance,
+                _clip(text, longest),
+                score,
+                sorted(dict.fromkeys(who), key=order.__getitem__),
+            ]
+            for (instance, text, score), who in same.items()
+        ]
+        for task, same in found.items()
+    }
+
+
+def _clip(text: str, longest: int) -> str:
+    """Both ends of a text: a response declares its answer at the end."""
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]} […] {text[-half:]}"
+
+
+def profile(run: RunRecord) -> Json | None:
+    """Solved share of each capability by each member of the task force, and by all of them."""
+    members = run.task_force
+    if not members:
+        return None
+    values = skill_matrix.take(run.skills, members, run.skills.tasks).values
+    by_capability: dict[str, list[int]] = {}
+    for t, name in enumerate(run.skills.tasks):
+        by_capability.setdefault(run.tasks[name].draft.capability, []).append(t)
+    order = sorted(by_capability, key=lambda name: (-len(by_capability[name]), name))
+    rows = []
+    for name in order:
+        part = values[:, by_capability[name]]
+        together = float((part == SOLVED).any(0).mean())
+        rows.append([name, part.shape[1], _share(part), together])
+    return {"members": members, "rows": rows}
+
+
+def timing(run: RunRecord) -> Json:
+    """Where the time went: parts of the run, and parts of its generations where they are told."""
+    wall = (run.results or {}).get("wall_s", {})
+    steps = sorted({key for entry in run.metrics for key in entry if key.startswith("seconds_")})
+    return {
+        "wall": {name: value for name, value in wall.items() if name != "total"},
+        "steps": {
+            step.removeprefix("seconds_").replace("_", " "): [
+                entry.get(step, 0.0) for entry in run.metrics
+            ]
+            for step in steps
+        },
+    }
+
+
+def differing_flags(runs: Sequence[RunRecord]) -> list[str]:
+    """Names of the flags on which runs differ, apart from their place and PRNG seed."""
+    names = sorted({name for run in runs for name in run.manifest.flags} - _NO_SETTING)
+    return [name for name in names if len({str(run.manifest.flags.get(name)) for run in runs}) > 1]
+
+
+_NO_SETTING = {"run_dir", "cache_dir", "seed", "progress", "sandbox_workers"}

@@ -1,0 +1,105 @@
+"""The global skill matrix is completed, and only completed; task forces by every flag."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from acdc_jax import checkpoint
+from acdc_jax.evaluate import final
+from acdc_jax.main import main
+
+pytestmark = pytest.mark.xdist_group("evaluate")
+
+
+@pytest.fixture(scope="module")
+def finished(
+    models: tuple[Path, Path, Path],
+    arguments: Callable[..., list[str]],
+    skip_measuring: Callable[[pytest.MonkeyPatch], None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A run of the initial generation, not measured."""
+    run_dir = tmp_path_factory.mktemp("evaluate") / "run"
+    base, *seeds = models
+    with pytest.MonkeyPatch.context() as patch:
+        skip_measuring(patch)
+        assert main(arguments(run_dir, base, seeds, "--generations=0")) == 0
+    (run_dir / "results.json").unlink()
+    return run_dir
+
+
+def _forget(run_dir: Path, member: int) -> str:
+    """Makes a member's skills missing; returns its id."""
+    path = run_dir / "archive" / "g000.json"
+    archive = json.loads(path.read_text())
+    archive["members"][member]["skills"] = "-" * len(archive["tasks"])
+    path.write_text(json.dumps(archive))
+    return str(archive["members"][member]["id"])
+
+
+def test_only_what_is_missing_is_evaluated(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = checkpoint.read_archive(finished, 0)
+    forgotten = _forget(finished, 1)
+    asked: list[Any] = []
+    evaluate = final.evaluate
+
+    def spy(
+        engine: Any, sandbox: Any, population: Any, members: Any, *rest: Any, **more: Any
+    ) -> Any:
+        asked.extend(members)
+        return evaluate(engine, sandbox, population, members, *rest, **more)
+
+    monkeypatch.setattr(final, "evaluate", spy)
+    assert main(["evaluate", str(finished), "--sizes=2"]) == 0
+    assert asked == [forgotten]
+    skills = checkpoint.read_skills(finished)
+    assert skills is not None
+    order = [skills.members.index(member) for member in before.members]
+    columns = [skills.tasks.index(task) for task in before.tasks]
+    assert np.array_equal(skills.values[np.ix_(order, columns)], before.values)
+    assert main(["evaluate", str(finished), "--sizes=2"]) == 0
+    assert asked == [forgotten]  # nothing is evaluated twice
+    assert "task forces of 4 candidates" in capsys.readouterr().out
+
+
+def test_flags(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def forces(*flags: str) -> list[Any]:
+        assert main(["evaluate", str(finished), *flags]) == 0, capsys.readouterr().err
+        evaluation = json.loads((finished / "evaluation.json").read_text())
+        return [row["members"] for row in evaluation["task_forces"]]
+
+    seeds = ["g000-m00", "g000-m01"]
+    (excluded,) = forces("--sizes=2", "--seeds=excluded", "--method=optimal")
+    assert not set(excluded) & set(seeds)
+    (forced,) = forces("--sizes=3", "--seeds=forced", "--method=fitness")
+    assert forced[:2] == seeds
+    (one,) = forces("--sizes=1", "--forced=g000-m03", "--candidates=retained", "--up_to=0")
+    assert one == ["g000-m03"]
+    assert len(forces("--sizes=1,2", "--method=random", "--prng_seed=1")) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sizes=0"], "--sizes=0: must be whole numbers from 1 on"),
+        (["--sizes=1", "--seeds=forced"], "2 members are forced into a task force of 1"),
+        (["--forced=g009-m00"], "g009-m00 cannot be forced"),
+    ],
+)
+def test_refusals(
+    finished: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(finished), *flags]) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(tmp_path)]) == 1
+    assert "is it a run?" in capsys.readouterr().err
+    assert main(["evaluate"]) == 2

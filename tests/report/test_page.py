@@ -1,0 +1,101 @@
+"""The page without a browser: what is on it, what it does not load, and what it refuses."""
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.main import main
+from acdc_jax.report.ablation import compare_runs
+from acdc_jax.report.page import write_page
+from acdc_jax.report.record import read_run
+
+
+def _data(page: str) -> Any:
+    (packed,) = re.findall(r'id="data">([^<]*)</script>', page)
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def test_one_file_that_loads_nothing(tmp_path: Path, write_run: Callable[..., Path]) -> None:
+    page = write_page([write_run(tmp_path / "run")]).read_text()
+    loading = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page)
+    assert [link for link in loading if not link.startswith(("#", "data:"))] == []
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest", page)
+    assert "<img" not in page  # what the texts of tasks and models try to put there
+    assert len(page) < 200_000
+
+
+def test_what_the_pictures_show(tmp_path: Path, write_run: Callable[..., Path]) -> None:
+    data = _data(write_page([write_run(tmp_path / "run")]).read_text())
+    groups = {group["name"]: group["members"] for group in data["heat"]["groups"]}
+    assert set(groups["task force"]) == {"g002-m00", "g001-m00", "g000-m01"}
+    assert groups["seeds"] == ["g000-m00"]  # the other seed is in the task force
+    assert sum(row.count("-") for row in data["heat"]["rows"]) == 1
+    assert data["generations"]["novelty"] == [[7.5, 10.0]] * 3  # without the 999 of the fittest
+    assert data["generations"]["vendi"][0] < data["generations"]["vendi"][-1] < 24
+    first = data["tasks"][0]
+    assert first["kind"] == "seed"
+    assert {who for *_, names in first["answers"] for who in names} <= set(groups["task force"]) | {
+        "g000-m00"
+    }
+    tree = data["tree"]["trees"]["archive"]
+    assert [node[0] for node in tree][-1] == "g002-m00"
+
+
+def test_pass_rate_is_the_archives(tmp_path: Path, write_run: Callable[..., Path]) -> None:
+    run = read_run(write_run(tmp_path / "run"))
+    data = _data(write_page([run.run_dir]).read_text())
+    rows = [run.skills.members.index(member) for member in run.manifest.archive]
+    expected = (run.skills.values[rows] == 1).mean(0)
+    assert [task["rate"] for task in data["tasks"]] == pytest.approx(expected.tolist())
+
+
+def test_a_run_under_way(tmp_path: Path, write_run: Callable[..., Path]) -> None:
+    run_dir = write_run(tmp_path / "run", measured=False)
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.write('{"generation": 3, "cove')  # what a kill leaves
+    page = write_page([run_dir]).read_text()
+    assert "has not been measured" in page
+    assert _data(page)["tree"]["trees"].keys() == {"archive"}
+
+
+def test_several_runs_are_grouped_by_flags(tmp_path: Path, write_run: Callable[..., Path]) -> None:
+    folders = [
+        write_run(tmp_path / f"{selection}{seed}", seed=seed, selection=selection)
+        for selection in ("novelty", "fitness")
+        for seed in (0, 1)
+    ]
+    comparison = compare_runs([read_run(folder) for folder in folders])
+    assert comparison["flags"] == ["selection"]
+    assert [group["seeds"] for group in comparison["groups"]] == [[0, 1], [0, 1]]
+    evolved = comparison["rows"][0]
+    assert evolved["label"] == "reference"
+    assert evolved["coverage_values"] == [0.5, 0.5]
+    assert comparison["curves"]["held_out"]["selection=fitness"][0] == [0, 0.25, 0.25, 0.25]
+
+
+def test_the_command(
+    tmp_path: Path, write_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run")
+    assert main(["report", str(run)]) == 0
+    assert (run / "report.html").exists()
+    assert main(["report", str(run), str(run), f"--out={tmp_path / 'both.html'}"]) == 0
+    assert main(["report", str(run), str(run)]) == 1
+    assert "--out" in capsys.readouterr().err
+    assert main(["report", str(tmp_path)]) == 1
+    assert "is it a run?" in capsys.readouterr().err
+    assert main(["report"]) == 2
+
+
+def test_damage_is_named(tmp_path: Path, write_run: Callable[..., Path]) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "responses" / "g001.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(AcdcError, match=r"g001\.jsonl\.gz"):
+        write_page([run])

@@ -1,0 +1,16 @@
+"""Parts of a generation's time."""
+
+import pytest
+
+from acdc_jax import clock
+from acdc_jax.clock import Clock
+
+
+def test_parts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 11.0, 13.5, 14.0, 14.25])
+    monkeypatch.setattr(clock.time, "monotonic", lambda: next(times))
+    watch = Clock()
+    watch.lap("members")
+    watch.lap("tasks")
+    watch.lap("members")
+    assert watch.metrics() == {"seconds": 4.25, "seconds_members": 1.5, "seconds_tasks": 2.5}
