@@ -47,15 +47,13 @@ def test_only_what_is_missing_is_evaluated(
     before = checkpoint.read_archive(finished, 0)
     forgotten = _forget(finished, 1)
     asked: list[Any] = []
-    evaluate = final.evaluate
+    evaluate_members = final.evaluate_members
 
-    def spy(
-        engine: Any, sandbox: Any, population: Any, members: Any, *rest: Any, **more: Any
-    ) -> Any:
+    def spy(groups: Any, sandbox: Any, members: Any, *rest: Any, **more: Any) -> Any:
         asked.extend(members)
-        return evaluate(engine, sandbox, population, members, *rest, **more)
+        return evaluate_members(groups, sandbox, members, *rest, **more)
 
-    monkeypatch.setattr(final, "evaluate", spy)
+    monkeypatch.setattr(final, "evaluate_members", spy)
     assert main(["evaluate", str(finished), "--sizes=2"]) == 0
     assert asked == [forgotten]
     skills = checkpoint.read_skills(finished)
