@@ -96,7 +96,12 @@ def all_gather(value: Any) -> list[Any]:
     if _Peers.client is None:
         return [value]
     number = _announce(value)
-    return [_read(number, process) for process in range(_Peers.count)]
+    found = [_read(number, process) for process in range(_Peers.count)]
+    # Everybody has come to this exchange, and so has read whatever was said before it.
+    for old in [other for other in _Peers.published if other < number]:
+        _Peers.client.key_value_delete(f"{_key(old, _Peers.me)}/")
+        _Peers.published.remove(old)
+    return found
 
 
 def gather(value: Any) -> list[Any]:
@@ -172,11 +177,6 @@ def _announce(value: Any) -> int:
         _Peers.client.key_value_set_bytes(f"{_key(number, me)}/{i}", piece)
     head = len(pieces).to_bytes(4, "big") + pieces[0]
     _Peers.client.key_value_set_bytes(f"{_key(number, me)}/0", head)
-    # Every second exchange at least is one of all with all: what was said before the last has been
-    # read by everybody.
-    for old in [other for other in _Peers.published if other <= number - 2]:
-        _Peers.client.key_value_delete(f"{_key(old, me)}/")
-        _Peers.published.remove(old)
     _Peers.published.append(number)
     return number
 

@@ -17,8 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from evosax.algorithms import algorithms
-from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
 
 from acdc_jax.errors import AcdcError, ConfigError
 
@@ -74,6 +72,8 @@ def es_init(strategy: Strategy, key: jax.Array) -> StrategyState:
     size = strategy.parents + strategy.groups
     draw_key, inner_key = jax.random.split(key)
     with _numpy_promotion():
+        from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
+
         if isinstance(algorithm, PopulationBasedAlgorithm):
             initial = jax.random.normal(draw_key, (strategy.children, size), jnp.float32)
             unknown = jnp.full(strategy.children, jnp.inf, jnp.float32)
@@ -179,6 +179,10 @@ def _waits_for_first(state: StrategyState) -> bool:
 
 @lru_cache(maxsize=8)  # evosax compiles its methods anew for every object.
 def _build(strategy: Strategy) -> tuple[Any, Any]:
+    # Imported where it is used: it computes at once, which must not come before other processes
+    # are met.
+    from evosax.algorithms import algorithms
+
     if strategy.name not in algorithms:
         known = ", ".join(sorted(algorithms))
         raise ConfigError(f"evosax has no strategy {strategy.name!r}: choose one of {known}")

@@ -21,8 +21,10 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def alone(*arguments: Any) -> World:
         world = build(*arguments)
         there = {path: leaf.sharding for path, leaf in world.base.items()}
-        engine = dataclasses.replace(world.engine, population=1, shardings=there)
-        return dataclasses.replace(world, engine=engine)
+        (group,) = world.groups.own
+        engine = dataclasses.replace(group.engine, population=1, shardings=there)
+        group = dataclasses.replace(group, engine=engine)
+        return dataclasses.replace(world, groups=dataclasses.replace(world.groups, own=(group,)))
 
     monkeypatch.setattr(run_command, "build_world", alone)
 
@@ -38,6 +40,7 @@ def test_groups_and_budgets_change_nothing(
         "--mutation=gaussian",
         "--mutation_scale=0.3",
         "--init_population=6",
+        "--mesh=pop:1,model:4",
     )
     assert acdc_run(tmp_path / "a", *flags) == 0
 

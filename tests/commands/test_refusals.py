@@ -69,7 +69,7 @@ def nothing_expensive(monkeypatch: pytest.MonkeyPatch) -> None:
         (train, "_train_all"),
         (loop, "first_tasks"),
         (loop, "propose_children"),
-        (loop, "evaluate"),
+        (loop, "evaluate_members"),
         (run_command, "evolve"),
     ):
         monkeypatch.setattr(module, name, fail)
@@ -170,11 +170,6 @@ def test_mesh_that_does_not_fit(
     if source == "tiny":
         argv = ["run", f"--run_dir={tmp_path / 'run'}", "--max_new_tokens=8"]
     refused([*argv, "--mesh=pop:3"], "'pop:3' does not fit 4 devices", "pop:-1", status=2)
-    refused(
-        [*argv, "--children=6", "--mesh=pop:4"],
-        *("--children=6", "multiple", "4 pop devices", "change --children or --mesh"),
-        status=2,
-    )
     assert not (tmp_path / "run").exists()
 
 
