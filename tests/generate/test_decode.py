@@ -147,11 +147,17 @@ def test_log_probs() -> None:
     sampling = Sampling(0.7, 0.9, 10)
     stop = respond(sampling=sampling)[0][0][3:4]
     arguments = {"sampling": sampling, "log_probs": True, "stop_tokens": tuple(stop)}
-    (batch,) = batches(**arguments)
-    assert batch.indices == list(range(len(PROMPTS)))
-    assert batch.log_probs is not None
-    assert batch.mean_log_probs is not None
-    (responses,), (chosen,), (mean,) = batch.tokens, batch.log_probs, batch.mean_log_probs
+    found = batches(**arguments)
+
+    def gathered(values: str) -> list[list[Any]]:
+        own = {
+            i: value
+            for batch in found
+            for i, value in zip(batch.indices, getattr(batch, values)[0], strict=True)
+        }
+        return [own[i] for i in range(len(PROMPTS))]
+
+    responses, chosen, mean = map(gathered, ("tokens", "log_probs", "mean_log_probs"))
     ended = [r + stop if len(r) < NEW else r for r in responses]
     logits = logits_of(WEIGHTS, [p + r for p, r in zip(PROMPTS, ended, strict=True)])
     wide = logits.astype(np.float64)
