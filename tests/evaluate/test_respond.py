@@ -171,6 +171,6 @@ def test_an_infrastructure_failure_is_missing(engine: Engine) -> None:
 
 def test_populations_are_padded_to_one_size() -> None:
     weights = {name: {"w": jax.numpy.full((2,), i)} for i, name in enumerate("abcde")}
-    groups = list(in_populations("abcde", weights, 3))
+    groups = list(in_populations("abcde", weights.__getitem__, 3))
     assert [list(names) for names, _ in groups] == [["a", "b", "c"], ["d", "e"]]
     assert [population["w"][:, 0].tolist() for _, population in groups] == [[0, 1, 2], [3, 4, 3]]

@@ -93,8 +93,9 @@ return float(asyncio.run(f()) == 42)""",
     "alarm": """
 import signal
 def late(*a): raise TimeoutError
-signal.signal(signal.SIGALRM, late); signal.setitimer(signal.ITIMER_REAL, 0.05)
+signal.signal(signal.SIGALRM, late)
 try:
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
     while True: sum(range(9))
 except TimeoutError: return float(s == '42')""",
     "recursion limit": """
