@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         # Left to itself, XLA would leave a quarter of a GPU's memory alone.
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+        # Says that PyTorch is missing, which this package does not need.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         # Imported here, so that `acdc --help` does not wait for jax.
         module = importlib.import_module(f"acdc_jax.commands.{name}")
         cast(Callable[[list[str]], None], module.command)(arguments[1:])
