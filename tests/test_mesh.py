@@ -137,13 +137,13 @@ def test_a_dead_process_ends_the_others_and_fewer_go_on(
     victim: int, alone: Found, compiled: Path, tiny_seeds: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    flags = short_run_flags(tiny_seeds, run_dir, heartbeat_timeout_s=5, **_FLAGS)
+    flags = short_run_flags(tiny_seeds, run_dir, heartbeat_timeout_s=15, **_FLAGS)
     with processes(2, 1, flags, compiled) as running:
         assert wait_for_commit(running[0], run_dir, 0)
         running[victim].kill()
         killed = time.monotonic()
-        _, stderr = running[1 - victim].communicate(timeout=60)
-        assert time.monotonic() - killed < 30
+        _, stderr = running[1 - victim].communicate(timeout=120)
+        assert time.monotonic() - killed < 60
     assert running[1 - victim].returncode not in (0, None)
     if victim:
         assert "process 1 is gone" in stderr
@@ -164,12 +164,12 @@ def test_sigterm_ends_well_and_the_run_goes_on(
     with processes(1, 1, flags, compiled) as (process,):
         assert wait_for_commit(process, run_dir, -1)
         process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0
     assert stderr.startswith("acdc: ended by SIGTERM: generation 0 is committed")
     assert committed(run_dir) == 0
     with processes(1, 1, [*flags, "--grace_s=0"], compiled) as (process,):
         time.sleep(3)  # somewhere
         os.kill(process.pid, signal.SIGTERM)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=300)
     assert run_on(1, 1, flags, compiled, run_dir).decisions == alone.decisions
