@@ -1,7 +1,6 @@
 """What a run works with: checked by name first, then built."""
 
 import dataclasses
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,14 +14,14 @@ from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluate.groups import Group, Groups
 from acdc_jax.evaluate.respond import Engine
-from acdc_jax.evolve.budget import choose_budget, free_host_bytes
+from acdc_jax.evolve.budget import choose_budget
 from acdc_jax.evolve.children import Operators, member_id
 from acdc_jax.evolve.merge import module_groups
 from acdc_jax.evolve.propose import Proposer
 from acdc_jax.evolve.store import Store
 from acdc_jax.evolve.strategy import Strategy
 from acdc_jax.generate.batches import common_prefix
-from acdc_jax.generate.memory import choose_population, weight_bytes
+from acdc_jax.generate.memory import choose_population, free_host_bytes, weight_bytes
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights, shapes
 from acdc_jax.models import Folders, cache_dir, check_folders, load_model, text_codec
@@ -169,7 +168,7 @@ def check_lengths(config: Config, model: ModelConfig) -> None:
 
 def check_disk(config: Config, model: ModelConfig) -> None:
     """Refuses to start where not even two archives of members fit."""
-    one = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes(model).values())
+    one = weight_bytes(model)
     needed, free = 2 * config.run.population * one, shutil.disk_usage(config.run.run_dir).free
     if free < needed:
         raise AcdcError(

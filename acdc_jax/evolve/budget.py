@@ -4,12 +4,12 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 
+from acdc_jax.generate.memory import free_host_bytes
+
 _GB = 1e9
-_CGROUP = Path("/sys/fs/cgroup/memory.max")  # the limit of a container; absent elsewhere
 _PINNED_SHARE = 2 / 3  # of the host's budget; the rest is for buffers of reading and writing
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
@@ -74,15 +74,6 @@ def limit_pinned_memory(host_gb: float) -> None:
     host = host_gb * _GB or free_host_bytes() / 2
     limit = str(math.ceil(host * _PINNED_SHARE / _GB))
     os.environ.setdefault("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB", limit)
-
-
-def free_host_bytes() -> int:
-    """Memory that a new process could have without swapping (Linux)."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    limit = _CGROUP.read_text(encoding="ascii").strip() if _CGROUP.exists() else "max"
-    return free if limit == "max" else min(free, int(limit))
 
 
 def _count(budget: float, size: int) -> int:

@@ -13,6 +13,7 @@ from acdc_jax.model.transformer import shapes
 
 _LOG = logging.getLogger(__name__)
 _GIB = 2**30
+_CGROUP = Path("/sys/fs/cgroup/memory.max")  # the limit of a container; absent elsewhere
 _RESERVE = 0.06  # of what is free, for what XLA needs beside the arrays counted here
 _LOGITS = 3  # float32 copies of a step's logits: themselves, and what sampling makes of them
 _POPULATION_SHARE = 0.5  # of a device; the rest is for the archive, the parents and the cache
@@ -24,7 +25,7 @@ def free_bytes(device: jax.Device) -> int:
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats["bytes_in_use"])
-    return _available_bytes()
+    return free_host_bytes()
 
 
 def total_bytes(device: jax.Device) -> int:
@@ -32,13 +33,16 @@ def total_bytes(device: jax.Device) -> int:
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
-    return _available_bytes()
+    return free_host_bytes()
 
 
-def _available_bytes() -> int:
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    sizes = {name: value for name, _, value in (line.partition(":") for line in lines)}
-    return 1024 * int(sizes["MemAvailable"].split()[0])
+def free_host_bytes() -> int:
+    """Memory that a new process could have without swapping (Linux)."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    limit = _CGROUP.read_text(encoding="ascii").strip() if _CGROUP.exists() else "max"
+    return free if limit == "max" else min(free, int(limit))
 
 
 def weight_bytes(config: ModelConfig) -> int:

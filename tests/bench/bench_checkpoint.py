@@ -20,24 +20,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from acdc_jax.bench import limits
 from acdc_jax.model import hf
-from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights, init_weights, shapes
 
-QWEN25_7B = ModelConfig(
-    "Qwen2ForCausalLM",
-    vocab_size=152_064,
-    hidden_size=3584,
-    intermediate_size=18_944,
-    num_layers=28,
-    num_heads=28,
-    num_kv_heads=4,
-    head_dim=128,
-    rope_theta=1e6,
-    qkv_bias=True,
-    max_positions=32_768,
-    dtype="bfloat16",
-)
+QWEN25_7B = limits.SHAPES["qwen2.5-7b"]
 SHAPES = {
     "7b": QWEN25_7B,
     "small": dataclasses.replace(

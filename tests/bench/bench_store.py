@@ -26,6 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from acdc_jax.bench.limits import SHAPES
 from acdc_jax.evolve.budget import Budget, bytes_on_device, limit_pinned_memory
 from acdc_jax.evolve.children import member_id, seed_recipe
 from acdc_jax.evolve.content import content_hash
@@ -36,21 +37,7 @@ from acdc_jax.sharding import make_mesh
 from acdc_jax.world import member_shapes
 
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
-_QWEN = ModelConfig(
-    architecture="Qwen2ForCausalLM",
-    vocab_size=152_064,
-    hidden_size=3_584,
-    intermediate_size=18_944,
-    num_layers=28,
-    num_heads=28,
-    num_kv_heads=4,
-    head_dim=128,
-    rope_theta=1e6,
-    tie_embeddings=False,
-    qkv_bias=True,
-    max_positions=2_048,
-    dtype="bfloat16",
-)
+_QWEN = SHAPES["qwen2.5-7b"]
 
 
 def scaled(scale: float) -> ModelConfig:
