@@ -27,8 +27,9 @@ _MERGES = (
 )
 
 # Every input read once per pass that cannot be avoided, and the child written once: slerp and model
-# stock need the parents' angles first, TIES its thresholds, DELLA its ranks.
-_PASSES = {"slerp": 6, "model_stock": 7, "ties": 7, "della": 7}
+# stock need the parents' angles first, TIES its thresholds, DELLA its ranks. Linear merges that are
+# normalised and slerp do not read the base.
+_PASSES = {"slerp": 5, "model_stock": 7, "ties": 7, "della": 7}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,8 @@ def main(argv: Sequence[str]) -> None:
                 raise AcdcError(f"{merge.method} made weights that are not finite")
             del child  # before the next one takes its memory
         took = float(np.median(times[1:]))
-        moved = _PASSES.get(merge.method, 4) * size_bytes(base)
+        passes = 3 if merge == Merge() else _PASSES.get(merge.method, 4)
+        moved = passes * size_bytes(base)
         rows.append(
             (
                 merge.method + ("" if merge.normalise else ", added"),

@@ -10,7 +10,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from plain_merge import plain_merge
 
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evolve.merge import METHODS, Merge, merge_child, merge_children, module_groups, tree
+from acdc_jax.evolve.merge import (
+    METHODS,
+    Merge,
+    average,
+    merge_child,
+    merge_children,
+    module_groups,
+    tree,
+)
 from acdc_jax.evolve.merge.sparse import relative_ranks, trim
 
 SHAPES = {
@@ -257,6 +265,32 @@ def test_trim_finds_the_order_statistic():
 def test_equal_entries_rank_equally():
     ranks = relative_ranks(jnp.array([[3.0, 1.0, 1.0, 2.0, 9.0], [5.0, 4.0, 3.0, 2.0, 1.0]]))
     np.testing.assert_allclose(ranks, [[0.75, 0, 0, 0.5, 1], [1, 0.75, 0.5, 0.25, 0]])
+
+
+@pytest.mark.parametrize("merge", [Merge(), Merge("slerp")], ids=str)
+def test_a_base_without_a_share_is_not_read(merge):
+    base, parents = related_weights(2, paths=FEW)
+    w = jax.random.uniform(jax.random.key(9), (2, 1), minval=0.1)
+    groups = dict.fromkeys(FEW, 0)
+    merged = merge_child(merge, base, parents, w, KEY, groups)
+    unknown = {path: jnp.full_like(leaf, jnp.nan) for path, leaf in base.items()}
+    child = merge_child(merge, unknown, parents, w, KEY, groups)
+    for path in FEW:
+        with_it = average.average(
+            merge, [base[path]], [[parent[path]] for parent in parents], w, base_counts=True
+        )
+        np.testing.assert_array_equal(child[path], merged[path])
+        np.testing.assert_allclose(child[path], with_it[0], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("merge", [Merge(), Merge("slerp"), Merge(normalise=False)], ids=str)
+def test_coefficients_that_cancel_out_keep_the_base(merge):
+    base, parents = related_weights(2, paths=FEW)
+    for w in ([[0.0], [0.0]], [[0.25], [-0.25]]):
+        assert average.needs_base(merge, np.array(w, np.float32))
+    merged = merge_child(merge, base, parents, jnp.zeros((2, 1)), KEY, dict.fromkeys(FEW, 0))
+    for path in FEW:
+        np.testing.assert_array_equal(merged[path], base[path])
 
 
 @pytest.mark.parametrize("merge", EACH, ids=str)

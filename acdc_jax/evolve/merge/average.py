@@ -11,15 +11,21 @@ Model stock: Jang et al., "Model Stock: All we need is just a few fine-tuned mod
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
+from operator import add
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
 
 from acdc_jax.evolve.merge.options import Merge
 
 _STRAIGHT = 0.9995  # Above this cosine an arc is its chord, and float32 has no angle left.
 _SINGULAR = 1e-6
+_CANCELLED = (
+    1e-5  # Below this share of their size, a sum may be 0 on one device and not on another.
+)
 
 
 def average(
@@ -27,6 +33,8 @@ def average(
     base: Sequence[jax.Array],
     parents: Sequence[Sequence[jax.Array]],
     coefficients: jax.Array,
+    *,
+    base_counts: bool = True,
 ) -> tuple[jax.Array, ...]:
     """Merges weights; float32 inside, rounded once to the base's dtype.
 
@@ -38,6 +46,7 @@ def average(
         base: θ₀, W arrays.
         parents: P sequences of arrays shaped like them.
         coefficients: [P, W] float32.
+        base_counts: From `needs_base`; False saves a stream through memory.
 
     Returns:
         The child's weights.
@@ -56,12 +65,23 @@ def average(
         rest, shares = jax.vmap(_model_stock)(jnp.stack([_products(each) for each in taus]), rows)
 
     def combine(i: int) -> jax.Array:
-        child = rest[i] * base[i].astype(jnp.float32)
-        for p, parent in enumerate(parents):
-            child = child + shares[i, p] * parent[i].astype(jnp.float32)
-        return child.astype(base[i].dtype)
+        terms = [shares[i, p] * parent[i].astype(jnp.float32) for p, parent in enumerate(parents)]
+        if base_counts:
+            terms = [rest[i] * base[i].astype(jnp.float32), *terms]
+        return reduce(add, terms).astype(base[i].dtype)
 
     return tuple(combine(i) for i in range(len(base)))
+
+
+def needs_base(merge: Merge, coefficients: npt.NDArray[np.float32]) -> bool:
+    """Whether θ₀ has a share in merges by these coefficients [..., P, G], on the host.
+
+    Normalised merges and slerp are sums of parents alone, except where coefficients cancel out.
+    """
+    if not merge.normalise or merge.method == "model_stock":
+        return True
+    total, size = coefficients.sum(-2), np.abs(coefficients).sum(-2)
+    return bool((np.abs(total) <= _CANCELLED * size).any())
 
 
 def _linear(coefficients: jax.Array, normalise: bool) -> tuple[jax.Array, jax.Array]:

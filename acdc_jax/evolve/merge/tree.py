@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolve.merge.average import average
+from acdc_jax.evolve.merge.average import average, needs_base
 from acdc_jax.evolve.merge.options import Merge
 from acdc_jax.evolve.merge.sparse import sparse
 from acdc_jax.model.transformer import Weights
@@ -88,10 +88,12 @@ def _merge(
         if odd := base.keys() ^ tree.keys():
             raise AcdcError(f"weight {min(odd)!r} is missing from a model that is to be merged")
     paths = list(base)
+    base_counts = needs_base(merge, np.asarray(coefficients))
     merged: Weights = {}
     for batch in [paths] if merge.averages else [[path] for path in paths]:
         leaves = merge_leaves(
             merge,
+            base_counts,
             tuple(base[path] for path in batch),
             tuple(tuple(parent[path] for path in batch) for parent in parents),
             coefficients,
@@ -106,6 +108,7 @@ def _merge(
 
 def _merge_leaves(
     merge: Merge,
+    base_counts: bool,
     base: Leaves,
     parents: tuple[Leaves, ...],
     coefficients: jax.Array,
@@ -115,19 +118,20 @@ def _merge_leaves(
 ) -> Leaves:
     w = coefficients[:, columns]
     if merge.averages:
-        return average(merge, base, parents, w)
+        return average(merge, base, parents, w, base_counts=base_counts)
     return tuple(
         sparse(merge, leaf, [p[i] for p in parents], w[:, i], jax.random.fold_in(key, hashes[i]))
         for i, leaf in enumerate(base)
     )
 
 
-_one = jax.jit(_merge_leaves, static_argnums=0)
+_one = jax.jit(_merge_leaves, static_argnums=(0, 1))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 1))
 def _many(
     merge: Merge,
+    base_counts: bool,
     base: Leaves,
     parents: tuple[Leaves, ...],
     coefficients: jax.Array,
@@ -135,6 +139,7 @@ def _many(
     columns: jax.Array,
     hashes: jax.Array,
 ) -> Leaves:
-    children = jax.vmap(partial(_merge_leaves, merge), in_axes=(None, 0, 0, 0, None, None))
+    merge_leaves = partial(_merge_leaves, merge, base_counts)
+    children = jax.vmap(merge_leaves, in_axes=(None, 0, 0, 0, None, None))
     merged: Leaves = children(base, parents, coefficients, keys, columns, hashes)
     return merged
