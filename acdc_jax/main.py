@@ -1,5 +1,6 @@
 """The `acdc` command."""
 
+import gc
 import importlib
 import os
 import sys
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         # Imported here, so that `acdc --help` does not wait for jax.
         module = importlib.import_module(f"acdc_jax.commands.{name}")
+        gc.freeze()  # a million objects of jax and transformers, which no collection needs to visit
         cast(Callable[[list[str]], None], module.command)(arguments[1:])
         _part()
     except AcdcError as error:

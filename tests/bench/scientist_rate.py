@@ -9,6 +9,7 @@ with --sandbox, tried in the real sandbox (which then takes most of the time).
 
 import argparse
 import asyncio
+import gc
 import subprocess
 import sys
 import time
@@ -63,6 +64,7 @@ def main() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
+        gc.freeze()  # as the `acdc` command does
         try:
             sandbox = Sandbox(2, Limits()) if arguments.sandbox else None
             seconds, cpu, candidates = asyncio.run(measure(arguments.drafts, sandbox))
