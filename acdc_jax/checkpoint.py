@@ -248,7 +248,7 @@ def _write_generation(
     write_atomic(
         run_dir / "pool" / f"{name}.json", json.dumps(dataclasses.asdict(state.pool), indent=1)
     )
-    lines = (json.dumps(dataclasses.asdict(response)) for response in record.responses)
+    lines = (json.dumps(response.to_json()) for response in record.responses)
     write_atomic(
         run_dir / "responses" / f"{name}.jsonl.gz",
         gzip.compress("\n".join(lines).encode(), compresslevel=3, mtime=0),

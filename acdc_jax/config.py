@@ -10,6 +10,7 @@ from acdc_jax.evolve.archive import Selection
 from acdc_jax.evolve.merge import METHODS, Merge
 from acdc_jax.evolve.mutate import Mutation
 from acdc_jax.flags import check_bounds, setting
+from acdc_jax.generate.sampling import Sampling
 from acdc_jax.sandbox import Judge, Limits, Sandbox, launchers
 
 
@@ -439,6 +440,30 @@ class DecodeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """Samples of one model, which task forces are compared with"""
+
+    temperature: float = setting(0.7, "Divides the logits.", low=0.01)
+    top_k: int = setting(0, "Only the so many most likely tokens; 0: all.", low=0)
+    top_p: float = setting(
+        1.0, "Only the most likely tokens that together have this probability.", low=0.01, high=1
+    )
+    min_p: float = setting(
+        0.0,
+        "Only tokens at least this share as likely as the most likely one; 0: all.",
+        low=0,
+        high=1,
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+    def to_sampling(self) -> Sampling:
+        """What the flags say; they apply in the order in which they are declared."""
+        return Sampling(self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
+
+
+@dataclasses.dataclass(frozen=True)
 class SandboxConfig:
     """Where task code runs"""
 
@@ -490,6 +515,7 @@ class Config:
     tasks: TaskConfig = TaskConfig()
     scientist: ScientistConfig = ScientistConfig()
     decode: DecodeConfig = DecodeConfig()
+    samples: SamplingConfig = SamplingConfig()
     sandbox: SandboxConfig = SandboxConfig()
 
     def __post_init__(self) -> None:
@@ -545,6 +571,7 @@ SECTIONS = (
     TaskConfig,
     ScientistConfig,
     DecodeConfig,
+    SamplingConfig,
     SandboxConfig,
 )
 
@@ -554,6 +581,7 @@ def changed_flags(config: Config, saved: Mapping[str, Any]) -> list[str]:
 
     Settings declared `resumable`, and the place of the run and of the seeds, may differ.
     """
+    defaults = Config().settings()  # how a run behaved that had not heard of a flag
     free = {"run_dir", "cache_dir"} | {
         field.name
         for section in SECTIONS
@@ -561,7 +589,7 @@ def changed_flags(config: Config, saved: Mapping[str, Any]) -> list[str]:
         if field.metadata["resumable"]
     }
     return [
-        f"--{name}={value} (the run has {saved.get(name)})"
+        f"--{name}={value} (the run has {saved.get(name, defaults[name])})"
         for name, value in config.settings().items()
-        if name not in free and saved.get(name) != value
+        if name not in free and saved.get(name, defaults[name]) != value
     ]

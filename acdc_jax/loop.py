@@ -108,7 +108,7 @@ def first_generation(world: World) -> tuple[State, Record]:
         weights = world.store.get(name)
         recipes[name] = seed_recipe(name, weights)
         world.store.put(recipes[name], weights)
-    skills, responses = _answers(world, list(recipes), tasks)
+    skills, responses = _answers(world, clock, list(recipes), tasks)
 
     # -- children of seeds: until the population is full or the spare ones are used up
     gibberish: list[str] = []
@@ -121,7 +121,13 @@ def first_generation(world: World) -> tuple[State, Record]:
         proposed = propose_children(
             world.operators, seeds, seed_fitness, names, 0, jax.random.fold_in(child_key, made)
         )
-        grown = _grow(world, proposed.recipes[:wanted], tasks, jax.random.fold_in(filter_key, made))
+        grown = _grow(
+            world,
+            clock,
+            proposed.recipes[:wanted],
+            tasks,
+            jax.random.fold_in(filter_key, made),
+        )
         skills = skill_matrix.join(skills, grown.skills)
         recipes |= {recipe.id: recipe for recipe in grown.recipes}
         responses += grown.responses
@@ -169,7 +175,7 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
     )
 
     # -- make and evaluate: each child on every active task; filter gibberish
-    grown = _grow(world, proposed.recipes, tasks, filter_key)
+    grown = _grow(world, clock, proposed.recipes, tasks, filter_key)
     recipes = {recipe.id: recipe for recipe in grown.recipes}
     clock.lap("members")
 
@@ -185,7 +191,7 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
     clock.lap("archive")
 
     # -- ask again where a score is missing: the judge may be back
-    state, again = _asked_again(world, state)
+    state, again = _asked_again(world, clock, state)
 
     # -- adapt the tasks, and evaluate the archive on the new ones
     responses, rejections = [*grown.responses, *again], list[Rejection]()
@@ -196,7 +202,7 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
         library, pool, rejections = sharing.all_growth(state.library, growth)
         clock.lap("tasks")
         unmet = [library.tasks[task] for task in pool.active if task not in state.skills.tasks]
-        met, answers = _answers(world, state.archive, unmet)
+        met, answers = _answers(world, clock, state.archive, unmet)
         skills = skill_matrix.take(skill_matrix.join(state.skills, met), state.archive, pool.active)
         state = dataclasses.replace(state, pool=pool, library=library, skills=skills)
         responses += answers
@@ -231,7 +237,11 @@ class _Grown:
 
 
 def _grow(
-    world: World, proposed: Sequence[Recipe], tasks: Sequence[Task], filter_key: jax.Array
+    world: World,
+    clock: Clock,
+    proposed: Sequence[Recipe],
+    tasks: Sequence[Task],
+    filter_key: jax.Array,
 ) -> _Grown:
     """Makes children from their recipes and lets each answer every task, group by group.
 
@@ -252,7 +262,7 @@ def _grow(
         parents = [parent for name in names for parent in wanted[name].parents]
         world.store.prefetch(parents, group.number)
 
-    found = _evaluate(world, list(wanted), make, prefetch, tasks)
+    found = _evaluate(world, clock, list(wanted), make, prefetch, tasks)
     recipes = sharing.all_recipes(made)
     dropped = distributed.broadcast(_gibberish(world, found, tasks, filter_key))
     return _Grown(
@@ -265,13 +275,14 @@ def _grow(
 
 def _evaluate(
     world: World,
+    clock: Clock,
     names: Sequence[str],
     weights: Callable[[str, Group], Weights],
     prefetch: Callable[[Sequence[str], Group], None],
     tasks: Sequence[Task],
 ) -> Evaluation:
     """Greedy answers of members, and their scores."""
-    return evaluate_members(
+    found = evaluate_members(
         world.groups,
         world.sandbox,
         names,
@@ -280,6 +291,9 @@ def _evaluate(
         prefetch=prefetch,
         instances_per_task=world.config.tasks.instances_per_task,
     )
+    clock.add("decode_s", found.decode_s)
+    clock.add("scoring_s", found.scoring_s)
+    return found
 
 
 def _skills(world: World, found: Evaluation, without: Sequence[str]) -> SkillMatrix:
@@ -289,7 +303,7 @@ def _skills(world: World, found: Evaluation, without: Sequence[str]) -> SkillMat
 
 
 def _answers(
-    world: World, members: Sequence[str], tasks: Sequence[Task]
+    world: World, clock: Clock, members: Sequence[str], tasks: Sequence[Task]
 ) -> tuple[SkillMatrix, list[Response]]:
     """Skills and responses of members that are in the store."""
     if not tasks:
@@ -297,6 +311,7 @@ def _answers(
     store = world.store
     found = _evaluate(
         world,
+        clock,
         members,
         lambda name, group: store.get(name, group.number),
         lambda names, group: store.prefetch(names, group.number),
@@ -340,11 +355,12 @@ def _start_adapting(world: World, state: State, key: jax.Array, generation: int)
     )
 
 
-def _asked_again(world: World, state: State) -> tuple[State, list[Response]]:
+def _asked_again(world: World, clock: Clock, state: State) -> tuple[State, list[Response]]:
     """Scores that the infrastructure owes the archive, had now if it has recovered."""
     owed = (state.skills.values == skill_matrix.MISSING).any(0)
     names = [task for task, missing in zip(state.skills.tasks, owed, strict=True) if missing]
-    met, responses = _answers(world, state.archive, [state.library.tasks[name] for name in names])
+    tasks = [state.library.tasks[name] for name in names]
+    met, responses = _answers(world, clock, state.archive, tasks)
     skills = skill_matrix.join(state.skills, met)
     skills = skill_matrix.take(skills, state.archive, state.skills.tasks)
     return dataclasses.replace(state, skills=skills), responses
@@ -406,6 +422,8 @@ def _finish(
     )
     solved = state.skills.values == skill_matrix.SOLVED
     fitness = archive.fitness(state.skills.values)
+    times = {"decode_s": 0.0, "scoring_s": 0.0} | clock.metrics()
+    tokens = sum(response.tokens for response in responses)
     metrics = {
         "fitness_best": float(fitness.max()),
         "fitness_mean": float(fitness.mean()),
@@ -421,9 +439,11 @@ def _finish(
         "rejected_drafts": len(rejections),
         "missing_scores": sum(response.score is None for response in responses),
         "responses": len(responses),
+        "tokens": tokens,
+        "tokens_per_s": round(tokens / max(times["decode_s"], 1e-3), 1),
         **costs,
         **per_task(costs, written),
-        **clock.metrics(),
+        **times,
     }
     record = Record(list(recipes.values()), gibberish, novelty, responses, rejections, metrics)
     return state, record

@@ -56,6 +56,7 @@ class World:
         seeds: seed member id → Hugging Face folder.
         store: every member's weights.
         progress: told what is being done, how much of it, of how much.
+        decoding: how members are decoded, together or one by one, and why: a line for the log.
     """
 
     config: Config
@@ -69,6 +70,7 @@ class World:
     seeds: Mapping[str, Path]
     store: Store
     progress: Progress
+    decoding: str
 
 
 def fitting_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
@@ -198,7 +200,7 @@ def build_world(
     base = load_model(folders, folders.base, wanted[0])
     seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
     share = -(-config.run.children // ranks)
-    population = choose_population(folders.model, share, own[0][1].size)
+    population, decoding = choose_population(folders.model, share, own[0][1].size)
     engine = Engine(
         folders.model,
         codec.encode,
@@ -254,6 +256,7 @@ def build_world(
         seeds=seeds,
         store=store,
         progress=progress,
+        decoding=decoding,
     )
 
 

@@ -232,7 +232,11 @@ def fingerprint(run_dir: Path) -> dict[str, Any]:
             if "weights" not in path.relative_to(run_dir).parts[:-1]
         ),
         "metrics": [
-            {name: value for name, value in line.items() if not name.startswith("seconds")}
+            {
+                name: value
+                for name, value in line.items()
+                if not name.startswith("seconds") and not name.endswith("_s")
+            }
             for line in metrics(run_dir)
         ],
     }

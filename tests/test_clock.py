@@ -13,4 +13,11 @@ def test_parts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     watch.lap("members")
     watch.lap("tasks")
     watch.lap("members")
-    assert watch.metrics() == {"seconds": 4.25, "seconds_members": 1.5, "seconds_tasks": 2.5}
+    watch.add("decode_s", 1.0)
+    watch.add("decode_s", 0.25)
+    assert watch.metrics() == {
+        "seconds": 4.25,
+        "seconds_members": 1.5,
+        "seconds_tasks": 2.5,
+        "decode_s": 1.25,
+    }

@@ -7,6 +7,7 @@ import pytest
 from acdc_jax import flags
 from acdc_jax.config import SECTIONS, Config, EvolveConfig, RunConfig, changed_flags
 from acdc_jax.errors import ConfigError
+from acdc_jax.generate.sampling import Sampling
 from acdc_jax.main import main
 
 
@@ -91,6 +92,20 @@ def test_which_flags_an_existing_run_refuses() -> None:
     (change,) = changed_flags(_config("--children=4"), saved)
     assert "--children=4" in change
     assert "8" in change
+
+
+def test_a_run_that_had_not_heard_of_a_flag_had_its_default() -> None:
+    saved = _config().settings()
+    del saved["min_p"]
+    assert changed_flags(_config(), saved) == []
+    (change,) = changed_flags(_config("--min_p=0.1"), saved)
+    assert change == "--min_p=0.1 (the run has 0.0)"
+
+
+def test_samples_are_drawn_as_the_flags_say() -> None:
+    config = _config("--temperature=1.5", "--top_k=20", "--top_p=0.9", "--min_p=0.05")
+    assert config.samples.to_sampling() == Sampling(1.5, top_p=0.9, top_k=20, min_p=0.05)
+    assert _config().samples.to_sampling() == Sampling(0.7)  # the paper's
 
 
 def test_bounds_name_the_flag() -> None:

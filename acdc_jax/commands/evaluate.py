@@ -162,6 +162,7 @@ def _evaluate(
             config.tasks.skill_threshold,
             config.tasks.instances_per_task,
             step,
+            config.samples.to_sampling(),
         )
         global_skills(judges, run_dir, manifest, world.store, run.tasks)
 

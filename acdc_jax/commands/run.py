@@ -161,6 +161,7 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
             )
             started = manifest.generation >= 0
             if first:
+                console.print(world.decoding, markup=False, highlight=False, soft_wrap=True)
                 _keep_model_files(run_dir, folders, config)
                 keep_sources(run_dir, folders, world.base, started=started)
             for seed in () if started else world.seeds:
@@ -220,13 +221,11 @@ def _reporter(config: Config, advance: Advance, log: Log) -> Any:
 
     def report(state: State, record: Record) -> None:
         metrics = record.metrics
-        seconds = max(metrics["seconds"], 1e-9)
         note = (
             f"fittest {metrics['fitness_best']:.2f}  Coverage of 3 {metrics['coverage_3']:.2f}  "
-            f"{metrics['responses'] / seconds:.0f} responses/s"
+            f"decode {metrics['decode_s']:.1f} s + scoring {metrics['scoring_s']:.1f} s, "
+            f"{metrics['tokens_per_s']:,.0f} tok/s"
         )
-        if "tokens" in metrics:
-            note += f"  {metrics['tokens'] / seconds:.0f} tokens/s"
         log(state.generation, metrics)
         advance("generations", state.generation, config.run.generations, note)
 
@@ -256,6 +255,7 @@ def _measure(
         config.tasks.skill_threshold,
         config.tasks.instances_per_task,
         step,
+        config.samples.to_sampling(),
     )
     skills = global_skills(judges, run_dir, manifest, world.store, state.library.tasks)
     tasks = held_out_tasks(

@@ -32,7 +32,6 @@ from acdc_jax.tasks.accept import Rejected, check_drafts
 from acdc_jax.tasks.task import Draft, Task
 
 TASK_FORCES = (3, 8)
-_SAMPLES = Sampling(temperature=0.7)
 _RANDOM_DRAWS = 32
 _UNIFORM_SCALES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 
@@ -58,13 +57,23 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Judges:
-    """What measuring needs besides the models."""
+    """What measuring needs besides the models.
+
+    Attributes:
+        groups: where members answer.
+        sandbox: where task code scores.
+        skill_threshold: score from which a task counts as solved.
+        instances_per_task: how many instances of a pool task count.
+        advance: told what has been done.
+        samples: how samples of the best seed are drawn.
+    """
 
     groups: Groups
     sandbox: Sandbox
     skill_threshold: float
     instances_per_task: int
     advance: Callable[[str], None]
+    samples: Sampling
 
 
 def global_skills(
@@ -268,7 +277,7 @@ def _seed_rows(
     held.ask(
         samples,
         lambda _, where: store.get(best, where.number),
-        sampling=_SAMPLES,
+        sampling=judges.samples,
         key=jax.random.key(seed),
     )
     rows += [held.row("samples_best_seed", samples[:n], samples[0]) for n in TASK_FORCES]

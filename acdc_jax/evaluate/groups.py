@@ -7,7 +7,7 @@ each process found, all are told.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -88,6 +88,8 @@ def evaluate_members(
     instances_per_task: int = 1,
     sampling: Sampling = GREEDY,
     key: jax.Array | None = None,
+    draws: Mapping[str, int] | None = None,
+    log_probs: bool = False,
 ) -> Evaluation:
     """Lets members answer tasks and scores the answers, wherever in the run.
 
@@ -101,12 +103,15 @@ def evaluate_members(
         instances_per_task: the first so many instances of each family count.
         sampling: greedy unless said otherwise.
         key: PRNG key; needed only when sampling. Each member draws from a key of its own.
+        draws: member → number of its key; by default its place among the members.
+        log_probs: whether responses get their log-probabilities.
 
     Returns:
         Scores of all members, in every process. Responses, by member, then prompt: of all members
-        in the first process, of this one's in the others.
+        in the first process, of this one's in the others. Seconds are those of the group that took
+        longest.
     """
-    places = {member: m for m, member in enumerate(members)}
+    places = draws or {member: m for m, member in enumerate(members)}
 
     def keys(names: Sequence[str], size: int) -> jax.Array:
         """One per member, whatever its group; rows that only fill a population may have any."""
@@ -132,20 +137,31 @@ def evaluate_members(
                     instances_per_task=instances_per_task,
                     sampling=sampling,
                     key=None if key is None else keys(names, group.engine.population),
+                    log_probs=log_probs,
                 )
             )
             del population  # before the next one comes
         return found
 
-    own = [found for part in groups.run(work) for found in part]
+    parts = groups.run(work)
+    own = [found for part in parts for found in part]
+    # Groups work side by side, and each does one thing after the other.
+    seconds = max(
+        (
+            (sum(found.decode_s for found in part), sum(found.scoring_s for found in part))
+            for part in parts
+        ),
+        key=sum,
+    )
     scores = {
         member: found.scores[m].tolist() for found in own for m, member in enumerate(found.members)
     }
     said: dict[str, list[Response]] = {member: [] for member in members}
     for response in (response for found in own for response in found.responses):
         said[response.member].append(response)
-    for part in distributed.all_gather(scores):
-        scores |= part
+    for others, spent in distributed.all_gather([scores, seconds]):
+        scores |= others
+        seconds = max(seconds, tuple(spent), key=sum)
     packed = {
         member: [dataclasses.astuple(r) for r in mine] for member, mine in said.items() if mine
     }
@@ -158,4 +174,5 @@ def evaluate_members(
         np.asarray([scores[member] for member in members], np.float64).reshape(shape),
         np.asarray([min(len(task.instructions), instances_per_task) for task in tasks]),
         tuple(response for member in members for response in said[member]),
+        *seconds,
     )

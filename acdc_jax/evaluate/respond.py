@@ -5,16 +5,16 @@ devices decode the others.
 """
 
 import dataclasses
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 import jax
 import numpy as np
 
 from acdc_jax.evaluate.skills import SkillMatrix, from_scores
-from acdc_jax.generate.decode import generate
+from acdc_jax.generate.decode import Batch, generate
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights, decode_layout
@@ -22,12 +22,11 @@ from acdc_jax.sandbox import Outcome, Sandbox
 from acdc_jax.tasks.answer import extract_answer
 from acdc_jax.tasks.task import Task
 
-_LOG = logging.getLogger(__name__)
-
 GREEDY = Sampling()
 
 Item = tuple[int, str]  # position of an instance in its family, and an answer to it
 Scoring = tuple[list[Item], Future[list[Outcome]]]
+Figures = tuple[int, float | None, float | None]  # the last fields of a `Response`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +62,34 @@ class Engine:
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """One answer of one member, and what it was worth; score None: the infrastructure failed."""
+    """One answer of one member, and what it was worth.
+
+    Attributes:
+        member: id.
+        task: id.
+        instance: key of the instance in its family.
+        text: what was said, up to a stop string.
+        score: None where the infrastructure failed.
+        tokens: how many were drawn, without the stop token.
+        log_prob: mean over the tokens, stop token included, of their log-probabilities before
+            temperature and truncation; None where they were not asked for.
+        mean_log_prob: the same of the whole vocabulary's mean log-probability.
+    """
 
     member: str
     task: str
     instance: str
     text: str
     score: float | None
+    tokens: int = 0
+    log_prob: float | None = None
+    mean_log_prob: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, without log-probabilities that were not asked for."""
+        given = dataclasses.asdict(self)
+        absent = [name for name in ("log_prob", "mean_log_prob") if given[name] is None]
+        return {name: value for name, value in given.items() if name not in absent}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +104,8 @@ class Evaluation:
         instances: int64 [T], how many instances of each family count.
         responses: every response, by prompt, then member.
         decode_s: wall seconds until the last response had ended.
-        scoring_s: wall seconds after that until the last score was there; the rest of the scoring
-            went on meanwhile.
+        scoring_s: exposed scoring: wall seconds after that until the last score was there; the
+            rest of the scoring went on meanwhile.
     """
 
     members: tuple[str, ...]
@@ -95,6 +115,11 @@ class Evaluation:
     responses: tuple[Response, ...]
     decode_s: float = 0.0
     scoring_s: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all responses."""
+        return sum(response.tokens for response in self.responses)
 
     def skills(self, threshold: float) -> SkillMatrix:
         """Solved where the mean over the instances reaches `threshold`; see `from_scores`."""
@@ -113,6 +138,7 @@ def evaluate(
     instances_per_task: int = 1,
     sampling: Sampling = GREEDY,
     key: jax.Array | None = None,
+    log_probs: bool = False,
 ) -> Evaluation:
     """Lets members answer tasks and scores the answers.
 
@@ -126,6 +152,7 @@ def evaluate(
         instances_per_task: the first so many instances of each family count.
         sampling: greedy unless said otherwise.
         key: PRNG key, or one for each of the population; needed only when sampling.
+        log_probs: whether responses get their log-probabilities.
     """
     instances = np.asarray([min(len(task.instructions), instances_per_task) for task in tasks])
     prompts = [
@@ -135,6 +162,7 @@ def evaluate(
     ]
     began = time.monotonic()
     texts: dict[tuple[int, int], list[str]] = {}
+    figures: dict[tuple[int, int], list[Figures]] = {}
     scoring: dict[int, Scoring] = {}
     weights = jax.device_put(population, dict(engine.shardings))
     for batch in generate(
@@ -151,12 +179,14 @@ def evaluate(
         population=engine.population if engine.population > 1 else None,
         prefix=engine.prefix,
         stopped=engine.stopped,
+        log_probs=log_probs,
     ):
         for position, index in enumerate(batch.indices):
             t, i, _ = prompts[index]
             texts[t, i] = [
                 engine.decode(tuple(batch.tokens[m][position])) for m in range(len(members))
             ]
+            figures[t, i] = [_figures(batch, m, position) for m in range(len(members))]
             if all((t, other) in texts for other in range(instances[t])):
                 answers = [texts[t, other] for other in range(instances[t])]
                 scoring[t] = _score(sandbox, tasks[t], answers)
@@ -165,19 +195,12 @@ def evaluate(
     responses = []
     worth = {t: _worth(*scoring[t]) for t in scoring}
     scored = time.monotonic()
-    _LOG.info(
-        "%d responses in %.1f s: %.1f s of decoding and %.1f s of scoring after it",
-        len(prompts) * len(members),
-        scored - began,
-        decoded - began,
-        scored - decoded,
-    )
     for t, i, name in prompts:
         for m, member in enumerate(members):
             text = texts[t, i][m]
             score = worth[t][i, extract_answer(text)]
             scores[m, t, i] = np.nan if score is None else score
-            responses.append(Response(member, tasks[t].id, name, text, score))
+            responses.append(Response(member, tasks[t].id, name, text, score, *figures[t, i][m]))
     return Evaluation(
         tuple(members),
         tuple(task.id for task in tasks),
@@ -187,6 +210,15 @@ def evaluate(
         decoded - began,
         scored - decoded,
     )
+
+
+def _figures(batch: Batch, m: int, position: int) -> Figures:
+    """A response's number of tokens and mean log-probabilities."""
+
+    def mean(values: list[list[list[float]]] | None) -> float | None:
+        return None if values is None else float(np.mean(values[m][position]))
+
+    return len(batch.tokens[m][position]), mean(batch.log_probs), mean(batch.mean_log_probs)
 
 
 def _score(sandbox: Sandbox, task: Task, texts: Sequence[Sequence[str]]) -> Scoring:

@@ -98,8 +98,8 @@ def fitting_slots(
     return slots
 
 
-def choose_population(config: ModelConfig, children: int, devices: int) -> int:
-    """Returns how many members decode together: all children of a generation, or 1.
+def choose_population(config: ModelConfig, children: int, devices: int) -> tuple[int, str]:
+    """Chooses how many members decode together: all children of a generation, or 1.
 
     Small members are decoded as one batch, which keeps a device busy; large ones fill it alone.
 
@@ -107,16 +107,15 @@ def choose_population(config: ModelConfig, children: int, devices: int) -> int:
         config: The decoder.
         children: Of a generation.
         devices: Over how many devices they are spread.
+
+    Returns:
+        The number, and a line that says why.
     """
     one = weight_bytes(config) + _POPULATION_TOKENS * token_bytes(config)
     room = _POPULATION_SHARE * total_bytes(jax.local_devices()[0]) * devices
     population = children if children * one <= room else 1
-    _LOG.info(
-        "%s: %d with %.2f GiB of weights and cache each, %.1f GiB for them on %d device(s)",
-        "members decode together" if population > 1 else "members decode one by one",
-        population,
-        one / _GIB,
-        room / _GIB,
-        devices,
+    how = f"{population} members decode together" if population > 1 else "members decode one by one"
+    return population, (
+        f"{how}: {children} of {one / _GIB:.2f} GiB, weights and cache, beside {room / _GIB:.1f} "
+        f"GiB for them on {devices} device{'s' if devices > 1 else ''}"
     )
-    return population

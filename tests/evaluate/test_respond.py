@@ -157,6 +157,47 @@ def test_members_together_or_one_by_one() -> None:
     assert not any(leaf.is_deleted() for leaf in members[0].values())
 
 
+def test_responses_know_how_sure_their_member_was() -> None:
+    """Means of what the decoder says of each token, the stop token's included."""
+    small, seen = dataclasses.replace(TINY, num_layers=1), []
+    weights = init_weights(small, jax.random.key(0))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    engine = Engine(
+        small,
+        lambda text: [1, 2, 3, *(ord(letter) % 30 for letter in text)],
+        lambda tokens: " ".join(map(str, tokens)),
+        (),
+        0,
+        5,
+        4,
+        1,
+        dict.fromkeys(weights, device),
+    )
+    decode = respond.generate
+
+    def watched(*given: Any, **named: Any) -> Iterator[Batch]:
+        for batch in decode(*given, **named):
+            seen.extend(batch.log_probs[0] + batch.mean_log_probs[0] if batch.log_probs else [])
+            yield batch
+
+    ask = {"engine": engine, "sandbox": _Sandbox(), "population": weights, "members": ["a"]}
+    tasks = [_task("x", 1)]
+    plain = evaluate(**ask, tasks=tasks)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(respond, "generate", watched)
+        found = evaluate(**ask, tasks=tasks, log_probs=True)  # type: ignore[arg-type]
+    (response,) = found.responses
+    assert (response.tokens, found.tokens) == (5, 5)
+    assert [len(values) for values in seen] == [5, 5]
+    assert response.log_prob == pytest.approx(np.mean(seen[0]))
+    assert response.mean_log_prob == pytest.approx(np.mean(seen[1]))
+    assert response.mean_log_prob < response.log_prob < 0  # greedy: no token is likelier
+    (unasked,) = plain.responses
+    assert unasked.text == response.text
+    assert "log_prob" not in unasked.to_json()
+    assert unasked.to_json()["score"] == 0.0
+
+
 def test_only_the_first_instances_count(engine: Engine) -> None:
     found = evaluate(engine, _Sandbox(), {}, _MEMBERS, [_task("x", 2)])  # type: ignore[arg-type]
     assert found.scores.shape == (3, 1, 1)

@@ -303,8 +303,8 @@ def test_choose_population(monkeypatch: pytest.MonkeyPatch) -> None:
     """All children where they fit into half of the devices, else one by one."""
     one = memory.weight_bytes(CONFIG) + 4096 * memory.token_bytes(CONFIG)
     monkeypatch.setattr(memory, "total_bytes", lambda _: 4 * one)
-    assert [memory.choose_population(CONFIG, c, 1) for c in (1, 2, 3)] == [1, 2, 1]
-    assert [memory.choose_population(CONFIG, c, 2) for c in (3, 4, 5)] == [3, 4, 1]
+    assert [memory.choose_population(CONFIG, c, 1)[0] for c in (1, 2, 3)] == [1, 2, 1]
+    assert [memory.choose_population(CONFIG, c, 2)[0] for c in (3, 4, 5)] == [3, 4, 1]
 
 
 def test_nothing_to_do() -> None:
