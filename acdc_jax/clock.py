@@ -21,6 +21,10 @@ class Clock:
         self._parts[part] = self._parts.get(part, 0.0) + now - self._last
         self._last = now
 
+    def seconds(self, part: str) -> float:
+        """What laps have counted for a part so far."""
+        return self._parts.get(part, 0.0)
+
     def add(self, name: str, seconds: float) -> None:
         """Adds seconds that laps count too."""
         self._within[name] = self._within.get(name, 0.0) + seconds

@@ -39,6 +39,7 @@ from acdc_jax.world import World
 
 _SPARE_CHILDREN = 8  # tried in generation 0, so that rejected children leave no gap
 _SHOWN_RESPONSES = 3  # that the gibberish filter looks at
+_MAKING = ("store", "merge", "mutate", "check")  # parts of making a child that are timed
 
 
 # ---------------------------------------------------------------------------------------- the run
@@ -249,13 +250,19 @@ def _grow(
     in the store, and within the store's budget.
     """
     wanted, made = {recipe.id: recipe for recipe in proposed}, dict[str, Recipe]()
+    laps = [Clock() for _ in world.groups.own]
 
     def make(name: str, group: Group) -> Weights:
+        lap = laps[group.number].lap
+        lap("answers")  # of the child before
         parents = [world.store.get(parent, group.number) for parent in wanted[name].parents]
+        jax.block_until_ready(parents)
+        lap("store")
         weights, made[name] = make_child(
-            wanted[name], group.base, parents, world.operators.group_of
+            wanted[name], group.base, parents, world.operators.group_of, lap
         )
         world.store.put(made[name], weights, group.number)
+        lap("store")
         return weights
 
     def prefetch(names: Sequence[str], group: Group) -> None:
@@ -263,6 +270,8 @@ def _grow(
         world.store.prefetch(parents, group.number)
 
     found = _evaluate(world, clock, list(wanted), make, prefetch, tasks)
+    for part in _MAKING:
+        clock.add(f"{part}_s", max(lap.seconds(part) for lap in laps))
     recipes = sharing.all_recipes(made)
     dropped = distributed.broadcast(_gibberish(world, found, tasks, filter_key))
     return _Grown(

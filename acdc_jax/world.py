@@ -190,17 +190,9 @@ def build_world(
     mesh: jax.sharding.Mesh,
 ) -> World:
     codec = text_codec(folders.seeds, config.decode)
-    own = [
-        (rank, part)
-        for rank, part in enumerate(pop_groups(mesh))
-        if part.devices.flat[0].process_index == jax.process_index()
-    ]
-    ranks = len(pop_groups(mesh))
-    wanted = [member_shapes(part, folders.model) for _, part in own]
+    wanted = [member_shapes(part, folders.model) for _, part in _own_groups(mesh)]
     base = load_model(folders, folders.base, wanted[0])
     seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
-    share = -(-config.run.children // ranks)
-    population, decoding = choose_population(folders.model, share, own[0][1].size)
     engine = Engine(
         folders.model,
         codec.encode,
@@ -209,24 +201,12 @@ def build_world(
         codec.pad_token,
         config.decode.max_new_tokens,
         config.decode.batch_size,
-        population,
+        1,
         {},
         common_prefix([codec.encode(instructions) for instructions in _UNLIKE]),
         codec.stopped,
     )
-    groups = tuple(
-        Group(
-            number,
-            rank,
-            dataclasses.replace(
-                engine,
-                shardings=weight_shardings(part, folders.model, population=population > 1),
-            ),
-            jax.device_put(base, {path: leaf.sharding for path, leaf in wanted[number].items()}),
-            part.devices.flat[0],
-        )
-        for number, (rank, part) in enumerate(own)
-    )
+    groups, decoding = make_groups(mesh, engine, base, config.run.children)
     given, run_dir = config.run, Path(config.run.run_dir)
     store = Store(
         run_dir / "members",
@@ -239,7 +219,7 @@ def build_world(
     decides = backends.scientist if config.tasks.novelty_decision == "llm" else None
     return World(
         config=config,
-        groups=Groups(groups, ranks),
+        groups=groups,
         sandbox=sandbox,
         workshop=Workshop(
             config.tasks,
@@ -258,6 +238,47 @@ def build_world(
         progress=progress,
         decoding=decoding,
     )
+
+
+def make_groups(
+    mesh: jax.sharding.Mesh, engine: Engine, base: Weights, children: int
+) -> tuple[Groups, str]:
+    """This process's groups of a mesh, each with the base on its devices.
+
+    Args:
+        mesh: of all processes.
+        engine: how to decode; population and shardings are chosen here.
+        base: weights θ₀, anywhere.
+        children: of a generation.
+
+    Returns:
+        The groups, and how they decode members: a line for the log.
+    """
+    ranks, own = len(pop_groups(mesh)), _own_groups(mesh)
+    share = -(-children // ranks)
+    population, decoding = choose_population(engine.model, share, own[0][1].size)
+
+    def group(number: int, rank: int, part: jax.sharding.Mesh) -> Group:
+        where = weight_shardings(part, engine.model, population=population > 1)
+        return Group(
+            number,
+            rank,
+            dataclasses.replace(engine, population=population, shardings=where),
+            jax.device_put(base, weight_shardings(part, engine.model, population=False)),
+            part.devices.flat[0],
+        )
+
+    groups = tuple(group(n, rank, part) for n, (rank, part) in enumerate(own))
+    return Groups(groups, ranks), decoding
+
+
+def _own_groups(mesh: jax.sharding.Mesh) -> list[tuple[int, jax.sharding.Mesh]]:
+    """Rank and devices of the groups that are this process's."""
+    return [
+        (rank, part)
+        for rank, part in enumerate(pop_groups(mesh))
+        if part.devices.flat[0].process_index == jax.process_index()
+    ]
 
 
 def overflow_dir(run_dir: Path) -> Path:

@@ -6,7 +6,7 @@ number of bytes, over time, beside the rate at which the device copies memory.
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ from acdc_jax.errors import ConfigError
 from acdc_jax.flags import check_bounds, setting
 from acdc_jax.generate import steps
 from acdc_jax.generate.batches import bucket
-from acdc_jax.generate.decode import generate
+from acdc_jax.generate.decode import generate, placement_of
 from acdc_jax.generate.memory import parameter_count, token_bytes, weight_bytes
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.generate.steps import Prompts, Settings
@@ -99,7 +99,8 @@ def measure(bench: DecodeBench) -> Iterator[str]:
         yield _prefill(config, weights, bench.prefill_rows, bench.prefill_length, matmul)
 
 
-def _settings(config: ModelConfig, max_new_tokens: int) -> Settings:
+def step_settings(config: ModelConfig, weights: Mapping[str, Any], max_new_tokens: int) -> Settings:
+    """What is compiled: greedy, nothing ends early, no prefix."""
     return Settings(
         model=config,
         stop_tokens=(config.vocab_size,),  # never drawn
@@ -111,7 +112,7 @@ def _settings(config: ModelConfig, max_new_tokens: int) -> Settings:
         steps=_STEPS,
         early_exit=False,
         log_probs=False,
-        placement=None,
+        placement=placement_of(config, weights["embed.weight"].sharding, 1),
     )
 
 
@@ -125,37 +126,10 @@ def _decode(
     peer_batch: int,
 ) -> str:
     """Steps of sequences that are `length` tokens long, a few less at most."""
-    settings = _settings(config, 512)
-    none = jnp.zeros((0,), jnp.int32)
     with compilations() as compiled:
-        began = time.perf_counter()
-        state = steps.start(settings, 1, batch, length, weights, none, jax.random.key(0))
-        cancelled = jnp.zeros((1, batch), bool)
-
-        def run() -> Any:
-            nonlocal state
-            drawn = dataclasses.replace(
-                state.drawn,
-                done=jnp.zeros((1, batch), bool),
-                count=jnp.zeros((batch,), jnp.int32),
-            )
-            state = dataclasses.replace(
-                state,
-                drawn=drawn,
-                position=jnp.full((batch,), length - _STEPS, jnp.int32),
-                limit=jnp.full((batch,), 512, jnp.int32),
-            )
-            state, drawn = steps.decode(settings, weights, state, cancelled)
-            return drawn.tokens
-
-        jax.block_until_ready(run())
-        first = time.perf_counter() - began
-    taken = median_seconds(run, 20) / _STEPS
-    seen = length - (_STEPS - 1) / 2  # of each sequence, on average over the steps
-    table = 0 if config.tie_embeddings else weights["embed.weight"].nbytes  # few of its rows
-    read = weight_bytes(config) - table + batch * seen * token_bytes(config)
+        taken, first = step_seconds(config, weights, batch, length)
+    read = step_bytes(config, weights, batch, length)
     held = weight_bytes(config) + batch * length * token_bytes(config)
-    del state
     line = (
         f"decode B={batch}: {taken * 1e3:.2f} ms per step, {batch / taken:,.0f} tok/s, "
         f"{read / taken / _GB:,.0f} GB/s = {read / taken / bandwidth:.1%} of copy; "
@@ -165,6 +139,55 @@ def _decode(
     if batch == peer_batch and isinstance(peer, float):
         line += f"; {batch / taken / peer:.1f} × Hugging Face"
     return line
+
+
+def step_seconds(
+    config: ModelConfig, weights: Weights, batch: int, length: int
+) -> tuple[float, float]:
+    """Decodes sequences that are `length` tokens long, a few less at most.
+
+    Args:
+        config: the decoder.
+        weights: as stored, on a mesh, or from `decode_layout`.
+        batch: sequences at once.
+        length: tokens of each.
+
+    Returns:
+        Wall seconds of one step, and of the first call of several with its compilation.
+    """
+    settings = step_settings(config, weights, 512)
+    device = settings.placement[1] if settings.placement else None
+    none, key = jnp.zeros((0,), jnp.int32, device=device), jax.random.key(0)
+    began = time.perf_counter()
+    state = steps.start(settings, 1, batch, length, weights, none, jax.device_put(key, device))
+    cancelled = jnp.zeros((1, batch), bool, device=device)
+
+    def run() -> Any:
+        nonlocal state
+        drawn = dataclasses.replace(
+            state.drawn,
+            done=jnp.zeros((1, batch), bool, device=device),
+            count=jnp.zeros((batch,), jnp.int32, device=device),
+        )
+        state = dataclasses.replace(
+            state,
+            drawn=drawn,
+            position=jnp.full((batch,), length - _STEPS, jnp.int32, device=device),
+            limit=jnp.full((batch,), 512, jnp.int32, device=device),
+        )
+        state, drawn = steps.decode(settings, weights, state, cancelled)
+        return drawn.tokens
+
+    jax.block_until_ready(run())
+    first = time.perf_counter() - began
+    return median_seconds(run, 20) / _STEPS, first
+
+
+def step_bytes(config: ModelConfig, weights: Weights, batch: int, length: int) -> float:
+    """Bytes that one of these steps must read: all weights, keys and values."""
+    table = 0 if config.tie_embeddings else weights["embed.weight"].nbytes  # few of its rows
+    seen = length - (_STEPS - 1) / 2  # of each sequence, on average over the steps
+    return weight_bytes(config) - table + batch * seen * token_bytes(config)
 
 
 def _peak(held: float) -> str:
@@ -178,7 +201,7 @@ def _peak(held: float) -> str:
 
 def _prefill(config: ModelConfig, weights: Weights, rows: int, length: int, matmul: float) -> str:
     """Prompts of one length, read into their slots."""
-    settings = _settings(config, 16)
+    settings = step_settings(config, weights, 16)
     none = jnp.zeros((0,), jnp.int32)
     state = steps.start(settings, 1, rows, length + 16, weights, none, jax.random.key(0))
     prompts = Prompts(
@@ -208,6 +231,18 @@ def _prefill(config: ModelConfig, weights: Weights, rows: int, length: int, matm
     )
 
 
+def mixed_lengths(
+    count: int, longest_prompt: int, longest_response: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of `count` prompts and of their responses, uniform from a seventh and from 1/32."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(longest_prompt // 7, longest_prompt + 1, count)
+    limits = rng.integers(longest_response // 32, longest_response + 1, count)
+    # So that every mix has the same longest.
+    lengths[0], limits[0] = longest_prompt, longest_response
+    return lengths, limits
+
+
 def _mixed(config: ModelConfig, weights: Weights, bench: DecodeBench) -> Iterator[str]:
     """Prompts and responses of many lengths, beside as many of their mean lengths."""
 
@@ -232,12 +267,7 @@ def _mixed(config: ModelConfig, weights: Weights, bench: DecodeBench) -> Iterato
         return written / (time.perf_counter() - began)
 
     def mix(seed: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng(seed)
-        longest, most = bench.longest_prompt, bench.longest_response
-        lengths = rng.integers(longest // 7, longest + 1, bench.prompts)
-        limits = rng.integers(most // 32, most + 1, bench.prompts)
-        lengths[0], limits[0] = longest, most  # so that every mix has the same longest
-        return lengths, limits
+        return mixed_lengths(bench.prompts, bench.longest_prompt, bench.longest_response, seed)
 
     with compilations() as first:
         began = time.perf_counter()

@@ -10,6 +10,7 @@ BENCHMARKS = {
     "merge": "every crossover, beside the bytes that it must move",
     "mutate": "SVD mutation of one model, beside torch.linalg.svd",
     "archive": "one archive update, beside plain Python",
+    "scale": "a whole generation, and its parts, on 1, 2, 4 and 8 devices",
     "transfer": "members from the host's memory to the device, beside its link",
 }
 

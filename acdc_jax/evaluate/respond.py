@@ -45,6 +45,7 @@ class Engine:
         shardings: weight path → where these weights lie.
         prefix: tokens that prompts begin with, such as the system prompt's; read once per call.
         stopped: whether response tokens end a response without a stop token, by a stop string.
+        longest: instructions → longest response to them; None: `max_new_tokens` to all.
     """
 
     model: ModelConfig
@@ -58,6 +59,7 @@ class Engine:
     shardings: Mapping[str, jax.sharding.Sharding]
     prefix: int = 0
     stopped: Callable[[tuple[int, ...]], bool] | None = None
+    longest: Callable[[str], int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,15 +166,20 @@ def evaluate(
     texts: dict[tuple[int, int], list[str]] = {}
     figures: dict[tuple[int, int], list[Figures]] = {}
     scoring: dict[int, Scoring] = {}
+    asked = [tasks[t].instructions[name] for t, _, name in prompts]
     weights = jax.device_put(population, dict(engine.shardings))
     for batch in generate(
         engine.model,
         # Of stacked members there would be too many twice.
         decode_layout(engine.model, dict(weights)) if engine.population == 1 else weights,
-        [engine.encode(tasks[t].instructions[name]) for t, _, name in prompts],
+        [engine.encode(instructions) for instructions in asked],
         stop_tokens=engine.stop_tokens,
         pad_token=engine.pad_token,
-        max_new_tokens=engine.max_new_tokens,
+        max_new_tokens=(
+            [engine.longest(instructions) for instructions in asked]
+            if engine.longest
+            else engine.max_new_tokens
+        ),
         sampling=sampling,
         key=jax.random.key(0) if key is None else key,
         batch_size=engine.batch_size,

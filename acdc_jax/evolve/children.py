@@ -6,7 +6,7 @@ rebuilt member equal bit for bit, and a run independent of how its children were
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,11 @@ def propose_children(
 
 
 def make_child(
-    recipe: Recipe, base: Weights, parents: Sequence[Weights], group_of: Mapping[str, int]
+    recipe: Recipe,
+    base: Weights,
+    parents: Sequence[Weights],
+    group_of: Mapping[str, int],
+    lap: Callable[[str], None] = lambda part: None,
 ) -> tuple[Weights, Recipe]:
     """Merges and mutates one child as its recipe says.
 
@@ -119,6 +123,7 @@ def make_child(
         base: weights θ₀.
         parents: the recipe's parents, in its order.
         group_of: weight path → index into the recipe's groups.
+        lap: told when the devices have done "merge", "mutate" and "check" (finite, and hashed).
 
     Returns:
         The child's weights, and the recipe with their content hash.
@@ -130,16 +135,22 @@ def make_child(
     merge_key, mutation_key = jax.random.split(recipe.prng_key())
     coefficients = jnp.asarray(np.asarray(recipe.coefficients, np.float32))
     weights = merge_child(Merge(**recipe.merge), base, parents, coefficients, merge_key, group_of)
+    jax.block_until_ready(weights)
+    lap("merge")
     if recipe.mutation:
         mutation = Mutation(**recipe.mutation)
         weights = mutate_child(weights, mutation_key, mutation, donate=True)
+        jax.block_until_ready(weights)
+        lap("mutate")
     if bad := non_finite(weights):
         raise AcdcError(
             f"weight {bad[0]} of child {recipe.id} is not finite; "
             "lower --mutation_scale, or check the seeds"
         )
     made_on = jax.devices()[0].device_kind
-    return weights, dataclasses.replace(recipe, content=content_hash(weights), device=made_on)
+    made = dataclasses.replace(recipe, content=content_hash(weights), device=made_on)
+    lap("check")
+    return weights, made
 
 
 def seed_recipe(name: str, weights: Weights) -> Recipe:

@@ -199,7 +199,7 @@ def _groups(weights: Weights, mutation: Mutation) -> Iterator[tuple[str, ...]]:
 def _mutate_path(
     weight: jax.Array, key: jax.Array, path: np.uint32, mutation: Mutation
 ) -> jax.Array:
-    return _mutate_leaf(weight, jax.random.fold_in(key, path), mutation)
+    return mutate_leaf(weight, jax.random.fold_in(key, path), mutation)
 
 
 def _stretched_by(
@@ -239,7 +239,8 @@ def _mutate_leaves(
     return jax.vmap(mutate)(weight, keys)
 
 
-def _mutate_leaf(weight: jax.Array, key: jax.Array, mutation: Mutation) -> jax.Array:
+def mutate_leaf(weight: jax.Array, key: jax.Array, mutation: Mutation) -> jax.Array:
+    """Mutates one matrix [m, n] with its own key; under jit."""
     if mutation.kind == "svd":
         mutate = randomised_noise if mutation.randomises(weight) else exact_noise
         return mutate(weight, key, mutation)

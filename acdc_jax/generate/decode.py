@@ -110,7 +110,7 @@ def generate(
         return iter(())
     shared = min(prefix, common_prefix(prompts), min(map(len, prompts)) - 1)
     members = population or 1
-    placement = _placement(config, weights["embed.weight"].sharding, members)
+    placement = placement_of(config, weights["embed.weight"].sharding, members)
     settings = Settings(
         model=config,
         stop_tokens=tuple(stop_tokens),
@@ -317,10 +317,19 @@ def _check(
             )
 
 
-def _placement(
+def placement_of(
     config: ModelConfig, weights: jax.sharding.Sharding, members: int
 ) -> tuple[NamedSharding, NamedSharding] | None:
-    """Where keys and values [members, slots, tokens, kv_heads, head_dim] and the rest lie."""
+    """Where keys and values [members, slots, tokens, kv_heads, head_dim] and the rest lie.
+
+    Args:
+        config: The decoder.
+        weights: Where one of the weights lies.
+        members: Members that decode together.
+
+    Returns:
+        None where the weights are not spread over a mesh.
+    """
     if not isinstance(weights, NamedSharding) or not isinstance(weights.mesh, Mesh):
         return None
     shape = (members, 1, 1, config.num_kv_heads, config.head_dim)

@@ -1,0 +1,107 @@
+"""Members to and from the disk, as the store writes and reads them."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from acdc_jax.bench.scale.settings import Figure
+from acdc_jax.bench.weights import random_weights, size_bytes
+from acdc_jax.evolve.children import member_id, seed_recipe
+from acdc_jax.evolve.member import HOST_MEMORY, check_member, load_member, save_member
+from acdc_jax.model.config import ModelConfig
+from acdc_jax.sharding import make_mesh
+from acdc_jax.world import member_shapes
+
+_PLAIN_BYTES = 2**30
+
+
+def measure(model: ModelConfig, members: int, folder: Path) -> Iterator[str | Figure]:
+    """Writes so many members, and reads them back from a disk whose pages are not in memory.
+
+    Args:
+        model: shape of the members.
+        members: how many; fewer, said in a line, where the disk has no room for them.
+        folder: where; removed afterwards.
+    """
+    mesh = make_mesh("pop:1", jax.devices()[:1])
+    wanted = {
+        path: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding.with_memory_kind(HOST_MEMORY)
+        )
+        for path, leaf in member_shapes(mesh, model).items()
+    }
+    weights = random_weights(model, 0)
+    size, recipe = size_bytes(weights), seed_recipe(member_id(0, 0), weights)
+    folder.mkdir(parents=True)
+    free = shutil.disk_usage(folder).free
+    fitting = min(members, int(0.9 * free // size))
+    if fitting < members:
+        yield (
+            f"store: {fitting} members, not {members} of {size / 1e9:.1f} GB: "
+            f"{free / 1e9:.0f} GB are free on the disk of {folder}"
+        )
+    try:
+        if fitting:
+            plain = _plain(folder / "plain", min(_PLAIN_BYTES, size))
+            began = time.perf_counter()
+            for number in range(fitting):
+                save_member(folder / f"{number}", weights, recipe)
+            buffered = time.perf_counter() - began
+            _settle(folder)
+            written = time.perf_counter() - began
+            began = time.perf_counter()
+            for number in range(fitting):
+                found, _ = load_member(folder / f"{number}", wanted)
+                jax.block_until_ready(found)
+            read = time.perf_counter() - began
+            here = {path: leaf.sharding for path, leaf in weights.items()}
+            check_member(folder, jax.device_put(found, here), recipe)
+            for what, seconds, limit in (
+                ("written", buffered, ""),
+                ("written, on the disk", written, f"{plain[0] / 1e9:.2f} GB/s: plain file"),
+                ("read", read, f"{plain[1] / 1e9:.2f} GB/s: plain file"),
+            ):
+                rate = fitting * size / seconds / 1e9
+                yield Figure(
+                    f"{fitting} members {what}",
+                    "one device",
+                    f"{seconds:.1f} s",
+                    f"{rate:.2f} GB/s",
+                    limit,
+                )
+    finally:
+        shutil.rmtree(folder)
+
+
+def _plain(path: Path, size: int) -> tuple[float, float]:
+    """Bytes per second that a file is written with, until it is on the disk, and read with."""
+    block = np.random.default_rng(0).integers(0, 255, 2**24, np.uint8)
+    times = max(1, size // block.nbytes)
+    began = time.perf_counter()
+    with path.open("wb", buffering=0) as file:
+        for _ in range(times):
+            file.write(block.data)
+        os.fsync(file.fileno())
+    written = time.perf_counter() - began
+    _settle(path.parent)
+    began = time.perf_counter()
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(block.data):
+            pass
+    read = time.perf_counter() - began
+    path.unlink()
+    return times * block.nbytes / written, times * block.nbytes / read
+
+
+def _settle(folder: Path) -> None:
+    """Waits until all files are on the disk, and lets the next read come from there."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,0 +1,284 @@
+"""Whole generations of random members: the run's own loop, groups, store and sandbox."""
+
+import dataclasses
+import gc
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from acdc_jax.bench.limits import compilations
+from acdc_jax.bench.scale.settings import MERGE_STREAMS, Figure, ScaleBench
+from acdc_jax.bench.scale.workload import Workload, as_text
+from acdc_jax.bench.weights import random_weights
+from acdc_jax.config import Config, DecodeConfig, EvolveConfig, RunConfig, SandboxConfig, TaskConfig
+from acdc_jax.errors import AcdcError
+from acdc_jax.evaluate.respond import Engine
+from acdc_jax.evaluate.skills import SkillMatrix
+from acdc_jax.evolve import archive
+from acdc_jax.evolve.budget import Budget, Shapes, choose_budget
+from acdc_jax.evolve.children import member_id, propose_children, seed_recipe
+from acdc_jax.evolve.store import Store
+from acdc_jax.generate.memory import weight_bytes
+from acdc_jax.loop import next_generation
+from acdc_jax.model.config import ModelConfig
+from acdc_jax.sandbox import Sandbox
+from acdc_jax.sharding import make_mesh, pop_groups, weight_shardings
+from acdc_jax.state import State
+from acdc_jax.tasks.backends import Backends
+from acdc_jax.tasks.grow import Workshop
+from acdc_jax.tasks.library import Curator, Library
+from acdc_jax.tasks.pool import Pool
+from acdc_jax.world import World, make_groups, make_operators, member_shapes
+
+_PARTS = ("store", "merge", "mutate", "check", "decode", "scoring")  # of the slowest group
+
+
+def run_config(bench: ScaleBench, sandbox: SandboxConfig, folder: Path) -> Config:
+    """The flags of the run that is timed: the paper's operators, and tasks that stay."""
+    return Config(
+        run=RunConfig(
+            run_dir=str(folder),
+            population=bench.archive,
+            children=bench.children,
+            device_budget_gb=bench.device_budget_gb,
+            host_budget_gb=bench.host_budget_gb,
+        ),
+        evolve=EvolveConfig(
+            mutation_rank=bench.rank, mutate_embeddings=False, gibberish_filter=False
+        ),
+        tasks=TaskConfig(task_interval=0),
+        decode=DecodeConfig(max_new_tokens=bench.longest_response, batch_size=bench.slots),
+        sandbox=sandbox,
+    )
+
+
+def engine_of(config: Config, model: ModelConfig, workload: Workload) -> Engine:
+    """Decodes the workload; nothing ends before its prescribed length."""
+    return Engine(
+        model,
+        workload.prompts.__getitem__,
+        as_text,
+        (model.vocab_size,),  # never drawn
+        0,
+        config.decode.max_new_tokens,
+        config.decode.batch_size,
+        1,
+        {},
+        longest=workload.longest.__getitem__,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A generation's wall seconds, and those of its parts."""
+
+    wall: float
+    parts: dict[str, float]
+
+
+def measure(
+    config: Config,
+    model: ModelConfig,
+    workload: Workload,
+    sandbox: Sandbox,
+    backends: Backends,
+    spec: str,
+    devices: int,
+) -> Iterator[str | Measured]:
+    """Times one generation after another that compiles; yields lines, and the figures at last.
+
+    Args:
+        config: flags.
+        model: shape of the members.
+        workload: what they answer.
+        sandbox: where that is scored.
+        backends: of the run.
+        spec: of the mesh.
+        devices: how many of the devices, the first ones.
+
+    Raises:
+        AcdcError: the members do not fit into the memory and the disk that they may take.
+    """
+    folder = Path(config.run.run_dir) / spec.replace(":", "").replace(",", "-")
+    mesh = make_mesh(spec, jax.devices()[:devices])
+    began = time.perf_counter()
+    world, state = _start(config, model, workload, sandbox, backends, mesh, folder)
+    yield f"generation on {spec}: random members made in {time.perf_counter() - began:.1f} s"
+
+    few = dataclasses.replace(config.run, children=world.groups.members_at_once)
+    less = dataclasses.replace(world, config=dataclasses.replace(config, run=few))
+    with compilations() as compiled:
+        state, first = _generation(less, state)
+        _compile_rest(world, state)
+    yield (
+        f"generation on {spec}: the first, of {few.children} children, {first.wall:.1f} s; "
+        f"{compiled.count} functions compiled in {compiled.seconds:.1f} s of all threads together"
+    )
+    with compilations() as compiled:
+        state, measured = _generation(world, state)
+    if compiled.count:
+        yield f"generation on {spec}: {compiled.count} functions compiled in what follows"
+    del world, less, state
+    gc.collect()  # the next mesh needs the memory
+    shutil.rmtree(folder, ignore_errors=True)
+    yield measured
+
+
+def _start(
+    config: Config,
+    model: ModelConfig,
+    workload: Workload,
+    sandbox: Sandbox,
+    backends: Backends,
+    mesh: jax.sharding.Mesh,
+    folder: Path,
+) -> tuple[World, State]:
+    """A world with random members, about half of whose answers are right."""
+    wanted = [member_shapes(part, model) for part in pop_groups(mesh)]
+    there = weight_shardings(pop_groups(mesh)[0], model, population=False)
+    base = jax.block_until_ready(jax.device_put(random_weights(model, 0), there))
+    budget = choose_budget(config.run.device_budget_gb, config.run.host_budget_gb, wanted[0])
+    folder.mkdir(parents=True)
+    _check_room(config, budget, wanted[0], folder)
+    engine = engine_of(config, model, workload)
+    store = Store(folder / "members", wanted[0], budget, others=wanted[1:])
+    recipes = {}
+    for number in range(config.run.population):
+        name = member_id(0, number)
+        weights = jax.device_put(random_weights(model, 1 + number), there)
+        recipes[name] = seed_recipe(name, weights)
+        store.put(recipes[name], weights)
+        del weights  # before the next one comes
+    tasks = {task.id: task for task in workload.tasks}
+    coins = np.random.default_rng(0).integers(0, 2, (len(recipes), len(tasks)), np.int8)
+    groups, decoding = make_groups(mesh, engine, base, config.run.children)
+    world = World(
+        config=config,
+        decoding=decoding,
+        groups=groups,
+        sandbox=sandbox,
+        workshop=Workshop(
+            config.tasks,
+            backends.scientist,
+            Curator(backends.memory, config.tasks.novelty_threshold),
+            sandbox,
+            engine.encode,
+            model.max_positions - engine.max_new_tokens,
+        ),
+        portal=backends.portal,
+        families=(),
+        operators=make_operators(config, model, len(recipes)),
+        base=base,
+        seeds={},
+        store=store,
+        progress=lambda what, done, total: None,
+    )
+    state = State(
+        generation=0,
+        archive=tuple(recipes),
+        recipes=recipes,
+        skills=SkillMatrix(tuple(recipes), tuple(tasks), coins),
+        pool=Pool(tuple(tasks), {}, len(tasks)),
+        library=Library(tasks),
+        strategy=None,
+        kept={},
+    )
+    return world, state
+
+
+def _check_room(config: Config, budget: Budget, wanted: Shapes, folder: Path) -> None:
+    """Refuses to start where a generation would not end."""
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in wanted.values())
+    needed = config.run.population + config.run.children
+    host, disk = budget.members_on_host(wanted), int(shutil.disk_usage(folder).free // size)
+    if host + disk < needed:
+        raise AcdcError(
+            f"an archive and its children are {needed} members of {size / 1e9:.1f} GB, but "
+            f"{host} fit into the host's memory and {disk} on the disk of {folder}; raise "
+            "--host_budget_gb, give another --folder, or lower --archive or --children"
+        )
+
+
+def _generation(world: World, state: State) -> tuple[State, Measured]:
+    """One generation of the run, until all copies of what the archive keeps are made."""
+    began = time.perf_counter()
+    state, record = next_generation(world, state)
+    world.store.retain(state.archive)
+    jax.block_until_ready(jax.live_arrays())
+    wall = time.perf_counter() - began
+    if missing := record.metrics["missing_scores"]:
+        raise AcdcError(f"{missing:.0f} responses were not scored: the sandbox failed")
+    metrics = record.metrics
+    parts = {part: metrics[f"{part}_s"] for part in _PARTS}
+    parts |= {"archive": metrics["seconds_archive"], "copies": wall - metrics["seconds"]}
+    return state, Measured(wall, parts | {"the rest": wall - sum(parts.values())})
+
+
+def _compile_rest(world: World, state: State) -> None:
+    """Compiles what depends on the number of children, which were fewer."""
+    run = world.config.run
+    fitness = archive.fitness(state.skills.values)
+    names = [member_id(2, c) for c in range(run.children)]
+    propose_children(world.operators, state.archive, fitness, names, 2, jax.random.key(0))
+    candidates = len(state.archive) + run.children
+    archive.select(
+        np.zeros((candidates, len(state.skills.tasks)), np.int8),
+        [0] * candidates,
+        [str(i) for i in range(candidates)],
+        world.config.evolve.to_selection(run.population),
+    )
+
+
+def figures(
+    spec: str,
+    measured: Measured,
+    alone: float | None,
+    devices: int,
+    config: Config,
+    model: ModelConfig,
+    workload: Workload,
+    groups: int,
+    copy: float,
+    link: float,
+) -> list[Figure]:
+    """Rows of the table.
+
+    Args:
+        spec: of the mesh.
+        measured: what it took.
+        alone: seconds of one device, where they were measured.
+        devices: of the mesh.
+        config: flags.
+        model: shape of the members.
+        workload: what they answered.
+        groups: of devices.
+        copy: bytes per second that a device reads and writes.
+        link: bytes per second from the host to a device.
+    """
+    wall, parts = measured.wall, measured.parts
+    share = devices // groups
+    each = -(-config.run.children // groups)  # children that one group makes, one after the other
+    size = weight_bytes(model) / share
+    written = config.run.children * workload.tokens
+    scaling = "" if alone is None else f"{alone / wall:.2f} ×, {alone / wall / devices:.0%}"
+    least = {
+        "merge": f"{each * MERGE_STREAMS * size / copy:.2f} s: copy",
+        "store": f"{each * 2 * size / link:.2f} s: link, parents",
+    }
+    return [
+        Figure(
+            f"generation, {config.run.children} children, {len(workload.tasks)} tasks",
+            spec,
+            f"{wall:.1f} s",
+            scaling,
+            f"{written / wall:,.0f} tok/s written",
+        ),
+        *(
+            Figure(f"  {part}", spec, f"{seconds:.2f} s", "", least.get(part, ""))
+            for part, seconds in parts.items()
+        ),
+    ]

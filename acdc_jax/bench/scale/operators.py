@@ -1,0 +1,79 @@
+"""Children made on several devices: shared out over them, or each spread over all of them."""
+
+import time
+
+import jax
+import numpy as np
+
+from acdc_jax.bench.scale.generation import engine_of
+from acdc_jax.bench.scale.workload import Workload
+from acdc_jax.bench.weights import random_weights
+from acdc_jax.clock import Clock
+from acdc_jax.config import Config
+from acdc_jax.evaluate.groups import Group
+from acdc_jax.evolve.children import make_child, member_id, propose_children
+from acdc_jax.model.config import ModelConfig
+from acdc_jax.sharding import make_mesh, pop_groups, weight_shardings
+from acdc_jax.world import make_groups, make_operators
+
+_PARENTS = (member_id(0, 0), member_id(0, 1))
+
+
+def making_seconds(
+    config: Config, model: ModelConfig, workload: Workload, spec: str, devices: int, children: int
+) -> dict[str, float]:
+    """Times the making of children whose parents are there, after one that compiles.
+
+    Args:
+        config: flags.
+        model: shape of the members.
+        workload: of the engine, which does not decode here.
+        spec: of the mesh.
+        devices: how many of the devices, the first ones.
+        children: how many, all groups together.
+
+    Returns:
+        Wall seconds of all children as "all", and those of the parts, averaged over the groups.
+    """
+    mesh = make_mesh(spec, jax.devices()[:devices])
+    here = weight_shardings(pop_groups(mesh)[0], model, population=False)
+    base = jax.device_put(random_weights(model, 0), here)
+    groups, _ = make_groups(mesh, engine_of(config, model, workload), base, children)
+    del base
+    parents = [jax.device_put(random_weights(model, seed), here) for seed in (1, 2)]
+    beside = [
+        [jax.device_put(p, {path: x.sharding for path, x in group.base.items()}) for p in parents]
+        for group in groups.own
+    ]
+    del parents
+    jax.block_until_ready(beside)
+    operators = make_operators(config, model, len(_PARENTS))
+    clocks = {group.number: Clock() for group in groups.own}
+
+    def make(names: list[str]) -> float:
+        recipes = propose_children(
+            operators, _PARENTS, np.zeros(2), names, 1, jax.random.key(1)
+        ).recipes
+
+        def work(group: Group) -> None:
+            clocks[group.number] = Clock()
+            for recipe in recipes[group.rank :: groups.count]:
+                make_child(
+                    recipe,
+                    group.base,
+                    beside[group.number],
+                    operators.group_of,
+                    clocks[group.number].lap,
+                )
+
+        began = time.perf_counter()
+        groups.run(work)
+        return time.perf_counter() - began
+
+    make([member_id(1, c) for c in range(groups.count)])
+    wall = make([member_id(1, c) for c in range(children)])
+    parts = {
+        part: sum(clock.seconds(part) for clock in clocks.values()) / len(clocks)
+        for part in ("merge", "mutate", "check")
+    }
+    return {"all": wall, **parts}
