@@ -123,6 +123,10 @@ def sharding(mesh: Mesh, axes: Axes, shape: Sequence[int]) -> NamedSharding:
 def weight_shardings(mesh: Mesh, config: ModelConfig, population: bool) -> dict[str, NamedSharding]:
     """Returns where every weight lies, by dotted path.
 
+    Attention is cut between heads, and query heads stay with the keys that they look at: where the
+    number of key heads is no multiple of the mesh axis, every device has all of the attention.
+    Else heads, and the whole cache, would be put together again in every step.
+
     Args:
         mesh: From `make_mesh`.
         config: The decoder.
@@ -132,7 +136,10 @@ def weight_shardings(mesh: Mesh, config: ModelConfig, population: bool) -> dict[
     axes = logical_axes(config)
     leading: Axes = ("population",) if population else ()
     members = (mesh.shape.get("pop", 1),) if population else ()
-    return {
-        path: sharding(mesh, leading + axes[path], members + leaf.shape)
-        for path, leaf in shapes(config).items()
-    }
+    heads = {"heads": config.num_kv_heads, "kv_heads": config.num_kv_heads}
+
+    def place(axes: Axes, shape: tuple[int, ...]) -> NamedSharding:
+        parts = tuple(heads.get(axis or "", size) for axis, size in zip(axes, shape, strict=True))
+        return sharding(mesh, leading + axes, members + parts)
+
+    return {path: place(axes[path], leaf.shape) for path, leaf in shapes(config).items()}

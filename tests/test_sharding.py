@@ -89,6 +89,14 @@ def test_weight_shardings() -> None:
     assert many["norm.weight"].spec == P("pop", None)
 
 
+def test_heads_are_not_cut() -> None:
+    """Two key heads over four devices: all of the attention on each, the rest is shared out."""
+    where = weight_shardings(make_mesh("model:4", jax.devices()[:4]), CONFIG, False)
+    for name in ("q.weight", "k.weight", "k.bias", "v.weight", "o.weight"):
+        assert where[f"layers.0.attention.{name}"].is_fully_replicated, name
+    assert where["layers.0.mlp.up.weight"].spec == P("model", None)
+
+
 def test_forward_on_a_mesh_equals_one_device() -> None:
     """Weights in their shardings, logits the same."""
     weights = members(2)

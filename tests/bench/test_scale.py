@@ -1,0 +1,136 @@
+"""`acdc bench scale` in small: every part, on fake devices."""
+
+import contextlib
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from acdc_jax.bench.limits import SHAPES
+from acdc_jax.bench.scale import generation
+from acdc_jax.bench.scale.operators import making_seconds
+from acdc_jax.bench.scale.settings import ScaleBench
+from acdc_jax.bench.scale.workload import as_text, mixed_workload
+from acdc_jax.config import SandboxConfig
+from acdc_jax.errors import ConfigError
+from acdc_jax.generate.memory import weight_bytes
+from acdc_jax.main import main
+from acdc_jax.sandbox import Limits, Sandbox
+
+# Prompts of one bucket, and one number of devices: few compilations.
+_SMALL = (
+    "--shape=tiny",
+    "--parts=mixed,decode,store",
+    "--devices=2,64",
+    "--rank=8",
+    "--children=2",
+    "--archive=2",
+    "--prompts=10",
+    "--longest_prompt=8",
+    "--longest_response=32",
+    "--slots=4",
+    "--batch=2",
+    "--cache=32",
+    "--members=2",
+    "--host_budget_gb=1",
+    "--sandbox_wall_s=60",
+)
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What one run prints; its folder is empty afterwards."""
+    folder = tmp_path_factory.mktemp("scale")
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["bench", "scale", *_SMALL, f"--folder={folder}"]) == 0
+    assert not list(folder.iterdir())
+    return out.getvalue()
+
+
+def test_parts_of_a_generation_add_up(printed: str) -> None:
+    line = re.search(r"^generation, 2 children, 10 tasks  pop:1,model:2  ([\d.]+) s", printed, re.M)
+    assert line is not None
+    found = re.findall(r"^  (\w[\w ]*)  pop:1,model:2  (-?[\d.]+) s", printed, re.M)
+    parts = {part: float(value) for part, value in found}
+    assert {"merge", "mutate", "decode", "scoring", "archive", "store"} <= parts.keys()
+    assert sum(parts.values()) == pytest.approx(float(line[1]), abs=0.1)
+    for part in ("decode", "mutate"):
+        assert parts[part] > 0
+
+
+def test_scaling_is_over_one_device() -> None:
+    """Efficiency is t₁ / (n tₙ); beside it what the devices' memory and links allow."""
+    config = generation.run_config(ScaleBench(children=8), SandboxConfig(), Path("nowhere"))
+    model, work = SHAPES["tiny"], mixed_workload(2, 70, 64, 100, 0)
+    measured = generation.Measured(5.0, {"merge": 1.0, "decode": 4.0})
+    first, merge, _ = generation.figures(
+        "pop:4", measured, 16.0, 4, config, model, work, 4, 2.0 * weight_bytes(model), 1e9
+    )
+    assert (first.value, first.scaling) == ("5.0 s", "3.20 ×, 80%")
+    assert first.limit == f"{8 * work.tokens / 5:,.0f} tok/s written"
+    assert merge.limit == "3.00 s: copy"  # two children of each group, three streams each
+
+
+def test_children_are_made_on_a_mesh(printed: str) -> None:
+    """On devices that have compiled it all."""
+    config = generation.run_config(
+        ScaleBench(children=2, rank=8, archive=2), SandboxConfig(), Path("nowhere")
+    )
+    work = mixed_workload(1, 70, 64, 100, 0)
+    took = making_seconds(config, SHAPES["tiny"], work, "model:2", 2, 2)
+    assert took.keys() == {"all", "merge", "mutate", "check"}
+    assert 0 < took["merge"] + took["mutate"] + took["check"] <= took["all"]
+
+
+def test_every_figure_has_a_line_and_a_row(printed: str) -> None:
+    lines, table = printed.split("scaling at tiny")
+    for what, meshes in {
+        "decode B=2, cache 32": ("model:2",),
+        "2 members read": ("one device",),
+    }.items():
+        for mesh in meshes:
+            assert re.search(rf"^{what}.*  {mesh}  [\d.]+ ", lines, re.M), (what, mesh)
+        assert table.count(what) == len(meshes)
+    assert "functions compiled" in lines
+
+
+def test_its_tasks_are_scored_in_the_sandbox() -> None:
+    """A family of each kind; a coin by the answer, the same every time."""
+    work = mixed_workload(10, 70, 64, 100, 0)
+    assert work.tokens == sum(work.longest.values())
+    assert max(map(len, work.prompts.values())) == 70
+    answers = [as_text((n, 7, 9, 4, 5)) for n in range(4)]
+    with Sandbox(1, Limits(wall_s=60.0, memory_mb=512)) as box:
+        for task in (work.tasks[0], work.tasks[6], work.tasks[8]):
+            items = [(task.instances["1"], answer) for answer in answers]
+            first, second = (box.score(task.draft.source, items).result() for _ in range(2))
+            assert [outcome.status for outcome in first] == ["score"] * 4, first
+            assert [outcome.score for outcome in first] == [outcome.score for outcome in second]
+            assert {outcome.score for outcome in first} <= {0.0, 1.0}
+
+
+def test_it_needs_no_client_of_a_server() -> None:
+    check = (
+        "import sys, acdc_jax.bench.scale; "
+        "assert not {'openai', 'tenacity'} & sys.modules.keys(), 'imported'"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_refusals(capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, before anything is measured."""
+    assert ScaleBench(devices="4,1,2").counts(2) == [1, 2]
+    with pytest.raises(ConfigError, match="only 2"):
+        ScaleBench(devices="4,8").counts(2)
+    assert main(["bench", "scale", "--parts=decode,speed"]) == 2
+    assert "'speed' is none of" in capsys.readouterr().err
+    assert main(["bench", "scale", "--devices=two"]) == 2
+
+
+def test_members_without_room_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    few = [flag for flag in _SMALL if not flag.startswith(("--parts", "--archive"))]
+    assert main(["bench", "scale", *few, "--parts=generation", "--archive=1000000000"]) == 1
+    assert "lower --archive or --children" in capsys.readouterr().err
