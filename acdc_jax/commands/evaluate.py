@@ -10,26 +10,17 @@ from rich.console import Console
 
 from acdc_jax import checkpoint, flags
 from acdc_jax.checkpoint import Manifest
-from acdc_jax.config import Config
+from acdc_jax.commands.best_of_n import BestOfNConfig, check_best_of_n, run_best_of_n
+from acdc_jax.config import Config, SamplingConfig
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluate import skills as skill_matrix
 from acdc_jax.evaluate.final import Judges, global_skills, known_skills
 from acdc_jax.evaluate.taskforce import Choice, Method, TaskForce, choose, report
 from acdc_jax.files import write_atomic
 from acdc_jax.flags import check_bounds, setting
-from acdc_jax.report.progress import progress
+from acdc_jax.reopen import reopened
 from acdc_jax.report.record import RunRecord, read_run
 from acdc_jax.report.tables import forces_table
-from acdc_jax.tasks.backends import open_backends
-from acdc_jax.world import (
-    build_world,
-    fitting_mesh,
-    given_families,
-    given_folders,
-    make_operators,
-    split_devices,
-    tiny_folders,
-)
 
 _HELP = """acdc evaluate RUN: complete a run's global skill matrix and choose task forces from it.
 
@@ -39,6 +30,12 @@ a killed evaluation goes on where it was. RUN/skills.npz holds the matrix: `memb
 are printed and written to RUN/evaluation.json. Coverage here is that of the tasks that the choice
 is made on; the held-out table is `acdc run`'s.
 
+With --best_of_n, the task forces also give a single answer to each question: every member answers
+greedily, and each method chooses one of the answers. RUN/best_of_n.json holds the accuracy of every
+method, on the run's tasks (which the task force was chosen on) and on the held-out tasks, with 95 %
+bootstrap intervals over the questions; RUN/best_of_n/ the answers and choices, which are not made
+twice. What no judge or sandbox could decide is missing, never wrong, and is asked again next time.
+
 """
 
 
@@ -47,6 +44,7 @@ class EvaluateConfig:
     """The task force"""
 
     sizes: str = setting("3,8", "Sizes of the task forces, comma separated.")
+    task_force: int = setting(0, "Only the task force of this size; 0: of all --sizes.", low=0)
     method: str = setting(
         "greedy",
         "How they are chosen: greedy Coverage, optimal Coverage (exact, slower), top fitness, or "
@@ -71,7 +69,9 @@ class EvaluateConfig:
         choices=("archived", "allowed", "forced", "excluded"),
     )
     forced: str = setting("", "Members that belong to every task force, comma-separated ids.")
-    prng_seed: int = setting(0, "PRNG seed of --method=random.", low=0)
+    prng_seed: int = setting(
+        0, "PRNG seed of --method=random, of samples and of bootstrap intervals.", low=0
+    )
     limit_s: float = setting(300.0, "Seconds that --method=optimal may take.", low=0)
 
     def __post_init__(self) -> None:
@@ -81,6 +81,8 @@ class EvaluateConfig:
 
     def size_list(self) -> list[int]:
         """Sizes in the order given."""
+        if self.task_force:
+            return [self.task_force]
         try:
             return [int(part) for part in self.sizes.split(",") if part.strip()]
         except ValueError:
@@ -94,12 +96,14 @@ class EvaluateConfig:
 def command(argv: Sequence[str]) -> None:
     """Runs `acdc evaluate`."""
     if "--help" in argv or "-h" in argv:
-        print(_HELP + flags.help_text([EvaluateConfig]))
+        print(_HELP + flags.help_text([EvaluateConfig, BestOfNConfig, SamplingConfig]))
         return
-    (config,), runs = flags.parse([EvaluateConfig], argv)
+    kinds = [EvaluateConfig, BestOfNConfig, SamplingConfig]
+    (config, best, samples), runs = flags.parse(kinds, argv)
     if len(runs) != 1:
         raise ConfigError("usage: acdc evaluate RUN [--flags]")
     run_dir, console = Path(runs[0]), Console()
+    check_best_of_n(run_dir, best, samples)
     complete_skills(run_dir, console)
     run = read_run(run_dir)
     evaluation = task_forces(run, config)
@@ -111,6 +115,9 @@ def command(argv: Sequence[str]) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if best.best_of_n:
+        forces = {row["n"]: row["members"] for row in evaluation["task_forces"]}
+        run_best_of_n(run, forces, best, samples, config.prng_seed, console)
 
 
 def complete_skills(run_dir: Path, console: Console) -> None:
@@ -138,27 +145,18 @@ def _evaluate(
     lacking: Sequence[str],
     console: Console,
 ) -> None:
-    tiny, done = config.seeds.seed_models == "tiny", 0
-    with (
-        open_backends(config, split_devices(config)[1]) as backends,
-        config.sandbox.open(backends.judge) as sandbox,
-        progress(console, config.run.progress) as advance,
-    ):
-        folders = tiny_folders(config, advance) if tiny else given_folders(config)
-        operators = make_operators(config, folders.model, len(folders.seeds))
-        families = given_families(config)
-        mesh = fitting_mesh(config, folders.model)
-        world = build_world(config, folders, operators, sandbox, backends, families, advance, mesh)
+    done = 0
+    with reopened(config, console) as world:
         groups = -(-len(lacking) // world.groups.members_at_once)
 
         def step(what: str) -> None:
             nonlocal done
             done += 1
-            advance(what, done, groups)
+            world.progress(what, done, groups)
 
         judges = Judges(
             world.groups,
-            sandbox,
+            world.sandbox,
             config.tasks.skill_threshold,
             config.tasks.instances_per_task,
             step,

@@ -1,68 +1,196 @@
-"""`acdc export RUN MEMBER OUT`: write a member as a Hugging Face folder."""
+"""`acdc export`: write a member, or a task force, as Hugging Face folders."""
 
+import dataclasses
 import functools
+import io
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
+from rich.console import Console
 
-from acdc_jax import checkpoint
+from acdc_jax import checkpoint, flags
+from acdc_jax.commands.lineage import family_tree
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.evaluate import skills as skill_matrix
+from acdc_jax.evaluate.final import task_force
 from acdc_jax.evolve.budget import Shapes, choose_budget
 from acdc_jax.evolve.content import content_hash
 from acdc_jax.evolve.member import check_member, load_member, on_disk
 from acdc_jax.evolve.merge import module_groups
 from acdc_jax.evolve.recipe import Recipe
 from acdc_jax.evolve.replay import rebuild, to_make
+from acdc_jax.flags import check_bounds, setting
+from acdc_jax.generate.memory import weight_bytes
 from acdc_jax.model import hf
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights
 from acdc_jax.models import Folders, load_model
+from acdc_jax.report.card import force_page, model_card
+from acdc_jax.report.lineage import ancestors
+from acdc_jax.report.provenance import origins
+from acdc_jax.report.record import RunRecord, read_run
 from acdc_jax.sharding import make_mesh, pop_groups
 from acdc_jax.sources import Sources, read_sources
 from acdc_jax.world import fitting_mesh, member_shapes
 
 _HELP = """acdc export RUN MEMBER OUT: write a member of a run as a Hugging Face folder.
+acdc export RUN --task_force=N --out=DIR: write a task force, one such folder per member.
 
-transformers' AutoModelForCausalLM and AutoTokenizer, and vLLM, load the folder as it is.
-MEMBER is an id such as g012-m03; `acdc run` prints the task force, and RUN/results.json lists it.
+transformers' AutoModelForCausalLM and AutoTokenizer, and vLLM, load each folder as it is. Its
+README.md is a model card: lineage, recipe, skills, and what base and seeds say about their licence.
+DIR/README.md shows how to serve and ask the task force. What is written appears complete or not at
+all. MEMBER is an id such as g012-m03; `acdc run` prints the task force, and RUN/results.json lists
+it; for other sizes it is chosen as there: from the last archive, by greedy Coverage.
 
 Every member that the run ever made can be written. One that is no longer on disk is made again:
 its ancestors' recipes are replayed, from the seeds if need be, and each is compared with the hash
 that was taken when it was made. The result is the same bit for bit on the same kind of device
 (number of devices included) and the same version of jax; where it is not, nothing is written.
+
 """
+_USAGE = "usage: acdc export RUN MEMBER OUT, or acdc export RUN --task_force=N --out=DIR"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """A whole task force"""
+
+    task_force: int = setting(0, "Write the task force of this size.", low=0)
+    out: str = setting("", "Directory for its folders; must not exist, or be empty.")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if bool(self.task_force) != bool(self.out):
+            raise ConfigError("--task_force and --out belong together: give both or neither")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What members are made from, and described by.
+
+    Attributes:
+        run_dir: where.
+        record: what the run left behind.
+        recipes: of every member there ever was.
+        config: the run's settings.
+        model: the members' architecture.
+        wanted: shape, dtype and sharding of every weight.
+    """
+
+    run_dir: Path
+    record: RunRecord
+    recipes: Mapping[str, Recipe]
+    config: Config
+    model: ModelConfig
+    wanted: Shapes
 
 
 def command(argv: Sequence[str]) -> None:
     """Runs `acdc export`."""
     if "--help" in argv or "-h" in argv:
-        print(_HELP, end="")
+        print(_HELP + flags.help_text([ExportConfig]))
         return
-    if len(argv) != 3:
-        raise ConfigError("usage: acdc export RUN MEMBER OUT")
-    run_dir, member, out = Path(argv[0]), argv[1], Path(argv[2])
-    manifest = checkpoint.read_manifest(run_dir)
-    recipes = checkpoint.read_recipes(run_dir, manifest.generation)
-    if member not in recipes:
-        known = checkpoint.retained(manifest)
-        raise AcdcError(f"{run_dir} never had a member {member!r}; it has {_some(known)}")
+    (config,), rest = flags.parse([ExportConfig], argv)
+    if len(rest) != (1 if config.task_force else 3):
+        raise ConfigError(_USAGE)
+    run = _open(Path(rest[0]))
+    if config.task_force:
+        _export_force(run, config.task_force, Path(config.out))
+        return
+    member, out = rest[1], Path(rest[2])
+    if member not in run.recipes:
+        known = checkpoint.retained(run.record.manifest)
+        raise AcdcError(f"{run.run_dir} never had a member {member!r}; it has {_some(known)}")
     hf.check_vacant(out)
-    config, model = Config.from_settings(manifest.flags), read_model(run_dir)
-    wanted = member_shapes(_mesh(config, model), model)
-    if on_disk(run_dir / "members" / member):
-        weights, how = _read(run_dir, recipes[member], wanted), ""
-    else:
-        weights, made = _rebuild(run_dir, member, recipes, config, model, wanted, out)
-        how = f" (rebuilt, with {made - 1} of its ancestors)"
-    hf.save(out, model, weights, tokenizer_from=run_dir / "model")
+    how = _export(run, member, out)
     print(
         f"{out}: {member} written{how}; "
         f"load it with AutoModelForCausalLM.from_pretrained({str(out)!r})"
     )
+
+
+def _open(run_dir: Path) -> _Run:
+    """Reads all that is small.
+
+    Raises:
+        AcdcError: it is no run, or a file of it is missing or damaged.
+    """
+    record = read_run(run_dir)
+    config, model = Config.from_settings(record.manifest.flags), read_model(run_dir)
+    recipes = checkpoint.read_recipes(run_dir, record.manifest.generation)
+    return _Run(run_dir, record, recipes, config, model, member_shapes(_mesh(config, model), model))
+
+
+def _export_force(run: _Run, n: int, out: Path) -> None:
+    """Writes a task force: all of it, or nothing."""
+    members = _task_force(run.record, n)
+    hf.check_vacant(out)
+    # The same volume, so that the last step is a rename.
+    partial = out.absolute().with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        needed, free = len(members) * weight_bytes(run.model), shutil.disk_usage(partial).free
+        if free < needed:
+            raise AcdcError(
+                f"{out}: {free / 2**30:.1f} GiB are free, but {len(members)} members take "
+                f"{needed / 2**30:.1f} GiB; make room, or choose another place"
+            )
+        how = {member: _export(run, member, partial / member) for member in members}
+        page = force_page(run.record, members)
+        (partial / "README.md").write_text(page, encoding="utf-8")
+        partial.replace(out)
+    except OSError as error:
+        raise AcdcError(f"{out}: cannot write: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for member in members:
+        print(f"{out / member}: {member} written{how[member]}")
+    print(f"{out / 'README.md'} shows how to serve and ask them")
+
+
+def _task_force(record: RunRecord, n: int) -> list[str]:
+    """The task force of the run's table; of a size that is not in it, chosen as there."""
+    listed = (record.results or {}).get("task_force", {}).get(str(n))
+    if listed:
+        return list(listed)
+    archive = record.manifest.archive
+    if n > len(archive):
+        raise ConfigError(f"--task_force={n}: the archive has {len(archive)} members")
+    return task_force(skill_matrix.take(record.skills, archive, record.skills.tasks), n)
+
+
+def _export(run: _Run, member: str, out: Path) -> str:
+    """Writes one member; returns what is to be said about how it was had."""
+    recipe = run.recipes[member]
+    line = {"base", *ancestors([member], run.record.recipes)}
+    given = origins(read_sources(run.run_dir), run.record.manifest.flags)
+    models = [model for model in given if model.id in line]
+    card = model_card(run.record, recipe, run.model, models, _lineage(run, member))
+    if on_disk(run.run_dir / "members" / member):
+        weights, how = _read(run.run_dir, recipe, run.wanted), ""
+    else:
+        weights, made = _rebuild(
+            run.run_dir, member, run.recipes, run.config, run.model, run.wanted, out
+        )
+        how = f" (rebuilt, with {made - 1} of its ancestors)"
+    hf.save(
+        out, run.model, weights, tokenizer_from=run.run_dir / "model", texts={"README.md": card}
+    )
+    return how
+
+
+def _lineage(run: _Run, member: str) -> str:
+    """The family tree, as text."""
+    console = Console(file=io.StringIO(), width=200, color_system=None, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(family_tree(member, run.recipes, run.run_dir / "members"))
+    return captured.get()
 
 
 def read_model(run_dir: Path) -> ModelConfig:

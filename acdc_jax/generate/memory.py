@@ -116,6 +116,6 @@ def choose_population(config: ModelConfig, children: int, devices: int) -> tuple
     population = children if children * one <= room else 1
     how = f"{population} members decode together" if population > 1 else "members decode one by one"
     return population, (
-        f"{how}: {children} of {one / _GIB:.2f} GiB, weights and cache, beside {room / _GIB:.1f} "
+        f"{how}: {children} of {one / _GIB:.3g} GiB, weights and cache, beside {room / _GIB:.1f} "
         f"GiB for them on {devices} device{'s' if devices > 1 else ''}"
     )

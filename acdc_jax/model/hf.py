@@ -7,10 +7,11 @@ is accounted for before any is read; weights go to the devices, and come from th
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -121,6 +122,7 @@ def load_weights(
     folder: str | Path,
     config: ModelConfig,
     shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+    beside: Collection[str] = (),
 ) -> Weights:
     """Reads a folder's weights, each straight to its sharding, in the stored dtype.
 
@@ -128,13 +130,14 @@ def load_weights(
         folder: A Hugging Face folder.
         config: What `read_config` says of it.
         shardings: Where each weight goes, by dotted path; None is the default device.
+        beside: Tensors that are no part of the decoder, and left alone.
 
     Raises:
         AcdcError: A truncated file, a missing shard, or a tensor that is missing, has no place in
             the model, has another shape or dtype than the configuration says, or is not finite;
             file and tensor are named.
     """
-    stored = _accounted(Path(folder), config)
+    stored = _accounted(Path(folder), config, beside)
 
     def place(path: str, view: np.ndarray) -> jax.Array:
         # Each device asks for its own slice, which is all that is read for it.
@@ -162,6 +165,7 @@ def save(
     weights: Weights,
     tokenizer_from: str | Path,
     max_shard_bytes: int = 5 * 10**9,
+    texts: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Writes a folder that transformers and vLLM load; it appears complete or not at all.
 
@@ -172,6 +176,7 @@ def save(
         tokenizer_from: Folder whose tokenizer, chat template and generation configuration are
             copied.
         max_shard_bytes: Of a weight file, unless one tensor is larger.
+        texts: Further files, such as a model card, by name.
 
     Raises:
         AcdcError: The folder has something in it or cannot be written, or a weight is missing,
@@ -194,6 +199,8 @@ def save(
             copy_text_files(source, partial)
             write_json(partial / "generation_config.json", generation)
             write_json(partial / "config.json", fields | special)
+            for name, text in texts.items():
+                (partial / name).write_text(text, encoding="utf-8")
             partial.replace(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -269,14 +276,14 @@ def _on_host(leaves: Iterator[jax.Array]) -> Iterator[np.ndarray]:
         yield np.asarray(ahead)
 
 
-def _accounted(folder: Path, config: ModelConfig) -> dict[str, Stored]:
+def _accounted(folder: Path, config: ModelConfig, beside: Collection[str]) -> dict[str, Stored]:
     """Returns where every weight is stored, by dotted path, having looked at every tensor."""
     found = find_tensors(folder)
     names, expected = hf_names(config), shapes(config)
     for name in names.values():
         if name not in found:
             raise AcdcError(f"{folder}: tensor {name} is missing")
-    for name in found.keys() - names.values():
+    for name in found.keys() - names.values() - set(beside):
         if config.tie_embeddings and name == f"{_NAMES['head']}.weight":
             _check_tied(found[name], found[names["embed.weight"]])
         elif not _CONSTANT.fullmatch(name):

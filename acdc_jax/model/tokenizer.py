@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,33 +71,48 @@ def encode_chat(
     Raises:
         AcdcError: The tokenizer has no chat template, or one that refuses such messages.
     """
+    options = {"add_generation_prompt": True, "enable_thinking": thinking}
+    if system is None:
+        return _encode_messages(tokenizer, [("user", instructions)], options)
+    try:
+        both = [("system", system), ("user", instructions)]
+        return _encode_messages(tokenizer, both, options)
+    except _Refused:
+        return _encode_messages(tokenizer, [("user", f"{system}\n\n{instructions}")], options)
+
+
+def encode_exchange(tokenizer: Any, question: str, answer: str) -> list[int]:
+    """Returns the tokens of a question and its answer, as a reward model reads them.
+
+    Raises:
+        AcdcError: As `encode_chat`.
+    """
+    messages = [("user", question), ("assistant", answer)]
+    return _encode_messages(tokenizer, messages, {"add_generation_prompt": False})
+
+
+class _Refused(AcdcError):
+    """A chat template refuses the messages."""
+
+
+def _encode_messages(
+    tokenizer: Any, messages: Sequence[tuple[str, str]], options: Mapping[str, bool]
+) -> list[int]:
+    """Tokens of (role, content) messages in the tokenizer's chat template."""
     if not tokenizer.chat_template:
         raise AcdcError(
             f"{tokenizer.name_or_path}: the tokenizer has no chat template; give --chat_template"
         )
-
-    def render(*messages: tuple[str, str]) -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                [{"role": role, "content": content} for role, content in messages],
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=thinking,
-            )
-        )
-
     try:
-        if system is None:
-            text = render(("user", instructions))
-        else:
-            try:
-                text = render(("system", system), ("user", instructions))
-            except TemplateError:
-                text = render(("user", f"{system}\n\n{instructions}"))
+        text = tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in messages],
+            tokenize=False,
+            **options,
+        )
     except TemplateError as error:
-        raise AcdcError(f"{tokenizer.name_or_path}: chat template: {error}") from error
+        raise _Refused(f"{tokenizer.name_or_path}: chat template: {error}") from error
     # The template has written the special tokens itself.
-    return [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
+    return [int(token) for token in tokenizer.encode(str(text), add_special_tokens=False)]
 
 
 def stop_tokens(folder: str | Path, tokenizer: Any) -> tuple[int, ...]:

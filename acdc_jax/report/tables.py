@@ -69,3 +69,33 @@ def forces_table(evaluation: Mapping[str, Any]) -> Table:
 def _coverages(row: Mapping[str, Any]) -> list[str]:
     names = ("coverage", "coverage_without_seeds", "coverage_with_seeds", "missing")
     return [f"{row[name]:.3f}" for name in names]
+
+
+def best_of_n_table(panels: Sequence[Mapping[str, Any]], sets: Mapping[str, str]) -> Table:
+    """Accuracy of every way to choose one of N answers.
+
+    Args:
+        panels: entries of `best_of_n.json`.
+        sets: set of questions → its title.
+    """
+    table = Table(title="best of N: accuracy of the chosen answer", title_justify="left")
+    for name in ("answers of", "chosen by"):
+        table.add_column(name)
+    shown = [name for name in sets if any(name in panel for panel in panels)]
+    for name in shown:
+        table.add_column(sets[name], justify="right")
+    for panel in panels:
+        columns = [panel[name]["methods"] for name in shown]
+        for i, rows in enumerate(zip(*columns, strict=True)):
+            method = rows[0]["method"].replace("_", " ")
+            table.add_row("" if i else panel["panel"], method, *map(_accuracy, rows))
+        table.add_section()
+    return table
+
+
+def _accuracy(row: Mapping[str, Any]) -> str:
+    if row["accuracy"] is None:
+        return "missing"
+    low, high = row["interval"]
+    missing = f", {row['missing']} missing" if row["missing"] else ""
+    return f"{row['accuracy']:.3f} ({low:.3f}–{high:.3f}){missing}"

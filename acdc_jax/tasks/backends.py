@@ -63,7 +63,7 @@ def open_backends(config: Config, devices: Sequence[jax.Device]) -> Iterator[Bac
             finally:
                 portal.call(memory.close)
             return
-        chat = _chat(config, devices)
+        chat = open_chat(config, devices)
         writer = LlmScientist(chat, given.reflections)
 
         def judge(instructions: str, submission: str, criteria: str) -> float:
@@ -76,7 +76,12 @@ def open_backends(config: Config, devices: Sequence[jax.Device]) -> Iterator[Bac
             portal.call(memory.close)
 
 
-def _chat(config: Config, devices: Sequence[jax.Device]) -> Chat:
+def open_chat(config: Config, devices: Sequence[jax.Device]) -> Chat:
+    """The language model that the scientist's flags name; to be closed.
+
+    Raises:
+        AcdcError: a checkpoint cannot be loaded, or it is not said whom to ask.
+    """
     given = config.scientist
     sampling = given.scientist_temperature, given.scientist_top_p, given.scientist_max_tokens
     if given.scientist == "openai":

@@ -13,21 +13,13 @@ import jax
 from acdc_jax.evolve.propose import host_rng
 from acdc_jax.tasks import prompts
 from acdc_jax.tasks.accept import NO_VERDICT
-from acdc_jax.tasks.chat import (
-    Chat,
-    ChatError,
-    ChatRefusal,
-    Request,
-    content_seed,
-    digest,
-    gathered,
-)
-from acdc_jax.tasks.extract import extract_object, is_true
+from acdc_jax.tasks.chat import Chat, ChatError, ChatRefusal, digest, gathered
+from acdc_jax.tasks.decide import decide
+from acdc_jax.tasks.extract import is_true
 from acdc_jax.tasks.scientist import Candidate, Check, Rejection, Wish
 from acdc_jax.tasks.task import Draft, Task
 from acdc_jax.tasks.write import write_draft
 
-_TRIES = 3  # for a decision that can be read
 _TOP_GRADE = 10.0
 _SILENCE_S = 30.0  # after a judge has not answered
 
@@ -58,7 +50,9 @@ class LlmScientist:
         """See `Scientist.is_new`. An answer that cannot be read does not make a draft new."""
         prompt = prompts.interestingly_new(draft, nearest)
         try:
-            return is_true(await self._decide("novelty", prompt, prompts.NOVELTY_SCHEMA, "new"))
+            return await decide(
+                self._chat, "novelty", prompt, prompts.NOVELTY_SCHEMA, "new", is_true
+            )
         except (ChatRefusal, ValueError):
             return False
 
@@ -70,15 +64,14 @@ class LlmScientist:
         """
         prompt = prompts.gibberish(replies)
         try:
-            decision = await self._decide(
-                "gibberish", prompt, prompts.GIBBERISH_SCHEMA, "gibberish"
+            return await decide(
+                self._chat, "gibberish", prompt, prompts.GIBBERISH_SCHEMA, "gibberish", is_true
             )
         except (ChatRefusal, ValueError) as error:
             raise ChatError(
                 f"the gibberish filter gets no decision ({error}); use another --scientist_model, "
                 "or --nogibberish_filter"
             ) from None
-        return is_true(decision)
 
     async def grade(self, instructions: str, submission: str, criteria: str) -> float:
         """How well a submission meets the criteria, in [0, 1]; equal questions are asked once.
@@ -105,34 +98,24 @@ class LlmScientist:
     async def _grade(self, instructions: str, submission: str, criteria: str) -> float:
         prompt = prompts.judge(instructions, submission, criteria)
         try:
-            said = await self._decide("judge", prompt, prompts.JUDGE_SCHEMA, "score")
-            grade = float(said)
-            if not 0.0 <= grade <= _TOP_GRADE:
-                raise ValueError(f"a grade of {said}")
-        except (ChatRefusal, ValueError, TypeError) as error:
+            return await decide(
+                self._chat, "judge", prompt, prompts.JUDGE_SCHEMA, "score", _grade_of
+            )
+        except (ChatRefusal, ValueError) as error:
             raise ChatError(f"{NO_VERDICT} ({error})") from None
         except ChatError:
             # Thousands of answers may be waiting for a server that is gone: every one of them
             # would go through all retries.
             self._silent_until = time.monotonic() + _SILENCE_S
             raise
-        return grade / _TOP_GRADE
 
-    async def _decide(
-        self, purpose: str, prompt: prompts.Prompt, schema: Mapping[str, Any], field: str
-    ) -> Any:
-        """A field of the answer to a question that has one right answer.
 
-        Raises:
-            ValueError: no answer of several tries has it.
-        """
-        for attempt in range(_TRIES):
-            seed = content_seed(purpose, *prompt, str(attempt))
-            # The most likely answer first; only one that cannot be read is worth a draw.
-            request = Request(purpose, *prompt, seed, schema, sampled=attempt > 0)
-            answer = await self._chat.complete(request)
-            try:
-                return extract_object(answer, field)[field]
-            except ValueError as error:
-                unread = error
-        raise unread
+def _grade_of(said: Any) -> float:
+    """A grade from 0 to 10, brought to [0, 1]."""
+    try:
+        grade = float(said)
+    except TypeError:
+        raise ValueError(f"a grade of {said!r}") from None
+    if not 0.0 <= grade <= _TOP_GRADE:
+        raise ValueError(f"a grade of {said}")
+    return grade / _TOP_GRADE

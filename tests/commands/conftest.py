@@ -84,6 +84,19 @@ def arguments() -> Callable[..., list[str]]:
     return _arguments
 
 
+@pytest.fixture(scope="session")
+def initial_run(models: tuple[Path, Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the initial generation, not measured; to be copied."""
+    run_dir = tmp_path_factory.mktemp("initial") / "run"
+    base, *seeds = models
+    with pytest.MonkeyPatch.context() as patch:
+        _skip_measuring(patch)
+        flags = ("--generations=0", "--scientist_retries=0")
+        assert main(_arguments(run_dir, base, seeds, *flags)) == 0
+    (run_dir / "results.json").unlink()
+    return run_dir
+
+
 @pytest.fixture
 def acdc_run(
     models: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch

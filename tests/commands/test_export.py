@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,123 @@ def test_bad_requests_are_one_line(
         assert error.count("\n") == 1
         assert named in error
     assert not Path(out).exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_task_force_is_folders_with_cards(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import ModelCard
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = tmp_path / "force"
+    assert main(["export", str(run_dir), "--task_force=3", f"--out={out}"]) == 0
+    assert "README.md shows" in capsys.readouterr().out
+    members = sorted(path.name for path in out.iterdir() if path.is_dir())
+    assert len(members) == 3
+    assert set(members) <= set(checkpoint.read_manifest(run_dir).archive)
+    assert not list(tmp_path.glob(".*"))
+    recipes = checkpoint.read_recipes(run_dir, 2)
+    page = (out / "README.md").read_text()
+    for member in members:
+        AutoTokenizer.from_pretrained(str(out / member))
+        model = AutoModelForCausalLM.from_pretrained(str(out / member))
+        assert sum(p.numel() for p in model.parameters()) > 0
+        weights = hf.load_weights(out / member, hf.read_config(out / member))
+        assert content_hash(weights) == recipes[member].content
+        card = ModelCard.load(out / member / "README.md")
+        assert card.data.library_name == "transformers"
+        assert card.data.license == "unknown"  # the random seeds state none
+        assert ("merge" in card.data.tags) == bool(recipes[member].parents)
+        for parent in recipes[member].parents:
+            assert f"{parent} " in card.text
+        recipe = json.loads(card.text.partition("```json")[2].partition("```")[0])
+        assert recipe == json.loads(json.dumps(recipes[member].to_json()))
+        assert f"vllm serve ./{member} --served-model-name {member} " in page
+    # The example is Python that asks each member at its own port.
+    example = page.partition("```python")[2].partition("```")[0]
+    asked: list[Any] = []
+
+    class OpenAI:
+        def __init__(self, base_url: str, api_key: str) -> None:
+            self.chat, self.completions, self.url = self, self, base_url
+
+        def create(self, **body: Any) -> Any:
+            asked.append((self.url, body["model"]))
+            message = types.SimpleNamespace(content="hello")
+            return types.SimpleNamespace(choices=[types.SimpleNamespace(message=message)])
+
+    exec(example.replace("from openai import OpenAI", ""), {"OpenAI": OpenAI})
+    assert sorted(member for _, member in asked) == members
+    for url, member in asked:
+        port = url.removeprefix("http://localhost:").removesuffix("/v1")
+        assert f"--served-model-name {member} --port {port} " in page
+    said = capsys.readouterr().out
+    assert all(f"{member}: hello" in said for member in members)
+
+
+def test_a_card_names_the_models_that_a_member_descends_from(
+    run_dir: Path, models: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    from huggingface_hub import ModelCard
+
+    path, folders = run_dir / "manifest.json", [tmp_path / "base", tmp_path / "coder"]
+    for folder, own, licence in zip(folders, models, ("mit", "llama3"), strict=False):
+        shutil.copytree(own, folder)
+        (folder / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    manifest = json.loads(path.read_text())
+    manifest["flags"] |= {"base_model": "owner/base", "seed_models": "owner/coder,owner/other@v1"}
+    path.write_text(json.dumps(manifest))
+    sources = json.loads((run_dir / "sources.json").read_text())
+    sources |= {"base": str(folders[0])}
+    sources["seeds"] |= {"g000-m00": str(folders[1])}
+    (run_dir / "sources.json").write_text(json.dumps(sources))
+    for member, expected in (
+        (_newest(run_dir), ["owner/base", "owner/coder", "owner/other"]),
+        ("g000-m00", ["owner/base", "owner/coder"]),
+    ):
+        assert main(["export", str(run_dir), member, str(tmp_path / member)]) == 0
+        card = ModelCard.load(tmp_path / member / "README.md")
+        assert card.data.base_model == expected
+        assert card.data.license == "other"
+        assert "| base | owner/base | mit |" in card.text
+        assert ("owner/other" in card.text) == ("owner/other" in expected)
+        assert "text operation" in card.text or "Not measured" in card.text
+
+
+def test_half_a_task_force_leaves_nothing(
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    full, calls, save = tmp_path / "full", [], hf.save
+    full.mkdir()
+    (full / "mine").touch()
+
+    def fails(folder: Path, *given: Any, **named: Any) -> None:
+        calls.append(folder)
+        if len(calls) == 2:
+            raise AcdcError("the disk is gone")
+        save(folder, *given, **named)
+
+    monkeypatch.setattr(hf, "save", fails)
+    out = tmp_path / "out"
+    for argv, status, named in (
+        (["--task_force=2", f"--out={full}"], 1, "not an empty folder"),
+        (["--task_force=9", f"--out={out}"], 2, "--task_force=9: the archive has 4 members"),
+        (["--task_force=2"], 2, "--out"),
+        (["g000-m00", "--task_force=2", f"--out={out}"], 2, "usage"),
+    ):
+        assert main(["export", str(run_dir), *argv]) == status
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert named in error
+    assert not calls
+    assert main(["export", str(run_dir), "--task_force=2", f"--out={out}"]) == 1
+    assert "the disk is gone" in capsys.readouterr().err
+    assert len(calls) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "run"]
 
 
 def _newest(run_dir: Path) -> str:

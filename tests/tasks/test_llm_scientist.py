@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from replies import Replies, in_turn
@@ -48,7 +48,8 @@ def test_an_unreadable_grade_is_asked_for_again_and_then_missing() -> None:
     assert asyncio.run(scientist.grade("a", "b", "c")) == 0.5
     assert [request.sampled for request in chat.asked] == [False, True, True]
     assert len({request.seed for request in chat.asked}) == 3
-    for answers in (["hm"] * 3, [{"score": 11}], [{"score": "good"}], [ChatRefusal("too long")]):
+    unreadable: Sequence[object] = ("hm", {"score": 11}, {"score": "good"}, {"score": [1]})
+    for answers in (*([one] * 3 for one in unreadable), [ChatRefusal("too long")]):
         scientist, _ = _scientist(in_turn(*answers))  # type: ignore[arg-type]
         with pytest.raises(ChatError, match=NO_VERDICT):
             asyncio.run(scientist.grade("a", "b", "c"))

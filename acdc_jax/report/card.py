@@ -1,0 +1,125 @@
+"""Model cards of exported members, and the page of an exported task force."""
+
+import dataclasses
+import json
+import pprint
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from acdc_jax.evaluate.skills import MISSING, SOLVED, take
+from acdc_jax.evaluate.taskforce import coverage
+from acdc_jax.evolve.recipe import Recipe
+from acdc_jax.model.config import ModelConfig
+from acdc_jax.report.provenance import Origin, joint_licence
+from acdc_jax.report.record import RunRecord
+
+_TEMPLATES = Path(__file__).with_name("cards")
+_FIRST_PORT = 8001
+
+
+def model_card(
+    run: RunRecord, recipe: Recipe, model: ModelConfig, models: Sequence[Origin], lineage: str
+) -> str:
+    """A member's README.md, with the header that the Hugging Face Hub reads.
+
+    Args:
+        run: which run.
+        recipe: the member's.
+        model: its architecture.
+        models: base and seeds that it descends from.
+        lineage: its family tree, as text.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    licence, note = joint_licence(models)
+    ids = list(dict.fromkeys(one.hub_id for one in models if one.hub_id))
+    seed = recipe.merge is None
+    header = ModelCardData(
+        base_model=ids or None,
+        base_model_relation="merge" if ids and not seed else None,
+        library_name="transformers",
+        license=licence,
+        license_name="mixed" if licence == "other" else None,
+        pipeline_tag="text-generation",
+        tags=["acdc"] if seed else ["acdc", "merge", "evolutionary-merge"],
+    )
+    # The library renders it, so that the header is what the library reads.
+    card = ModelCard.from_template(
+        header,
+        template_path=str(_TEMPLATES / "member.md.jinja"),
+        member=recipe.id,
+        seed=seed,
+        making="" if recipe.merge is None else _making(recipe, recipe.merge["method"]),
+        lineage=lineage.rstrip(),
+        models=[dataclasses.asdict(one) for one in models],
+        licence_note=note,
+        recipe=json.dumps(recipe.to_json()),
+        capabilities=capabilities(run, recipe.id),
+        messages=_messages(run),
+        max_new_tokens=run.manifest.flags["max_new_tokens"],
+        dtype=model.dtype,
+        architecture=model.architecture,
+    )
+    return str(card)
+
+
+def force_page(run: RunRecord, members: Sequence[str]) -> str:
+    """The README.md beside a task force's folders: what they are, and how to serve and ask them.
+
+    Args:
+        run: which run.
+        members: ids, in the order in which they were chosen.
+    """
+    rows = take(run.skills, members, run.skills.tasks).values == SOLVED
+    before = np.zeros(rows.shape[1], bool)
+    listed = []
+    for i, (name, solved) in enumerate(zip(members, rows, strict=True)):
+        adds = int((solved & ~before).sum())
+        listed.append(
+            {"id": name, "port": _FIRST_PORT + i, "fitness": float(solved.mean()), "adds": adds}
+        )
+        before |= solved
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.get_template("force.md.jinja").render(
+        members=listed,
+        coverage=coverage(rows),
+        tasks=rows.shape[1],
+        ports=pprint.pformat({one["id"]: one["port"] for one in listed}, sort_dicts=False),
+        messages=_messages(run),
+        max_new_tokens=run.manifest.flags["max_new_tokens"],
+    )
+
+
+def capabilities(run: RunRecord, member: str) -> list[tuple[str, int, float]]:
+    """Capability, how many tasks of it the member met, and the share solved; most tasks first."""
+    (row,) = take(run.skills, [member], run.skills.tasks).values
+    met: dict[str, list[bool]] = {}
+    for task, value in zip(run.skills.tasks, row, strict=True):
+        if value != MISSING:
+            met.setdefault(run.tasks[task].draft.capability, []).append(bool(value == SOLVED))
+    order = sorted(met, key=lambda name: (-len(met[name]), name))
+    return [(_cell(name), len(met[name]), sum(met[name]) / len(met[name])) for name in order]
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its cell of a Markdown table; an LLM may have written it."""
+    return " ".join(text.replace("|", "/").split())
+
+
+def _making(recipe: Recipe, method: str) -> str:
+    mutated = f", then a mutation ({recipe.mutation['kind']})" if recipe.mutation else ""
+    parents = f"{len(recipe.parents)} parents" if len(recipe.parents) > 1 else "one parent"
+    return f"a {method} merge of {parents}{mutated}, in generation {recipe.generation}"
+
+
+def _messages(run: RunRecord) -> str:
+    """Python source of a conversation, as the run asks its questions."""
+    system: Mapping[str, Any] = {"role": "system", "content": run.manifest.flags["system_prompt"]}
+    said = [*([system] if system["content"] else []), {"role": "user", "content": "…"}]
+    return "[\n" + "".join(f"    {message!r},\n" for message in said) + "]"

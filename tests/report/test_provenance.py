@@ -1,0 +1,60 @@
+"""What base and seeds say about themselves, and what a merge of them may say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from acdc_jax.report.provenance import UNKNOWN, Origin, joint_licence, licence_of, origins
+from acdc_jax.sources import Sources
+
+
+def _folder(path: Path, card: str = "", **fields: object) -> str:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(fields))
+    if card:
+        (path / "README.md").write_text(card)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("card", "fields", "licence"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# A model", {"license": "mit"}, "apache-2.0"),
+        ("---\ntags: [a]\n---\n# A model", {"license": "mit"}, "mit"),
+        ("# No header", {}, UNKNOWN),
+        ("---\nlicense: [\n---\n", {}, UNKNOWN),
+        ("", {"license": 3}, UNKNOWN),
+    ],
+)
+def test_licences(card: str, fields: dict[str, object], licence: str, tmp_path: Path) -> None:
+    assert licence_of(Path(_folder(tmp_path / "model", card, **fields))) == licence
+
+
+def test_origins(tmp_path: Path) -> None:
+    cached = tmp_path / "models--owner--coder" / "snapshots"
+    cached.mkdir(parents=True)
+    base = _folder(tmp_path / "base", "---\nlicense: mit\n---\n")
+    coder = _folder(cached / "0a1b", license="llama3")
+    sources = Sources(base, "", {"g000-m00": coder, "g000-m01": str(tmp_path / "gone")})
+    flags = {"base_model": base, "seed_models": f"owner/coder@v1, {tmp_path / 'gone'}"}
+    assert origins(sources, flags) == [
+        Origin("base", "base", "base", "", "mit"),
+        Origin("g000-m00", "seed", "owner/coder", "owner/coder", "llama3"),
+        Origin("g000-m01", "seed", "gone", "", UNKNOWN),
+    ]
+    tiny = origins(sources, {"base_model": "", "seed_models": "tiny"})
+    assert [one.name for one in tiny] == ["embedded base", "embedded 0a1b", "embedded gone"]
+
+
+def test_a_merge_has_the_terms_of_all() -> None:
+    def joint(*licences: str) -> tuple[str, str]:
+        return joint_licence(
+            [Origin(str(i), "seed", "", "", one) for i, one in enumerate(licences)]
+        )
+
+    assert joint("mit", "mit")[0] == "mit"
+    assert joint(UNKNOWN)[0] == UNKNOWN
+    name, note = joint("mit", UNKNOWN)
+    assert name == "other"
+    assert "unknown" in note
