@@ -31,7 +31,7 @@ _CHUNK = re.compile(r"\d+(\.\d+)*")  # a zarr array's file of nothing but number
 _REMEDY = "restore the folder from a copy, or start a new run"
 
 # What goes wrong in orbax's threads is raised too; the rest is advice about other ways to save.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+logging.getLogger("absl").addFilter(lambda record: "/orbax/checkpoint/" not in record.pathname)
 
 
 def save_member(folder: Path, weights: Weights, recipe: Recipe) -> None:

@@ -129,6 +129,20 @@ def test_damage_is_noticed_once_a_member_is_read(tmp_path, where):
         store.get("g000-m00")
 
 
+@pytest.mark.parametrize(
+    ("path", "dtype", "reason"),
+    [
+        ("w", jnp.bfloat16, r"w is float32\[8, 4\], not bfloat16\[8, 4\]"),
+        ("v", jnp.float32, r"v is missing, not float32\[8, 4\]"),
+    ],
+)
+def test_a_member_of_another_shape_is_refused(tmp_path, path, dtype, reason):
+    _fill(Store(tmp_path, _shapes(), _room(0, 0)), 1)
+    leaf = jax.ShapeDtypeStruct((8, 4), dtype, sharding=_shapes()["w"].sharding)
+    with pytest.raises(AcdcError, match=rf"g000-m00: the member cannot be read \({reason}\)"):
+        load_member(tmp_path / "g000-m00", {path: leaf})
+
+
 def test_a_failed_write_loses_only_what_is_not_committed(tmp_path, monkeypatch):
     (tmp_path / "members").mkdir()
     store = Store(tmp_path / "members", _shapes(), _room(9, 9))
