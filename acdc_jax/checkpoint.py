@@ -36,7 +36,7 @@ from acdc_jax.tasks.library import library_of
 from acdc_jax.tasks.pool import Pool, task_id
 from acdc_jax.tasks.task import load_task, save_task
 
-SCHEMA = 2
+SCHEMA = 3
 _MEMBER_OVERHEAD = 2**17  # bytes of a member's folder besides its weights, generously
 _SYMBOLS = {1: "1", 0: "0", -1: "-"}
 _VALUES = {symbol: value for value, symbol in _SYMBOLS.items()}
@@ -148,7 +148,7 @@ def read_manifest(run_dir: Path) -> Manifest:
     """Reads the commit point.
 
     Raises:
-        AcdcError: there is none, or it is damaged, or of a newer schema.
+        AcdcError: there is none, or it is damaged, or of another schema.
     """
     path = run_dir / "manifest.json"
     try:
@@ -159,7 +159,10 @@ def read_manifest(run_dir: Path) -> Manifest:
     except (ValueError, TypeError, AttributeError) as error:
         raise AcdcError(f"{path}: is damaged ({error}); restore it from a copy") from None
     if manifest.schema != SCHEMA:
-        raise AcdcError(f"{path}: has schema {manifest.schema}, this version reads {SCHEMA}")
+        raise AcdcError(
+            f"{path}: has schema {manifest.schema}, but this version reads {SCHEMA}; start a new "
+            "run, or use the version that wrote this one"
+        )
     return manifest
 
 

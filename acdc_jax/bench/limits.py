@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from acdc_jax.evolve.member import HOST_MEMORY
 from acdc_jax.model.config import ModelConfig
 
 SHAPES = {
@@ -22,6 +23,20 @@ SHAPES = {
         num_heads=28,
         num_kv_heads=4,
         head_dim=128,
+        rope_theta=1e6,
+        qkv_bias=True,
+        max_positions=32_768,
+        dtype="bfloat16",
+    ),
+    "small": ModelConfig(
+        "Qwen2ForCausalLM",
+        vocab_size=32_000,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_layers=10,
+        num_heads=14,
+        num_kv_heads=2,
+        head_dim=64,
         rope_theta=1e6,
         qkv_bias=True,
         max_positions=32_768,
@@ -67,6 +82,18 @@ def matmul_rate(width: int, dtype: str) -> float:
     """Floating-point operations per second of a square matrix product."""
     x = jax.random.normal(jax.random.key(0), (width, width), jnp.dtype(dtype))
     return 2 * width**3 / _seconds_each(jax.jit(lambda x: x @ x), x)
+
+
+def link_rates(size: int) -> tuple[float, float]:
+    """Bytes per second of one array from the device to page-locked host memory, and back."""
+    there = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    here = there.with_memory_kind(HOST_MEMORY)
+    block = jax.device_put(jnp.ones(max(size // 4, 1), jnp.int32), there)
+    stored = jax.device_put(block, here)
+    return (
+        block.nbytes / median_seconds(lambda: jax.device_put(block, here), 5),
+        block.nbytes / median_seconds(lambda: jax.device_put(stored, there), 5),
+    )
 
 
 def _seconds_each(run: Callable[[jax.Array], jax.Array], x: jax.Array, times: int = 8) -> float:

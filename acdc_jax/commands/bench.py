@@ -12,6 +12,8 @@ BENCHMARKS = {
     "archive": "one archive update, beside plain Python",
     "scale": "a whole generation, and its parts, on 1, 2, 4 and 8 devices",
     "transfer": "members from the host's memory to the device, beside its link",
+    "store": "an archive under a budget of host memory, beside the disk and the link",
+    "checkpoint": "Hugging Face folders and members in and out, beside the disk and the link",
 }
 
 _HELP = """acdc bench NAME [--flags]: our figures beside the device's limits and peers, in one run.
@@ -25,7 +27,7 @@ _HELP = """acdc bench NAME [--flags]: our figures beside the device's limits and
 def command(argv: Sequence[str]) -> None:
     """Runs `acdc bench`."""
     if not argv or argv[0] in ("-h", "--help"):
-        listed = "\n  ".join(f"acdc bench {name:<8} {text}" for name, text in BENCHMARKS.items())
+        listed = "\n  ".join(f"acdc bench {name:<10} {text}" for name, text in BENCHMARKS.items())
         print(_HELP.format(benchmarks=listed), end="")
         return
     name = argv[0]

@@ -1,21 +1,23 @@
-"""A member on disk: `members/<id>/` holds the weights and the recipe.
+"""A member on disk: `members/<id>/` holds the weights (orbax), a list of their files, the recipe.
 
-`weights/` has one zarr array per leaf, written and read by tensorstore, a few leaves at a time, so
-that a member is never in the host's memory twice. A folder is complete exactly if it has its
-`recipe.json`, which is written last. What the weights must be is in the recipe (`content_hash`):
-no digests of files are kept beside it.
+`weights/` is an orbax checkpoint of plain zarr arrays, not compressed, because bfloat16 weights do
+not get smaller. A folder is complete exactly if it has its `recipe.json`, which is written last.
+What the weights must be is in the recipe (`content_hash`). `files.json` says what orbax must find:
+it is compared before orbax reads, which would fail in many threads at once, each with a trace.
 """
 
 import json
-import math
+import logging
+import os
+import re
 import shutil
+import zlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
-import tensorstore as ts
+import orbax.checkpoint as ocp
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolve.content import content_hash
@@ -24,9 +26,12 @@ from acdc_jax.files import write_atomic
 from acdc_jax.model.transformer import Weights
 
 HOST_MEMORY = "pinned_host"  # page-locked: devices copy from it at the full rate of their link
-_LEAVES_AT_ONCE = 4
-_CHUNK_BYTES = 2**26
+_CHUNK_BYTES = 2**26  # large enough for the disk, small enough that a leaf is read by many threads
+_CHUNK = re.compile(r"\d+(\.\d+)*")  # a zarr array's file of nothing but numbers
 _REMEDY = "restore the folder from a copy, or start a new run"
+
+# What goes wrong in orbax's threads is raised too; the rest is advice about other ways to save.
+logging.getLogger("absl").addFilter(lambda record: "/orbax/checkpoint/" not in record.pathname)
 
 
 def save_member(folder: Path, weights: Weights, recipe: Recipe) -> None:
@@ -34,19 +39,22 @@ def save_member(folder: Path, weights: Weights, recipe: Recipe) -> None:
 
     Args:
         folder: `members/<id>`.
-        weights: any sharding and memory; written in their stored dtype.
+        weights: any sharding and memory of this process; written in their stored dtype.
         recipe: what made the member.
 
     Raises:
         AcdcError: it cannot be written.
     """
+    place = folder.absolute() / "weights"
+    leaves = {path: _Local(leaf) for path, leaf in weights.items()}
+    how = {path: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES) for path in weights}
     try:
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        with ThreadPoolExecutor(_LEAVES_AT_ONCE) as threads:
-            paths = list(weights)
-            list(threads.map(lambda path: _write(folder / "weights" / path, weights[path]), paths))
+        with _checkpointer(weights) as checkpointer:
+            checkpointer.save(place, args=ocp.args.PyTreeSave(leaves, save_args=how))
+        write_atomic(folder / "files.json", json.dumps(_files(place, sync=True)))
         write_atomic(folder / "recipe.json", json.dumps(recipe.to_json()))
     except (OSError, ValueError) as error:
         raise AcdcError(f"{folder}: cannot be written ({_one_line(error)})") from error
@@ -63,15 +71,25 @@ def load_member(folder: Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> tup
         AcdcError: it is missing, corrupt, or of another shape; names the folder.
     """
     recipe = load_recipe(folder)
+    _check_files(folder)
+    place = folder.absolute() / "weights"
+    how = {
+        path: ocp.ArrayRestoreArgs(
+            sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
+        )
+        for path, leaf in shapes.items()
+    }
     try:
-        with ThreadPoolExecutor(_LEAVES_AT_ONCE) as threads:
-            paths = list(shapes)
-            leaves = threads.map(lambda path: _read(folder / "weights" / path, shapes[path]), paths)
-            return dict(zip(paths, leaves, strict=True)), recipe
-    except (OSError, ValueError) as error:
+        with _checkpointer(shapes) as checkpointer:
+            _check_shapes(checkpointer.metadata(place).item_metadata.tree, shapes)
+            weights: Weights = checkpointer.restore(
+                place, args=ocp.args.PyTreeRestore(dict(shapes), restore_args=how)
+            )
+    except Exception as error:  # orbax raises nothing more special where a disk fails
         raise AcdcError(
             f"{folder}: the member cannot be read ({_one_line(error)}); {_REMEDY}"
         ) from error
+    return weights, recipe
 
 
 def check_member(folder: Path, weights: Weights, recipe: Recipe) -> None:
@@ -106,47 +124,94 @@ def on_disk(folder: Path) -> bool:
     return (folder / "recipe.json").exists()
 
 
-def _write(folder: Path, leaf: jax.Array) -> None:
-    where = leaf.sharding
-    array = ts.open(
-        _spec(folder),
-        create=True,
-        dtype=leaf.dtype.name,
-        shape=leaf.shape,
-        chunk_layout=ts.ChunkLayout(chunk_shape=_chunk(leaf, where.shard_shape(leaf.shape))),
-    ).result()
-    here = jax.device_put(leaf, where.with_memory_kind(HOST_MEMORY))
-    for shard in here.addressable_shards:
-        if shard.replica_id == 0:
-            array[shard.index].write(np.asarray(shard.data)).result()
+class _Local:
+    """An array of this process, for orbax, which takes arrays only if all processes share them.
+
+    It asks jax's own arrays whether they do. Here one process writes a member, alone.
+    """
+
+    def __init__(self, array: jax.Array) -> None:
+        self._array = array
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._array, name)
 
 
-def _read(folder: Path, wanted: jax.ShapeDtypeStruct) -> jax.Array:
-    array = ts.open(_spec(folder), open=True).result()
-    if (array.shape, array.dtype.name) != (wanted.shape, wanted.dtype.name):
-        raise ValueError(
-            f"{folder.name} is {array.dtype.name}{list(array.shape)}, "
-            f"not {wanted.dtype.name}{list(wanted.shape)}"
-        )
-    return jax.make_array_from_callback(
-        wanted.shape, wanted.sharding, lambda index: array[index].read().result()
+def _checkpointer(leaves: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> ocp.Checkpointer:
+    """Reads or writes a few leaves at a time: no member is ever in the host's memory twice."""
+    largest = max(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
+    in_flight = 2 * largest / 1e9  # no fewer than one leaf, and then all layers' are much smaller
+    process = jax.process_index()
+    # The settings of orbax for a disk that is this process's own: others do not take part.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=None, active_processes={process}, barrier_sync_key_prefix=f"p{process}"
     )
+    arrays = ocp.type_handlers.ArrayHandler(
+        primary_host=None,
+        replica_id=None,
+        use_replica_parallel=False,
+        enable_write_sharding_file=False,
+    )
+    handler = ocp.PyTreeCheckpointHandler(
+        save_concurrent_gb=in_flight,
+        save_device_host_concurrent_gb=in_flight,
+        restore_concurrent_gb=in_flight,
+        use_ocdbt=False,  # a file of its own for each chunk: as fast, and damage has a name
+        use_compression=False,
+        multiprocessing_options=alone,
+        type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+            (jax.Array, arrays), (_Local, arrays)
+        ),
+        enable_pinned_host_transfer=True,
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def _spec(folder: Path) -> dict[str, object]:
-    return {
-        "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": f"{folder.absolute()}/"},
-        "store_data_equal_to_fill_value": True,  # zeros too: -0.0 is another number
-    }
+def _files(weights: Path, *, sync: bool = False) -> dict[str, list[int]]:
+    """File → its bytes and their CRC-32; 0 for numbers, which the content hash vouches for.
+
+    Args:
+        weights: the folder.
+        sync: waits until the disk has them; for numbers, tensorstore did.
+    """
+    found = {}
+    for path in sorted(weights.rglob("*")):
+        if path.is_file():
+            digest = 0
+            if not _CHUNK.fullmatch(path.name):
+                with path.open("rb") as file:
+                    digest = zlib.crc32(file.read())
+                    if sync:
+                        os.fsync(file.fileno())
+            found[str(path.relative_to(weights))] = [path.stat().st_size, digest]
+    return found
 
 
-def _chunk(leaf: jax.Array, shard: tuple[int, ...]) -> tuple[int, ...]:
-    """A shard, or an even part of it: chunks are written whole, and by one process each."""
-    first, *rest = shard
-    while first % 2 == 0 and first * math.prod(rest) * leaf.dtype.itemsize > _CHUNK_BYTES:
-        first //= 2
-    return (first, *rest)
+def _check_files(folder: Path) -> None:
+    listed = folder / "files.json"
+    try:
+        expected = dict(json.loads(listed.read_text(encoding="utf-8")))
+        found = _files(folder / "weights")
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        where = getattr(error, "filename", None) or listed
+        raise AcdcError(f"{where}: cannot be read ({reason}); {_REMEDY}") from None
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise AcdcError(f"{folder / 'weights' / name}: is missing; {_REMEDY}")
+        if found[name] != expected.get(name):
+            raise AcdcError(f"{folder / 'weights' / name}: is not what was written; {_REMEDY}")
+
+
+def _check_shapes(found: Mapping[str, Any], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Raises ValueError for the first leaf that is not as wanted; orbax would cast it."""
+    for path in sorted(found.keys() | wanted.keys()):
+        one, other = (
+            f"{leaves[path].dtype}{list(leaves[path].shape)}" if path in leaves else "missing"
+            for leaves in (found, wanted)
+        )
+        if one != other:
+            raise ValueError(f"{path} is {one}, not {other}")
 
 
 def _one_line(error: Exception) -> str:

@@ -340,7 +340,8 @@ def _flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_cut, _flip, Path.unlink], ids=["cut", "flip", "gone"])
 @pytest.mark.parametrize(
-    "pattern", ["weights/embed.weight/zarr.json", "weights/*/c/0/0", "recipe.json"]
+    "pattern",
+    ["weights/_METADATA", "weights/*/.zarray", "weights/*/0.0", "files.json", "recipe.json"],
 )
 def test_corrupt_member(
     pattern: str,

@@ -120,13 +120,27 @@ def test_what_is_nowhere_comes_from_elsewhere_or_not_at_all(tmp_path):
 def test_damage_is_noticed_once_a_member_is_read(tmp_path, where):
     writer = Store(tmp_path, _shapes(), _room(0, 0))
     _fill(writer, 1)
-    chunk = next(path for path in (tmp_path / "g000-m00/weights/w/c").rglob("*") if path.is_file())
+    chunk = tmp_path / "g000-m00/weights/w/0.0"
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"\x01")
     store = Store(tmp_path, _shapes(), _room(2, 2))
     if where == "prefetch":
         store.prefetch(["g000-m00"])
     with pytest.raises(AcdcError, match=r"g000-m00: is damaged .*restore the folder"):
         store.get("g000-m00")
+
+
+@pytest.mark.parametrize(
+    ("path", "dtype", "reason"),
+    [
+        ("w", jnp.bfloat16, r"w is float32\[8, 4\], not bfloat16\[8, 4\]"),
+        ("v", jnp.float32, r"v is missing, not float32\[8, 4\]"),
+    ],
+)
+def test_a_member_of_another_shape_is_refused(tmp_path, path, dtype, reason):
+    _fill(Store(tmp_path, _shapes(), _room(0, 0)), 1)
+    leaf = jax.ShapeDtypeStruct((8, 4), dtype, sharding=_shapes()["w"].sharding)
+    with pytest.raises(AcdcError, match=rf"g000-m00: the member cannot be read \({reason}\)"):
+        load_member(tmp_path / "g000-m00", {path: leaf})
 
 
 def test_a_failed_write_loses_only_what_is_not_committed(tmp_path, monkeypatch):
