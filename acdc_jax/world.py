@@ -80,12 +80,16 @@ def fitting_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
     members, _ = split_devices(config)
     spec = config.run.mesh
     if not spec:
-        local = len(jax.local_devices())
-        stats = jax.local_devices()[0].memory_stats()
-        room = stats["bytes_limit"] if stats else free_host_bytes() / local
         held = 2 + config.evolve.max_parents  # the base, a child and its parents
-        spec = default_mesh(members, weight_bytes(model), room, held)
+        spec = default_mesh(members, weight_bytes(model), device_room(), held)
     return make_mesh(spec, members)
+
+
+def device_room() -> float:
+    """Bytes of memory of one local device; of a CPU's, its share of what is free."""
+    devices = jax.local_devices()
+    stats = devices[0].memory_stats()
+    return stats["bytes_limit"] if stats else free_host_bytes() / len(devices)
 
 
 def split_devices(config: Config) -> tuple[Sequence[jax.Device], Sequence[jax.Device]]:

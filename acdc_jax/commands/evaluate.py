@@ -10,6 +10,7 @@ from rich.console import Console
 
 from acdc_jax import checkpoint, flags
 from acdc_jax.checkpoint import Manifest
+from acdc_jax.commands.benchmarks import BenchmarkConfig, run_benchmarks
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluate import skills as skill_matrix
@@ -17,6 +18,7 @@ from acdc_jax.evaluate.final import Judges, global_skills, known_skills
 from acdc_jax.evaluate.taskforce import Choice, Method, TaskForce, choose, report
 from acdc_jax.files import write_atomic
 from acdc_jax.flags import check_bounds, setting
+from acdc_jax.report.benchmarks import runs_table
 from acdc_jax.report.progress import progress
 from acdc_jax.report.record import RunRecord, read_run
 from acdc_jax.report.tables import forces_table
@@ -38,6 +40,17 @@ a killed evaluation goes on where it was. RUN/skills.npz holds the matrix: `memb
 [T] are ids, `values` is int8 [M, T]: 1 solved, 0 failed, -1 missing (not a failure). Task forces
 are printed and written to RUN/evaluation.json. Coverage here is that of the tasks that the choice
 is made on; the held-out table is `acdc run`'s.
+
+With --harness_tasks, lm-evaluation-harness puts benchmarks to members: task forces, and beside them
+as many seeds, samples of the best seed, and members drawn at random. RUN/benchmarks.json holds, by
+benchmark, `results` (the harness's own, by model) and `collectives`, each with `coverage`,
+`plurality` (of the answers that the harness's filter extracts; of equally frequent ones that of the
+member chosen first), `mean_accuracy`, `best_accuracy`, `accuracy` and `unique` (items that no other
+solves) by member, `coverage_by_n`, and `coverage_gain` of the task force over it; `*_interval` are
+95 % bootstrap intervals over the items. RUN/benchmarks/samples has every answer. A killed
+evaluation goes on where it was. Several runs make one table, with intervals over the runs:
+
+  acdc evaluate runs/compare/seed*/evolved --harness_tasks=held_out
 
 """
 
@@ -94,12 +107,24 @@ class EvaluateConfig:
 def command(argv: Sequence[str]) -> None:
     """Runs `acdc evaluate`."""
     if "--help" in argv or "-h" in argv:
-        print(_HELP + flags.help_text([EvaluateConfig]))
+        print(_HELP + flags.help_text([EvaluateConfig, BenchmarkConfig]))
         return
-    (config,), runs = flags.parse([EvaluateConfig], argv)
-    if len(runs) != 1:
-        raise ConfigError("usage: acdc evaluate RUN [--flags]")
-    run_dir, console = Path(runs[0]), Console()
+    (config, benchmarks), runs = flags.parse([EvaluateConfig, BenchmarkConfig], argv)
+    if len(runs) != 1 and not (runs and benchmarks.harness_tasks):
+        raise ConfigError("usage: acdc evaluate RUN [--flags], or RUN RUN … --harness_tasks=…")
+    if benchmarks.task_force:
+        config = dataclasses.replace(config, sizes=str(benchmarks.task_force))
+    console = Console()
+    found = [_evaluate_run(Path(run_dir), config, benchmarks, console) for run_dir in runs]
+    if len(runs) > 1:
+        for name in found[0]:
+            console.print(runs_table(name, [part[name]["collectives"] for part in found]))
+
+
+def _evaluate_run(
+    run_dir: Path, config: EvaluateConfig, benchmarks: BenchmarkConfig, console: Console
+) -> Mapping[str, Any]:
+    """Task forces of a run, and what they and their controls reach on benchmarks, by name."""
     complete_skills(run_dir, console)
     run = read_run(run_dir)
     evaluation = task_forces(run, config)
@@ -110,6 +135,20 @@ def command(argv: Sequence[str]) -> None:
         markup=False,
         highlight=False,
         soft_wrap=True,
+    )
+    if not benchmarks.harness_tasks:
+        return {}
+    forces = {row["n"]: row["members"] for row in evaluation["task_forces"]}
+    with checkpoint.open_run(_placed(run)):
+        written = run_benchmarks(run, forces, benchmarks, config.prng_seed, console)
+    return cast(Mapping[str, Any], written["benchmarks"])
+
+
+def _placed(run: RunRecord) -> Config:
+    """A run's settings, with the directory where it is now."""
+    config = Config.from_settings(run.manifest.flags)
+    return dataclasses.replace(
+        config, run=dataclasses.replace(config.run, run_dir=str(run.run_dir))
     )
 
 
@@ -124,9 +163,8 @@ def complete_skills(run_dir: Path, console: Console) -> None:
     if not skill_matrix.incomplete(known):
         checkpoint.save_skills(run_dir, known)
         return
-    config = Config.from_settings(run.manifest.flags)
-    place = dataclasses.replace(config.run, run_dir=str(run_dir))
-    with checkpoint.open_run(dataclasses.replace(config, run=place)) as manifest:
+    config = _placed(run)
+    with checkpoint.open_run(config) as manifest:
         _evaluate(config, run_dir, manifest, run, skill_matrix.incomplete(known), console)
 
 
