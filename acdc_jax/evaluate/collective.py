@@ -59,7 +59,7 @@ def covered_by_n(solved: Bools) -> Bools:
 
 def unique(solved: Bools) -> Bools:
     """[N, I]: items that this model solves and no other of them."""
-    return np.logical_and(solved, solved.sum(axis=0) == 1)
+    return np.asarray(solved & (solved.sum(axis=0) == 1))
 
 
 def plurality(solved: Bools, answers: Integers) -> Bools:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.generate.batches import bucket, halved, padded
+from acdc_jax.generate.batches import grouped, halved, padded
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights, forward
 
@@ -70,40 +70,37 @@ def _scored(
     readers: dict[tuple[int, ...], list[int]] = {}  # what is read → texts that it decides
     for i, text in enumerate(texts):
         readers.setdefault(tuple(text[:-1]), []).append(i)
-    shapes: dict[tuple[int, int, int], list[tuple[int, ...]]] = {}
-    for read, indices in readers.items():
-        length = bucket(len(read))
-        tail = min(_coarse(max(counts[i] for i in indices), 8), length)
-        shapes.setdefault((length, tail, _coarse(len(indices), 1)), []).append(read)
+    reads = list(readers)
+    longest = _coarse(max(counts, default=1), 8)
+    finals = _coarse(max(map(len, readers.values()), default=1), 1)
+
+    def tail(length: int) -> int:
+        return min(longest, length)
+
+    def rows(length: int) -> int:
+        logits = tail(length) * config.vocab_size
+        most = min(batch_size, _READING // length, _LOGITS // logits)
+        return halved(max(1, most), len(reads))
+
     where = _everywhere(weights["embed.weight"].sharding)
-    for (length, tail, finals), reads in sorted(shapes.items()):
-        most = min(batch_size, _READING // length, _LOGITS // (tail * config.vocab_size))
-        rows = halved(max(1, most), len(reads))
-        for start in range(0, len(reads), rows):
-            group = reads[start : start + rows]
-            last = [[texts[i][-1] for i in readers[read]] for read in group]
-            lengths = np.ones(rows, np.int32)
-            lengths[: len(group)] = [len(read) for read in group]
-            found = _tails(
-                config,
-                tail,
-                weights,
-                *jax.device_put(
-                    (
-                        padded(group, rows, length, pad_token),
-                        lengths,
-                        padded(last, rows, finals, pad_token),
-                    ),
-                    where,
-                ),
-            )
-            inner, final, best = (np.asarray(x) for x in found)
-            for row, read in enumerate(group):
-                for column, i in enumerate(readers[read]):
-                    scores = inner[row, tail - counts[i] : -1]
-                    greedy = np.array_equal(best[row, tail - counts[i] :], texts[i][-counts[i] :])
-                    total = np.sum(scores, dtype=np.float64) + final[row, column]
-                    yield i, float(total), greedy
+    for indices, length in grouped([len(read) for read in reads], rows, mixed=True):
+        group = [reads[i] for i in indices]
+        lengths = np.ones(rows(length), np.int32)
+        lengths[: len(group)] = [len(read) for read in group]
+        last = [[texts[i][-1] for i in readers[read]] for read in group]
+        arrays = (
+            padded(group, len(lengths), length, pad_token),
+            lengths,
+            padded(last, len(lengths), finals, pad_token),
+        )
+        found = _tails(config, tail(length), weights, *jax.device_put(arrays, where))
+        inner, final, best = (np.asarray(x) for x in found)
+        for row, read in enumerate(group):
+            for column, i in enumerate(readers[read]):
+                own = slice(tail(length) - counts[i], None)
+                scores = [*inner[row, own][:-1], final[row, column]]
+                greedy = np.array_equal(best[row, own], texts[i][-counts[i] :])
+                yield i, float(np.sum(scores, dtype=np.float64)), greedy
 
 
 @partial(jax.jit, static_argnames=("config", "tail"))

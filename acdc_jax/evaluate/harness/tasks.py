@@ -56,7 +56,7 @@ class Benchmark:
     """A task or a group of tasks, as it was asked for.
 
     Attributes:
-        name: what it was asked for by.
+        name: what it was asked for by, or what its YAML file calls it.
         loaded: what `lm_eval.evaluator.evaluate` takes.
     """
 
@@ -117,7 +117,10 @@ def load_benchmarks(
                     f"--harness_tasks: lm-evaluation-harness has no task {name!r}, nor has "
                     "--harness_include_path; `lm_eval ls tasks` lists its own"
                 )
-            benchmarks.append(Benchmark(name, _loaded(manager, name)))
+            loaded = _loaded(manager, name)
+            if name not in manager.all_tasks:  # a file, which says what it is called
+                name = next(iter(loaded["groups"] or loaded["tasks"]))
+            benchmarks.append(Benchmark(name, loaded))
             for task_name, task in benchmarks[-1].tasks.items():
                 check_unsafe(task_name, task)
                 _override(task, asking)
@@ -149,7 +152,6 @@ def _override(task: Any, asking: Asking) -> None:
     default = task.get_config("num_fewshot")
     if default is None or (asking.num_fewshot is not None and default != 0):
         task.set_config(key="num_fewshot", value=asking.num_fewshot or 0)
-    task.set_fewshot_seed(seed=_OTHER_SEED)
 
 
 def ask(lm: Any, benchmark: Benchmark, asking: Asking) -> Mapping[str, Any]:
@@ -165,6 +167,8 @@ def ask(lm: Any, benchmark: Benchmark, asking: Asking) -> Mapping[str, Any]:
     """
     from lm_eval.evaluator import evaluate
 
+    for task in benchmark.tasks.values():
+        task.set_fewshot_seed(seed=_OTHER_SEED)  # every model gets the same examples
     random.seed(_RANDOM_SEED)
     np.random.seed(_OTHER_SEED)  # noqa: NPY002  # the harness draws from it
     with _quiet():
