@@ -1,5 +1,7 @@
 """Figures of collectives: by hand, by property, and against scipy's bootstrap."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -94,7 +96,7 @@ def test_properties(verdicts: Verdicts) -> None:
     weights = resamples(len(verdicts.items), 20, 0)
     found = score_collective(verdicts, [verdicts.models], weights)
     by_n = found["coverage_by_n"]
-    assert all(a <= b for a, b in zip(by_n, by_n[1:], strict=False))  # more models, more Coverage
+    assert all(a <= b for a, b in itertools.pairwise(by_n))  # more models, more Coverage
     assert by_n[-1] == found["coverage"]
     assert found["best_accuracy"] == max(found["accuracy"].values()) <= found["coverage"]
     assert found["plurality"] <= found["coverage"]  # the winner is somebody's answer
