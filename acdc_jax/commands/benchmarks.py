@@ -1,10 +1,10 @@
 """The part of `acdc evaluate` that puts lm-evaluation-harness's benchmarks to a run's members."""
 
 import dataclasses
+import importlib.metadata
+import itertools
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,33 +15,21 @@ from acdc_jax import checkpoint
 from acdc_jax.commands.export import read_model
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluate.collective import gain, resamples, score_collective
 from acdc_jax.evaluate.harness.plan import COLLECTIVES, Collective, Plan, Sampled, compare
-from acdc_jax.evolve.member import check_member, load_member, on_disk
-from acdc_jax.evolve.recipe import Recipe
+from acdc_jax.evolve.member import on_disk
 from acdc_jax.files import write_atomic
 from acdc_jax.flags import check_bounds, setting
-from acdc_jax.generate.memory import weight_bytes
-from acdc_jax.generate.sampling import Sampling
-from acdc_jax.model import hf, tokenizer
-from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.hub import find_model
-from acdc_jax.model.transformer import Weights, decode_layout
 from acdc_jax.report.benchmarks import benchmark_table
-from acdc_jax.report.progress import Advance, progress
+from acdc_jax.report.progress import progress
 from acdc_jax.report.record import RunRecord
-from acdc_jax.sharding import default_mesh, make_mesh, pop_groups
 from acdc_jax.sources import read_sources
 from acdc_jax.tasks.procedural import heldout_drafts
-from acdc_jax.world import device_room, member_shapes
 
 if TYPE_CHECKING:  # the harness is an extra, imported only when asked for
-    from acdc_jax.evaluate.harness.lm import Voice
-    from acdc_jax.evaluate.harness.tasks import Asking, Benchmark
+    from acdc_jax.evaluate.harness.tasks import Asking
 
 _FOLDER = "benchmarks"
-_TEMPERATURE = 0.7  # of samples (paper §4)
-_HELD_AT_ONCE = 3  # a member as stored and laid out for decoding, and the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,32 +122,54 @@ def run_benchmarks(
         ConfigError: the harness or a task is not there, or a flag names what is not.
         AcdcError: a task's data or a member is not to be had.
     """
-    from acdc_jax.evaluate.harness.code_eval import CODE_EVAL
-    from acdc_jax.evaluate.harness.tasks import harness_version, load_benchmarks
-
     version = harness_version()
+    from acdc_jax.evaluate.harness.code_eval import CODE_EVAL
+    from acdc_jax.evaluate.harness.run import ask_all, score_benchmark
+    from acdc_jax.evaluate.harness.tasks import load_benchmarks
+    from acdc_jax.evaluate.harness.voices import folder_name, folder_voice, member_voices
+
     settings = Config.from_settings(run.manifest.flags)
     prng_seed += settings.run.seed  # several runs draw independently
-    plan = _plan(run, forces, config, prng_seed)
     names, include = _listed(config.harness_tasks), _listed(config.harness_include_path)
-    asking = _asking(config)
-    folder = run.run_dir / _FOLDER
+    plan, asking = _plan(run, forces, config, prng_seed), _asking(config)
     larger = find_model(config.larger_model) if config.larger_model else None
+    folder = run.run_dir / _FOLDER
     with CODE_EVAL.opened(settings.sandbox.open):
         if "held_out" in names:
             include.append(str(_write_held_out(folder, settings)))
         with console.status("loading tasks"):
             benchmarks = load_benchmarks(names, [Path(path) for path in include], asking)
+        voices = member_voices(
+            run.run_dir,
+            read_model(run.run_dir),
+            checkpoint.read_recipes(run.run_dir, run.manifest.generation),
+            [
+                Path(seed)
+                for seed in read_sources(run.run_dir).seeds.values()
+                if Path(seed).is_dir()
+            ],
+            plan,
+            settings.decode,
+            jax.random.key(prng_seed),
+        )
+        models = len(plan.models)
+        if larger is not None:
+            alone = Collective("larger_model", ((folder_name(larger),),))
+            plan = dataclasses.replace(plan, collectives=(*plan.collectives, alone))
+            also = (folder_voice(folder, settings.decode) for folder in [larger])
+            voices, models = itertools.chain(voices, also), models + 1
         with progress(console, settings.run.progress) as advance:
-            voices = _voices(run, settings, plan, larger, prng_seed)
-            models = len(plan.models) + (larger is not None)
-            results = _ask_all(voices, benchmarks, asking, folder, models, advance)
-    if larger is not None:
-        alone = Collective("larger_model", ((_larger_name(larger),),))
-        plan = dataclasses.replace(plan, collectives=(*plan.collectives, alone))
+            results = ask_all(voices, models, benchmarks, asking, folder, advance)
     found = {
         benchmark.name: {"results": results[benchmark.name]}
-        | _score(benchmark, plan, folder, config, prng_seed)
+        | score_benchmark(
+            benchmark.name,
+            plan,
+            folder,
+            config.scores(),
+            bootstrap=config.bootstrap,
+            prng_seed=prng_seed,
+        )
         for benchmark in benchmarks
     }
     path = run.run_dir / "benchmarks.json"
@@ -182,6 +192,22 @@ def run_benchmarks(
 
 
 # ----------------------------------------------------------------------------------- what is asked
+
+
+def harness_version() -> str:
+    """The harness's version.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import lm_eval  # noqa: F401
+
+        return importlib.metadata.version("lm-eval")
+    except ImportError:
+        raise ConfigError(
+            "--harness_tasks needs lm-evaluation-harness: pip install 'acdc_jax[harness]'"
+        ) from None
 
 
 def _asking(config: BenchmarkConfig) -> "Asking":
@@ -242,183 +268,6 @@ def _write_held_out(folder: Path, settings: Config) -> Path:
         stop_strings=settings.decode.stop_texts(),
     )
     return folder / NAME
-
-
-# ------------------------------------------------------------------------------------- who answers
-
-
-def _voices(
-    run: RunRecord, settings: Config, plan: Plan, larger: Path | None, prng_seed: int
-) -> Iterator["Voice"]:
-    """Every model in turn; its weights are read when it is its turn."""
-    from acdc_jax.evaluate.harness.lm import Voice
-
-    model = read_model(run.run_dir)
-    folders = [Path(folder) for folder in read_sources(run.run_dir).seeds.values()]
-    tok, stops = _speech([run.run_dir / "model", *filter(Path.is_dir, folders)])
-    recipes = checkpoint.read_recipes(run.run_dir, run.manifest.generation)
-    meshes = _meshes(model)
-    before: tuple[str, list[Weights]] = ("", [])
-    for name in plan.models:
-        sampled = plan.sampled.get(name)
-        member = sampled.member if sampled else name
-        if member != before[0]:  # one that is asked several times stays where it is
-            before = ("", [])
-            before = (member, _member(run.run_dir, recipes[member], model, meshes))
-        yield Voice(
-            name,
-            model,
-            before[1],
-            tok,
-            stops,
-            settings.decode.batch_size,
-            settings.decode.thinking,
-            Sampling(temperature=_TEMPERATURE) if sampled else None,
-            jax.random.fold_in(jax.random.key(prng_seed), sampled.number if sampled else 0),
-        )
-    if larger is not None:
-        before = ("", [])
-        config = hf.read_config(larger)
-        tok, stops = _speech([larger])
-        weights = [
-            decode_layout(
-                config,
-                hf.load_weights(
-                    larger, config, {p: x.sharding for p, x in member_shapes(m, config).items()}
-                ),
-            )
-            for m in _meshes(config)
-        ]
-        yield Voice(
-            _larger_name(larger),
-            config,
-            weights,
-            tok,
-            stops,
-            settings.decode.batch_size,
-            settings.decode.thinking,
-        )
-
-
-def _meshes(model: ModelConfig) -> list[jax.sharding.Mesh]:
-    """Groups of as few devices as a model takes."""
-    devices = jax.local_devices()
-    spec = default_mesh(devices, weight_bytes(model), device_room(), _HELD_AT_ONCE)
-    return list(pop_groups(make_mesh(spec, devices)))
-
-
-def _member(
-    run_dir: Path, recipe: Recipe, model: ModelConfig, meshes: Sequence[jax.sharding.Mesh]
-) -> list[Weights]:
-    """A member on each group of devices, if it is what its recipe says."""
-    folder = run_dir / "members" / recipe.id
-    first, *others = [member_shapes(mesh, model) for mesh in meshes]
-    weights, _ = load_member(folder, first)
-    check_member(folder, weights, recipe)
-    copies = [
-        jax.device_put(weights, {path: leaf.sharding for path, leaf in shapes.items()})
-        for shapes in others
-    ]
-    return [decode_layout(model, dict(copy)) for copy in (weights, *copies)]
-
-
-def _speech(folders: Sequence[Path]) -> tuple[Any, tuple[int, ...]]:
-    """The first folder's tokenizer, and what ends a response in any of them."""
-    tok = tokenizer.load_tokenizer(folders[0])
-    stops = {stop for folder in folders for stop in tokenizer.stop_tokens(folder, tok)}
-    return tok, tuple(sorted(stops))
-
-
-def _larger_name(folder: Path) -> str:
-    return f"larger-{re.sub(r'[^A-Za-z0-9.-]+', '_', str(folder.resolve()).strip('/'))}"
-
-
-# ------------------------------------------------------------------------------ asking and scoring
-
-
-def _ask_all(
-    voices: Iterator["Voice"],
-    benchmarks: Sequence["Benchmark"],
-    asking: "Asking",
-    folder: Path,
-    models: int,
-    advance: Advance,
-) -> dict[str, dict[str, Any]]:
-    """Benchmark → model → the harness's own results by task; samples go to files."""
-    from acdc_jax.evaluate.harness.samples import read_samples, save_samples
-    from acdc_jax.evaluate.harness.tasks import ask
-
-    results: dict[str, dict[str, Any]] = {benchmark.name: {} for benchmark in benchmarks}
-    total = models * len(benchmarks)
-    pairs = ((voice, benchmark) for voice in voices for benchmark in benchmarks)
-    for done, (voice, benchmark) in enumerate(pairs):
-        note = f"{voice.name}, {benchmark.name}"
-
-        def tell(answered: int, of: int, done: int = done, note: str = note) -> None:
-            advance("benchmarks", done, total, f"{note}: {answered}/{of}")
-
-        with _cached(voice, folder, tell) as lm:
-            found = ask(lm, benchmark, asking)
-        samples = read_samples(benchmark, found["samples"])
-        save_samples(folder / "samples" / benchmark.name / f"{voice.name}.jsonl.gz", samples)
-        results[benchmark.name][voice.name] = found["results"] | found.get("groups", {})
-    advance("benchmarks", total, total)
-    return results
-
-
-@contextmanager
-def _cached(voice: "Voice", folder: Path, advance: Any) -> Iterator[Any]:
-    """The harness's model, whose responses are kept in a file of its own as they come."""
-    from lm_eval.api.model import CachingLM
-
-    from acdc_jax.evaluate.harness.lm import HarnessLM
-
-    lm = CachingLM(HarnessLM(voice, advance), str(folder / "cache" / f"{voice.name}.db"))
-    try:
-        yield lm
-    finally:
-        lm.dbdict.close()
-
-
-def _score(
-    benchmark: "Benchmark", plan: Plan, folder: Path, config: BenchmarkConfig, prng_seed: int
-) -> dict[str, Any]:
-    """Collective figures of one benchmark; none where it has no scores of items."""
-    from acdc_jax.evaluate.harness.samples import choose_score, load_samples, verdicts
-
-    models = plan.models
-    samples = {
-        model: load_samples(folder / "samples" / benchmark.name / f"{model}.jsonl.gz")
-        for model in models
-    }
-    score = choose_score(benchmark.name, samples[models[0]], config.scores())
-    if score is None:
-        return {"metric": None, "filter": None, "items": 0, "collectives": []}
-    table = verdicts(samples, score)
-    weights = resamples(len(table.items), config.bootstrap, prng_seed)
-    ours = {c.n: c.draws for c in plan.collectives if c.name == "evolved"}
-    rows = []
-    for collective in plan.collectives:
-        row = {"collective": collective.name}
-        row |= score_collective(table, collective.draws, weights)
-        beside = ours.get(collective.n, ours.get(min(ours)) if ours else None)
-        if beside is not None and collective.name != "evolved":
-            row |= gain(table, beside, collective.draws, weights)
-        rows.append(row)
-    return {
-        "metric": score[0],
-        "filter": score[1],
-        "items": len(table.items),
-        "collectives": rows,
-        "by_generation": {
-            str(generation): {
-                key: value
-                for key, value in score_collective(table, [force], weights).items()
-                if key in ("n", "members", "coverage", "coverage_interval")
-            }
-            for generation, force in plan.by_generation.items()
-        },
-    }
 
 
 def _listed(text: str) -> list[str]:

@@ -84,6 +84,18 @@ def arguments() -> Callable[..., list[str]]:
     return _arguments
 
 
+@pytest.fixture(scope="session")
+def finished_run(models: tuple[Path, Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the initial generation, not measured; tests copy it."""
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    base, *seeds = models
+    with pytest.MonkeyPatch.context() as patch:
+        _skip_measuring(patch)
+        assert main(_arguments(run_dir, base, seeds, "--generations=0")) == 0
+    (run_dir / "results.json").unlink()
+    return run_dir
+
+
 @pytest.fixture
 def acdc_run(
     models: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch

@@ -1,7 +1,7 @@
 """The global skill matrix is completed, and only completed; task forces by every flag."""
 
 import json
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,10 @@ pytestmark = pytest.mark.xdist_group("evaluate")
 
 
 @pytest.fixture(scope="module")
-def finished(
-    models: tuple[Path, Path, Path],
-    arguments: Callable[..., list[str]],
-    skip_measuring: Callable[[pytest.MonkeyPatch], None],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+def finished(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the initial generation, not measured."""
     run_dir = tmp_path_factory.mktemp("evaluate") / "run"
-    base, *seeds = models
-    with pytest.MonkeyPatch.context() as patch:
-        skip_measuring(patch)
-        assert main(arguments(run_dir, base, seeds, "--generations=0")) == 0
-    (run_dir / "results.json").unlink()
+    shutil.copytree(finished_run, run_dir)
     return run_dir
 
 

@@ -1,4 +1,4 @@
 """Benchmarks through EleutherAI's lm-evaluation-harness, with this project's decoder.
 
-Nothing else imports this package: the harness is an extra.
+The harness is an extra: what imports it here is imported only when it is asked for.
 """

@@ -118,6 +118,11 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             return list(self.tokenizer.encode(string))
         return list(self.tokenizer.encode(string, add_special_tokens=bool(add_special_tokens)))
 
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """The harness's, but where a token spans both, so that nothing is left to score."""
+        before, after = super()._encode_pair(context, continuation)
+        return before, after or self.tok_encode(continuation, add_special_tokens=False)
+
     @property
     def tokenizer_name(self) -> str:
         """Keeps requests of different tokenizers apart."""

@@ -1,7 +1,6 @@
 """The harness's tasks: found and loaded by name, before any model is."""
 
 import contextlib
-import importlib.metadata
 import logging
 import os
 import random
@@ -68,22 +67,6 @@ class Benchmark:
         """Name → `lm_eval.api.task.Task`."""
         tasks: Mapping[str, Any] = self.loaded["tasks"]
         return tasks
-
-
-def harness_version() -> str:
-    """The harness's version.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import lm_eval  # noqa: F401
-
-        return importlib.metadata.version("lm-eval")
-    except ImportError:
-        raise ConfigError(
-            "--harness_tasks needs lm-evaluation-harness: pip install 'acdc_jax[harness]'"
-        ) from None
 
 
 def load_benchmarks(
