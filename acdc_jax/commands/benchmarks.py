@@ -123,6 +123,8 @@ def run_benchmarks(
         AcdcError: a task's data or a member is not to be had.
     """
     version = harness_version()
+    from lm_eval.utils import handle_non_serializable
+
     from acdc_jax.evaluate.harness.code_eval import CODE_EVAL
     from acdc_jax.evaluate.harness.run import ask_all, score_benchmark
     from acdc_jax.evaluate.harness.tasks import load_benchmarks
@@ -179,7 +181,7 @@ def run_benchmarks(
         "prng_seed": prng_seed,
         "benchmarks": before.get("benchmarks", {}) | found,
     }
-    write_atomic(path, json.dumps(written, indent=1, default=str))
+    write_atomic(path, json.dumps(written, indent=1, default=handle_non_serializable))
     for name, part in found.items():
         console.print(benchmark_table(name, part))
     console.print(

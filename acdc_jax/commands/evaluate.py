@@ -84,7 +84,11 @@ class EvaluateConfig:
         choices=("archived", "allowed", "forced", "excluded"),
     )
     forced: str = setting("", "Members that belong to every task force, comma-separated ids.")
-    prng_seed: int = setting(0, "PRNG seed of --method=random.", low=0)
+    prng_seed: int = setting(
+        0,
+        "PRNG seed of --method=random; added to the run's own, of what benchmarks draw.",
+        low=0,
+    )
     limit_s: float = setting(300.0, "Seconds that --method=optimal may take.", low=0)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,6 @@ and executes programs where it is called. While tasks are loaded, that name give
 
 import contextlib
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -139,9 +138,7 @@ def check_unsafe(name: str, task: Any) -> None:
 
 def _is_redirected(function: Any) -> bool:
     """Whether a scorer's module has loaded `CODE_EVAL`."""
-    module = sys.modules.get(getattr(function, "__module__", None) or "")
-    names = getattr(function, "__globals__", None) or vars(module or object)
-    return any(value is CODE_EVAL for value in names.values())
+    return any(value is CODE_EVAL for value in getattr(function, "__globals__", {}).values())
 
 
 def _verdict(result: Result) -> dict[str, Any]:

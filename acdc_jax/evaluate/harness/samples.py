@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lm_eval.utils import handle_non_serializable
 
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluate.collective import Verdicts
@@ -48,7 +49,9 @@ def read_samples(benchmark: Benchmark, samples: Mapping[str, Sequence[Json]]) ->
 def save_samples(path: Path, samples: Sequence[Json]) -> None:
     """Writes lines of JSON, compressed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(s, ensure_ascii=False, default=str) + "\n" for s in samples)
+    lines = "".join(
+        json.dumps(s, ensure_ascii=False, default=handle_non_serializable) + "\n" for s in samples
+    )
     write_atomic(path, gzip.compress(lines.encode(), mtime=0))
 
 

@@ -20,7 +20,7 @@ from acdc_jax.model.transformer import Weights, decode_layout, shapes
 from acdc_jax.sharding import default_mesh, make_mesh, pop_groups, weight_shardings
 
 _SAMPLES = Sampling(temperature=0.7)  # the paper's
-_HELD_AT_ONCE = 3  # a model as stored and as laid out for decoding, and the cache
+_HELD_AT_ONCE = 4  # a model as stored and as laid out for decoding, the one before, the cache
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -50,18 +50,17 @@ def member_voices(
     """
     tok, stops = _speech([run_dir / "model", *seeds])
     groups = _groups(model)
-    had, weights = "", list[Weights]()
+    had, weights = "", tuple[Weights, ...]()
     for name in plan.models:
         sampled = plan.sampled.get(name)
         member = sampled.member if sampled else name
         if member != had:  # one that is asked several times stays where it is
-            weights.clear()  # before the next one comes
-            weights += _read(run_dir / "members" / member, recipes[member], model, groups)
+            weights = _read(run_dir / "members" / member, recipes[member], model, groups)
             had = member
         sampling = _SAMPLES if sampled else None
         own = jax.random.fold_in(key, sampled.number) if sampled else None
         size, thinking = decode.batch_size, decode.thinking
-        yield Voice(name, model, tuple(weights), tok, stops, size, thinking, sampling, own)
+        yield Voice(name, model, weights, tok, stops, size, thinking, sampling, own)
 
 
 def folder_voice(folder: Path, decode: DecodeConfig) -> Voice:
@@ -104,7 +103,7 @@ def _groups(model: ModelConfig) -> list[Shapes]:
 
 def _read(
     folder: Path, recipe: Recipe, model: ModelConfig, groups: Sequence[Shapes]
-) -> list[Weights]:
+) -> tuple[Weights, ...]:
     """A member on each group of devices."""
     weights, _ = load_member(folder, groups[0])
     check_member(folder, weights, recipe)
@@ -112,7 +111,7 @@ def _read(
         jax.device_put(weights, {path: leaf.sharding for path, leaf in wanted.items()})
         for wanted in groups[1:]
     ]
-    return [decode_layout(model, dict(copy)) for copy in (weights, *copies)]
+    return tuple(decode_layout(model, dict(copy)) for copy in (weights, *copies))
 
 
 def _speech(folders: Sequence[Path]) -> tuple[Any, tuple[int, ...]]:
