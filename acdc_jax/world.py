@@ -21,7 +21,7 @@ from acdc_jax.evolve.propose import Proposer
 from acdc_jax.evolve.store import Store
 from acdc_jax.evolve.strategy import Strategy
 from acdc_jax.generate.batches import common_prefix
-from acdc_jax.generate.memory import choose_population, free_host_bytes, weight_bytes
+from acdc_jax.generate.memory import choose_population, device_room, weight_bytes
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights, shapes
 from acdc_jax.models import Folders, cache_dir, check_folders, load_model, text_codec
@@ -82,11 +82,8 @@ def fitting_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
     members, _ = split_devices(config)
     spec = config.run.mesh
     if not spec:
-        local = len(jax.local_devices())
-        stats = jax.local_devices()[0].memory_stats()
-        room = stats["bytes_limit"] if stats else free_host_bytes() / local
         held = 2 + config.evolve.max_parents  # the base, a child and its parents
-        spec = default_mesh(members, weight_bytes(model), room, held)
+        spec = default_mesh(members, weight_bytes(model), device_room(), held)
     return make_mesh(spec, members)
 
 

@@ -96,7 +96,7 @@ def test_more_generations_go_on_where_a_run_ended(
     assert differences(straight.found, fingerprint(tmp_path / "run")) == []
 
 
-def test_a_finished_run_is_only_shown(straight: Straight, tiny_seeds: Path) -> None:
+def test_a_initial_run_is_only_shown(straight: Straight, tiny_seeds: Path) -> None:
     before = (straight.folder / "results.json").stat().st_mtime_ns
     ended = run_to_end(short_run_flags(tiny_seeds, straight.folder), straight.compiled)
     assert ended.status == 0

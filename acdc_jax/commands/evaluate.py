@@ -10,6 +10,7 @@ from rich.console import Console
 
 from acdc_jax import checkpoint, flags
 from acdc_jax.checkpoint import Manifest
+from acdc_jax.commands.benchmarks import BenchmarkConfig, run_benchmarks
 from acdc_jax.commands.best_of_n import BestOfNConfig, check_best_of_n, run_best_of_n
 from acdc_jax.config import Config, SamplingConfig
 from acdc_jax.errors import AcdcError, ConfigError
@@ -19,6 +20,7 @@ from acdc_jax.evaluate.taskforce import Choice, Method, TaskForce, choose, repor
 from acdc_jax.files import write_atomic
 from acdc_jax.flags import check_bounds, setting
 from acdc_jax.reopen import reopened
+from acdc_jax.report.benchmarks import runs_table
 from acdc_jax.report.record import RunRecord, read_run
 from acdc_jax.report.tables import forces_table
 
@@ -35,6 +37,17 @@ greedily, and each method chooses one of the answers. RUN/best_of_n.json holds t
 method, on the run's tasks (which the task force was chosen on) and on the held-out tasks, with 95 %
 bootstrap intervals over the questions; RUN/best_of_n/ the answers and choices, which are not made
 twice. What no judge or sandbox could decide is missing, never wrong, and is asked again next time.
+
+With --harness_tasks, lm-evaluation-harness puts benchmarks to members: task forces, and beside them
+as many seeds, samples of the best seed, and members drawn at random. RUN/benchmarks.json holds, by
+benchmark, `results` (the harness's own, by model) and `collectives`, each with `coverage`,
+`plurality` (of the answers that the harness's filter extracts; of equally frequent ones that of the
+member chosen first), `mean_accuracy`, `best_accuracy`, `accuracy` and `unique` (items that no other
+solves) by member, `coverage_by_n`, and `coverage_gain` of the task force over it; `*_interval` are
+95 % bootstrap intervals over the items. RUN/benchmarks/samples has every answer. A killed
+evaluation goes on where it was. Several runs make one table, with intervals over the runs:
+
+  acdc evaluate runs/compare/seed*/evolved --harness_tasks=held_out
 
 """
 
@@ -70,7 +83,10 @@ class EvaluateConfig:
     )
     forced: str = setting("", "Members that belong to every task force, comma-separated ids.")
     prng_seed: int = setting(
-        0, "PRNG seed of --method=random, of samples and of bootstrap intervals.", low=0
+        0,
+        "PRNG seed of --method=random, of samples and of bootstrap intervals; added to the run's "
+        "own, of what benchmarks draw.",
+        low=0,
     )
     limit_s: float = setting(300.0, "Seconds that --method=optimal may take.", low=0)
 
@@ -96,14 +112,35 @@ class EvaluateConfig:
 def command(argv: Sequence[str]) -> None:
     """Runs `acdc evaluate`."""
     if "--help" in argv or "-h" in argv:
-        print(_HELP + flags.help_text([EvaluateConfig, BestOfNConfig, SamplingConfig]))
+        sections = [EvaluateConfig, BestOfNConfig, SamplingConfig, BenchmarkConfig]
+        print(_HELP + flags.help_text(sections))
         return
-    kinds = [EvaluateConfig, BestOfNConfig, SamplingConfig]
-    (config, best, samples), runs = flags.parse(kinds, argv)
-    if len(runs) != 1:
-        raise ConfigError("usage: acdc evaluate RUN [--flags]")
-    run_dir, console = Path(runs[0]), Console()
-    check_best_of_n(run_dir, best, samples)
+    kinds = [EvaluateConfig, BestOfNConfig, SamplingConfig, BenchmarkConfig]
+    (config, best, samples, benchmarks), runs = flags.parse(kinds, argv)
+    if len(runs) != 1 and not (runs and benchmarks.harness_tasks and not best.best_of_n):
+        raise ConfigError("usage: acdc evaluate RUN [--flags], or RUN RUN … --harness_tasks=…")
+    for run_dir in runs:
+        check_best_of_n(Path(run_dir), best, samples)
+    if benchmarks.task_force:
+        config = dataclasses.replace(config, sizes=str(benchmarks.task_force))
+    console = Console()
+    found = [
+        _evaluate_run(Path(run_dir), config, best, samples, benchmarks, console) for run_dir in runs
+    ]
+    if len(runs) > 1:
+        for name in found[0]:
+            console.print(runs_table(name, [part[name]["collectives"] for part in found]))
+
+
+def _evaluate_run(
+    run_dir: Path,
+    config: EvaluateConfig,
+    best: BestOfNConfig,
+    samples: SamplingConfig,
+    benchmarks: BenchmarkConfig,
+    console: Console,
+) -> Mapping[str, Any]:
+    """Task forces of a run, and what they and their controls reach on benchmarks, by name."""
     complete_skills(run_dir, console)
     run = read_run(run_dir)
     evaluation = task_forces(run, config)
@@ -115,9 +152,22 @@ def command(argv: Sequence[str]) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    forces = {row["n"]: row["members"] for row in evaluation["task_forces"]}
     if best.best_of_n:
-        forces = {row["n"]: row["members"] for row in evaluation["task_forces"]}
         run_best_of_n(run, forces, best, samples, config.prng_seed, console)
+    if not benchmarks.harness_tasks:
+        return {}
+    with checkpoint.open_run(_placed(run)):
+        written = run_benchmarks(run, forces, benchmarks, config.prng_seed, console)
+    return cast(Mapping[str, Any], written["benchmarks"])
+
+
+def _placed(run: RunRecord) -> Config:
+    """A run's settings, with the directory where it is now."""
+    config = Config.from_settings(run.manifest.flags)
+    return dataclasses.replace(
+        config, run=dataclasses.replace(config.run, run_dir=str(run.run_dir))
+    )
 
 
 def complete_skills(run_dir: Path, console: Console) -> None:
@@ -131,9 +181,8 @@ def complete_skills(run_dir: Path, console: Console) -> None:
     if not skill_matrix.incomplete(known):
         checkpoint.save_skills(run_dir, known)
         return
-    config = Config.from_settings(run.manifest.flags)
-    place = dataclasses.replace(config.run, run_dir=str(run_dir))
-    with checkpoint.open_run(dataclasses.replace(config, run=place)) as manifest:
+    config = _placed(run)
+    with checkpoint.open_run(config) as manifest:
         _evaluate(config, run_dir, manifest, run, skill_matrix.incomplete(known), console)
 
 

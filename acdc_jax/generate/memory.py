@@ -36,6 +36,13 @@ def total_bytes(device: jax.Device) -> int:
     return free_host_bytes()
 
 
+def device_room() -> float:
+    """Memory of one local device; of a CPU's, its share of what is free."""
+    devices = jax.local_devices()
+    stats = devices[0].memory_stats()
+    return float(stats["bytes_limit"]) if stats else free_host_bytes() / len(devices)
+
+
 def free_host_bytes() -> int:
     """Memory that a new process could have without swapping (Linux)."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():

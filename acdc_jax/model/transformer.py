@@ -267,7 +267,7 @@ class Transformer(nnx.Module):  # type: ignore[misc]
             keys.append(k)
             values.append(v)
         if last is not None:
-            x = jnp.take_along_axis(x, last[:, None, None], axis=1)
+            x = jnp.take_along_axis(x, last.reshape(len(x), -1, 1), axis=1)
         x = self.norm(x)
         logits = (self.embed if self.head is None else self.head)(x, jnp.dtype("float32"))
         if config.logit_softcap:
@@ -350,11 +350,12 @@ def forward(
             sees to it that there are such slots. Tokens as many as slots fill a fresh cache.
         valid: [batch, tokens] bool, False for padding; only without a cache. None: padding, if any,
             is to the right.
-        last: [batch] int32, the only token of each row whose logits are wanted; None: all.
+        last: [batch] or [batch, k] int32, the only tokens of each row whose logits are wanted;
+            None: all.
 
     Returns:
-        Logits [batch, tokens (or 1), vocabulary] in float32, and the cache with the tokens added
-        (None without a cache). Logits of padding are meaningless.
+        Logits [batch, tokens (or 1, or k), vocabulary] in float32, and the cache with the tokens
+        added (None without a cache). Logits of padding are meaningless.
     """
     if cache is not None and valid is not None:
         raise ValueError("with a cache, padding is to the right and valid is not looked at")

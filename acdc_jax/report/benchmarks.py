@@ -1,0 +1,103 @@
+"""Tables of what collectives reach on benchmarks: of one run, and over several."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from acdc_jax.report.summary import interval
+from acdc_jax.report.tables import NAMES
+
+_MORE_NAMES = {"larger_model": "larger model", "members": "the members given"}
+_COLLECTIVE = {"coverage": "Coverage", "coverage_gain": "task force's gain"}
+_SINGLE = {"plurality": "vote", "best_accuracy": "best single", "mean_accuracy": "mean single"}
+
+
+def benchmark_table(name: str, benchmark: Mapping[str, Any]) -> Table:
+    """One line per collective; in brackets 95 % bootstrap intervals over the items.
+
+    Args:
+        name: of the benchmark.
+        benchmark: what `benchmarks.json` holds of it.
+    """
+    if not benchmark["collectives"]:
+        return _harness_table(name, benchmark["results"])
+    table = _table(
+        f"{name}: {benchmark['metric']} ({benchmark['filter']}), {benchmark['items']} items, "
+        "95 % bootstrap intervals"
+    )
+    for row in benchmark["collectives"]:
+        plain = ["" if row[figure] is None else f"{row[figure]:.3f}" for figure in _SINGLE]
+        shown = [_with_interval(row, figure) for figure in ("coverage", "coverage_gain")]
+        _add(table, row, [*shown, *plain])
+    for generation, row in benchmark["by_generation"].items():
+        table.add_row(
+            f"task force of generation {generation}",
+            str(row["n"]),
+            _with_interval(row, "coverage"),
+            style="dim",
+        )
+    return table
+
+
+def runs_table(name: str, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Table:
+    """Means over several runs, with 95 % t-intervals; gains are paired by run.
+
+    Args:
+        name: of the benchmark.
+        runs: each run's `collectives`.
+    """
+    table = _table(f"{name}: mean over {len(runs)} runs, 95 % t-intervals")
+    keys = dict.fromkeys((row["collective"], row["n"]) for rows in runs for row in rows)
+    for collective, n in keys:
+        same = [
+            row for rows in runs for row in rows if (row["collective"], row["n"]) == (collective, n)
+        ]
+        figures = []
+        for figure in (*_COLLECTIVE, *_SINGLE):
+            values = [row[figure] for row in same if row.get(figure) is not None]
+            figures.append(_mean(np.asarray(values)) if values else "")
+        _add(table, {"collective": collective, "n": n}, figures)
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("collective")
+    for heading in ("N", *_COLLECTIVE.values(), *_SINGLE.values()):
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _add(table: Table, row: Mapping[str, Any], figures: Sequence[str]) -> None:
+    label = (NAMES | _MORE_NAMES)[row["collective"]]
+    style = "bold" if row["collective"] == "evolved" else None
+    table.add_row(label, str(row["n"]), *figures, style=style)
+
+
+def _with_interval(row: Mapping[str, Any], figure: str) -> str:
+    if row.get(figure) is None:
+        return ""
+    low, high = row[f"{figure}_interval"]
+    sign = "+" if figure == "coverage_gain" else ""
+    return f"{row[figure]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]".replace("[", "\\[")
+
+
+def _mean(values: np.ndarray) -> str:
+    low, high = interval(values)
+    return f"{values.mean():.3f} ± {(high - low) / 2:.3f}"
+
+
+def _harness_table(name: str, results: Mapping[str, Any]) -> Table:
+    """The harness's own figures, where there are no scores of single items."""
+    table = Table(title=f"{name}: the harness's own figures", title_justify="left")
+    for heading in ("model", "task", "figure"):
+        table.add_column(heading)
+    table.add_column("value", justify="right")
+    for model, tasks in results.items():
+        for task, figures in tasks.items():
+            for figure, value in figures.items():
+                if isinstance(value, float):
+                    table.add_row(model, task, figure, f"{value:.4f}")
+    return table
