@@ -1,25 +1,28 @@
 """Who plays the scientist, the judge and the embedder in a run: built from the flags.
 
 All of them are coroutines on one event loop in a thread of its own, so that they can be asked from
-any thread and go on while the main one decodes.
+any thread and go on while the main one decodes. OpenAI's client is imported on first use.
 """
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from acdc_jax.config import Config
 from acdc_jax.tasks.chat import Chat
-from acdc_jax.tasks.endpoint import Endpoint, OpenAIChat, OpenAIEmbedder
 from acdc_jax.tasks.llm_scientist import LlmScientist
 from acdc_jax.tasks.local import LocalChat, LocalEmbedder, load_checkpoint
 from acdc_jax.tasks.novelty import Embedder, Memory, NGrams
 from acdc_jax.tasks.procedural import procedural_scientist
 from acdc_jax.tasks.scientist import Judge, Scientist
+
+if TYPE_CHECKING:
+    from acdc_jax.tasks.endpoint import Endpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,8 @@ def _chat(config: Config, devices: Sequence[jax.Device]) -> Chat:
     given = config.scientist
     sampling = given.scientist_temperature, given.scientist_top_p, given.scientist_max_tokens
     if given.scientist == "openai":
+        from acdc_jax.tasks.endpoint import OpenAIChat
+
         return OpenAIChat(_endpoint(config, given.scientist_url), given.scientist_model, *sampling)
     checkpoint = load_checkpoint(Path(given.scientist_model), devices)
     return LocalChat(checkpoint, *sampling, config.decode.batch_size)
@@ -85,6 +90,8 @@ def _chat(config: Config, devices: Sequence[jax.Device]) -> Chat:
 def _embedder(config: Config, devices: Sequence[jax.Device]) -> Embedder:
     tasks = config.tasks
     if tasks.embeddings == "openai":
+        from acdc_jax.tasks.endpoint import OpenAIEmbedder
+
         url = tasks.embedding_url or config.scientist.scientist_url
         return OpenAIEmbedder(_endpoint(config, url), tasks.embedding_model)
     if tasks.embeddings == "local":
@@ -92,7 +99,9 @@ def _embedder(config: Config, devices: Sequence[jax.Device]) -> Embedder:
     return NGrams()
 
 
-def _endpoint(config: Config, url: str) -> Endpoint:
+def _endpoint(config: Config, url: str) -> "Endpoint":
+    from acdc_jax.tasks.endpoint import Endpoint
+
     given = config.scientist
     return Endpoint(
         url, given.scientist_concurrency, given.scientist_timeout_s, given.scientist_retries
