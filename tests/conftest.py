@@ -23,3 +23,9 @@ def tiny_seeds(request: pytest.FixtureRequest) -> Path:
     from helpers import quick_seeds  # after the lines above: it imports jax
 
     return quick_seeds(request.config.cache.mkdir("acdc-seeds"))
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder where the runs of a session keep compiled programs, so that only the first is slow."""
+    return tmp_path_factory.mktemp("xla")

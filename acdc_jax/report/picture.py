@@ -1,12 +1,9 @@
-"""One picture of a run: Coverage and fitness over generations."""
+"""One picture of a run: Coverage and fitness over generations; matplotlib is imported for it."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 # Distinct for colour-blind readers (Okabe and Ito), and the same in both panels.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
@@ -14,6 +11,9 @@ _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 def draw_run(run_dir: Path, results: Mapping[str, Any]) -> Path:
     """Draws `report.png` from `metrics.jsonl` and the results; returns its path."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     metrics = [json.loads(line) for line in lines]
     generations = [entry["generation"] for entry in metrics]

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.linalg
-from sklearn.feature_extraction.text import HashingVectorizer
-from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-_NGRAMS = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), n_features=2**18)
+from acdc_jax.tasks.novelty import hashed_ngrams
+
 _COMPONENTS = 30  # kept of the likenesses before t-SNE, as van der Maaten and Hinton advise
 _FEWEST = 8  # tasks below which a map by neighbourhoods says nothing
 
@@ -19,7 +18,7 @@ def likeness(texts: Sequence[str]) -> np.ndarray:
     Returns:
         float64 [n, n] in [-1, 1], ones on the diagonal.
     """
-    rows = _NGRAMS.transform(texts)
+    rows = hashed_ngrams().transform(texts)
     return np.asarray((rows @ rows.T).toarray())
 
 
@@ -48,6 +47,8 @@ def place(kernel: np.ndarray) -> np.ndarray:
     Returns:
         float [n, 2] in [0, 1]; all in the middle where there are too few for a map.
     """
+    from sklearn.manifold import TSNE
+
     n = len(kernel)
     if n < _FEWEST:
         return np.full((n, 2), 0.5)

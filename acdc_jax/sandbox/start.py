@@ -1,6 +1,7 @@
 """Starts a zygote's process and the channel to it, directly or inside a launcher."""
 
 import json
+import signal
 import socket
 import subprocess
 import tempfile
@@ -15,6 +16,9 @@ from acdc_jax.sandbox.outcomes import SandboxError
 
 _START_S = 60.0  # importing sympy on a slow network file system
 _TICK_S = 0.1
+# What a batch system sends to every process of a job, whatever its session. The run hears it and
+# decides; a zygote or a child that died of it would be a lost call, or the task's own crash.
+_FOR_THE_RUN = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 Started = tuple[subprocess.Popen[bytes], socket.socket]
 
@@ -105,17 +109,21 @@ def _command(interpreter: Interpreter, config: Mapping[str, Any]) -> list[str]:
 
 
 def _popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    # Blocked signals stay so in whatever is started, launchers included; this thread's come later.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_RUN)
     try:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             cwd="/",
-            start_new_session=True,  # Ctrl-C is for the run to handle, not for its zygotes
+            start_new_session=True,
             **options,
         )
     except OSError as failure:
         raise SandboxError(f"{Path(command[0]).name} does not start: {failure}") from failure
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _last(said: IO[bytes]) -> str:

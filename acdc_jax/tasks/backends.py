@@ -1,7 +1,7 @@
 """Who plays the scientist, the judge and the embedder in a run: built from the flags.
 
 All of them are coroutines on one event loop in a thread of its own, so that they can be asked from
-any thread and go on while the main one decodes.
+any thread and go on while the main one decodes. OpenAI's client is imported on first use.
 """
 
 import contextlib

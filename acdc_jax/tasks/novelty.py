@@ -4,20 +4,28 @@ Every task there ever was is compared, not only the active ones, so that an idea
 is not proposed again (paper §3.3).
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from acdc_jax.errors import AcdcError
 
 Rows: TypeAlias = Any  # np.ndarray or scipy.sparse.csr_matrix, which has no types
 
-# Character n-grams within words: robust to inflection, blind to word order beyond a word's border.
-_VECTORIZER = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), n_features=2**18)
+
+@functools.cache
+def hashed_ngrams() -> Any:
+    """Character n-grams within words: robust to inflection, blind to order beyond a word's border.
+
+    scikit-learn takes a second to import, which only those wait who come here.
+    """
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    return HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), n_features=2**18)
 
 
 class Embedder(Protocol):
@@ -39,7 +47,7 @@ class NGrams:
 
     async def embed(self, texts: Sequence[str]) -> Rows:
         """See `Embedder.embed`."""
-        return _VECTORIZER.transform(texts)
+        return hashed_ngrams().transform(texts)
 
     async def close(self) -> None:
         """See `Embedder.close`."""

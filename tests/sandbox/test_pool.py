@@ -92,6 +92,23 @@ def test_killing_what_is_inside_the_shell_loses_no_job() -> None:
         assert future.result() == [Outcome("score", 0.5)]
 
 
+@pytest.mark.parametrize("tier", ["full", "landlock + seccomp"])
+def test_signals_that_end_a_batch_job_change_no_score(tier: str) -> None:
+    """SLURM signals every process of a job's step, in whatever session it is."""
+    with open_sandbox(tier) as sandbox:
+        sandbox.score(HONEST, [(None, "1")]).result()  # its zygote has started
+        (zygote,) = sandbox._crew.workers[0]._zygotes.values()
+        future = sandbox.score(SLOW, [(0.4, "0.5")])
+        wait_until(lambda: len(descendants(zygote.process.pid)) == (2 if tier == "full" else 1))
+        time.sleep(0.1)  # until the task's code is running
+        for pid in [*descendants(zygote.process.pid), zygote.process.pid]:
+            for number in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCONT"):
+                os.kill(pid, signal.Signals[number])
+        assert future.result() == [Outcome("score", 0.5)]
+        assert list(sandbox._crew.workers[0]._zygotes.values()) == [zygote]
+        assert zygote.process.poll() is None
+
+
 def test_an_always_lost_zygote_is_infrastructure_and_never_a_score(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
