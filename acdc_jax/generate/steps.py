@@ -12,10 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
 from acdc_jax.generate.sampling import Sampling, confidence, sample
 from acdc_jax.model.attention import Cache, empty_cache
 from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.decode_attention import Spread
 from acdc_jax.model.transformer import Weights, forward
 
 # On GPUs: cuBLAS reads the weights of a decoding step faster than XLA's own matrix products, and a
@@ -59,7 +61,16 @@ class Settings:
     steps: int
     early_exit: bool
     log_probs: bool
-    placement: tuple[jax.sharding.Sharding, jax.sharding.Sharding] | None
+    placement: tuple[NamedSharding, NamedSharding] | None
+
+    @property
+    def spread(self) -> Spread | None:
+        """Where the heads of the cache lie; None: on one device."""
+        if self.placement is None or self.placement[0].mesh.size == 1:
+            return None
+        caches = self.placement[0]
+        assert isinstance(caches.mesh, Mesh)
+        return Spread(caches.mesh, caches.spec[3])
 
 
 @jax.tree_util.register_dataclass
@@ -143,7 +154,9 @@ def start(
             return empty_cache(config, slots, length, dtype)
         empty = empty_cache(config, 1, settings.prefix, dtype)
         # No logits are wanted, and XLA drops what only they need.
-        _, cache = forward(config, weights, prefix[None], here, empty, last=here[:, 0])
+        _, cache = forward(
+            config, weights, prefix[None], here, empty, last=here[:, 0], spread=settings.spread
+        )
         room = ((0, 0), (0, length - settings.prefix), (0, 0), (0, 0))
 
         def repeat(x: jax.Array) -> jax.Array:
@@ -209,6 +222,7 @@ def prefill(
             position,
             jax.tree.map(before, cache),
             last=jnp.maximum(prompts.lengths - 1, 0),
+            spread=settings.spread,
         )
 
         def into(x: jax.Array, new: jax.Array) -> jax.Array:
@@ -293,7 +307,14 @@ def _advance(settings: Settings, weights: Weights, state: State) -> State:
     position = jnp.where(busy, state.position, settings.prefix)
 
     def step(weights: Weights, token: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        logits, new = forward(settings.model, weights, token[:, None], position[:, None], cache)
+        logits, new = forward(
+            settings.model,
+            weights,
+            token[:, None],
+            position[:, None],
+            cache,
+            spread=settings.spread,
+        )
         assert new is not None
         return logits[:, 0], new
 

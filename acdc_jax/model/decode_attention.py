@@ -5,12 +5,13 @@ softmax is computed block by block, as in FlashAttention (arXiv 2205.14135).
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
+from jax.sharding import Mesh, PartitionSpec
 
 from acdc_jax.model.attention import runs_fused_attention
 
@@ -20,14 +21,23 @@ _FEW, _FEW_STAGES, _MANY_STAGES = 256, 3, 4
 _ROWS = 16  # the least that a GPU multiplies at once: query heads of one key head, and padding
 
 
-def supported(q: jax.Array, k: jax.Array, past: jax.Array) -> bool:
-    """Whether this device runs the kernel for such heads and such a cache.
+class Spread(NamedTuple):
+    """Over which devices the heads of a cache lie.
 
-    On several devices XLA divides what it knows, and it knows nothing of this kernel.
+    Attributes:
+        mesh: The devices.
+        axis: The axis of the mesh that cuts the heads; None: every device has all of them.
     """
+
+    mesh: Mesh
+    axis: str | None
+
+
+def supported(q: jax.Array, k: jax.Array, past: jax.Array) -> bool:
+    """Whether this kind of device runs the kernel for such heads and such a cache."""
     group, head_dim = q.shape[2] // k.shape[2], q.shape[3]
     fits = group <= _ROWS and head_dim in (64, 128) and past.shape[1] % BLOCK == 0
-    return fits and runs_fused_attention(q) and jax.device_count() == 1
+    return fits and runs_fused_attention(q)
 
 
 def decode_attention(
@@ -39,6 +49,7 @@ def decode_attention(
     past: tuple[jax.Array, jax.Array],
     *,
     scale: float,
+    spread: Spread | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """What `rope`, `write` and `attention` do together, for one token per row.
@@ -51,12 +62,39 @@ def decode_attention(
         positions: [batch, 1] int32, the tokens' slots. Each sees all slots before it and itself.
         past: Keys and values [batch, slots, kv_heads, head_dim] of earlier tokens.
         scale: Factor of the scores.
+        spread: Where the heads lie; None: on one device.
         interpret: Whether to emulate the kernel, on a device that cannot run it.
 
     Returns:
         [batch, 1, heads * head_dim], and the keys and values with the new ones among them, in the
         memory of `past`.
     """
+    run = partial(_run, scale=scale, interpret=interpret)
+    if spread is not None:
+        # XLA would divide what it knows, and it knows nothing of this kernel.
+        heads, whole = PartitionSpec(None, None, spread.axis), PartitionSpec()
+        run = jax.shard_map(
+            run,
+            mesh=spread.mesh,
+            in_specs=(heads, heads, heads, whole, whole, heads),
+            out_specs=heads,
+            check_vma=False,
+        )
+    return run(q, k, v, angles, positions, past)
+
+
+def _run(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    angles: tuple[jax.Array, jax.Array],
+    positions: jax.Array,
+    past: tuple[jax.Array, jax.Array],
+    *,
+    scale: float,
+    interpret: bool,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """`decode_attention` of one device's heads."""
     batch, _, heads, head_dim = q.shape
     kv_heads = k.shape[2]
     call = pl.pallas_call(

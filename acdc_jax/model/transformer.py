@@ -6,14 +6,16 @@ Outside this file the weights are a flat dictionary from dotted path to array, o
 layer per weight: a stacked [layers, ...] leaf is copied by every decoding step on a GPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from acdc_jax.model import decode_attention
 from acdc_jax.model.attention import (
@@ -27,6 +29,7 @@ from acdc_jax.model.attention import (
     write,
 )
 from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.decode_attention import Spread
 
 Weights = dict[str, jax.Array]
 Axes = tuple[str | None, ...]
@@ -72,6 +75,29 @@ class Linear(nnx.Module):  # type: ignore[misc]
         return y
 
 
+class Joined(nnx.Module):  # type: ignore[misc]
+    """Several projections of one input as one matrix [in, shards, out / shards].
+
+    A shard is what one device has: its part of every projection, one after the other.
+    """
+
+    def __init__(
+        self, n_in: int, sizes: Sequence[int], axes: Axes, dtype: str, *, bias: bool = False
+    ) -> None:
+        self.sizes, n_out = sizes, sum(sizes)
+        self.weight = _weight((n_in, 1, n_out), (axes[1], axes[0], None), dtype, n_in**-0.5)
+        self.bias = _weight((1, n_out), (axes[0], None), dtype, 0.0) if bias else None
+
+    def __call__(self, x: jax.Array) -> list[jax.Array]:
+        """Returns one [B, T, size] for each projection."""
+        weight = self.weight[...]
+        y: jax.Array = jnp.einsum("bti,iso->btso", x, weight)
+        if self.bias is not None:
+            y = y + self.bias[...][None, None]
+        ends = np.cumsum(self.sizes)[:-1] // weight.shape[1]
+        return [part.reshape(*x.shape[:2], -1) for part in jnp.split(y, ends, axis=-1)]
+
+
 class Norm(nnx.Module):  # type: ignore[misc]
     """Root-mean-square norm over the last axis (arXiv 1910.07467), in float32."""
 
@@ -98,8 +124,7 @@ class Attention(nnx.Module):  # type: ignore[misc]
         width, dtype, bias = config.hidden_size, config.dtype, config.qkv_bias
         n_q, n_kv = config.num_heads * head_dim, config.num_kv_heads * head_dim
         if fused:
-            n_qkv = n_q + 2 * n_kv
-            self.qkv = Linear(width, n_qkv, ("heads", "embed"), dtype, bias=bias, turned=True)
+            self.qkv = Joined(width, (n_q, n_kv, n_kv), ("heads", "embed"), dtype, bias=bias)
         else:
             self.q = Linear(width, n_q, ("heads", "embed"), dtype, bias=bias)
             self.k = Linear(width, n_kv, ("kv_heads", "embed"), dtype, bias=bias)
@@ -114,15 +139,8 @@ class Attention(nnx.Module):  # type: ignore[misc]
 
     def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns queries [B, T, H, head_dim], keys and values [B, T, KV, head_dim]."""
-        heads, kv_heads = self.config.num_heads, self.config.num_kv_heads
-        if not self.fused:
-            q, k, v = (
-                linear(x).reshape(*x.shape[:2], -1, self.config.head_dim)
-                for linear in (self.q, self.k, self.v)
-            )
-            return q, k, v
-        joined = self.qkv(x).reshape(*x.shape[:2], -1, self.config.head_dim)
-        q, k, v = jnp.split(joined, (heads, heads + kv_heads), axis=2)
+        qkv = self.qkv(x) if self.fused else [linear(x) for linear in (self.q, self.k, self.v)]
+        q, k, v = (y.reshape(*x.shape[:2], -1, self.config.head_dim) for y in qkv)
         return q, k, v
 
     def __call__(
@@ -132,6 +150,7 @@ class Attention(nnx.Module):  # type: ignore[misc]
         sight: Sight,
         positions: jax.Array,
         past: tuple[jax.Array, jax.Array] | None,
+        spread: Spread | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Returns the output [B, T, D] and the keys and values looked at, [B, S, KV, H] each."""
         config = self.config
@@ -143,7 +162,7 @@ class Attention(nnx.Module):  # type: ignore[misc]
         if past is not None and alone and decode_attention.supported(q, k, past[0]):
             factor = (scale or config.head_dim) ** -0.5
             fused = decode_attention.decode_attention
-            seen, kept = fused(q, k, v, angles, positions, past, scale=factor)
+            seen, kept = fused(q, k, v, angles, positions, past, scale=factor, spread=spread)
             return self.o(seen), kept
         q, k = rope(q, *angles), rope(k, *angles)
         if past is not None and past[0].shape[1] > x.shape[1]:
@@ -158,7 +177,7 @@ class Mlp(nnx.Module):  # type: ignore[misc]
         self.activation = config.activation
         width, inner, dtype = config.hidden_size, config.intermediate_size, config.dtype
         if fused:
-            self.gate_up = Linear(width, 2 * inner, ("mlp", "embed"), dtype, turned=True)
+            self.gate_up = Joined(width, (inner, inner), ("mlp", "embed"), dtype)
         else:
             self.gate = Linear(width, inner, ("mlp", "embed"), dtype)
             self.up = Linear(width, inner, ("mlp", "embed"), dtype)
@@ -166,13 +185,12 @@ class Mlp(nnx.Module):  # type: ignore[misc]
         self.down = Linear(inner, width, ("embed", "mlp"), dtype, gain=gain, turned=fused)
         self.fused, self.width = fused, inner
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        if self.fused:
-            gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
-        else:
-            gate, up = self.gate(x), self.up(x)
+    def __call__(self, x: jax.Array, alone: bool) -> jax.Array:
+        """Returns [B, T, D]; `alone`: on one device."""
+        gate, up = self.gate_up(x) if self.fused else (self.gate(x), self.up(x))
         inner = _ACTIVATIONS[self.activation](gate) * up
-        if self.fused and x.shape[0] * x.shape[1] <= _FEW_ROWS and not self.width % _PARTS:
+        few = x.shape[0] * x.shape[1] <= _FEW_ROWS
+        if self.fused and alone and few and not self.width % _PARTS:
             return _in_parts(inner, self.down.weight[...])
         return self.down(inner)
 
@@ -214,11 +232,12 @@ class Layer(nnx.Module):  # type: ignore[misc]
         sight: Sight,
         positions: jax.Array,
         past: tuple[jax.Array, jax.Array] | None,
+        spread: Spread | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Returns the residual stream [B, T, D] and the keys and values looked at."""
-        y, seen = self.attention(self.attention_norm(x), angles, sight, positions, past)
+        y, seen = self.attention(self.attention_norm(x), angles, sight, positions, past, spread)
         x = x + (y if self.attention_post_norm is None else self.attention_post_norm(y))
-        y = self.mlp(self.mlp_norm(x))
+        y = self.mlp(self.mlp_norm(x), spread is None)
         return x + (y if self.mlp_post_norm is None else self.mlp_post_norm(y)), seen
 
 
@@ -245,6 +264,7 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         cache: Cache | None,
         valid: jax.Array | None,
         last: jax.Array | None,
+        spread: Spread | None,
     ) -> tuple[jax.Array, Cache | None]:
         config = self.config
         slots = tokens.shape[1] if cache is None else cache.k[0].shape[1]
@@ -263,7 +283,7 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         for i, layer in enumerate(self.layers):
             past = None if cache is None else (cache.k[i], cache.v[i])
             window = config.window(i)
-            x, (k, v) = layer(x, angles[window > 0], sight[window], positions, past)
+            x, (k, v) = layer(x, angles[window > 0], sight[window], positions, past, spread)
             keys.append(k)
             values.append(v)
         if last is not None:
@@ -335,6 +355,7 @@ def forward(
     valid: jax.Array | None = None,
     *,
     last: jax.Array | None = None,
+    spread: Spread | None = None,
 ) -> tuple[jax.Array, Cache | None]:
     """Runs the decoder; pure, for jit (`config` static), vmap and grad.
 
@@ -352,6 +373,8 @@ def forward(
             is to the right.
         last: [batch] or [batch, k] int32, the only tokens of each row whose logits are wanted;
             None: all.
+        spread: Over which devices the weights and the cache's heads lie; None: on one device, or
+            without a cache.
 
     Returns:
         Logits [batch, tokens (or 1, or k), vocabulary] in float32, and the cache with the tokens
@@ -366,15 +389,14 @@ def forward(
     filled = [(path, param.replace(weights[name])) for name, (path, param) in declared.items()]
     model = nnx.merge(graph, nnx.from_flat_state(filled))
     logits: jax.Array
-    logits, cache = model(tokens, positions, cache, valid, last)
+    logits, cache = model(tokens, positions, cache, valid, last, spread)
     return logits, cache
 
 
 def decode_layout(config: ModelConfig, weights: Weights) -> Weights:
     """The layout that a GPU decodes fastest from: fewer and larger matrices, and turned.
 
-    Weights spread over several devices stay as they are: a joined matrix is cut elsewhere than its
-    parts.
+    What lies on several devices stays there: every device joins its own parts of the matrices.
 
     Args:
         config: The decoder.
@@ -384,8 +406,6 @@ def decode_layout(config: ModelConfig, weights: Weights) -> Weights:
     Returns:
         Weights for `forward`; what stays as it is, is shared.
     """
-    if len(weights["embed.weight"].sharding.device_set) > 1:
-        return weights
     wanted = _structure(replace(config, tie_embeddings="head.weight" not in weights), True)[1]
     laid_out = {}
     # Large ones first: small ones then fit into the gaps that these leave in a device's memory.
@@ -394,8 +414,9 @@ def decode_layout(config: ModelConfig, weights: Weights) -> Weights:
         parts = [".".join((*path, part, kind)) for part in _JOINED.get(module, (module,))]
         if module in _JOINED or (module in _TURNED and kind == "weight"):
             leaves = [weights.pop(part) for part in parts]
+            lay_out = _join if module in _JOINED else _turn
             # Waits: memory is free again only when it has been read.
-            laid_out[name] = jax.block_until_ready(_laid_out(leaves))
+            laid_out[name] = jax.block_until_ready(lay_out(leaves, *_cut(leaves[-1])))
     return {**weights, **laid_out}
 
 
@@ -403,6 +424,35 @@ _JOINED = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
 _TURNED = ("o", "down", "head")
 
 
-@jax.jit
-def _laid_out(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.concatenate(leaves).T  # of a bias: itself
+def _cut(leaf: jax.Array) -> tuple[Mesh | None, tuple[str | None, ...]]:
+    """The mesh over which a weight lies, and the axis of it that cuts each of its own axes."""
+    where = leaf.sharding
+    if not isinstance(where, NamedSharding) or not isinstance(where.mesh, Mesh):
+        return None, (None,) * leaf.ndim
+    return where.mesh, (*where.spec, *(None,) * (leaf.ndim - len(where.spec)))
+
+
+def _placed(x: jax.Array, mesh: Mesh | None, spec: tuple[str | None, ...]) -> jax.Array:
+    if mesh is None:
+        return x
+    placed: jax.Array = jax.lax.with_sharding_constraint(
+        x, NamedSharding(mesh, PartitionSpec(*spec))
+    )
+    return placed
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _join(leaves: list[jax.Array], mesh: Mesh | None, cut: tuple[str | None, ...]) -> jax.Array:
+    """[out, in] each → [in, shards, out / shards]; biases [out] each → [shards, out / shards]."""
+    shards = mesh.shape[cut[0]] if mesh is not None and cut[0] is not None else 1
+    by_shard = [leaf.reshape(shards, -1, *leaf.shape[1:]) for leaf in leaves]
+    joined = jnp.concatenate(by_shard, axis=1)
+    if joined.ndim == 2:
+        return _placed(joined, mesh, (cut[0], None))
+    return _placed(joined.transpose(2, 0, 1), mesh, (cut[1], cut[0], None))
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _turn(leaves: list[jax.Array], mesh: Mesh | None, cut: tuple[str | None, ...]) -> jax.Array:
+    """[out, in] → [in, out]."""
+    return _placed(leaves[0].T, mesh, cut[::-1])

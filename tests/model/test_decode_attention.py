@@ -1,12 +1,14 @@
 """The fused kernel, emulated, against the functions that it stands for."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from acdc_jax.model.attention import attention, rope, rope_angles, sights, write
-from acdc_jax.model.decode_attention import BLOCK, decode_attention, supported
+from acdc_jax.model.decode_attention import BLOCK, Spread, decode_attention, supported
 
 RNG = np.random.default_rng(0)
 ROWS, SLOTS, HEAD_DIM = 4, 2 * BLOCK, 16
@@ -60,8 +62,25 @@ def test_mapped_over_members() -> None:
         )
 
 
+@pytest.mark.parametrize("axis", ["model", None])
+def test_heads_over_devices(axis: str | None) -> None:
+    """Each device does its own, or all do all."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
+    q, k, v = draw(ROWS, 1, 8, HEAD_DIM), *(draw(ROWS, 1, 2, HEAD_DIM) for _ in "kv")
+    past = draw(ROWS, SLOTS, 2, HEAD_DIM), draw(ROWS, SLOTS, 2, HEAD_DIM)
+    positions = jnp.asarray([[3], [BLOCK], [9], [70]], jnp.int32)
+    given = q, k, v, rope_angles(positions, ANGLES), positions, past
+    expected = decode_attention(*given, scale=0.3, interpret=True)
+    # The emulation counts with numbers of its own dtypes.
+    with jax.numpy_dtype_promotion("standard"):
+        found = jax.jit(
+            partial(decode_attention, scale=0.3, spread=Spread(mesh, axis), interpret=True)
+        )(*given)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+
+
 def test_a_cpu_does_not_run_it() -> None:
-    """Nor several devices."""
+    """It is written for a GPU."""
     q, k, past = draw(1, 1, 4, 64), draw(1, 1, 2, 64), draw(1, BLOCK, 2, 64)
     assert not supported(*(x.astype(jnp.bfloat16) for x in (q, k, past)))
 

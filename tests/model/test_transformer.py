@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from acdc_jax.model.attention import empty_cache
 from acdc_jax.model.config import ModelConfig
@@ -16,6 +17,7 @@ from acdc_jax.model.transformer import (
     logical_axes,
     shapes,
 )
+from acdc_jax.sharding import make_mesh, weight_shardings
 
 CONFIG = ModelConfig("Qwen2ForCausalLM", 50, 32, 48, 2, 4, 2, 8, tie_embeddings=True, qkv_bias=True)
 TOKENS = np.random.default_rng(0).integers(0, 50, (3, 10), np.int32)
@@ -89,12 +91,35 @@ def test_decode_layout(tied: bool) -> None:
     given = dict(weights)
     laid_out = decode_layout(config, given)
     assert "layers.0.attention.q.weight" not in laid_out.keys() | given.keys()
-    assert laid_out["layers.1.attention.qkv.bias"].shape == (64,)
-    assert laid_out["layers.1.attention.qkv.weight"].shape == (32, 64)
+    assert laid_out["layers.1.attention.qkv.bias"].shape == (1, 64)
+    assert laid_out["layers.1.attention.qkv.weight"].shape == (32, 1, 64)
     assert laid_out["layers.1.mlp.down.weight"].shape == (48, 32)
     assert laid_out["embed.weight"] is weights["embed.weight"]
     ours, _ = run(config, laid_out, TOKENS, POSITIONS)
     np.testing.assert_allclose(ours, run(config, weights, TOKENS, POSITIONS)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("devices", "heads_cut"), [(2, True), (4, False)])
+def test_decode_layout_over_devices(devices: int, heads_cut: bool) -> None:
+    """Every device joins what it has; nothing moves, and the logits are the same."""
+    weights = init_weights(CONFIG, jax.random.key(1))
+    mesh = make_mesh(f"model:{devices}", jax.devices()[:devices])
+    placed = jax.device_put(dict(weights), weight_shardings(mesh, CONFIG, population=False))
+    laid_out = decode_layout(CONFIG, placed)
+    qkv, gate_up, down = (
+        laid_out[f"layers.1.{name}.weight"] for name in ("attention.qkv", "mlp.gate_up", "mlp.down")
+    )
+    assert qkv.shape == (32, devices if heads_cut else 1, 64 // (devices if heads_cut else 1))
+    cut = NamedSharding(mesh, PartitionSpec(None, "model" if heads_cut else None))
+    assert qkv.sharding.is_equivalent_to(cut, 3)
+    assert gate_up.shape == (32, devices, 96 // devices)
+    assert gate_up.addressable_shards[0].data.shape == (32, 1, 96 // devices)
+    assert down.sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec("model")), 2)
+    last = weights["layers.1.mlp.gate.weight"], weights["layers.1.mlp.up.weight"]
+    expected = np.concatenate([leaf[-48 // devices :] for leaf in last]).T
+    np.testing.assert_array_equal(gate_up.addressable_shards[-1].data[:, 0], expected)
+    ours, _ = run(CONFIG, laid_out, TOKENS, POSITIONS)
+    np.testing.assert_allclose(ours, run(CONFIG, weights, TOKENS, POSITIONS)[0], atol=1e-5)
 
 
 def test_padding_changes_nothing(weights: dict[str, jax.Array]) -> None:
