@@ -39,7 +39,8 @@ from acdc_jax.world import World
 
 _SPARE_CHILDREN = 8  # tried in generation 0, so that rejected children leave no gap
 _SHOWN_RESPONSES = 3  # that the gibberish filter looks at
-_MAKING = ("store", "merge", "mutate", "check")  # parts of making a child that are timed
+# Parts of making children; their seconds are a group's on average.
+_MAKING = ("store", "merge", "mutate", "check")
 
 
 # ---------------------------------------------------------------------------------------- the run
@@ -271,7 +272,7 @@ def _grow(
 
     found = _evaluate(world, clock, list(wanted), make, prefetch, tasks)
     for part in _MAKING:
-        clock.add(f"{part}_s", max(lap.seconds(part) for lap in laps))
+        clock.add(f"{part}_s", sum(lap.seconds(part) for lap in laps) / len(laps))
     recipes = sharing.all_recipes(made)
     dropped = distributed.broadcast(_gibberish(world, found, tasks, filter_key))
     return _Grown(

@@ -34,7 +34,7 @@ from acdc_jax.tasks.library import Curator, Library
 from acdc_jax.tasks.pool import Pool
 from acdc_jax.world import World, make_groups, make_operators, member_shapes
 
-_PARTS = ("store", "merge", "mutate", "check", "decode", "scoring")  # of the slowest group
+_PARTS = ("store", "merge", "mutate", "check", "decode", "scoring")  # as in the run's metrics
 
 
 def run_config(bench: ScaleBench, sandbox: SandboxConfig, folder: Path) -> Config:
