@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         # Imported here, so that `acdc --help` does not wait for jax.
         module = importlib.import_module(f"acdc_jax.commands.{name}")
-        gc.freeze()  # a million objects of jax and transformers, which no collection needs to visit
+        if argv is None:  # as a command, not in a program of somebody else
+            gc.freeze()  # a million objects of jax and transformers, which no collection visits
         cast(Callable[[list[str]], None], module.command)(arguments[1:])
         _part()
     except AcdcError as error:

@@ -21,9 +21,12 @@ class ArchiveBench:
     skills: int = flags.setting(10_000, "Tasks that they were scored on.", low=1)
 
 
+SECTIONS = (ArchiveBench,)
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs `acdc bench archive`: an update from host to host, and the same by numpy."""
-    (bench,), rest = flags.parse([ArchiveBench], argv)
+    (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     candidates, tasks = bench.candidates, bench.skills
     rng = np.random.default_rng(0)

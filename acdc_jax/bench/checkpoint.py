@@ -33,13 +33,16 @@ class CheckpointBench(ModelBench):
     folder: str = setting(tempfile.gettempdir(), "On the disk to use; a fresh folder in it.")
 
 
+SECTIONS = (CheckpointBench,)
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs `acdc bench checkpoint`.
 
     Raises:
         AcdcError: Weights came back changed, or the disk is full.
     """
-    (bench,), rest = flags.parse([CheckpointBench], argv)
+    (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     config = SHAPES[bench.shape]
     weights = random_weights(config, 0)

@@ -64,9 +64,12 @@ class DecodeBench:
             raise ConfigError(f"--batches={self.batches}: give numbers, such as 4,64")
 
 
+SECTIONS = (DecodeBench,)
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs `acdc bench decode` and prints a line per figure."""
-    (bench,), rest = flags.parse([DecodeBench], argv)
+    (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     for line in measure(bench):
         print(line, flush=True)

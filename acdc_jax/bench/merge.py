@@ -42,9 +42,12 @@ class MergeBench(ModelBench):
     )
 
 
+SECTIONS = (MergeBench,)
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs `acdc bench merge`: seconds, bytes that must be moved, and their bandwidth."""
-    (bench,), rest = flags.parse([MergeBench], argv)
+    (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     limit = copy_bandwidth(2**26 if jax.default_backend() == "cpu" else 2**31)
     base, *parents = (random_weights(SHAPES[bench.shape], seed) for seed in range(3))

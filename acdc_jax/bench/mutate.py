@@ -25,9 +25,12 @@ class MutateBench(ModelBench):
     peer: bool = flags.setting(True, "Time torch.linalg.svd too, where torch is installed.")
 
 
+SECTIONS = (MutateBench,)
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs `acdc bench mutate`: the mutation's time, and the peer's."""
-    (bench,), rest = flags.parse([MutateBench], argv)
+    (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     mutation = Mutation("svd", rank=bench.rank)
     weights = random_weights(SHAPES[bench.shape], 0)

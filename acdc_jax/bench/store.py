@@ -56,13 +56,16 @@ class StoreBench(ModelBench):
     )
 
 
+SECTIONS = (StoreBench,)
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs `acdc bench store`.
 
     Raises:
         AcdcError: A member came back changed, or the host's budget was exceeded.
     """
-    (bench,), rest = flags.parse([StoreBench], argv)
+    (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     flags.check_bounds(bench)
     share = weight_bytes(SHAPES[bench.shape]) / weight_bytes(SHAPES["qwen2.5-7b"])

@@ -10,10 +10,12 @@ from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench, random_weights, size_bytes
 from acdc_jax.evolve.member import HOST_MEMORY
 
+SECTIONS = (ModelBench,)
+
 
 def main(argv: Sequence[str]) -> None:
     """Runs `acdc bench transfer`: the bandwidth of one large array, and of a model leaf by leaf."""
-    (bench,), rest = flags.parse([ModelBench], argv)
+    (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     size = 2**30
     link = link_rates(size)[1]

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Sequence
 
+from acdc_jax import flags
 from acdc_jax.errors import ConfigError
 
 BENCHMARKS = {
@@ -33,4 +34,9 @@ def command(argv: Sequence[str]) -> None:
     name = argv[0]
     if name not in BENCHMARKS:
         raise ConfigError(f"unknown benchmark {name!r}; choose one of {', '.join(BENCHMARKS)}")
-    importlib.import_module(f"acdc_jax.bench.{name}").main(argv[1:])
+    benchmark = importlib.import_module(f"acdc_jax.bench.{name}")
+    if {"-h", "--help"} & set(argv[1:]):
+        print(f"acdc bench {name} [--flags]: {BENCHMARKS[name]}\n")
+        print(flags.help_text(benchmark.SECTIONS))
+        return
+    benchmark.main(argv[1:])

@@ -1,5 +1,5 @@
 """`acdc bench scale`: what more devices are worth, for a whole generation and for its parts."""
 
-from acdc_jax.bench.scale.command import main
+from acdc_jax.bench.scale.command import SECTIONS, main
 
-__all__ = ["main"]
+__all__ = ["SECTIONS", "main"]

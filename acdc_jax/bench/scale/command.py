@@ -31,9 +31,12 @@ from acdc_jax.tasks.backends import open_backends
 _COLUMNS = ("what", "mesh", "value", "over one device", "beside")
 
 
+SECTIONS = (ScaleBench, SandboxConfig)
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs `acdc bench scale`: a line per figure as it is measured, then all of them in a table."""
-    (bench, sandbox), rest = flags.parse([ScaleBench, SandboxConfig], argv)
+    (bench, sandbox), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     limit_pinned_memory(bench.host_budget_gb)
     found = []
