@@ -61,7 +61,6 @@ class BenchmarkConfig:
         "choice, else the first score and filter of a task.",
     )
     members: str = setting("", "Only these members, comma-separated ids, as one collective.")
-    task_force: int = setting(0, "Only the task force of this size; 0: of all --sizes.", low=0)
     collectives: str = setting(
         ",".join(COLLECTIVES),
         "What is compared, comma separated: the task forces, as many seeds, samples of the best "
@@ -78,8 +77,6 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if self.members and self.task_force:
-            raise ConfigError("--members and --task_force exclude each other; drop one")
         if strange := [name for name in _listed(self.collectives) if name not in COLLECTIVES]:
             raise ConfigError(
                 f"--collectives: unknown {strange[0]!r}; choose from {', '.join(COLLECTIVES)}"
@@ -244,7 +241,7 @@ def _plan(
             run.seeds,
             run.manifest.archive,
             {g: checkpoint.read_archive(run.run_dir, g) for g in generations},
-            wanted=["task_force"] if config.task_force else _listed(config.collectives),
+            wanted=_listed(config.collectives),
             random_draws=config.random_draws,
             prng_seed=prng_seed,
         )

@@ -57,7 +57,11 @@ class EvaluateConfig:
     """The task force"""
 
     sizes: str = setting("3,8", "Sizes of the task forces, comma separated.")
-    task_force: int = setting(0, "Only the task force of this size; 0: of all --sizes.", low=0)
+    task_force: int = setting(
+        0,
+        "Only the task force of this size, on benchmarks without its controls; 0: all --sizes.",
+        low=0,
+    )
     method: str = setting(
         "greedy",
         "How they are chosen: greedy Coverage, optimal Coverage (exact, slower), top fitness, or "
@@ -121,8 +125,10 @@ def command(argv: Sequence[str]) -> None:
         raise ConfigError("usage: acdc evaluate RUN [--flags], or RUN RUN … --harness_tasks=…")
     for run_dir in runs:
         check_best_of_n(Path(run_dir), best, samples)
-    if benchmarks.task_force:
-        config = dataclasses.replace(config, sizes=str(benchmarks.task_force))
+    if config.task_force and benchmarks.members:
+        raise ConfigError("--members and --task_force exclude each other; drop one")
+    if config.task_force:
+        benchmarks = dataclasses.replace(benchmarks, collectives="task_force")
     console = Console()
     found = [
         _evaluate_run(Path(run_dir), config, best, samples, benchmarks, console) for run_dir in runs
