@@ -130,7 +130,8 @@ class Store:
                 if (group, member) in self._device:
                     self._device.move_to_end((group, member))
                 elif member in self._host:
-                    self._promote(member, group)
+                    if self._device_room:  # else it would be dropped again
+                        self._promote(member, group)
                 elif (
                     self._on_device(member) is None
                     and member not in self._coming

@@ -31,6 +31,14 @@ def test_one_file_that_loads_nothing(tmp_path: Path, write_run: Callable[..., Pa
     assert len(page) < 200_000
 
 
+def test_a_weaker_sandbox_is_on_the_page(tmp_path: Path, write_run: Callable[..., Path]) -> None:
+    path = write_run(tmp_path / "run") / "results.json"
+    results = json.loads(path.read_text())
+    for tier, shown in (("full", False), ("unsafe", True)):
+        path.write_text(json.dumps(results | {"sandbox": tier}))
+        assert ("Weaker isolation" in write_page([path.parent]).read_text()) == shown
+
+
 def test_what_the_pictures_show(tmp_path: Path, write_run: Callable[..., Path]) -> None:
     data = _data(write_page([write_run(tmp_path / "run")]).read_text())
     groups = {group["name"]: group["members"] for group in data["heat"]["groups"]}

