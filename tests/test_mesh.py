@@ -41,10 +41,11 @@ _FLAGS: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a run decided, and the weights that it kept."""
+    """What a run decided, the weights that it kept, and the results of one that was not cut off."""
 
     decisions: dict[str, Any]
     weights: dict[str, dict[str, np.ndarray]]
+    results: dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -82,13 +83,28 @@ def found(run_dir: Path) -> Found:
         folder.name: jax.device_get(load_member(folder, wanted)[0])
         for folder in (run_dir / "members").iterdir()
     }
-    return Found(decisions, weights)
+    path, results = run_dir / "results.json", {}
+    if path.exists():
+        results = json.loads(path.read_text(encoding="utf-8"))
+        del results["wall_s"]
+    return Found(decisions, weights, results)
 
 
-def run_on(count: int, devices: int, flags: list[str], compiled: Path, run_dir: Path) -> Found:
-    """Runs until the last generation is committed; what comes after, measuring, is cut off."""
+def run_on(
+    count: int,
+    devices: int,
+    flags: list[str],
+    compiled: Path,
+    run_dir: Path,
+    *,
+    measured: bool = False,
+) -> Found:
+    """Runs until the last generation is committed, or further: until it is `measured` too."""
     with processes(count, devices, flags, compiled) as running:
-        if not wait_for_commit(running[0], run_dir, _LAST):
+        if measured:
+            said = [process.communicate(timeout=600)[1] for process in running]
+            assert [process.returncode for process in running] == [0] * count, said
+        elif not wait_for_commit(running[0], run_dir, _LAST):
             pytest.fail(running[0].communicate()[1])
     return found(run_dir)
 
@@ -97,7 +113,8 @@ def run_on(count: int, devices: int, flags: list[str], compiled: Path, run_dir: 
 def alone(tiny_seeds: Path, tmp_path_factory: pytest.TempPathFactory, compiled: Path) -> Found:
     """One process with one device."""
     run_dir = tmp_path_factory.mktemp("alone") / "run"
-    return run_on(1, 1, short_run_flags(tiny_seeds, run_dir, **_FLAGS), compiled, run_dir)
+    flags = short_run_flags(tiny_seeds, run_dir, **_FLAGS)
+    return run_on(1, 1, flags, compiled, run_dir, measured=True)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +130,9 @@ def test_every_mesh_decides_the_same(
     tmp_path: Path,
 ) -> None:
     flags = short_run_flags(tiny_seeds, tmp_path / "run", mesh=mesh, **_FLAGS)
-    spread = run_on(count, devices, flags, compiled, tmp_path / "run")
+    spread = run_on(count, devices, flags, compiled, tmp_path / "run", measured=count > 1)
     assert spread.decisions == alone.decisions
+    assert spread.results == (alone.results if count > 1 else {})
     assert spread.weights.keys() == alone.weights.keys()
     for member, weights in alone.weights.items():
         for path, expected in weights.items():
