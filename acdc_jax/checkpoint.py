@@ -92,8 +92,8 @@ def open_run(config: Config) -> Iterator[Manifest]:
 
 def all_know(manifest: Manifest | None) -> Manifest:
     """The first process's manifest, in every process."""
-    told = distributed.broadcast(dataclasses.asdict(manifest) if manifest else None)
-    return manifest or _parsed(told)
+    # The others' own, if they have one, is as old as the start of the run.
+    return _parsed(distributed.broadcast(dataclasses.asdict(manifest) if manifest else None))
 
 
 @contextlib.contextmanager

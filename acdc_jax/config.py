@@ -89,8 +89,16 @@ class ProcessConfig:
     grace_s: float = setting(
         25.0,
         "Seconds that a run has after SIGTERM: it finishes the generation if it can, else abandons "
-        "it, and ends with status 0. A little less than the platform's (SLURM, Kubernetes: 30).",
+        "it. A little less than the platform's (SLURM, Kubernetes: 30).",
         low=0,
+        resumable=True,
+    )
+    sigterm_status: int = setting(
+        0,
+        "Exit status of a run that SIGTERM has ended. Kubernetes starts a pod again only where "
+        "this is not 0.",
+        low=0,
+        high=255,
         resumable=True,
     )
 

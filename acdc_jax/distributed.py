@@ -3,7 +3,7 @@
 All processes run the same program on the same decisions. What one of them learnt, the others are
 told as JSON through the key-value store of JAX's coordination service, which the first process
 serves; weights never travel. Every process makes the same exchanges in the same order. With one
-process, every function here returns at once.
+process, every function here returns at once. What they cost: launch/README.md.
 """
 
 import json
@@ -44,7 +44,8 @@ def initialise(
         num_processes: how many there are; 1: this one is alone, unless `detect`.
         process_id: which of them this is.
         detect: let JAX find out all three from the environment (SLURM, Cloud TPU, Open MPI).
-        timeout_s: silence after which a process counts as dead.
+        timeout_s: silence after which a process counts as dead. The others end with one line
+            within a second more; at once where it is the first, which served the messages.
 
     Raises:
         ConfigError: the environment does not say who the processes are.
@@ -54,7 +55,7 @@ def initialise(
         return
     # A dead peer would abort this process from within C++; `_watch` ends it with a line instead.
     jax.config.update("jax_enable_recoverability", True)
-    # Its handler of SIGTERM would take the place of `preemption`'s.
+    # Its handler of SIGTERM would take the place of `preemption`'s, which says why.
     jax.config.update("jax_enable_preemption_service", False)
     given: dict[str, Any] = (
         {} if detect else {"num_processes": num_processes, "process_id": process_id}
@@ -227,7 +228,9 @@ def _watch(timeout_s: float) -> None:
 
 
 def _end(problem: str) -> None:
-    """Ends this process at once, whatever its other threads wait for."""
+    """Ends this process, whatever its other threads wait for."""
+    if is_first():
+        time.sleep(2 * _TICK_S)  # it serves the signs of life: the others read the same in them
     print(f"acdc: {problem}; {_REMEDY}", file=sys.stderr, flush=True)
     os._exit(1)
 

@@ -10,4 +10,9 @@ class ConfigError(AcdcError):
 
 
 class Ended(Exception):
-    """A run was told to end, and has: what is done is committed; the command exits with 0."""
+    """A run was told to end, and has: what is done is committed."""
+
+    def __init__(self, done: str, status: int = 0) -> None:
+        """`done` says what is committed, `status` what the command exits with."""
+        super().__init__(done)
+        self.status = status

@@ -76,7 +76,7 @@ def evolve(
         while state.generation < world.config.run.generations:
             if notice.anywhere():
                 commits.wait()
-                raise Ended(f"generation {state.generation} is committed")
+                raise Ended(f"generation {state.generation} is committed", notice.status)
             state, record = next_generation(world, state)
             commits.begin(state, record)
             report(state, record)

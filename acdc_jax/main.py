@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Ended as ended:
         print(f"acdc: ended by SIGTERM: {ended}; the same command goes on", file=sys.stderr)
         _part()
+        return ended.status
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = f"{where}{error.strerror or error}"

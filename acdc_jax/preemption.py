@@ -2,6 +2,11 @@
 
 Batch systems, Kubernetes and preemptible machines announce an end by SIGTERM, some seconds before
 they kill. A run loses nothing by a kill either, except the generation under way.
+
+JAX's own preemption service (`multihost_utils.reached_preemption_sync_point`) stays off: the only
+notice that it knows is SIGTERM too, whose handler it replaces; it needs several processes; it lets
+all of them finish one more step than they have begun, here a whole generation; and nothing in it
+ends a process whose time is up.
 """
 
 import contextlib
@@ -18,8 +23,9 @@ from acdc_jax import distributed
 class Notice:
     """Whether this process has been told to end."""
 
-    def __init__(self) -> None:
-        """Nobody has said anything yet."""
+    def __init__(self, status: int) -> None:
+        """Nobody has said anything yet; `status` is what a process that was told ends with."""
+        self.status = status
         self.given = threading.Event()
         self.settle: Callable[[], None] = lambda: None  # waits for what is being committed
 
@@ -29,18 +35,23 @@ class Notice:
 
 
 @contextlib.contextmanager
-def heeded(grace_s: float) -> Iterator[Notice]:
+def heeded(grace_s: float, status: int = 0) -> Iterator[Notice]:
     """Listens to SIGTERM while the body runs; only in the main thread.
 
     Args:
-        grace_s: seconds after the signal at which this process ends with status 0, if the body has
-            not ended before and nothing is being committed.
+        grace_s: seconds after the signal at which this process ends, if the body has not ended
+            before and nothing is being committed.
+        status: what it ends with.
 
     Yields:
         What to look at between generations.
     """
-    notice, (reader, writer) = Notice(), socket.socketpair()
+    notice, (reader, writer) = Notice(status), socket.socketpair()
     writer.setblocking(False)
+    # The first process serves the others' messages: it is the last to go.
+    patience = grace_s if distributed.is_first() else 0.8 * grace_s
+    timer = threading.Timer(patience, _abandon, [notice])
+    timer.daemon = True
 
     def listen() -> None:
         # A thread hears at once. A handler in Python waits until the main thread comes back from
@@ -48,10 +59,6 @@ def heeded(grace_s: float) -> Iterator[Notice]:
         while received := reader.recv(1):
             if received[0] == signal.SIGTERM and not notice.given.is_set():
                 notice.given.set()
-                # The first process serves the others' messages: it is the last to go.
-                patience = grace_s if distributed.is_first() else 0.8 * grace_s
-                timer = threading.Timer(patience, _abandon, [notice])
-                timer.daemon = True
                 timer.start()
 
     listener = threading.Thread(target=listen, name="sigterm", daemon=True)
@@ -65,6 +72,7 @@ def heeded(grace_s: float) -> Iterator[Notice]:
         signal.signal(signal.SIGTERM, before)
         writer.close()
         listener.join()
+        timer.cancel()
         reader.close()
 
 
@@ -76,4 +84,4 @@ def _abandon(notice: Notice) -> None:
         file=sys.stderr,
         flush=True,
     )
-    os._exit(0)
+    os._exit(notice.status)

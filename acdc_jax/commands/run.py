@@ -121,7 +121,7 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
             generation that was under way.
         Ended: SIGTERM came; everything up to a generation is committed.
     """
-    with heeded(config.processes.grace_s) as notice:
+    with heeded(config.processes.grace_s, config.processes.sigterm_status) as notice:
         return _execute(config, console, notice, baselines)
 
 

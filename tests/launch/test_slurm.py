@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 _REPOSITORY = Path(__file__).parents[2]
-_PATIENCE_S = 120.0
+_PATIENCE_S = 300.0
 # Small, and longer than anybody waits: each run is ended by a signal.
 _ENDLESS: dict[str, Any] = {
     "generations": 1000,
