@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from acdc_jax import flags
 from acdc_jax.bench.decode import step_bytes, step_seconds
-from acdc_jax.bench.limits import SHAPES, copy_bandwidth, median_seconds
+from acdc_jax.bench.limits import SHAPES, copy_bandwidth, link_rates
 from acdc_jax.bench.scale import collectives, disk, generation
 from acdc_jax.bench.scale.operators import making_seconds
 from acdc_jax.bench.scale.settings import MERGE_STREAMS, Figure, ScaleBench
@@ -20,7 +19,6 @@ from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import random_weights
 from acdc_jax.config import Config, SandboxConfig
 from acdc_jax.evolve.budget import limit_pinned_memory
-from acdc_jax.evolve.member import HOST_MEMORY
 from acdc_jax.generate.batches import bucket
 from acdc_jax.generate.memory import weight_bytes
 from acdc_jax.model.config import ModelConfig
@@ -63,7 +61,7 @@ def _measure(bench: ScaleBench, sandbox: SandboxConfig) -> Iterator[str | Figure
     if parts == ["collectives"]:
         return
     small = jax.default_backend() == "cpu"
-    copy, link = copy_bandwidth(2**26 if small else 2**31), _link(2**26 if small else 2**30)
+    copy, link = copy_bandwidth(2**26 if small else 2**31), link_rates(2**26 if small else 2**30)[1]
     yield f"copy, bytes read and written: {copy / 1e9:,.0f} GB/s"
     yield f"from page-locked memory to a device: {link / 1e9:.1f} GB/s"
     if "decode" in parts:
@@ -80,13 +78,6 @@ def _measure(bench: ScaleBench, sandbox: SandboxConfig) -> Iterator[str | Figure
             yield from _generations(config, model, workload, specs, copy, link)
         if "store" in parts:
             yield from disk.measure(model, bench.members, Path(folder) / "members")
-
-
-def _link(size: int) -> float:
-    """Bytes per second from page-locked memory to a device."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    block = jax.device_put(jnp.ones(size // 4, jnp.int32), here.with_memory_kind(HOST_MEMORY))
-    return float(block.nbytes) / median_seconds(lambda: jax.device_put(block, here), 3)
 
 
 def _specs(counts: Sequence[int], parts: Sequence[str]) -> list[tuple[str, int]]:

@@ -1,14 +1,13 @@
 """Members to and from the disk, as the store writes and reads them."""
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import numpy as np
 
+from acdc_jax.bench.host import disk_rates, forget
 from acdc_jax.bench.scale.settings import Figure
 from acdc_jax.bench.weights import random_weights, size_bytes
 from acdc_jax.evolve.children import member_id, seed_recipe
@@ -47,12 +46,12 @@ def measure(model: ModelConfig, members: int, folder: Path) -> Iterator[str | Fi
         )
     try:
         if fitting:
-            plain = _plain(folder / "plain", min(_PLAIN_BYTES, size))
+            plain = disk_rates(folder, min(_PLAIN_BYTES, size))
             began = time.perf_counter()
             for number in range(fitting):
                 save_member(folder / f"{number}", weights, recipe)
             buffered = time.perf_counter() - began
-            _settle(folder)
+            forget(folder)  # waits until it is on the disk
             written = time.perf_counter() - began
             began = time.perf_counter()
             for number in range(fitting):
@@ -76,32 +75,3 @@ def measure(model: ModelConfig, members: int, folder: Path) -> Iterator[str | Fi
                 )
     finally:
         shutil.rmtree(folder)
-
-
-def _plain(path: Path, size: int) -> tuple[float, float]:
-    """Bytes per second that a file is written with, until it is on the disk, and read with."""
-    block = np.random.default_rng(0).integers(0, 255, 2**24, np.uint8)
-    times = max(1, size // block.nbytes)
-    began = time.perf_counter()
-    with path.open("wb", buffering=0) as file:
-        for _ in range(times):
-            file.write(block.data)
-        os.fsync(file.fileno())
-    written = time.perf_counter() - began
-    _settle(path.parent)
-    began = time.perf_counter()
-    with path.open("rb", buffering=0) as file:
-        while file.readinto(block.data):
-            pass
-    read = time.perf_counter() - began
-    path.unlink()
-    return times * block.nbytes / written, times * block.nbytes / read
-
-
-def _settle(folder: Path) -> None:
-    """Waits until all files are on the disk, and lets the next read come from there."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
