@@ -60,8 +60,8 @@ SHORT_RUN: Mapping[str, Any] = {
 }
 
 _REPOSITORY = Path(__file__).parents[1]
-# Most of a short run is compilation.
-_COMPILE_QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# Where a run's programs are compiled for it alone, that takes longer than they run.
+COMPILE_QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 _TICK_S = 0.01
 _DEATH_S = 5.0  # for the processes of a killed run to end
 
@@ -89,7 +89,7 @@ def short_run_flags(tiny_seeds: Path, run_dir: Path, **changes: Any) -> list[str
 
 @contextlib.contextmanager
 def started(
-    flags: Sequence[str], compiled: Path, devices: int = 1
+    flags: Sequence[str], compiled: Path, devices: int = 1, xla: str = ""
 ) -> Iterator[subprocess.Popen[str]]:
     """`acdc run` in a process group of its own, which is gone afterwards.
 
@@ -97,17 +97,20 @@ def started(
         flags: of the run.
         compiled: folder where XLA keeps compiled programs, so that a second run is quick.
         devices: fake CPU devices.
+        xla: more of XLA's flags; part of what a compiled program is known by.
     """
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {_COMPILE_QUICKLY}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {xla}",
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "COLUMNS": "200",
+        "PYTHONPATH": str(_REPOSITORY),
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "acdc_jax.main", "run", *flags],
+        [sys.executable, str(Path(__file__).with_name("short_main.py")), "run", *flags],
         cwd=_REPOSITORY,
         env=environment,
         stdout=subprocess.PIPE,

@@ -13,7 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers import committed, free_address, short_run_flags, started, wait_for_commit
+from helpers import (
+    COMPILE_QUICKLY,
+    committed,
+    free_address,
+    short_run_flags,
+    started,
+    wait_for_commit,
+)
 
 from acdc_jax.evolve.member import load_member
 from acdc_jax.model.transformer import shapes
@@ -61,7 +68,10 @@ def processes(
             for i in range(count)
         ]
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(started([*flags, *mine], compiled, devices)) for mine in own]
+        yield [
+            stack.enter_context(started([*flags, *mine], compiled, devices, COMPILE_QUICKLY))
+            for mine in own
+        ]
 
 
 def found(run_dir: Path) -> Found:
