@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import NoReturn, cast
 
 from acdc_jax import __version__
 from acdc_jax.errors import AcdcError, ConfigError, Ended
@@ -90,5 +90,17 @@ def _part(problem: str = "") -> None:
         distributed.leave(problem)
 
 
+def program() -> NoReturn:
+    """The command's process: `main`, and then an end at once.
+
+    The interpreter's own end is not safe: a library's thread that comes back from C++ meanwhile is
+    unwound through it, which aborts the process, and a run that ended well would seem to have failed.
+    """
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

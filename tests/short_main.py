@@ -1,12 +1,10 @@
 """`acdc` that measures a run on a tenth of the held-out tasks, which are most of a short run."""
 
-import sys
-
 from acdc_jax.commands import run
-from acdc_jax.main import main
+from acdc_jax.main import program
 
 _all = run.heldout_drafts
 run.heldout_drafts = lambda seed: _all(seed)[::10]
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

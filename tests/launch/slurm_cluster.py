@@ -24,7 +24,9 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 # A requeued job waits until its credential has expired: two minutes, were it not said here.
-AuthInfo=socket={folder}/munge/socket,cred_expire=2
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
+# JAX's processes meet at a port that follows from the job's number: not that of another cluster's.
+FirstJobId={first_job}
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -91,6 +93,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
             folder=folder,
             controller=controller,
             daemon=daemon,
+            first_job=secrets.randbelow(1_000_000) + 1,
         )
     )
     environment = {"SLURM_CONF": str(config)}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import committed, short_run_flags
+from helpers import COMPILE_QUICKLY, committed, short_run_flags
 from slurm_cluster import Cluster, cluster, missing
 
 pytestmark = [
@@ -57,7 +57,7 @@ def submit(slurm: Cluster, tmp_path: Path, compiled: Path) -> Callable[..., str]
     environment = {
         "PATH": f"{acdc}:{os.environ['PATH']}",
         "PYTHONPATH": str(_REPOSITORY),
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": COMPILE_QUICKLY,
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
