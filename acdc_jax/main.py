@@ -94,7 +94,7 @@ def program() -> NoReturn:
     """The command's process: `main`, and then an end at once.
 
     The interpreter's own end is not safe: a library's thread that comes back from C++ meanwhile is
-    unwound through it, which aborts the process, and a run that ended well would seem to have failed.
+    unwound through it. That aborts the process, and a run that ended well seems to have failed.
     """
     status = main()
     sys.stdout.flush()
