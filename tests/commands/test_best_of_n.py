@@ -106,8 +106,10 @@ def test_a_missing_score_is_asked_again(run_dir: Path) -> None:
     lost = [line | {"score": None} if i == 2 else line for i, line in enumerate(lines)]
     path.write_bytes(gzip.compress("\n".join(map(json.dumps, lost)).encode()))
     _evaluate(run_dir, *flags)
-    by_question = {(line["task"], line["instance"]): line for line in _lines(run_dir, voice)}
-    assert by_question == {(line["task"], line["instance"]): line for line in lines}
+    found = {(line["task"], line["instance"]): line for line in _lines(run_dir, voice)}
+    assert len(found) == len(lines)
+    for line in lines:  # a smaller batch rounds differently
+        assert found[line["task"], line["instance"]] == pytest.approx(line, rel=1e-4)
 
 
 @pytest.mark.parametrize(
