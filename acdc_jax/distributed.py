@@ -32,6 +32,7 @@ class _Peers:
     count = 1
     exchanges = 0
     published: ClassVar[list[int]] = []  # exchanges in which this process said something
+    last_word = threading.Lock()  # held while a sign of life is given, lest it be one too late
 
 
 def initialise(
@@ -153,14 +154,15 @@ def leave(problem: str = "") -> None:
     if (client := _Peers.client) is None:
         return
     if problem:
-        # The first process serves the store: it stays until the others have read this.
-        _Peers.client = None
-        client.key_value_set(_sign(_Peers.me), f"!{problem}", True)
-        time.sleep(4 * _TICK_S)
+        with _Peers.last_word:
+            _Peers.client = None
+            client.key_value_set(_sign(_Peers.me), f"!{problem}", True)
+        time.sleep(4 * _TICK_S)  # the first process serves the store: until the others have read it
         return
     barrier()
-    _Peers.client = None
-    client.key_value_set(_sign(_Peers.me), _BYE, True)
+    with _Peers.last_word:
+        _Peers.client = None
+        client.key_value_set(_sign(_Peers.me), _BYE, True)
     if is_first():
         # Returns when nobody else is connected. JAX aborts a process that is when the service ends.
         client.get_live_nodes(list(range(_Peers.count)))
@@ -205,8 +207,9 @@ def _watch(timeout_s: float) -> None:
     while (client := _Peers.client) is not None:
         tick += 1
         try:
-            if _Peers.client is not None:  # has not parted meanwhile
-                client.key_value_set(_sign(me), str(tick), True)
+            with _Peers.last_word:
+                if _Peers.client is not None:  # has not parted meanwhile
+                    client.key_value_set(_sign(me), str(tick), True)
             found = client.key_value_dir_get(_sign(""))
         except jax.errors.JaxRuntimeError as error:
             if _Peers.client is not None:
