@@ -143,3 +143,12 @@ def weight_shardings(mesh: Mesh, config: ModelConfig, population: bool) -> dict[
         return sharding(mesh, leading + axes, members + parts)
 
     return {path: place(axes[path], leaf.shape) for path, leaf in shapes(config).items()}
+
+
+def member_shapes(mesh: Mesh, config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shape, dtype and place of every weight of one member, by dotted path."""
+    places = weight_shardings(mesh, config, population=False)
+    return {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[path])
+        for path, leaf in shapes(config).items()
+    }

@@ -28,7 +28,7 @@ from acdc_jax.models import Folders, cache_dir, check_folders, load_model, text_
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.seeds.language import EXPERTS
 from acdc_jax.seeds.train import cached_seeds
-from acdc_jax.sharding import default_mesh, make_mesh, pop_groups, weight_shardings
+from acdc_jax.sharding import default_mesh, make_mesh, member_shapes, pop_groups, weight_shardings
 from acdc_jax.tasks.backends import Backends
 from acdc_jax.tasks.grow import Workshop
 from acdc_jax.tasks.library import Curator
@@ -281,12 +281,3 @@ def _own_groups(mesh: jax.sharding.Mesh) -> list[tuple[int, jax.sharding.Mesh]]:
 def overflow_dir(run_dir: Path) -> Path:
     """Where a process that does not write the run's members puts what its memory cannot hold."""
     return run_dir / "overflow" / f"p{jax.process_index()}"
-
-
-def member_shapes(mesh: jax.sharding.Mesh, model: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Path → shape, dtype and sharding of a member's weights."""
-    shardings = weight_shardings(mesh, model, population=False)
-    return {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
-        for path, leaf in shapes(model).items()
-    }

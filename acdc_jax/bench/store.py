@@ -27,12 +27,12 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evolve.budget import Budget, Shapes, bytes_on_device, limit_pinned_memory
 from acdc_jax.evolve.children import member_id, seed_recipe
 from acdc_jax.evolve.content import content_hash
+from acdc_jax.evolve.member import HOST_MEMORY
 from acdc_jax.evolve.store import Store
 from acdc_jax.flags import setting
 from acdc_jax.generate.memory import weight_bytes
 from acdc_jax.model.transformer import Weights
-from acdc_jax.sharding import make_mesh
-from acdc_jax.world import member_shapes
+from acdc_jax.sharding import make_mesh, member_shapes
 
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
 _HOST_BUDGET_7B = 48.0  # GB
@@ -176,7 +176,7 @@ def _measure(
     del fresh
 
     there = {path: leaf.sharding for path, leaf in shapes.items()}
-    here = {path: where.with_memory_kind("pinned_host") for path, where in there.items()}
+    here = {path: where.with_memory_kind(HOST_MEMORY) for path, where in there.items()}
     for turn in range(2):  # the second finds its page-locked memory
         began = time.perf_counter()
         stored = jax.block_until_ready(jax.device_put(weights, here))

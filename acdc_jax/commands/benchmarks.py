@@ -127,7 +127,7 @@ def run_benchmarks(
     from acdc_jax.evaluate.harness.tasks import load_benchmarks
     from acdc_jax.evaluate.harness.voices import folder_name, folder_voice, member_voices
 
-    settings = Config.from_settings(run.manifest.flags)
+    settings = run.settings
     prng_seed += settings.run.seed  # several runs draw independently
     names, include = _listed(config.harness_tasks), _listed(config.harness_include_path)
     plan, asking = _plan(run, forces, config, prng_seed), _asking(config)

@@ -182,7 +182,7 @@ def run_best_of_n(
         prng_seed: of samples and bootstrap intervals.
         console: where progress and the table go.
     """
-    run_dir, settings = run.run_dir, _placed(run)
+    run_dir, settings = run.run_dir, run.settings
     sets = {
         name: _tasks(name, run, settings) for name in _SETS if config.questions in (name, "both")
     }
@@ -227,13 +227,6 @@ def run_best_of_n(
                 highlight=False,
                 soft_wrap=True,
             )
-
-
-def _placed(run: RunRecord) -> Config:
-    """A run's settings, with the directory where it is now."""
-    config = Config.from_settings(run.manifest.flags)
-    place = dataclasses.replace(config.run, run_dir=str(run.run_dir))
-    return dataclasses.replace(config, run=place)
 
 
 def _tasks(name: str, run: RunRecord, settings: Config) -> list[Task]:

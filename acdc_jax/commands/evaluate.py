@@ -163,17 +163,9 @@ def _evaluate_run(
         run_best_of_n(run, forces, best, samples, config.prng_seed, console)
     if not benchmarks.harness_tasks:
         return {}
-    with checkpoint.open_run(_placed(run)):
+    with checkpoint.open_run(run.settings):
         written = run_benchmarks(run, forces, benchmarks, config.prng_seed, console)
     return cast(Mapping[str, Any], written["benchmarks"])
-
-
-def _placed(run: RunRecord) -> Config:
-    """A run's settings, with the directory where it is now."""
-    config = Config.from_settings(run.manifest.flags)
-    return dataclasses.replace(
-        config, run=dataclasses.replace(config.run, run_dir=str(run.run_dir))
-    )
 
 
 def complete_skills(run_dir: Path, console: Console) -> None:
@@ -187,7 +179,7 @@ def complete_skills(run_dir: Path, console: Console) -> None:
     if not skill_matrix.incomplete(known):
         checkpoint.save_skills(run_dir, known)
         return
-    config = _placed(run)
+    config = run.settings
     with checkpoint.open_run(config) as manifest:
         _evaluate(config, run_dir, manifest, run, skill_matrix.incomplete(known), console)
 

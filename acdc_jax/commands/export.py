@@ -35,9 +35,9 @@ from acdc_jax.report.card import force_page, model_card
 from acdc_jax.report.lineage import ancestors
 from acdc_jax.report.provenance import origins
 from acdc_jax.report.record import RunRecord, read_run
-from acdc_jax.sharding import make_mesh, pop_groups
+from acdc_jax.sharding import make_mesh, member_shapes, pop_groups
 from acdc_jax.sources import Sources, read_sources
-from acdc_jax.world import fitting_mesh, member_shapes
+from acdc_jax.world import fitting_mesh
 
 _HELP = """acdc export RUN MEMBER OUT: write a member of a run as a Hugging Face folder.
 acdc export RUN --task_force=N --out=DIR: write a task force, one such folder per member.

@@ -9,6 +9,7 @@ from typing import Any
 
 from acdc_jax import checkpoint
 from acdc_jax.checkpoint import Manifest
+from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluate.skills import SkillMatrix
 from acdc_jax.tasks.pool import task_id
@@ -42,6 +43,13 @@ class RunRecord:
     pools: Sequence[Sequence[str]]
     skills: SkillMatrix
     results: Json | None
+
+    @property
+    def settings(self) -> Config:
+        """The run's settings, with the directory where it is now."""
+        config = Config.from_settings(self.manifest.flags)
+        here = dataclasses.replace(config.run, run_dir=str(self.run_dir))
+        return dataclasses.replace(config, run=here)
 
     @property
     def seeds(self) -> list[str]:

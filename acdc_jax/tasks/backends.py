@@ -105,7 +105,6 @@ def _embedder(config: Config, devices: Sequence[jax.Device]) -> Embedder:
 
 
 def _endpoint(config: Config, url: str) -> "Endpoint":
-    # Imported where a server is asked: a run without one does not wait for its client.
     from acdc_jax.tasks.endpoint import Endpoint
 
     given = config.scientist

@@ -20,8 +20,7 @@ from acdc_jax.evolve.mutate import Mutation, mutate_leaf, mutated_paths
 from acdc_jax.generate import steps
 from acdc_jax.generate.steps import Prompts
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.sharding import make_mesh
-from acdc_jax.world import member_shapes
+from acdc_jax.sharding import make_mesh, member_shapes
 
 _KINDS = (
     "all-reduce",

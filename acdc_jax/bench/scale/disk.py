@@ -13,8 +13,7 @@ from acdc_jax.bench.weights import random_weights, size_bytes
 from acdc_jax.evolve.children import member_id, seed_recipe
 from acdc_jax.evolve.member import HOST_MEMORY, check_member, load_member, save_member
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.sharding import make_mesh
-from acdc_jax.world import member_shapes
+from acdc_jax.sharding import make_mesh, member_shapes
 
 _PLAIN_BYTES = 2**30
 

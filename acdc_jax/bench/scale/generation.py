@@ -28,13 +28,13 @@ from acdc_jax.loop import next_generation
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights
 from acdc_jax.sandbox import Sandbox
-from acdc_jax.sharding import make_mesh, pop_groups, weight_shardings
+from acdc_jax.sharding import make_mesh, member_shapes, pop_groups, weight_shardings
 from acdc_jax.state import State
 from acdc_jax.tasks.backends import Backends
 from acdc_jax.tasks.grow import Workshop
 from acdc_jax.tasks.library import Curator, Library
 from acdc_jax.tasks.pool import Pool
-from acdc_jax.world import World, make_groups, make_operators, member_shapes
+from acdc_jax.world import World, make_groups, make_operators
 
 _PARTS = ("store", "merge", "mutate", "check", "decode", "scoring")  # as in the run's metrics
 

@@ -16,8 +16,8 @@ from acdc_jax.generate.memory import device_room, weight_bytes
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.model import hf, tokenizer
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights, decode_layout, shapes
-from acdc_jax.sharding import default_mesh, make_mesh, pop_groups, weight_shardings
+from acdc_jax.model.transformer import Weights, decode_layout
+from acdc_jax.sharding import default_mesh, make_mesh, member_shapes, pop_groups
 
 _SAMPLES = Sampling(temperature=0.7)  # the paper's
 _HELD_AT_ONCE = 4  # a model as stored and as laid out for decoding, the one before, the cache
@@ -89,16 +89,7 @@ def _groups(model: ModelConfig) -> list[Shapes]:
     """Shapes of a model's weights on each group of devices, of which it takes as few as it can."""
     devices = jax.local_devices()
     spec = default_mesh(devices, weight_bytes(model), device_room(), _HELD_AT_ONCE)
-    groups: list[Shapes] = []
-    for mesh in pop_groups(make_mesh(spec, devices)):
-        where = weight_shardings(mesh, model, population=False)
-        groups.append(
-            {
-                path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where[path])
-                for path, leaf in shapes(model).items()
-            }
-        )
-    return groups
+    return [member_shapes(mesh, model) for mesh in pop_groups(make_mesh(spec, devices))]
 
 
 def _read(

@@ -88,7 +88,8 @@ def _merge(
         if odd := base.keys() ^ tree.keys():
             raise AcdcError(f"weight {min(odd)!r} is missing from a model that is to be merged")
     paths = list(base)
-    base_counts = needs_base(merge, np.asarray(coefficients))
+    # Of the others there is one program, which reads it.
+    base_counts = not merge.averages or needs_base(merge, np.asarray(coefficients))
     merged: Weights = {}
     for batch in [paths] if merge.averages else [[path] for path in paths]:
         leaves = merge_leaves(
