@@ -3,9 +3,14 @@
 import os
 from pathlib import Path
 
-# Before jax is imported: four CPU devices, so that sharding is exercised on a laptop.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+# Before jax is imported: four CPU devices, so that sharding is exercised on a laptop, and programs
+# that are compiled quickly, since most of them run once.
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=4",
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    )
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -15,6 +20,23 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# What takes longest, and would otherwise be left to one process at the end.
+_FIRST = ("processes", "mesh")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test file stays in one process, where it shares what its fixtures made."""
+
+    def group(item: pytest.Item) -> str:
+        mark = item.get_closest_marker("xdist_group")
+        return str(mark.args[0]) if mark else item.path.name
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)), append=False)
+    items.sort(key=lambda item: group(item) not in _FIRST)
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,7 @@ def propose_children(
 def make_child(
     recipe: Recipe,
     base: Weights,
-    parents: Sequence[Weights],
+    parents: list[Weights],
     group_of: Mapping[str, int],
     lap: Callable[[str], None] = lambda part: None,
 ) -> tuple[Weights, Recipe]:
@@ -121,7 +121,8 @@ def make_child(
     Args:
         recipe: what to make.
         base: weights θ₀.
-        parents: the recipe's parents, in its order.
+        parents: the recipe's parents, in its order. The list is emptied once they are merged: the
+            mutation may need their memory.
         group_of: weight path → index into the recipe's groups.
         lap: told when the devices have done "merge", "mutate" and "check" (finite, and hashed).
 
@@ -136,6 +137,7 @@ def make_child(
     coefficients = jnp.asarray(np.asarray(recipe.coefficients, np.float32))
     weights = merge_child(Merge(**recipe.merge), base, parents, coefficients, merge_key, group_of)
     jax.block_until_ready(weights)
+    parents.clear()
     lap("merge")
     if recipe.mutation:
         mutation = Mutation(**recipe.mutation)

@@ -110,7 +110,8 @@ def generate(
         return iter(())
     shared = min(prefix, common_prefix(prompts), min(map(len, prompts)) - 1)
     members = population or 1
-    placement = placement_of(config, weights["embed.weight"].sharding, members)
+    held = weights["embed.weight"].sharding
+    placement = placement_of(config, held, members)
     settings = Settings(
         model=config,
         stop_tokens=tuple(stop_tokens),
@@ -129,7 +130,9 @@ def generate(
     multiple = BLOCK if length > 4 * BLOCK else 8  # a kernel reads blocks
     length = -(-length // multiple) * multiple
     wanted = halved(batch_size, len(prompts))
-    slots = fitting_slots(config, wanted, length, members, _spread(placement), _READING)
+    slots = fitting_slots(
+        config, wanted, length, members, held.addressable_devices, _spread(placement), _READING
+    )
     parameters = members * parameter_count(config)
 
     def rows(padded: int) -> int:

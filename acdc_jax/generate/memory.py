@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ _CGROUP = Path("/sys/fs/cgroup/memory.max")  # the limit of a container; absent 
 _RESERVE = 0.06  # of what is free, for what XLA needs beside the arrays counted here
 _LOGITS = 3  # float32 copies of a step's logits: themselves, and what sampling makes of them
 _POPULATION_SHARE = 0.5  # of a device; the rest is for the archive, the parents and the cache
+_SMALL_SHARE = 1 / 64  # of a device: reading larger weights takes longer than launching a step does
 _POPULATION_TOKENS = 4096  # of cache that a member must get beside its weights, to be worth it
 
 
@@ -69,7 +71,13 @@ def token_bytes(config: ModelConfig) -> int:
 
 
 def fitting_slots(
-    config: ModelConfig, wanted: int, length: int, members: int, devices: int, reading: int
+    config: ModelConfig,
+    wanted: int,
+    length: int,
+    members: int,
+    devices: Collection[jax.Device],
+    spread: int,
+    reading: int,
 ) -> int:
     """Returns how many sequences decode at once: `wanted`, halved until they fit.
 
@@ -78,18 +86,19 @@ def fitting_slots(
         wanted: How many would decode at once.
         length: Tokens of a sequence, prompt and response together.
         members: Members that decode together.
-        devices: Over how many devices the members, or their heads, are spread.
+        devices: Of this process that hold the members.
+        spread: Over how many devices the members, or their heads, are spread.
         reading: Tokens of prompts that are read at once.
 
     Raises:
         AcdcError: Not even one fits.
     """
-    free = free_bytes(jax.local_devices()[0])
+    free = min(map(free_bytes, devices))
     # What reading prompts needs at most: the residual stream, and the feed-forward layer's input
     # and output before and after they are joined.
     widths = 4 * config.hidden_size + 3 * config.intermediate_size
     activations = members * reading * widths * jnp.dtype(config.dtype).itemsize
-    room = (1 - _RESERVE) * free * devices - activations
+    room = (1 - _RESERVE) * free * spread - activations
     one = members * (length * token_bytes(config) + _LOGITS * 4 * config.vocab_size)
     slots = wanted
     while slots > 1 and slots * one > room:
@@ -119,7 +128,13 @@ def choose_population(config: ModelConfig, children: int, devices: int) -> tuple
         The number, and a line that says why.
     """
     one = weight_bytes(config) + _POPULATION_TOKENS * token_bytes(config)
-    room = _POPULATION_SHARE * total_bytes(jax.local_devices()[0]) * devices
+    total = total_bytes(jax.local_devices()[0]) * devices
+    small, room = _SMALL_SHARE * total, _POPULATION_SHARE * total
+    if weight_bytes(config) > small:
+        return 1, (
+            f"members decode one by one: one of {weight_bytes(config) / _GIB:.3g} GiB keeps a "
+            f"device busy, one of up to {small / _GIB:.3g} GiB does not"
+        )
     population = children if children * one <= room else 1
     how = f"{population} members decode together" if population > 1 else "members decode one by one"
     return population, (

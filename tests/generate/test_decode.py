@@ -300,11 +300,17 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_choose_population(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All children where they fit into half of the devices, else one by one."""
+    """All children where they fit into half of the devices, else one by one; so do large ones."""
     one = memory.weight_bytes(CONFIG) + 4096 * memory.token_bytes(CONFIG)
-    monkeypatch.setattr(memory, "total_bytes", lambda _: 4 * one)
-    assert [memory.choose_population(CONFIG, c, 1)[0] for c in (1, 2, 3)] == [1, 2, 1]
-    assert [memory.choose_population(CONFIG, c, 2)[0] for c in (3, 4, 5)] == [3, 4, 1]
+    room = 64 * one
+    monkeypatch.setattr(memory, "total_bytes", lambda _: room)
+    assert [memory.choose_population(CONFIG, c, 1)[0] for c in (1, 32, 33)] == [1, 32, 1]
+    assert [memory.choose_population(CONFIG, c, 2)[0] for c in (33, 64, 65)] == [33, 64, 1]
+    room = 64 * memory.weight_bytes(CONFIG) - 64
+    population, why = memory.choose_population(CONFIG, 2, 1)
+    assert population == 1
+    assert "keeps a device busy" in why
+    assert memory.choose_population(CONFIG, 2, 2)[0] == 2
 
 
 def test_nothing_to_do() -> None:

@@ -16,6 +16,7 @@ from acdc_jax.bench.scale.workload import Workload, as_text
 from acdc_jax.bench.weights import random_weights
 from acdc_jax.config import Config, DecodeConfig, EvolveConfig, RunConfig, SandboxConfig, TaskConfig
 from acdc_jax.errors import AcdcError
+from acdc_jax.evaluate.groups import Groups
 from acdc_jax.evaluate.respond import Engine
 from acdc_jax.evaluate.skills import SkillMatrix
 from acdc_jax.evolve import archive
@@ -26,7 +27,6 @@ from acdc_jax.evolve.store import Store
 from acdc_jax.generate.memory import weight_bytes
 from acdc_jax.loop import next_generation
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import make_mesh, member_shapes, pop_groups, weight_shardings
 from acdc_jax.state import State
@@ -155,11 +155,11 @@ def _start(
         recipes[name] = seed_recipe(name, weights)
         store.put(recipes[name], weights)
         del weights  # before the next one comes
-    room = budget.members_on_host(wanted[0]) - config.run.population
-    _take_host_memory(base, max(min(room, config.run.children), 0))
     tasks = {task.id: task for task in workload.tasks}
     coins = np.random.default_rng(0).integers(0, 2, (len(recipes), len(tasks)), np.int8)
     groups, decoding = make_groups(mesh, engine, base, config.run.children)
+    room = budget.members_on_host(wanted[0]) - config.run.population
+    _take_host_memory(groups, max(min(room, config.run.children), 0))
     world = World(
         config=config,
         decoding=decoding,
@@ -194,13 +194,19 @@ def _start(
     return world, state
 
 
-def _take_host_memory(base: Weights, members: int) -> None:
+def _take_host_memory(groups: Groups, members: int) -> None:
     """Has memory page-locked that children come to, once and not in the generation that is timed.
 
-    A run takes it in its first generations. The system hands out pages more slowly than any link.
+    A run takes it in its first generations. The system hands out pages more slowly than any link,
+    and meanwhile lets no device of the process do anything else.
     """
-    here = {path: leaf.sharding.with_memory_kind(HOST_MEMORY) for path, leaf in base.items()}
-    jax.block_until_ready([jax.device_put(base, here) for _ in range(members)])
+    copies = []
+    for group in groups.own:
+        base = group.base
+        here = {path: leaf.sharding.with_memory_kind(HOST_MEMORY) for path, leaf in base.items()}
+        own = len(range(members)[group.rank :: groups.count])
+        copies += [jax.device_put(base, here) for _ in range(own)]
+    jax.block_until_ready(copies)
 
 
 def _check_room(config: Config, budget: Budget, wanted: Shapes, folder: Path) -> None:

@@ -61,7 +61,7 @@ def making_seconds(
                 make_child(
                     recipe,
                     group.base,
-                    beside[group.number],
+                    list(beside[group.number]),
                     operators.group_of,
                     clocks[group.number].lap,
                 )
