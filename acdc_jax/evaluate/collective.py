@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from acdc_jax.evaluate.interval import interval
+
 _SOLVED = 0.5  # score from which an item counts as solved
-_LOW, _HIGH = 2.5, 97.5  # percentiles of a 95 % interval
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -79,25 +80,6 @@ def plurality(solved: Bools, answers: Integers) -> Bools:
     return np.asarray(solved[winner, np.arange(solved.shape[1])])
 
 
-def resamples(items: int, count: int, seed: int) -> npt.NDArray[np.float32]:
-    """How often each of `count` bootstrap samples holds each item: [count, items]."""
-    if items < 1:
-        raise ValueError("a benchmark without items")
-    drawn = np.random.default_rng(seed).multinomial(items, np.full(items, 1 / items), count)
-    return drawn.astype(np.float32)
-
-
-def interval(values: npt.ArrayLike, weights: npt.NDArray[np.float32]) -> list[float]:
-    """95 % percentile bootstrap interval of the mean over items.
-
-    Args:
-        values: [I].
-        weights: from `resamples`.
-    """
-    means = weights @ np.asarray(values, np.float32) / weights.shape[1]
-    return [float(bound) for bound in np.percentile(means, [_LOW, _HIGH])]
-
-
 def score_collective(
     verdicts: Verdicts, draws: Sequence[Sequence[str]], weights: npt.NDArray[np.float32]
 ) -> dict[str, Any]:
@@ -107,7 +89,7 @@ def score_collective(
         verdicts: of all models.
         draws: the collective's models, by rank; or several random collectives of the same size,
             over which every figure is a mean.
-        weights: from `resamples`.
+        weights: from `interval.resamples`.
 
     Returns:
         `n`, `members` (a list for each draw), and with intervals: `coverage`, `coverage_by_n`

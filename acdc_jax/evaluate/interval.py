@@ -1,32 +1,33 @@
-"""Intervals that say how much a mean over questions would vary with other questions."""
+"""How much a mean over items would vary with other items: percentile bootstrap (Efron, 1979).
+
+One set of resamples gives the intervals of all figures of the same items, those of differences
+included.
+"""
 
 import numpy as np
 import numpy.typing as npt
 
-_RESAMPLES = 10_000
-_AT_ONCE = 2**22  # numbers drawn at once
+_LOW, _HIGH = 2.5, 97.5  # percentiles of a 95 % interval
 
 
-def bootstrap(values: npt.ArrayLike, seed: int) -> tuple[float, float, float]:
-    """Mean, and its 95 % percentile bootstrap interval (Efron, 1979).
-
-    Args:
-        values: [I] numbers, one per question.
-        seed: of the resampling.
-
-    Returns:
-        Mean, lower and upper bound.
+def resamples(items: int, count: int, seed: int) -> npt.NDArray[np.float32]:
+    """How often each of `count` bootstrap samples holds each item: [count, items].
 
     Raises:
-        ValueError: there are no values.
+        ValueError: there are no items.
     """
-    given = np.asarray(values, np.float64)
-    if given.size == 0:
-        raise ValueError("the mean of no values")
-    rng, means = np.random.default_rng(seed), []
-    rows = max(1, _AT_ONCE // given.size)
-    for start in range(0, _RESAMPLES, rows):
-        shape = (min(rows, _RESAMPLES - start), given.size)
-        means.append(given[rng.integers(0, given.size, shape)].mean(1))
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(given.mean()), float(low), float(high)
+    if items < 1:
+        raise ValueError("a mean over no items")
+    drawn = np.random.default_rng(seed).multinomial(items, np.full(items, 1 / items), count)
+    return drawn.astype(np.float32)
+
+
+def interval(values: npt.ArrayLike, weights: npt.NDArray[np.float32]) -> list[float]:
+    """95 % percentile bootstrap interval of the mean over items.
+
+    Args:
+        values: [I].
+        weights: from `resamples`.
+    """
+    means = weights @ np.asarray(values, np.float32) / weights.shape[1]
+    return [float(bound) for bound in np.percentile(means, [_LOW, _HIGH])]

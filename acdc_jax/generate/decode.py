@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import numpy.typing as npt
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.generate.batches import bucket, common_prefix, grouped, halved, padded
@@ -24,7 +24,7 @@ from acdc_jax.generate.sampling import Sampling
 from acdc_jax.generate.steps import Drawn, Prompts, Settings, State, decode, prefill, start
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.decode_attention import BLOCK
-from acdc_jax.model.transformer import Weights
+from acdc_jax.model.transformer import Weights, mesh_of
 from acdc_jax.sharding import sharding
 
 _STEPS = 8  # tokens per call of `decode`: empty slots wait for a call's end, and one more
@@ -333,11 +333,12 @@ def placement_of(
     Returns:
         None where the weights are not spread over a mesh.
     """
-    if not isinstance(weights, NamedSharding) or not isinstance(weights.mesh, Mesh):
+    mesh = mesh_of(weights)
+    if mesh is None:
         return None
     shape = (members, 1, 1, config.num_kv_heads, config.head_dim)
-    caches = sharding(weights.mesh, ("population", None, None, "kv_heads", None), shape)
-    return caches, NamedSharding(weights.mesh, PartitionSpec())
+    caches = sharding(mesh, ("population", None, None, "kv_heads", None), shape)
+    return caches, NamedSharding(mesh, PartitionSpec())
 
 
 def _spread(placement: tuple[NamedSharding, NamedSharding] | None) -> int:

@@ -10,12 +10,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.generate.batches import grouped, halved, padded
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights, forward
+from acdc_jax.model.transformer import Weights, forward, mesh_of
 
 _READING = 8192  # most tokens read at once, as for prompts
 _LOGITS = 2**28  # most logits at once: 1 GiB of float32
@@ -147,6 +147,5 @@ def _coarse(size: int, least: int) -> int:
 
 def _everywhere(weights: jax.sharding.Sharding) -> jax.sharding.Sharding:
     """Where small arrays go beside the weights: on each of their devices."""
-    if isinstance(weights, NamedSharding) and isinstance(weights.mesh, Mesh):
-        return NamedSharding(weights.mesh, PartitionSpec())
-    return weights
+    mesh = mesh_of(weights)
+    return weights if mesh is None else NamedSharding(mesh, PartitionSpec())

@@ -424,12 +424,18 @@ _JOINED = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
 _TURNED = ("o", "down", "head")
 
 
+def mesh_of(where: jax.sharding.Sharding) -> Mesh | None:
+    """The mesh over whose axes a weight lies; None where it is on one device without any."""
+    if isinstance(where, NamedSharding) and isinstance(where.mesh, Mesh):
+        return where.mesh
+    return None
+
+
 def _cut(leaf: jax.Array) -> tuple[Mesh | None, tuple[str | None, ...]]:
     """The mesh over which a weight lies, and the axis of it that cuts each of its own axes."""
     where = leaf.sharding
-    if not isinstance(where, NamedSharding) or not isinstance(where.mesh, Mesh):
-        return None, (None,) * leaf.ndim
-    return where.mesh, (*where.spec, *(None,) * (leaf.ndim - len(where.spec)))
+    spec = where.spec if isinstance(where, NamedSharding) else ()
+    return mesh_of(where), (*spec, *(None,) * (leaf.ndim - len(spec)))
 
 
 def _placed(x: jax.Array, mesh: Mesh | None, spec: tuple[str | None, ...]) -> jax.Array:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from scipy import stats
 
 from acdc_jax.evaluate import collective
-from acdc_jax.evaluate.collective import Verdicts, gain, resamples, score_collective
+from acdc_jax.evaluate.collective import Verdicts, gain, score_collective
+from acdc_jax.evaluate.interval import resamples
 
 # Three models and five items; answers as numbers, -1 is none.
 SCORES = np.asarray([[1, 0, 0, 1, 0], [1, 1, 0, 0, 0], [0, 1, 0, 0, 1]], np.float64)
@@ -61,23 +61,6 @@ def test_gain_is_paired_by_item() -> None:
     found = gain(THREE, [("a", "b", "c")], [("a",)], WEIGHTS)
     assert found["coverage_gain"] == pytest.approx(0.4)
     assert gain(THREE, [("a", "b")], [("b", "a")], WEIGHTS)["coverage_gain_interval"] == [0, 0]
-
-
-def test_the_interval_is_scipys() -> None:
-    values = np.random.default_rng(0).random(80) < 0.3
-    low, high = collective.interval(values, resamples(80, 20_000, 1))
-    expected = stats.bootstrap(
-        (values.astype(float),), np.mean, n_resamples=20_000, method="percentile", rng=2
-    ).confidence_interval
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.007)
-
-
-def test_a_seed_repeats_the_resamples() -> None:
-    assert np.array_equal(resamples(9, 7, 3), resamples(9, 7, 3))
-    assert not np.array_equal(resamples(9, 7, 3), resamples(9, 7, 4))
-    assert (resamples(9, 7, 3).sum(1) == 9).all()
-    with pytest.raises(ValueError, match="without items"):
-        resamples(0, 7, 3)
 
 
 @st.composite

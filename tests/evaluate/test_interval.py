@@ -4,21 +4,25 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from acdc_jax.evaluate.interval import bootstrap
+from acdc_jax.evaluate.interval import interval, resamples
 
 
-def test_scipy_finds_the_same_interval() -> None:
-    values = np.random.default_rng(0).random(150) < 0.3
-    mean, low, high = bootstrap(values, 1)
-    theirs = scipy.stats.bootstrap(
-        (values.astype(float),), np.mean, method="percentile", n_resamples=9999
+def test_the_interval_is_scipys() -> None:
+    values = np.random.default_rng(0).random(80) < 0.3
+    low, high = interval(values, resamples(80, 20_000, 1))
+    expected = scipy.stats.bootstrap(
+        (values.astype(float),), np.mean, n_resamples=20_000, method="percentile", rng=2
     ).confidence_interval
-    assert mean == values.mean()
-    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.007)
 
 
-def test_edges() -> None:
-    assert bootstrap([1.0, 1.0, 1.0], 0) == (1.0, 1.0, 1.0)
-    assert bootstrap([0.0, 1.0] * 9, 3) == bootstrap([0.0, 1.0] * 9, 3)
-    with pytest.raises(ValueError, match="no values"):
-        bootstrap([], 0)
+def test_a_seed_repeats_the_resamples() -> None:
+    assert np.array_equal(resamples(9, 7, 3), resamples(9, 7, 3))
+    assert not np.array_equal(resamples(9, 7, 3), resamples(9, 7, 4))
+    assert (resamples(9, 7, 3).sum(1) == 9).all()
+    with pytest.raises(ValueError, match="no items"):
+        resamples(0, 7, 3)
+
+
+def test_certain_values_have_no_width() -> None:
+    assert interval([1.0, 1.0, 1.0], resamples(3, 50, 0)) == [1.0, 1.0]

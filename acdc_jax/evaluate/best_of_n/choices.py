@@ -15,10 +15,11 @@ import numpy as np
 
 from acdc_jax.evaluate.best_of_n import METHODS
 from acdc_jax.evaluate.best_of_n.candidate import Candidate, Helpers, Undecided
-from acdc_jax.evaluate.interval import bootstrap
+from acdc_jax.evaluate.interval import interval, resamples
 from acdc_jax.tasks.chat import ChatError, digest
 
 _AT_ONCE = 256  # questions that a method works on
+_RESAMPLES = 10_000  # of the questions, for an interval
 Panels = Mapping[Any, tuple[str, Sequence[Candidate]]]  # question → its text, and the answers
 
 
@@ -130,11 +131,11 @@ def row(method: str, values: Sequence[float], seed: int) -> dict[str, Any]:
         seed: of the bootstrap.
     """
     known = [value for value in values if not np.isnan(value)]
-    mean, low, high = bootstrap(known, seed) if known else (None, None, None)
+    within = interval(known, resamples(len(known), _RESAMPLES, seed)) if known else [None, None]
     return {
         "method": method,
-        "accuracy": mean,
-        "interval": [low, high],
+        "accuracy": float(np.mean(known)) if known else None,
+        "interval": within,
         "missing": len(values) - len(known),
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_eval.api.model import CachingLM
 
-from acdc_jax.evaluate.collective import gain, resamples, score_collective
+from acdc_jax.evaluate.collective import gain, score_collective
 from acdc_jax.evaluate.harness.lm import HarnessLM, Voice
 from acdc_jax.evaluate.harness.plan import Plan
 from acdc_jax.evaluate.harness.samples import (
@@ -18,6 +18,7 @@ from acdc_jax.evaluate.harness.samples import (
     verdicts,
 )
 from acdc_jax.evaluate.harness.tasks import Asking, Benchmark, ask
+from acdc_jax.evaluate.interval import resamples
 
 Advance = Callable[..., None]
 
