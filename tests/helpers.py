@@ -25,6 +25,7 @@ from acdc_jax.seeds.train import TINY, TrainRecipe, cached_seeds
 
 # A few seconds of training: members answer in words, most of them wrong.
 QUICK_RECIPE = TrainRecipe(
+    model=dataclasses.replace(TINY, num_layers=1),
     warmup=5,
     batch=32,
     base_steps=60,
@@ -261,7 +262,7 @@ def fingerprint(run_dir: Path) -> dict[str, Any]:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-        for path, leaf in shapes(TINY).items()
+        for path, leaf in shapes(QUICK_RECIPE.model).items()
     }
     for folder in sorted((run_dir / "members").iterdir()):
         weights, recipe = load_member(folder, wanted)

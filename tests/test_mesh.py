@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from helpers import (
     COMPILE_QUICKLY,
+    QUICK_RECIPE,
     committed,
     free_address,
     short_run_flags,
@@ -24,7 +25,6 @@ from helpers import (
 
 from acdc_jax.evolve.member import load_member
 from acdc_jax.model.transformer import shapes
-from acdc_jax.seeds.train import TINY
 
 pytestmark = pytest.mark.xdist_group("mesh")  # they share a run to compare with
 
@@ -87,7 +87,7 @@ def found(run_dir: Path) -> Found:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-        for path, leaf in shapes(TINY).items()
+        for path, leaf in shapes(QUICK_RECIPE.model).items()
     }
     weights = {
         folder.name: jax.device_get(load_member(folder, wanted)[0])

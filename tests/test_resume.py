@@ -59,28 +59,28 @@ def test_another_seed_is_another_run(straight: Straight, tiny_seeds: Path, tmp_p
     assert straight.found[name] != (tmp_path / "other" / name).read_text()
 
 
-@pytest.mark.parametrize("phase", ["generation 0", "generations", "measuring"])
-def test_a_killed_run_ends_like_an_uninterrupted_one(
-    phase: str, straight: Straight, tiny_seeds: Path, tmp_path: Path
+def test_a_run_killed_again_and_again_ends_like_an_uninterrupted_one(
+    straight: Straight, tiny_seeds: Path, tmp_path: Path
 ) -> None:
     flags = short_run_flags(tiny_seeds, tmp_path / "run")
     # Times of the first manifest, of each commit from generation 0 on, and of the end.
-    begin, end, after = {
-        "generation 0": (straight.times[0], straight.times[1], -1),
-        "generations": (straight.times[1], straight.times[-2], 0),
-        "measuring": (straight.times[-2], straight.times[-1], _LAST),
-    }[phase]
-    delay = random.Random(phase).uniform(0, 0.6 * (end - begin))
-    with started(flags, straight.compiled) as process:
-        assert wait_for_commit(process, tmp_path / "run", after)
-        time.sleep(delay)
-        alive = kill_run(process)
-    at = f"killed {delay:.2f} s into {phase}, committed {committed(tmp_path / 'run')}"
-    assert alive == [], at
-    resumed = run_to_end(flags, straight.compiled)
-    assert resumed.status == 0, f"{at}: {resumed.stderr}"
-    assert differences(straight.found, fingerprint(tmp_path / "run")) == [], at
-    assert [line["generation"] for line in metrics(tmp_path / "run")] == list(range(_LAST + 1)), at
+    times = straight.times
+    for phase, begin, end, after in (
+        ("generation 0", times[0], times[1], -1),
+        ("generations", times[1], times[-2], 0),
+        ("measuring", times[-2], times[-1], _LAST),
+    ):
+        delay = random.Random(phase).uniform(0, 0.6 * (end - begin))
+        with started(flags, straight.compiled) as process:
+            assert wait_for_commit(process, tmp_path / "run", after)
+            time.sleep(delay)
+            alive = kill_run(process)
+        at = f"killed {delay:.2f} s into {phase}, committed {committed(tmp_path / 'run')}"
+        assert alive == [], at
+    ended = run_to_end(flags, straight.compiled)
+    assert ended.status == 0, f"{at}: {ended.stderr}"
+    assert differences(straight.found, fingerprint(tmp_path / "run")) == []
+    assert [line["generation"] for line in metrics(tmp_path / "run")] == list(range(_LAST + 1))
 
 
 def test_more_generations_go_on_where_a_run_ended(

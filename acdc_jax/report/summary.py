@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 FIGURES = ("coverage", "coverage_majority", "best_single")
 
@@ -51,5 +51,6 @@ def interval(values: np.ndarray) -> list[float]:
     """95 % interval of the mean by Student's t; the value itself where there is only one."""
     if len(values) < 2 or np.ptp(values) == 0:
         return [float(values.mean())] * 2
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    half = stdtrit(len(values) - 1, 0.975) * error
     return [float(values.mean() - half), float(values.mean() + half)]

@@ -72,7 +72,6 @@ def served(folder: Path) -> Iterator[str]:
         process.wait()
 
 
-@pytest.mark.xdist_group("processes")
 def test_a_real_server_says_what_the_local_engine_says(
     served: str, folder: Path, checkpoint: Checkpoint
 ) -> None:
