@@ -62,34 +62,33 @@ def test_another_seed_is_another_run(straight: Straight, tiny_seeds: Path, tmp_p
 def test_a_run_killed_again_and_again_ends_like_an_uninterrupted_one(
     straight: Straight, tiny_seeds: Path, tmp_path: Path
 ) -> None:
-    flags = short_run_flags(tiny_seeds, tmp_path / "run")
-    # Times of the first manifest, of each commit from generation 0 on, and of the end.
-    times = straight.times
-    for phase, begin, end, after in (
-        ("generation 0", times[0], times[1], -1),
-        ("generations", times[1], times[-2], 0),
-        ("measuring", times[-2], times[-1], _LAST),
-    ):
+    """Also if it is to end early at first, and goes on from there."""
+    run_dir, times = tmp_path / "run", straight.times
+    short = short_run_flags(tiny_seeds, run_dir, generations=2)
+    whole = short_run_flags(tiny_seeds, run_dir)
+
+    def kill(flags: list[str], phase: str, begin: float, end: float, after: int) -> None:
+        """So long after a generation is committed, or the first manifest written."""
         delay = random.Random(phase).uniform(0, 0.6 * (end - begin))
         with started(flags, straight.compiled) as process:
-            assert wait_for_commit(process, tmp_path / "run", after)
+            assert wait_for_commit(process, run_dir, after)
             time.sleep(delay)
             alive = kill_run(process)
-        at = f"killed {delay:.2f} s into {phase}, committed {committed(tmp_path / 'run')}"
-        assert alive == [], at
-    ended = run_to_end(flags, straight.compiled)
-    assert ended.status == 0, f"{at}: {ended.stderr}"
-    assert differences(straight.found, fingerprint(tmp_path / "run")) == []
-    assert [line["generation"] for line in metrics(tmp_path / "run")] == list(range(_LAST + 1))
+        assert alive == [], f"{delay:.2f} s into {phase}, committed {committed(run_dir)}"
 
+    def end(flags: list[str]) -> None:
+        ended = run_to_end(flags, straight.compiled)
+        assert ended.status == 0, f"committed {committed(run_dir)}: {ended.stderr}"
 
-def test_more_generations_go_on_where_a_run_ended(
-    straight: Straight, tiny_seeds: Path, tmp_path: Path
-) -> None:
-    for generations in (2, _LAST):
-        flags = short_run_flags(tiny_seeds, tmp_path / "run", generations=generations)
-        assert run_to_end(flags, straight.compiled).status == 0
-    assert differences(straight.found, fingerprint(tmp_path / "run")) == []
+    # Times of the first manifest, of each commit from generation 0 on, and of the end.
+    kill(short, "generation 0", times[0], times[1], -1)
+    end(short)
+    assert committed(run_dir) == 2
+    kill(whole, "generations", times[3], times[-2], 2)
+    kill(whole, "measuring", times[-2], times[-1], _LAST)
+    end(whole)
+    assert differences(straight.found, fingerprint(run_dir)) == []
+    assert [line["generation"] for line in metrics(run_dir)] == list(range(_LAST + 1))
 
 
 def test_a_finished_run_is_only_shown(

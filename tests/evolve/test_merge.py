@@ -52,18 +52,22 @@ DRAWN = [merge for merge in EACH if merge.drops]
 EXACT = [merge for merge in EACH if not merge.drops]
 
 
-def random_weights(seed, dtype=jnp.float32, leading=(), paths=tuple(SHAPES)):
+def drawn(seed, leading=(), paths=tuple(SHAPES)):
     rng = np.random.default_rng(seed)
-    return {path: jnp.asarray(rng.normal(size=leading + SHAPES[path]), dtype) for path in paths}
+    return {path: rng.normal(size=leading + SHAPES[path]) for path in paths}
+
+
+def random_weights(seed, dtype=jnp.float32, leading=(), paths=tuple(SHAPES)):
+    return {path: jnp.asarray(leaf, dtype) for path, leaf in drawn(seed, leading, paths).items()}
 
 
 def related_weights(n, dtype=jnp.float32, paths=tuple(SHAPES)):
     """A base and n parents whose task vectors have much in common, as finetuned models have."""
-    base, common, *own = (random_weights(seed, paths=paths) for seed in range(n + 2))
+    base, common, *own = (drawn(seed, paths=paths) for seed in range(n + 2))
     parents = [
         {path: base[path] + 0.2 * common[path] + 0.3 * tau[path] for path in base} for tau in own
     ]
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), (base, parents))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (base, parents))
 
 
 def plain(merge, base, parents, w, groups):
