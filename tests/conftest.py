@@ -1,5 +1,6 @@
 """Strict numerics and several fake devices for every test."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)), append=False)
     items.sort(key=lambda item: group(item) not in _FIRST)
+
+
+def pytest_collection_finish() -> None:
+    """From here on, collections look at what tests make, and not at a million imported objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(
+        20_000, 20, 20
+    )  # tracing makes many objects, and JAX looks at every collection
 
 
 @pytest.fixture(scope="session")

@@ -299,6 +299,26 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         respond()
 
 
+def test_memory_is_that_of_the_members_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another group of devices may have more, or less."""
+    asked = set[jax.Device]()
+    free = memory.free_bytes
+    monkeypatch.setattr(memory, "free_bytes", lambda d: (asked.add(d), free(d))[1])
+    there = jax.devices()[2]
+    generate(
+        CONFIG,
+        jax.device_put(WEIGHTS, there),
+        PROMPTS,
+        stop_tokens=(),
+        pad_token=0,
+        max_new_tokens=NEW,
+        sampling=Sampling(),
+        key=jax.random.key(5),
+        batch_size=16,
+    )
+    assert asked == {there}
+
+
 def test_choose_population(monkeypatch: pytest.MonkeyPatch) -> None:
     """All children where they fit into half of the devices, else one by one; so do large ones."""
     one = memory.weight_bytes(CONFIG) + 4096 * memory.token_bytes(CONFIG)
