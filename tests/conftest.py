@@ -4,13 +4,15 @@ import gc
 import os
 from pathlib import Path
 
+from xla_flags import COMPILE_QUICKLY
+
 # Before jax is imported: four CPU devices, so that sharding is exercised on a laptop, and programs
 # that are compiled quickly, since most of them run once.
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=4",
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        COMPILE_QUICKLY,
     )
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

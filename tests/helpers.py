@@ -61,8 +61,6 @@ SHORT_RUN: Mapping[str, Any] = {
 }
 
 _REPOSITORY = Path(__file__).parents[1]
-# Where a run's programs are compiled for it alone, that takes longer than they run.
-COMPILE_QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 _TICK_S = 0.01
 _DEATH_S = 5.0  # for the processes of a killed run to end
 

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import pytest
 from helpers import (
-    COMPILE_QUICKLY,
     QUICK_RECIPE,
     committed,
     free_address,
@@ -22,6 +21,7 @@ from helpers import (
     started,
     wait_for_commit,
 )
+from xla_flags import COMPILE_QUICKLY
 
 from acdc_jax.evolve.member import load_member
 from acdc_jax.model.transformer import shapes

@@ -72,7 +72,7 @@ class Groups:
         with ThreadPoolExecutor(len(self.own), "group") as threads:
             return list(threads.map(here, self.own))
 
-    def share(self, group: Group, members: Sequence[str]) -> Sequence[str]:
+    def share(self, group: Group, members: Sequence[T]) -> Sequence[T]:
         """Which of the members are a group's: every so-manieth."""
         return members[group.rank :: self.count]
 

@@ -261,7 +261,7 @@ def test_torch_is_not_needed(measured: Path, tasks: Path, tmp_path: Path) -> Non
         "PathFinder.find_spec = hide\n"
         "from acdc_jax.main import main\n"
         f"sys.exit(main(['evaluate', {str(run_dir)!r}, '--harness_include_path={tasks}', "
-        "'--harness_tasks=choose', '--members=g000-m00', '--sizes=1']))"
+        "'--harness_tasks=say,choose', '--members=g000-m00', '--sizes=1']))"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import COMPILE_QUICKLY, committed, short_run_flags
+from helpers import committed, short_run_flags
 from slurm_cluster import Cluster, cluster, missing
+from xla_flags import COMPILE_QUICKLY
 
 pytestmark = [
     pytest.mark.xdist_group("processes"),  # they would slow each other down

@@ -204,8 +204,7 @@ def _take_host_memory(groups: Groups, members: int) -> None:
     for group in groups.own:
         base = group.base
         here = {path: leaf.sharding.with_memory_kind(HOST_MEMORY) for path, leaf in base.items()}
-        own = len(range(members)[group.rank :: groups.count])
-        copies += [jax.device_put(base, here) for _ in range(own)]
+        copies += [jax.device_put(base, here) for _ in groups.share(group, range(members))]
     jax.block_until_ready(copies)
 
 

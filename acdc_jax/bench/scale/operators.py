@@ -57,7 +57,7 @@ def making_seconds(
 
         def work(group: Group) -> None:
             clocks[group.number] = Clock()
-            for recipe in recipes[group.rank :: groups.count]:
+            for recipe in groups.share(group, recipes):
                 make_child(
                     recipe,
                     group.base,
