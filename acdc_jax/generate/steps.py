@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from acdc_jax.generate.sampling import Sampling, confidence, sample
 from acdc_jax.model.attention import Cache, empty_cache
+from acdc_jax.model.cache_rows import put_rows
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.decode_attention import Spread
 from acdc_jax.model.transformer import Weights, forward
@@ -226,7 +227,7 @@ def prefill(
         )
 
         def into(x: jax.Array, new: jax.Array) -> jax.Array:
-            return x.at[prompts.slots, shared:whole].set(new[:, shared:], mode="drop")
+            return put_rows(x, new, prompts.slots, shared, settings.spread)
 
         return logits[:, 0], jax.tree.map(into, cache, new)
 

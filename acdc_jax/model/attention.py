@@ -1,6 +1,6 @@
 """Rotary positions, grouped-query attention, and the key-value cache that decoding keeps."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,26 +153,45 @@ def attend(
     softcap: float = 0.0,
 ) -> jax.Array:
     """`attention` by what `sight` says, through cuDNN where that can compute it."""
-    if softcap or q.shape[3] % 8 or q.shape[3] > 128 or not runs_fused_attention(q):
+    if softcap or q.shape[3] % 8 or q.shape[3] > 128 or not runs_kernels(q):
         return attention(q, k, v, sight.mask, scale=scale, softcap=softcap)
-    batch, tokens, heads, head_dim = q.shape
-    how: dict[str, Any] = {"mask": sight.mask[:, None]}
-    if sight.causal:
-        how = {"is_causal": True}
-    elif sight.lengths is not None:  # the kernel stops reading a row where it ends
-        how = {"key_value_seq_lengths": sight.lengths}
-    scale = (scale or head_dim) ** -0.5
-    seen: jax.Array
-    seen = jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn", **how)
-    return seen.reshape(batch, tokens, heads * head_dim)
+    how: dict[str, jax.Array] = {}
+    if sight.lengths is not None:  # the kernel stops reading a row where it ends
+        how["key_value_seq_lengths"] = sight.lengths
+    elif not sight.causal:
+        how["mask"] = sight.mask[:, None]
+    factor = (scale or q.shape[3]) ** -0.5
+    fixed: Any = {"scale": factor, "is_causal": sight.causal, "implementation": "cudnn"}
+    run = of_members(lambda q, k, v, how: jax.nn.dot_product_attention(q, k, v, **how, **fixed))
+    return run(q, k, v, how).reshape(*q.shape[:2], -1)
 
 
-def runs_fused_attention(q: jax.Array) -> bool:
-    """Whether the default device has kernels for such queries."""
+def of_members(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """A function of arrays [batch, …] that takes a population's members as so many more rows.
+
+    JAX's own rule for cuDNN's attention fails on a mask that is common to all heads.
+    """
+    mapped_run = jax.custom_batching.custom_vmap(run)
+
+    @mapped_run.def_vmap
+    def rule(members: int, mapped: Sequence[Any], *arrays: Any) -> tuple[jax.Array, bool]:
+        def rows(x: jax.Array, mapped: bool) -> jax.Array:
+            own = x if mapped else jnp.broadcast_to(x[None], (members, *x.shape))
+            return own.reshape(-1, *own.shape[2:])
+
+        together = run(*jax.tree.map(rows, arrays, tuple(mapped)))
+        return together.reshape(members, -1, *together.shape[1:]), True
+
+    whole: Callable[..., jax.Array] = mapped_run
+    return whole
+
+
+def runs_kernels(x: jax.Array) -> bool:
+    """Whether the default device runs kernels for arrays such as this: a GPU, and 16 bits."""
     # "9.0" on an H100. Other platforms have no such attribute.
     capability = getattr(jax.devices()[0], "compute_capability", "0")
     modern = jax.default_backend() == "gpu" and float(capability) >= 8
-    return modern and q.dtype in (jnp.bfloat16, jnp.float16)
+    return modern and x.dtype in (jnp.bfloat16, jnp.float16)
 
 
 def attention(

@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jax.sharding import Mesh, PartitionSpec
 
-from acdc_jax.model.attention import runs_fused_attention
+from acdc_jax.model.attention import runs_kernels
 
 BLOCK = 64  # slots that are read at once; a cache's slots must be a multiple
 # Blocks on their way to a processor at once, for few rows and for many: measured on an H100.
@@ -37,13 +37,17 @@ def supported(q: jax.Array, k: jax.Array, past: jax.Array) -> bool:
     """Whether this kind of device runs the kernel for such heads and such a cache."""
     group, head_dim = q.shape[2] // k.shape[2], q.shape[3]
     fits = group <= _ROWS and head_dim in (64, 128) and past.shape[1] % BLOCK == 0
-    return fits and runs_fused_attention(q)
+    return fits and runs_kernels(q)
+
+
+def join(q: jax.Array, k: jax.Array, v: jax.Array, spread: Spread | None) -> jax.Array:
+    """What `decode_attention` takes, of [batch, 1, heads or kv_heads, head_dim] each."""
+    shards = 1 if spread is None or spread.axis is None else spread.mesh.shape[spread.axis]
+    return jnp.concatenate([x.reshape(len(x), shards, -1) for x in (q, k, v)], axis=-1)
 
 
 def decode_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    qkv: jax.Array,
     angles: tuple[jax.Array, jax.Array],
     positions: jax.Array,
     past: tuple[jax.Array, jax.Array],
@@ -55,9 +59,8 @@ def decode_attention(
     """What `rope`, `write` and `attention` do together, for one token per row.
 
     Args:
-        q: [batch, 1, heads, head_dim], not rotated.
-        k: [batch, 1, kv_heads, head_dim], not rotated.
-        v: [batch, 1, kv_heads, head_dim].
+        qkv: [batch, shards, (heads + 2 kv_heads) / shards * head_dim], not rotated: every device's
+            queries, then its keys, then its values, as one projection makes them or `join` does.
         angles: Cosine and sine, [batch, 1, 1, head_dim / 2] float32.
         positions: [batch, 1] int32, the tokens' slots. Each sees all slots before it and itself.
         past: Keys and values [batch, slots, kv_heads, head_dim] of earlier tokens.
@@ -76,17 +79,15 @@ def decode_attention(
         run = jax.shard_map(
             run,
             mesh=spread.mesh,
-            in_specs=(heads, heads, heads, whole, whole, heads),
+            in_specs=(PartitionSpec(None, spread.axis), whole, whole, heads),
             out_specs=heads,
             check_vma=False,
         )
-    return run(q, k, v, angles, positions, past)
+    return run(qkv, angles, positions, past)
 
 
 def _run(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    qkv: jax.Array,
     angles: tuple[jax.Array, jax.Array],
     positions: jax.Array,
     past: tuple[jax.Array, jax.Array],
@@ -95,13 +96,14 @@ def _run(
     interpret: bool,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """`decode_attention` of one device's heads."""
-    batch, _, heads, head_dim = q.shape
-    kv_heads = k.shape[2]
+    batch, _, kv_heads, head_dim = past[0].shape
+    qkv = qkv.reshape(batch, -1, head_dim)
+    heads = qkv.shape[1] - 2 * kv_heads
     call = pl.pallas_call(
         partial(_kernel, group=heads // kv_heads, scale=scale),
         grid=(batch, kv_heads),
         out_shape=(
-            jax.ShapeDtypeStruct((batch, heads, head_dim), q.dtype),
+            jax.ShapeDtypeStruct((batch, heads, head_dim), qkv.dtype),
             *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in past),
         ),
         input_output_aliases={4: 1, 5: 2},
@@ -111,8 +113,6 @@ def _run(
         interpret=interpret,
         name="decode_attention",
     )
-    # XLA sees that one projection made all three, and that this is what it made.
-    qkv = jnp.concatenate((q, k, v), axis=2)[:, 0]
     cosine, sine = (angle[:, 0, 0] for angle in angles)
     seen, keys, values = call(qkv, cosine, sine, positions[:, 0], *past)
     return seen.reshape(batch, 1, heads * head_dim), (keys, values)

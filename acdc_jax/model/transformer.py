@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from acdc_jax.model import decode_attention
+from acdc_jax.model import decode_attention, residual_norm
 from acdc_jax.model.attention import (
     Cache,
     Sight,
@@ -88,14 +88,15 @@ class Joined(nnx.Module):  # type: ignore[misc]
         self.weight = _weight((n_in, 1, n_out), (axes[1], axes[0], None), dtype, n_in**-0.5)
         self.bias = _weight((1, n_out), (axes[0], None), dtype, 0.0) if bias else None
 
-    def __call__(self, x: jax.Array) -> list[jax.Array]:
-        """Returns one [B, T, size] for each projection."""
-        weight = self.weight[...]
-        y: jax.Array = jnp.einsum("bti,iso->btso", x, weight)
-        if self.bias is not None:
-            y = y + self.bias[...][None, None]
-        ends = np.cumsum(self.sizes)[:-1] // weight.shape[1]
-        return [part.reshape(*x.shape[:2], -1) for part in jnp.split(y, ends, axis=-1)]
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns [B, T, shards, out / shards]."""
+        y: jax.Array = jnp.einsum("bti,iso->btso", x, self.weight[...])
+        return y if self.bias is None else y + self.bias[...][None, None]
+
+    def split(self, y: jax.Array) -> list[jax.Array]:
+        """Returns one [B, T, size] for each projection, of all of them together."""
+        ends = np.cumsum(self.sizes)[:-1] // y.shape[2]
+        return [part.reshape(*y.shape[:2], -1) for part in jnp.split(y, ends, axis=-1)]
 
 
 class Norm(nnx.Module):  # type: ignore[misc]
@@ -113,6 +114,23 @@ class Norm(nnx.Module):  # type: ignore[misc]
         if self.centred:
             return (scaled * (1.0 + weight.astype(jnp.float32))).astype(x.dtype)
         return scaled.astype(x.dtype) * weight
+
+    def after(
+        self, x: jax.Array, parts: jax.Array | None, spread: Spread | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Adds parts [parts, B, T, D] to the residual stream [B, T, D]; returns it and its norm."""
+        if parts is None:
+            return x, self(x)
+        if not self.centred and residual_norm.supported(x):
+            mesh = None if spread is None else spread.mesh
+            weight = self.weight[...]
+            return residual_norm.residual_norm(x, parts, weight, eps=self.eps, mesh=mesh)
+        x = x + _total(parts, x.dtype)
+        return x, self(x)
+
+
+def _total(parts: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return parts.sum(0).astype(dtype) if len(parts) > 1 else parts[0]
 
 
 class Attention(nnx.Module):  # type: ignore[misc]
@@ -137,12 +155,6 @@ class Attention(nnx.Module):  # type: ignore[misc]
         self.k_norm = Norm(config, head_dim) if config.qk_norm else None
         self.fused = fused
 
-    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns queries [B, T, H, head_dim], keys and values [B, T, KV, head_dim]."""
-        qkv = self.qkv(x) if self.fused else [linear(x) for linear in (self.q, self.k, self.v)]
-        q, k, v = (y.reshape(*x.shape[:2], -1, self.config.head_dim) for y in qkv)
-        return q, k, v
-
     def __call__(
         self,
         x: jax.Array,
@@ -154,15 +166,18 @@ class Attention(nnx.Module):  # type: ignore[misc]
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Returns the output [B, T, D] and the keys and values looked at, [B, S, KV, H] each."""
         config = self.config
-        q, k, v = self.project(x)
+        joined = self.qkv(x) if self.fused else None
+        qkv = [y(x) for y in (self.q, self.k, self.v)] if joined is None else self.qkv.split(joined)
+        q, k, v = (y.reshape(*x.shape[:2], -1, config.head_dim) for y in qkv)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k, joined = self.q_norm(q), self.k_norm(k), None
         scale, softcap = config.query_scale, config.attention_softcap
         alone = past is not None and sight.lengths is not None and not softcap
         if past is not None and alone and decode_attention.supported(q, k, past[0]):
+            together = decode_attention.join(q, k, v, spread) if joined is None else joined[:, 0]
             factor = (scale or config.head_dim) ** -0.5
             fused = decode_attention.decode_attention
-            seen, kept = fused(q, k, v, angles, positions, past, scale=factor, spread=spread)
+            seen, kept = fused(together, angles, positions, past, scale=factor, spread=spread)
             return self.o(seen), kept
         q, k = rope(q, *angles), rope(k, *angles)
         if past is not None and past[0].shape[1] > x.shape[1]:
@@ -186,31 +201,32 @@ class Mlp(nnx.Module):  # type: ignore[misc]
         self.fused, self.width = fused, inner
 
     def __call__(self, x: jax.Array, alone: bool) -> jax.Array:
-        """Returns [B, T, D]; `alone`: on one device."""
-        gate, up = self.gate_up(x) if self.fused else (self.gate(x), self.up(x))
+        """Returns parts [parts, B, T, D] of a sum; `alone`: on one device."""
+        fused = self.fused
+        gate, up = self.gate_up.split(self.gate_up(x)) if fused else (self.gate(x), self.up(x))
         inner = _ACTIVATIONS[self.activation](gate) * up
         few = x.shape[0] * x.shape[1] <= _FEW_ROWS
-        if self.fused and alone and few and not self.width % _PARTS:
+        if fused and alone and few and not self.width % _PARTS:
             return _in_parts(inner, self.down.weight[...])
-        return self.down(inner)
+        return self.down(inner)[None]
 
 
 # The product down to the residual stream has long sums and few columns. With few rows there are too
 # few blocks of columns to keep all of a GPU reading: so that there are more, the sums are cut into
-# parts, which XLA adds up together with what comes next. Measured on an H100.
-_FEW_ROWS, _PARTS = 64, 4
+# parts, which are added up together with what comes next. Measured on an H100.
+_FEW_ROWS, _PARTS = 128, 2
 
 
 def _in_parts(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x W for [B, T, in] and [in, out], in the dtype of x; parts of the sums in float32."""
+    """x W for [B, T, in] and [in, out] as float32 parts [parts, B, T, out] of the sums."""
     batch, tokens, width = x.shape
-    parts = jnp.einsum(
+    parts: jax.Array = jnp.einsum(
         "rpi,pio->pro",
         x.reshape(batch * tokens, _PARTS, -1),
         weight.reshape(_PARTS, width // _PARTS, -1),
         preferred_element_type=jnp.float32,
     )
-    return parts.sum(0).astype(x.dtype).reshape(batch, tokens, -1)
+    return parts.reshape(_PARTS, batch, tokens, -1)
 
 
 class Layer(nnx.Module):  # type: ignore[misc]
@@ -228,17 +244,36 @@ class Layer(nnx.Module):  # type: ignore[misc]
     def __call__(
         self,
         x: jax.Array,
+        parts: jax.Array | None,
         angles: Angles,
         sight: Sight,
         positions: jax.Array,
         past: tuple[jax.Array, jax.Array] | None,
         spread: Spread | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Returns the residual stream [B, T, D] and the keys and values looked at."""
-        y, seen = self.attention(self.attention_norm(x), angles, sight, positions, past, spread)
-        x = x + (y if self.attention_post_norm is None else self.attention_post_norm(y))
-        y = self.mlp(self.mlp_norm(x), spread is None)
-        return x + (y if self.mlp_post_norm is None else self.mlp_post_norm(y)), seen
+    ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
+        """Runs the layer.
+
+        Args:
+            x: The residual stream [B, T, D], without
+            parts: [parts, B, T, D] of the sum that the layer before adds; None: of no layer.
+            angles: Rotary angles.
+            sight: What the tokens see.
+            positions: [B, T] int32.
+            past: Keys and values of earlier tokens.
+            spread: Where the heads lie.
+
+        Returns:
+            The residual stream, parts of what this layer adds, and the keys and values looked at.
+        """
+        x, normed = self.attention_norm.after(x, parts, spread)
+        y, seen = self.attention(normed, angles, sight, positions, past, spread)
+        if self.attention_post_norm is not None:
+            y = self.attention_post_norm(y)
+        x, normed = self.mlp_norm.after(x, y[None], spread)
+        parts = self.mlp(normed, spread is None)
+        if self.mlp_post_norm is not None:
+            parts = self.mlp_post_norm(_total(parts, x.dtype))[None]
+        return x, parts, seen
 
 
 class Transformer(nnx.Module):  # type: ignore[misc]
@@ -279,16 +314,19 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         x = self.embed.weight[...][tokens]
         if config.scale_embedding:
             x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
-        keys, values = [], []
+        keys, values, parts = [], [], None
         for i, layer in enumerate(self.layers):
             past = None if cache is None else (cache.k[i], cache.v[i])
             window = config.window(i)
-            x, (k, v) = layer(x, angles[window > 0], sight[window], positions, past, spread)
+            x, parts, (k, v) = layer(
+                x, parts, angles[window > 0], sight[window], positions, past, spread
+            )
             keys.append(k)
             values.append(v)
-        if last is not None:
+        if last is not None and parts is not None:
             x = jnp.take_along_axis(x, last.reshape(len(x), -1, 1), axis=1)
-        x = self.norm(x)
+            parts = jnp.take_along_axis(parts, last.reshape(1, len(x), -1, 1), axis=2)
+        _, x = self.norm.after(x, parts, spread)
         logits = (self.embed if self.head is None else self.head)(x, jnp.dtype("float32"))
         if config.logit_softcap:
             logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)

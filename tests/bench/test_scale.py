@@ -33,7 +33,7 @@ _SMALL = (
     "--longest_response=32",
     "--slots=4",
     "--batch=2",
-    "--cache=32",
+    "--cache=64",
     "--members=2",
     "--host_budget_gb=1",
     "--sandbox_wall_s=60",
@@ -88,7 +88,7 @@ def test_children_are_made_on_a_mesh(printed: str) -> None:
 def test_every_figure_has_a_line_and_a_row(printed: str) -> None:
     lines, table = printed.split("scaling at tiny")
     for what, meshes in {
-        "decode B=2, cache 32": ("model:2",),
+        "decode B=2, cache 64": ("model:2",),
         "2 members read": ("one device",),
     }.items():
         for mesh in meshes:

@@ -1,9 +1,10 @@
 """Rotary positions and attention against plain numpy in float64."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from acdc_jax.model.attention import attention, rope, rope_angles, rope_frequencies
+from acdc_jax.model.attention import attention, of_members, rope, rope_angles, rope_frequencies
 from acdc_jax.model.config import ModelConfig
 
 CONFIG = ModelConfig("LlamaForCausalLM", 10, 32, 48, 1, 4, 2, 8)
@@ -40,3 +41,17 @@ def test_a_row_that_sees_nothing_is_finite() -> None:
     """Padding rows must not poison anything."""
     ones = jnp.ones((1, 2, 2, 4))
     assert np.isfinite(attention(ones, ones, ones, jnp.zeros((1, 2, 2), bool))).all()
+
+
+def test_members_are_more_rows() -> None:
+    """What is common to members is there for each; the rule that cuDNN's attention is given."""
+
+    def rows(x: jax.Array, how: dict[str, jax.Array]) -> jax.Array:
+        assert x.ndim == 3  # as if it could do nothing else
+        return x * how["mask"][:, None] if how else x
+
+    x = jnp.arange(120, dtype=jnp.float32).reshape(2, 3, 4, 5)
+    mask = jnp.ones((3, 5)).at[0].set(0)
+    mapped = jax.vmap(of_members(rows), in_axes=(0, None))
+    np.testing.assert_array_equal(mapped(x, {"mask": mask}), x * mask[None, :, None])
+    np.testing.assert_array_equal(mapped(x, {}), x)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from acdc_jax.model.attention import attention, rope, rope_angles, sights, write
-from acdc_jax.model.decode_attention import BLOCK, Spread, decode_attention, supported
+from acdc_jax.model.decode_attention import BLOCK, Spread, decode_attention, join, supported
 
 RNG = np.random.default_rng(0)
 ROWS, SLOTS, HEAD_DIM = 4, 2 * BLOCK, 16
@@ -28,7 +28,7 @@ def test_equals_its_parts(heads: int, kv_heads: int) -> None:
     positions = jnp.asarray([[0], [BLOCK - 1], [BLOCK], [SLOTS - 1]], jnp.int32)
     angles = rope_angles(positions, ANGLES)
     seen, (keys, values) = decode_attention(
-        q, k, v, angles, positions, past, scale=HEAD_DIM**-0.5, interpret=True
+        join(q, k, v, None), angles, positions, past, scale=HEAD_DIM**-0.5, interpret=True
     )
     expected_keys = write(past[0], rope(k, *angles), positions)
     np.testing.assert_allclose(keys, expected_keys, atol=1e-6)
@@ -50,7 +50,8 @@ def test_mapped_over_members() -> None:
     def run(
         q: jax.Array, k: jax.Array, v: jax.Array, past: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        return decode_attention(q, k, v, angles, positions, past, scale=0.3, interpret=True)
+        qkv = join(q, k, v, None)
+        return decode_attention(qkv, angles, positions, past, scale=0.3, interpret=True)
 
     together = jax.vmap(run)(q, k, v, past)
     for m in range(2):
@@ -69,13 +70,13 @@ def test_heads_over_devices(axis: str | None) -> None:
     q, k, v = draw(ROWS, 1, 8, HEAD_DIM), *(draw(ROWS, 1, 2, HEAD_DIM) for _ in "kv")
     past = draw(ROWS, SLOTS, 2, HEAD_DIM), draw(ROWS, SLOTS, 2, HEAD_DIM)
     positions = jnp.asarray([[3], [BLOCK], [9], [70]], jnp.int32)
-    given = q, k, v, rope_angles(positions, ANGLES), positions, past
-    expected = decode_attention(*given, scale=0.3, interpret=True)
+    given, spread = (rope_angles(positions, ANGLES), positions, past), Spread(mesh, axis)
+    expected = decode_attention(join(q, k, v, None), *given, scale=0.3, interpret=True)
     # The emulation counts with numbers of its own dtypes.
     with jax.numpy_dtype_promotion("standard"):
-        found = jax.jit(
-            partial(decode_attention, scale=0.3, spread=Spread(mesh, axis), interpret=True)
-        )(*given)
+        found = jax.jit(partial(decode_attention, scale=0.3, spread=spread, interpret=True))(
+            join(q, k, v, spread), *given
+        )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
 
 
@@ -93,11 +94,12 @@ def test_it_compiles_for_a_gpu() -> None:
     positions = jnp.zeros((2, 1), jnp.int32)
     angles = (jnp.ones((2, 1, 1, 64)),) * 2
     step = jax.jit(lambda *given: decode_attention(*given, scale=0.1))
-    traced = step.trace(q, k, v, angles, positions, past)
+    qkv = join(q, k, v, None)
+    traced = step.trace(qkv, angles, positions, past)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "decode_attention" in text
     assert "output_operand_aliases" in text
-    mapped = jax.jit(jax.vmap(step, in_axes=(0, 0, 0, None, None, 0)))
-    q, k, v, *past = (jnp.stack([x, x]) for x in (q, k, v, *past))
-    traced = mapped.trace(q, k, v, angles, positions, tuple(past))
+    mapped = jax.jit(jax.vmap(step, in_axes=(0, None, None, 0)))
+    given = jnp.stack([qkv, qkv]), angles, positions, tuple(jnp.stack([x, x]) for x in past)
+    traced = mapped.trace(*given)
     assert "decode_attention" in traced.lower(lowering_platforms=("cuda",)).as_text()

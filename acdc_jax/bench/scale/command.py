@@ -125,7 +125,7 @@ def _decode(
         alone = taken if count == 1 else alone
         rate = step_bytes(model, weights, bench.batch, bench.cache) / count / taken
         yield Figure(
-            f"decode B={bench.batch}, cache {bench.cache}; first call {first:.1f} s",
+            f"decode B={bench.batch}, cache {bench.cache}; first steps {first:.1f} s",
             f"model:{count}",
             f"{taken * 1e3:.2f} ms, {bench.batch / taken:,.0f} tok/s",
             "" if alone is None else f"{alone / taken:.2f} ×",
