@@ -23,6 +23,7 @@ from acdc_jax.bench.limits import (
     median_seconds,
     peak_bytes,
 )
+from acdc_jax.bench.weights import random_weights
 from acdc_jax.errors import ConfigError
 from acdc_jax.flags import check_bounds, setting
 from acdc_jax.generate import steps
@@ -32,7 +33,7 @@ from acdc_jax.generate.memory import parameter_count, token_bytes, weight_bytes
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.generate.steps import Prompts, Settings
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights, decode_layout, init_weights
+from acdc_jax.model.transformer import Weights, decode_layout
 
 _PARTS = ("hf", "mixed", "decode", "prefill")
 _STEPS = 8
@@ -47,7 +48,7 @@ class DecodeBench:
     shape: str = setting("qwen2.5-7b", "Shape of the model.", choices=tuple(SHAPES))
     parts: str = setting(",".join(_PARTS), f"Which of {', '.join(_PARTS)}, comma-separated.")
     batches: str = setting("4,64,128,256", "Sequences at once, comma-separated.")
-    cache: int = setting(1024, "Tokens of every sequence while decoding is timed.", low=48)
+    cache: int = setting(1024, "Tokens of every sequence while decoding is timed.", low=16)
     peer_batch: int = setting(64, "Sequences at once in Hugging Face generate.", low=1)
     prefill_rows: int = setting(32, "Prompts that are read at once.", low=1)
     prefill_length: int = setting(512, "Tokens of each.", low=8)
@@ -91,7 +92,7 @@ def measure(bench: DecodeBench) -> Iterator[str]:
     yield f"copy, bytes read and written: {bandwidth / _GB:,.0f} GB/s"
     matmul = matmul_rate(512 if small else 8192, config.dtype)
     yield f"matrix product, {config.dtype}: {matmul / 1e12:,.1f} TFLOP/s"
-    weights = decode_layout(config, init_weights(config, jax.random.key(0)))
+    weights = decode_layout(config, random_weights(config, 0))
     jax.block_until_ready(weights)
     # In the order of what they hold: the peak so far is then that of the part at hand.
     if "mixed" in parts:
@@ -168,18 +169,18 @@ def step_seconds(
 
     def run() -> Any:
         nonlocal state
-        drawn = dataclasses.replace(
-            state.drawn,
-            done=jnp.zeros((1, batch), bool, device=device),
-            count=jnp.zeros((batch,), jnp.int32, device=device),
-        )
-        state = dataclasses.replace(
-            state,
-            drawn=drawn,
-            position=jnp.full((batch,), length - _CALLS * _STEPS, jnp.int32, device=device),
-            limit=jnp.full((batch,), 512, jnp.int32, device=device),
-        )
         for _ in range(_CALLS):
+            drawn = dataclasses.replace(
+                state.drawn,
+                done=jnp.zeros((1, batch), bool, device=device),
+                count=jnp.zeros((batch,), jnp.int32, device=device),
+            )
+            state = dataclasses.replace(
+                state,
+                drawn=drawn,
+                position=jnp.full((batch,), length - _STEPS, jnp.int32, device=device),
+                limit=jnp.full((batch,), 512, jnp.int32, device=device),
+            )
             state, drawn = steps.decode(settings, weights, state, cancelled)
         return drawn.tokens
 
@@ -191,7 +192,7 @@ def step_seconds(
 def step_bytes(config: ModelConfig, weights: Weights, batch: int, length: int) -> float:
     """Bytes that one of these steps must read: all weights, keys and values."""
     table = 0 if config.tie_embeddings else weights["embed.weight"].nbytes  # few of its rows
-    seen = length - (_CALLS * _STEPS - 1) / 2  # of each sequence, on average over the steps
+    seen = length - (_STEPS - 1) / 2  # of each sequence, on average over the steps
     return weight_bytes(config) - table + batch * seen * token_bytes(config)
 
 

@@ -20,10 +20,12 @@ class ModelBench:
 
 
 def random_weights(config: ModelConfig, seed: int) -> Weights:
-    """N(0, 0.02²) in every weight, made on the device."""
+    """N(0, 0.02²) in every weight but the norms' gains, which are one; made on the device."""
     keys = jax.random.split(jax.random.key(seed), len(shapes(config)))
     drawn: Weights = {
-        path: _normal(keys[i], leaf.shape, leaf.dtype)
+        path: jnp.ones(leaf.shape, leaf.dtype)
+        if path.endswith("norm.weight")
+        else _normal(keys[i], leaf.shape, leaf.dtype)
         for i, (path, leaf) in enumerate(shapes(config).items())
     }
     jax.block_until_ready(drawn)

@@ -31,7 +31,7 @@ class ScaleBench(ModelBench):
     longest_response: int = setting(512, "Longest response; the shortest has 1/32.", low=32)
     slots: int = setting(64, "Sequences at once in the generation.", low=1)
     batch: int = setting(64, "Sequences at once while decoding alone is timed.", low=1)
-    cache: int = setting(1024, "Tokens of each of them.", low=48)
+    cache: int = setting(1024, "Tokens of each of them.", low=16)
     members: int = setting(16, "Members that are written and read.", low=1)
     folder: str = setting("", "Where members go that do not fit into memory; default: $TMPDIR.")
     device_budget_gb: float = setting(0.0, "As of `acdc run`.", low=0)
