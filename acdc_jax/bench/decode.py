@@ -166,6 +166,7 @@ def step_seconds(
     began = time.perf_counter()
     state = steps.start(settings, 1, batch, length, weights, none, jax.device_put(key, device))
     cancelled = jnp.zeros((1, batch), bool, device=device)
+    peers = steps.connected(settings, weights, batch)
 
     def run() -> Any:
         nonlocal state
@@ -181,7 +182,7 @@ def step_seconds(
                 position=jnp.full((batch,), length - _STEPS, jnp.int32, device=device),
                 limit=jnp.full((batch,), 512, jnp.int32, device=device),
             )
-            state, drawn = steps.decode(settings, weights, state, cancelled)
+            state, drawn = steps.decode(settings, weights, state, cancelled, peers)
         return drawn.tokens
 
     jax.block_until_ready(run())

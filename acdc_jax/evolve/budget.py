@@ -10,7 +10,10 @@ import jax
 from acdc_jax.generate.memory import free_host_bytes
 
 _GB = 1e9
-_PINNED_SHARE = 2 / 3  # of the host's budget; the rest is for buffers of reading and writing
+# Of the host's budget: what members may take, and all that may be page-locked, which is members and
+# what is on its way between devices and the disk. The rest is for buffers of reading and writing.
+_MEMBERS_SHARE, _PINNED_SHARE = 2 / 3, 3 / 4
+LEAVES_IN_FLIGHT = 2  # as large as the largest
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -34,7 +37,11 @@ class Budget:
     def members_on_host(self, shapes: Shapes) -> int:
         """How many members fit in the host's memory; one that devices replicate counts often."""
         copies = max(len(leaf.sharding.addressable_devices) for leaf in shapes.values())
-        return _count(self.host * _PINNED_SHARE, bytes_on_device(shapes) * copies)
+        largest = max(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes.values())
+        room = min(
+            self.host * _MEMBERS_SHARE, self.host * _PINNED_SHARE - LEAVES_IN_FLIGHT * largest
+        )
+        return _count(max(room, 0), bytes_on_device(shapes) * copies)
 
 
 def bytes_on_device(shapes: Shapes) -> int:

@@ -20,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.evolve.budget import LEAVES_IN_FLIGHT
 from acdc_jax.evolve.content import content_hash
 from acdc_jax.evolve.recipe import Recipe
 from acdc_jax.files import write_atomic
@@ -56,7 +57,7 @@ def save_member(folder: Path, weights: Weights, recipe: Recipe) -> None:
             checkpointer.save(place, args=ocp.args.PyTreeSave(leaves, save_args=how))
         write_atomic(folder / "files.json", json.dumps(_files(place, sync=True)))
         write_atomic(folder / "recipe.json", json.dumps(recipe.to_json()))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
         raise AcdcError(f"{folder}: cannot be written ({_one_line(error)})") from error
 
 
@@ -140,7 +141,9 @@ class _Local:
 def _checkpointer(leaves: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> ocp.Checkpointer:
     """Reads or writes a few leaves at a time: no member is ever in the host's memory twice."""
     largest = max(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
-    in_flight = 2 * largest / 1e9  # no fewer than one leaf, and then all layers' are much smaller
+    in_flight = (
+        LEAVES_IN_FLIGHT * largest / 1e9
+    )  # no fewer than one leaf, and then all layers' are much smaller
     process = jax.process_index()
     # The settings of orbax for a disk that is this process's own: others do not take part.
     alone = ocp.options.MultiprocessingOptions(

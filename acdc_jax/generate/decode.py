@@ -21,9 +21,19 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.generate.batches import bucket, common_prefix, grouped, halved, padded
 from acdc_jax.generate.memory import fitting_slots, parameter_count
 from acdc_jax.generate.sampling import Sampling
-from acdc_jax.generate.steps import Drawn, Prompts, Settings, State, decode, prefill, start
+from acdc_jax.generate.steps import (
+    Drawn,
+    Prompts,
+    Settings,
+    State,
+    connected,
+    decode,
+    prefill,
+    start,
+)
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.decode_attention import BLOCK
+from acdc_jax.model.peers import Peers
 from acdc_jax.model.transformer import Weights, mesh_of
 from acdc_jax.sharding import sharding
 
@@ -143,7 +153,8 @@ def generate(
     # next generation, whose lengths are a little different, finds what it needs.
     own = [len(prompt) - shared for prompt in prompts]
     groups = grouped(own, rows, mixed=rows(longest) == slots)
-    job = _Job(settings, weights, prompts, limits, key, members, slots, length, stopped)
+    peers = connected(settings, weights, slots)
+    job = _Job(settings, weights, prompts, limits, key, members, slots, length, stopped, peers)
     return _generate(job, deque((rows(padded), padded, indices) for indices, padded in groups))
 
 
@@ -160,6 +171,7 @@ class _Job:
     slots: int
     length: int
     stopped: Callable[[tuple[int, ...]], bool] | None
+    peers: Peers | None
 
 
 def _generate(job: _Job, waiting: deque[tuple[int, int, list[int]]]) -> Iterator[Batch]:
@@ -194,7 +206,7 @@ def _generate(job: _Job, waiting: deque[tuple[int, int, list[int]]]) -> Iterator
             ends[:, taken] = -1
         cancelled = _put(job, ends >= 0)
         with jax.transfer_guard("disallow"):
-            state, drawn = decode(job.settings, job.weights, state, cancelled)
+            state, drawn = decode(job.settings, job.weights, state, cancelled, job.peers)
         flights.append((list(owners), drawn))
         if len(flights) == 1:
             continue

@@ -15,11 +15,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from acdc_jax.generate.sampling import Sampling, confidence, sample
+from acdc_jax.model import residual_norm
 from acdc_jax.model.attention import Cache, empty_cache
 from acdc_jax.model.cache_rows import put_rows
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.decode_attention import Spread
-from acdc_jax.model.transformer import Weights, forward
+from acdc_jax.model.peers import Peers, connect
+from acdc_jax.model.spread import Spread
+from acdc_jax.model.transformer import Weights, forward, plain_sums
 
 # On GPUs: cuBLAS reads the weights of a decoding step faster than XLA's own matrix products, and a
 # loop whose hundreds of kernels are recorded as one graph has shorter gaps between them.
@@ -272,7 +274,11 @@ def prefill(
     compiler_options=_LOOP_COMPILER,
 )
 def decode(
-    settings: Settings, weights: Weights, state: State, cancelled: jax.Array
+    settings: Settings,
+    weights: Weights,
+    state: State,
+    cancelled: jax.Array,
+    peers: Peers | None = None,
 ) -> tuple[State, Drawn]:
     """Draws `settings.steps` tokens for every response that has not ended.
 
@@ -281,6 +287,7 @@ def decode(
         weights: One member's or a population's.
         state: Donated.
         cancelled: [members, slots] bool, responses that the host has ended.
+        peers: From `connected`.
 
     Returns:
         The state, and its `drawn` once more: the state itself is donated to the next call.
@@ -290,19 +297,35 @@ def decode(
     if settings.early_exit:
         _, state = jax.lax.while_loop(
             lambda carry: (carry[0] < settings.steps) & ~carry[1].drawn.done.all(),
-            lambda carry: (carry[0] + 1, _advance(settings, weights, carry[1])),
+            lambda carry: (carry[0] + 1, _advance(settings, weights, carry[1], peers)),
             (jnp.int32(0), state),
         )
     else:
         state = jax.lax.fori_loop(
-            0, settings.steps, lambda _, state: _advance(settings, weights, state), state
+            0, settings.steps, lambda _, state: _advance(settings, weights, state, peers), state
         )
     state = _placed(settings, state)
     return state, state.drawn
 
 
-def _advance(settings: Settings, weights: Weights, state: State) -> State:
+def connected(settings: Settings, weights: Weights, slots: int) -> Peers | None:
+    """How the devices over which a member lies exchange while it decodes; None: XLA does it."""
+    spread, config, embed = settings.spread, settings.model, weights["embed.weight"]
+    laid_out = "layers.0.attention.qkv.weight" in weights
+    if spread is None or spread.axis is None or not laid_out or not plain_sums(config):
+        return None
+    devices = spread.mesh.size
+    alone = jax.process_count() == 1 and spread.mesh.shape[spread.axis] == devices
+    cut = config.intermediate_size % devices == 0 and embed.shape[0] % devices == 0
+    rows = jax.ShapeDtypeStruct((slots, embed.shape[1]), embed.dtype)
+    if not (alone and cut and residual_norm.supported(rows)):
+        return None
+    return connect(spread.mesh, spread.axis, *rows.shape)
+
+
+def _advance(settings: Settings, weights: Weights, state: State, peers: Peers | None) -> State:
     """Draws one token in every slot."""
+    spread = settings.spread and settings.spread._replace(peers=peers)
     # Slots where nobody is at work wait at the shortest length there is: short rows are read fast.
     busy = ~state.drawn.done.all(0)
     position = jnp.where(busy, state.position, settings.prefix)
@@ -314,7 +337,7 @@ def _advance(settings: Settings, weights: Weights, state: State) -> State:
             token[:, None],
             position[:, None],
             cache,
-            spread=settings.spread,
+            spread=spread,
         )
         assert new is not None
         return logits[:, 0], new

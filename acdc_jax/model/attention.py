@@ -186,7 +186,7 @@ def of_members(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return whole
 
 
-def runs_kernels(x: jax.Array) -> bool:
+def runs_kernels(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
     """Whether the default device runs kernels for arrays such as this: a GPU, and 16 bits."""
     # "9.0" on an H100. Other platforms have no such attribute.
     capability = getattr(jax.devices()[0], "compute_capability", "0")

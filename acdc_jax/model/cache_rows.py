@@ -13,7 +13,7 @@ from jax.experimental.pallas import triton as plgpu
 from jax.sharding import PartitionSpec
 
 from acdc_jax.model.attention import runs_kernels
-from acdc_jax.model.decode_attention import Spread
+from acdc_jax.model.spread import Spread
 
 _BLOCK = 2**13  # numbers that are copied by four warps at once
 

@@ -5,32 +5,21 @@ softmax is computed block by block, as in FlashAttention (arXiv 2205.14135).
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from acdc_jax.model.attention import runs_kernels
+from acdc_jax.model.spread import Spread
 
 BLOCK = 64  # slots that are read at once; a cache's slots must be a multiple
 # Blocks on their way to a processor at once, for few rows and for many: measured on an H100.
 _FEW, _FEW_STAGES, _MANY_STAGES = 256, 3, 4
 _ROWS = 16  # the least that a GPU multiplies at once: query heads of one key head, and padding
-
-
-class Spread(NamedTuple):
-    """Over which devices the heads of a cache lie.
-
-    Attributes:
-        mesh: The devices.
-        axis: The axis of the mesh that cuts the heads; None: every device has all of them.
-    """
-
-    mesh: Mesh
-    axis: str | None
 
 
 def supported(q: jax.Array, k: jax.Array, past: jax.Array) -> bool:

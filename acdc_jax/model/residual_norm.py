@@ -1,7 +1,7 @@
 """One kernel for what happens between two layers of a decoding step: a sum and its norm.
 
 The residual stream of a few rows is small, and both results are wanted: as kernels of their own,
-the launches cost more than the work.
+the launches cost more than the work. Over several devices, the sum over these is part of it.
 """
 
 from functools import partial
@@ -11,17 +11,20 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from acdc_jax.model.attention import runs_kernels
+from acdc_jax.model.peers import exchange
+from acdc_jax.model.spread import Spread
 
-_MOST_ROWS = 256  # with more, launches no longer count
+MOST_ROWS = 256  # with more, launches no longer count
 _WARPS = 16  # measured on an H100
 
 
-def supported(x: jax.Array) -> bool:
+def supported(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
     """Whether this kind of device runs the kernel for such a residual stream [..., width]."""
-    return x.size // x.shape[-1] <= _MOST_ROWS and runs_kernels(x)
+    width = x.shape[-1]
+    return x.size // width <= MOST_ROWS and width % 2 == 0 and runs_kernels(x)
 
 
 def residual_norm(
@@ -30,45 +33,57 @@ def residual_norm(
     weight: jax.Array,
     *,
     eps: float,
-    mesh: Mesh | None = None,
+    spread: Spread | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Adds to the residual stream, and norms the sum (root-mean-square norm, arXiv 1910.07467).
 
     Args:
         x: [..., width], the stream.
-        parts: [parts, ..., width], whose sum is added, in any dtype.
+        parts: [parts, ..., width], whose sum is added, in any dtype. With peers, every device has
+            some of them.
         weight: [width], the gains.
         eps: Added to the mean square.
-        mesh: Devices that all have all of it; None: on one device.
+        spread: Devices that all have all of the rest; None: on one device.
         interpret: Whether to emulate the kernel, on a device that cannot run it.
 
     Returns:
-        The sum and its norm, each [..., width] in the dtype of `x`. Sums are float32, rounded once.
+        The sum and its norm, each [..., width] in the dtype of `x`. Sums are float32, rounded once;
+        what devices send to each other is rounded before.
     """
-    run = partial(_run, eps=eps, interpret=interpret)
-    if mesh is not None:
-        # XLA would divide what it knows, and it knows nothing of this kernel.
-        whole = PartitionSpec()
-        run = jax.shard_map(run, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
     width = x.shape[-1]
-    total, normed = run(x.reshape(-1, width), parts.reshape(len(parts), -1, width), weight)
+    given = x.reshape(-1, width), parts.reshape(len(parts), -1, width), weight
+    run = partial(_run, eps=eps, interpret=interpret)
+    peers = None if spread is None else spread.peers
+    if spread is not None:
+        # XLA would divide what it knows, and it knows nothing of this kernel.
+        whole, each = PartitionSpec(), PartitionSpec(spread.axis)
+        run = jax.shard_map(
+            run,
+            mesh=spread.mesh,
+            in_specs=(whole, whole if peers is None else each, whole, each),
+            out_specs=whole,
+            check_vma=False,
+        )
+    total, normed = run(*given, peers)
     return total.reshape(x.shape), normed.reshape(x.shape)
 
 
 def _run(
-    x: jax.Array, parts: jax.Array, weight: jax.Array, *, eps: float, interpret: bool
+    x: jax.Array, parts: jax.Array, weight: jax.Array, peers: Any, *, eps: float, interpret: bool
 ) -> tuple[jax.Array, jax.Array]:
     """`residual_norm` of [rows, width] and [parts, rows, width]."""
+    words = pl.next_power_of_2(x.shape[1] // 2)
+    warps = _WARPS if peers is None else min(max(words // 64, 1), 32)
     call = pl.pallas_call(
         partial(_kernel, eps=eps),
         grid=x.shape[:1],
         out_shape=(jax.ShapeDtypeStruct(x.shape, x.dtype),) * 2,
-        compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=1),
+        compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=1),
         interpret=interpret,
         name="residual_norm",
     )
-    total, normed = call(x, parts, weight)
+    total, normed = call(x, parts, weight, *jax.tree.leaves(peers))
     return total, normed
 
 
@@ -76,26 +91,37 @@ def _kernel(
     x_ref: Any,  # [rows, width]
     parts_ref: Any,  # [parts, rows, width]
     weight_ref: Any,  # [width]
-    total_ref: Any,  # [rows, width]
-    normed_ref: Any,
-    *,
+    *refs: Any,  # those of `Peers`, then the sum and its norm, as x_ref
     eps: float,
 ) -> None:
-    """One row."""
+    """One row, as two halves."""
+    *peers, total_ref, normed_ref = refs
     row, width = pl.program_id(0), x_ref.shape[1]
-    block = pl.next_power_of_2(width)
-    columns, real = pl.ds(0, block), jnp.arange(block) < width
+    half = width // 2
+    block = pl.next_power_of_2(half)
+    column = jnp.arange(block)
+    sides, real = (column, half + column), column < half
 
     def load(ref: Any) -> jax.Array:
         values: jax.Array = plgpu.load(ref, mask=real, other=0.0)
         return values.astype(jnp.float32)
 
-    total = load(x_ref.at[row, columns])
+    # Before the devices wait for each other: what is read then has come when it is wanted.
+    old = [load(x_ref.at[row, side]) for side in sides]
+    gains = [load(weight_ref.at[side]) for side in sides]
+    added = [jnp.zeros((block,), jnp.float32)] * 2
     for part in range(parts_ref.shape[0]):
-        total += load(parts_ref.at[jnp.int32(part), row, columns])
-    rounded = total.astype(x_ref.dtype)
-    plgpu.store(total_ref.at[row, columns], rounded, mask=real)
-    total = rounded.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.sum(total * total) / width + eps)
-    normed = (total * scale).astype(x_ref.dtype).astype(jnp.float32) * load(weight_ref.at[columns])
-    plgpu.store(normed_ref.at[row, columns], normed.astype(x_ref.dtype), mask=real)
+        for i, side in enumerate(sides):
+            added[i] += load(parts_ref.at[jnp.int32(part), row, side])
+    if peers:
+        added = exchange(added, row, x_ref.dtype, *peers)
+    totals = []
+    for side, x, more in zip(sides, old, added, strict=True):
+        total = (x + more).astype(x_ref.dtype)
+        plgpu.store(total_ref.at[row, side], total, mask=real)
+        totals.append(total.astype(jnp.float32))
+    mean = sum(jnp.sum(total * total) for total in totals) / width
+    scale = jax.lax.rsqrt(mean + eps)
+    for side, total, gain in zip(sides, totals, gains, strict=True):
+        normed = (total * scale).astype(x_ref.dtype).astype(jnp.float32) * gain
+        plgpu.store(normed_ref.at[row, side], normed.astype(x_ref.dtype), mask=real)

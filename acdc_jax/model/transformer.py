@@ -29,7 +29,7 @@ from acdc_jax.model.attention import (
     write,
 )
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.decode_attention import Spread
+from acdc_jax.model.spread import Spread
 
 Weights = dict[str, jax.Array]
 Axes = tuple[str | None, ...]
@@ -73,6 +73,19 @@ class Linear(nnx.Module):  # type: ignore[misc]
             bias: jax.Array = self.bias[...]
             y = y + bias[None, None, :]
         return y
+
+    def parts(self, x: jax.Array, count: int) -> jax.Array:
+        """Returns [count, B, T, out]: W, turned and without a bias, in parts of float32 sums."""
+        if count == 1:
+            return self(x)[None]
+        batch, tokens, width = x.shape
+        y: jax.Array = jnp.einsum(
+            "rpi,pio->pro",
+            x.reshape(batch * tokens, count, -1),
+            self.weight[...].reshape(count, width // count, -1),
+            preferred_element_type=jnp.float32,
+        )
+        return y.reshape(count, batch, tokens, -1)
 
 
 class Joined(nnx.Module):  # type: ignore[misc]
@@ -122,9 +135,8 @@ class Norm(nnx.Module):  # type: ignore[misc]
         if parts is None:
             return x, self(x)
         if not self.centred and residual_norm.supported(x):
-            mesh = None if spread is None else spread.mesh
-            weight = self.weight[...]
-            return residual_norm.residual_norm(x, parts, weight, eps=self.eps, mesh=mesh)
+            weight, kernel = self.weight[...], residual_norm.residual_norm
+            return kernel(x, parts, weight, eps=self.eps, spread=spread)
         x = x + _total(parts, x.dtype)
         return x, self(x)
 
@@ -163,8 +175,9 @@ class Attention(nnx.Module):  # type: ignore[misc]
         positions: jax.Array,
         past: tuple[jax.Array, jax.Array] | None,
         spread: Spread | None,
+        parts: int,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Returns the output [B, T, D] and the keys and values looked at, [B, S, KV, H] each."""
+        """Returns parts [parts, B, T, D] of a sum, and the keys and values [B, S, KV, H]."""
         config = self.config
         joined = self.qkv(x) if self.fused else None
         qkv = [y(x) for y in (self.q, self.k, self.v)] if joined is None else self.qkv.split(joined)
@@ -178,11 +191,12 @@ class Attention(nnx.Module):  # type: ignore[misc]
             factor = (scale or config.head_dim) ** -0.5
             fused = decode_attention.decode_attention
             seen, kept = fused(together, angles, positions, past, scale=factor, spread=spread)
-            return self.o(seen), kept
+            return self.o.parts(seen, parts), kept
         q, k = rope(q, *angles), rope(k, *angles)
         if past is not None and past[0].shape[1] > x.shape[1]:
             k, v = write(past[0], k, positions), write(past[1], v, positions)
-        return self.o(attend(q, k, v, sight, scale=scale, softcap=softcap)), (k, v)
+        seen = attend(q, k, v, sight, scale=scale, softcap=softcap)
+        return self.o.parts(seen, parts), (k, v)
 
 
 class Mlp(nnx.Module):  # type: ignore[misc]
@@ -198,17 +212,13 @@ class Mlp(nnx.Module):  # type: ignore[misc]
             self.up = Linear(width, inner, ("mlp", "embed"), dtype)
         gain = (2 * config.num_layers) ** -0.5
         self.down = Linear(inner, width, ("embed", "mlp"), dtype, gain=gain, turned=fused)
-        self.fused, self.width = fused, inner
+        self.fused = fused
 
-    def __call__(self, x: jax.Array, alone: bool) -> jax.Array:
-        """Returns parts [parts, B, T, D] of a sum; `alone`: on one device."""
+    def __call__(self, x: jax.Array, parts: int) -> jax.Array:
+        """Returns parts [parts, B, T, D] of a sum."""
         fused = self.fused
         gate, up = self.gate_up.split(self.gate_up(x)) if fused else (self.gate(x), self.up(x))
-        inner = _ACTIVATIONS[self.activation](gate) * up
-        few = x.shape[0] * x.shape[1] <= _FEW_ROWS
-        if fused and alone and few and not self.width % _PARTS:
-            return _in_parts(inner, self.down.weight[...])
-        return self.down(inner)[None]
+        return self.down.parts(_ACTIVATIONS[self.activation](gate) * up, parts)
 
 
 # The product down to the residual stream has long sums and few columns. With few rows there are too
@@ -217,22 +227,11 @@ class Mlp(nnx.Module):  # type: ignore[misc]
 _FEW_ROWS, _PARTS = 128, 2
 
 
-def _in_parts(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x W for [B, T, in] and [in, out] as float32 parts [parts, B, T, out] of the sums."""
-    batch, tokens, width = x.shape
-    parts: jax.Array = jnp.einsum(
-        "rpi,pio->pro",
-        x.reshape(batch * tokens, _PARTS, -1),
-        weight.reshape(_PARTS, width // _PARTS, -1),
-        preferred_element_type=jnp.float32,
-    )
-    return parts.reshape(_PARTS, batch, tokens, -1)
-
-
 class Layer(nnx.Module):  # type: ignore[misc]
     """One decoder layer: attention and feed-forward, normed before and in some families after."""
 
     def __init__(self, config: ModelConfig, fused: bool) -> None:
+        self.config, self.fused = config, fused
         width = config.hidden_size
         self.attention_norm = Norm(config, width)
         self.attention = Attention(config, fused)
@@ -265,15 +264,25 @@ class Layer(nnx.Module):  # type: ignore[misc]
         Returns:
             The residual stream, parts of what this layer adds, and the keys and values looked at.
         """
+        counts = self._cuts(x, spread)
         x, normed = self.attention_norm.after(x, parts, spread)
-        y, seen = self.attention(normed, angles, sight, positions, past, spread)
+        parts, seen = self.attention(normed, angles, sight, positions, past, spread, counts[0])
         if self.attention_post_norm is not None:
-            y = self.attention_post_norm(y)
-        x, normed = self.mlp_norm.after(x, y[None], spread)
-        parts = self.mlp(normed, spread is None)
+            parts = self.attention_post_norm(_total(parts, x.dtype))[None]
+        x, normed = self.mlp_norm.after(x, parts, spread)
+        parts = self.mlp(normed, counts[1])
         if self.mlp_post_norm is not None:
             parts = self.mlp_post_norm(_total(parts, x.dtype))[None]
         return x, parts, seen
+
+    def _cuts(self, x: jax.Array, spread: Spread | None) -> tuple[int, int]:
+        """Into how many parts the sums of attention and of the feed-forward layer are cut."""
+        connected = spread is not None and spread.peers is not None
+        devices = spread.mesh.size if spread is not None and connected else 1
+        few = x.shape[0] * x.shape[1] <= _FEW_ROWS
+        here = self.fused and few and (connected or spread is None)
+        more = here and not self.config.intermediate_size % (_PARTS * devices)
+        return devices, _PARTS * devices if more else devices
 
 
 class Transformer(nnx.Module):  # type: ignore[misc]
@@ -311,10 +320,8 @@ class Transformer(nnx.Module):  # type: ignore[misc]
             for local in map(bool, windows)
         }
 
-        x = self.embed.weight[...][tokens]
-        if config.scale_embedding:
-            x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
-        keys, values, parts = [], [], None
+        x, parts = self._embed(tokens, spread)
+        keys, values = [], []
         for i, layer in enumerate(self.layers):
             past = None if cache is None else (cache.k[i], cache.v[i])
             window = config.window(i)
@@ -331,6 +338,33 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         if config.logit_softcap:
             logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
         return logits, None if cache is None else Cache(tuple(keys), tuple(values))
+
+    def _embed(
+        self, tokens: jax.Array, spread: Spread | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The residual stream [B, T, D], and parts [devices, B, T, D] of what is added first."""
+        table, config = self.embed.weight[...], self.config
+        if spread is None or spread.peers is None:
+            x = table[tokens]
+            if config.scale_embedding:
+                x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
+            return x, None
+        axis = spread.axis
+
+        def own(table: jax.Array, tokens: jax.Array) -> jax.Array:
+            row = tokens - jax.lax.axis_index(axis) * len(table)
+            here = (row >= 0) & (row < len(table))
+            return jnp.where(here[..., None], table[jnp.where(here, row, 0)], 0)[None]
+
+        rows, whole = PartitionSpec(axis), PartitionSpec()
+        find = jax.shard_map(own, mesh=spread.mesh, in_specs=(rows, whole), out_specs=rows)
+        parts = find(table, tokens)
+        return jnp.zeros(parts.shape[1:], parts.dtype), parts
+
+
+def plain_sums(config: ModelConfig) -> bool:
+    """Whether layers add what their products give, with no bias, and norms are not centred."""
+    return not (config.o_bias or config.post_norms or config.centred_norms)
 
 
 @lru_cache(maxsize=32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from acdc_jax.model.cache_rows import copy_rows, put_rows
-from acdc_jax.model.decode_attention import Spread
+from acdc_jax.model.spread import Spread
 
 RNG = np.random.default_rng(0)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from acdc_jax.model.attention import attention, rope, rope_angles, sights, write
-from acdc_jax.model.decode_attention import BLOCK, Spread, decode_attention, join, supported
+from acdc_jax.model.decode_attention import BLOCK, decode_attention, join, supported
+from acdc_jax.model.spread import Spread
 
 RNG = np.random.default_rng(0)
 ROWS, SLOTS, HEAD_DIM = 4, 2 * BLOCK, 16

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from acdc_jax.model.peers import connect
 from acdc_jax.model.residual_norm import residual_norm, supported
+from acdc_jax.model.spread import Spread
 
 RNG = np.random.default_rng(0)
 
@@ -49,7 +51,7 @@ def test_on_all_devices() -> None:
     expected = residual_norm(*given, eps=1e-6, interpret=True)
     # The emulation counts with numbers of its own dtypes.
     with jax.numpy_dtype_promotion("standard"):
-        found = residual_norm(*given, eps=1e-6, mesh=mesh, interpret=True)
+        found = residual_norm(*given, eps=1e-6, spread=Spread(mesh, None), interpret=True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
 
 
@@ -64,3 +66,24 @@ def test_it_compiles_for_a_gpu() -> None:
     step = jax.jit(lambda x, parts, weight: residual_norm(x, parts, weight, eps=1e-6))
     traced = step.trace(x, parts, jnp.ones((3584,), jnp.bfloat16))
     assert "residual_norm" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_with_peers_it_compiles_for_a_gpu() -> None:
+    """As far as that can be seen without one; devices know each other's addresses."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
+    peers = connect(mesh, "model", 2, 3584)
+    assert peers.addresses.shape == (2, 2, 2)
+    np.testing.assert_array_equal(peers.addresses[0], peers.addresses[1])
+    found = [shard.data.unsafe_buffer_pointer() for shard in peers.inbox.addressable_shards]
+    pointers = np.asarray(peers.addresses[0]).view(np.uint64)
+    assert pointers.ravel().tolist() == found
+    x, parts = jnp.zeros((2, 1, 3584), jnp.bfloat16), jnp.zeros((2, 2, 1, 3584))
+    step = jax.jit(
+        lambda x, parts, weight, peers: residual_norm(
+            x, parts, weight, eps=1e-6, spread=Spread(mesh, "model", peers)
+        )
+    )
+    traced = step.trace(x, parts, jnp.ones((3584,), jnp.bfloat16), peers)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "residual_norm" in text
+    assert "all-reduce" not in text

@@ -10,6 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from acdc_jax.model.attention import empty_cache
 from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.peers import connect
+from acdc_jax.model.spread import Spread
 from acdc_jax.model.transformer import (
     decode_layout,
     forward,
@@ -120,6 +122,25 @@ def test_decode_layout_over_devices(devices: int, heads_cut: bool) -> None:
     np.testing.assert_array_equal(gate_up.addressable_shards[-1].data[:, 0], expected)
     ours, _ = run(CONFIG, laid_out, TOKENS, POSITIONS)
     np.testing.assert_allclose(ours, run(CONFIG, weights, TOKENS, POSITIONS)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parts_on_each_device(tied: bool) -> None:
+    """What devices that exchange by themselves are given to add up; here XLA adds it up."""
+    config = dataclasses.replace(CONFIG, tie_embeddings=tied)
+    weights = init_weights(config, jax.random.key(1))
+    mesh = make_mesh("model:2", jax.devices()[:2])
+    placed = jax.device_put(dict(weights), weight_shardings(mesh, config, population=False))
+    spread = Spread(mesh, "model", connect(mesh, "model", len(TOKENS), config.hidden_size))
+    laid_out, past = decode_layout(config, placed), empty_cache(config, 3, 10, jnp.float32)
+
+    @jax.jit
+    def run_apart(weights: dict[str, jax.Array], tokens: jax.Array) -> jax.Array:
+        return forward(config, weights, tokens, POSITIONS[:, :1], past, spread=spread)[0]
+
+    ours = run_apart(laid_out, TOKENS[:, :1])
+    expected, _ = run(config, weights, TOKENS[:, :1], POSITIONS[:, :1])
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 def test_padding_changes_nothing(weights: dict[str, jax.Array]) -> None:
