@@ -13,7 +13,7 @@ _GB = 1e9
 # Of the host's budget: what members may take, and all that may be page-locked, which is members and
 # what is on its way between devices and the disk. The rest is for buffers of reading and writing.
 _MEMBERS_SHARE, _PINNED_SHARE = 2 / 3, 3 / 4
-LEAVES_IN_FLIGHT = 2  # as large as the largest
+LEAVES_IN_FLIGHT = 2  # as large as the largest: one comes while the one before is written
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 

@@ -19,6 +19,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+# `ArrayHandler` takes one, but it has no public name yet.
+from orbax.checkpoint._src.serialization.types import (
+    DefaultSerializationStatusCallback,
+    TransferPriority,
+)
+
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolve.budget import LEAVES_IN_FLIGHT
 from acdc_jax.evolve.content import content_hash
@@ -138,6 +144,13 @@ class _Local:
         return getattr(self._array, name)
 
 
+class _InTurn(DefaultSerializationStatusCallback):  # type: ignore[misc]
+    """Tells orbax that no leaf has to be on the host at once: the limit is for those alone."""
+
+    def key_priority(self, _: Any) -> TransferPriority:
+        return TransferPriority.ASYNCHRONOUS_DEPRIORITIZED
+
+
 def _checkpointer(leaves: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> ocp.Checkpointer:
     """Reads or writes a few leaves at a time: no member is ever in the host's memory twice."""
     largest = max(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
@@ -154,10 +167,11 @@ def _checkpointer(leaves: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> ocp
         replica_id=None,
         use_replica_parallel=False,
         enable_write_sharding_file=False,
+        callback=_InTurn(),
     )
     handler = ocp.PyTreeCheckpointHandler(
         save_concurrent_gb=in_flight,
-        save_device_host_concurrent_gb=in_flight,
+        save_device_host_concurrent_gb=largest / 1e9,  # and the ones before, which are written
         restore_concurrent_gb=in_flight,
         use_ocdbt=False,  # a file of its own for each chunk: as fast, and damage has a name
         use_compression=False,

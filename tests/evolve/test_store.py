@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from orbax.checkpoint._src.serialization import replica_slices
 
 from acdc_jax import checkpoint
 from acdc_jax.checkpoint import Manifest
@@ -20,7 +21,7 @@ from acdc_jax.evaluate.skills import SkillMatrix
 from acdc_jax.evolve import store as store_module
 from acdc_jax.evolve.budget import Budget, bytes_on_device, choose_budget
 from acdc_jax.evolve.children import member_id, seed_recipe
-from acdc_jax.evolve.member import load_member, on_disk
+from acdc_jax.evolve.member import load_member, on_disk, save_member
 from acdc_jax.evolve.store import Store
 from acdc_jax.sharding import make_mesh, sharding
 from acdc_jax.state import Record, State
@@ -93,6 +94,29 @@ def test_budgets_count_bytes():
     automatic = choose_budget(0, 0, shapes)
     assert 0 < automatic.device < 1e13
     assert 0 < automatic.host < 1e13
+
+
+def test_a_member_goes_to_the_disk_in_turn(tmp_path, monkeypatch):
+    """Page-locked memory is wanted for no more than the largest leaf at a time."""
+    taken, transfer = [], replica_slices.transfer_arrays_to_host
+
+    def spy(arrays, *args, **kwargs):
+        taken.append(sum(leaf.nbytes for leaf in arrays))
+        return transfer(arrays, *args, **kwargs)
+
+    monkeypatch.setattr(replica_slices, "transfer_arrays_to_host", spy)
+    sizes = [1024, 4096, 512, 512, 2048, 1024]
+    weights = {f"w{i}": jnp.full((size,), i, jnp.float32) for i, size in enumerate(sizes)}
+    recipe = seed_recipe(member_id(0, 0), weights)
+    save_member(tmp_path / recipe.id, weights, recipe)
+    assert sum(taken) == 4 * sum(sizes)
+    assert max(taken) == 4 * 4096
+    shapes = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        for path, leaf in weights.items()
+    }
+    found, _ = load_member(tmp_path / recipe.id, shapes)
+    jax.tree.map(np.testing.assert_array_equal, found, weights)
 
 
 def test_prefetch_reads_ahead(tmp_path):
