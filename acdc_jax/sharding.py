@@ -9,7 +9,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from acdc_jax.errors import ConfigError
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Axes, logical_axes, shapes
+from acdc_jax.model.layers import Axes
+from acdc_jax.model.transformer import logical_axes, shapes
 
 # Logical axis → mesh axis. What is not named here is replicated.
 RULES = {

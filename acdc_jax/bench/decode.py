@@ -33,7 +33,8 @@ from acdc_jax.generate.memory import parameter_count, token_bytes, weight_bytes
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.generate.steps import Prompts, Settings
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights, decode_layout
+from acdc_jax.model.layout import decode_layout
+from acdc_jax.model.transformer import Weights
 
 _PARTS = ("hf", "mixed", "decode", "prefill")
 _STEPS = 8

@@ -17,7 +17,8 @@ from acdc_jax.evaluate.skills import SkillMatrix, from_scores
 from acdc_jax.generate.decode import Batch, generate
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights, decode_layout
+from acdc_jax.model.layout import decode_layout
+from acdc_jax.model.transformer import Weights
 from acdc_jax.sandbox import Outcome, Sandbox
 from acdc_jax.tasks.answer import extract_answer
 from acdc_jax.tasks.task import Task

@@ -33,8 +33,9 @@ from acdc_jax.generate.steps import (
 )
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.decode_attention import BLOCK
+from acdc_jax.model.layout import mesh_of
 from acdc_jax.model.peers import Peers
-from acdc_jax.model.transformer import Weights, mesh_of
+from acdc_jax.model.transformer import Weights
 from acdc_jax.sharding import sharding
 
 _STEPS = 8  # tokens per call of `decode`: empty slots wait for a call's end, and one more

@@ -15,7 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from acdc_jax.errors import AcdcError
 from acdc_jax.generate.batches import grouped, halved, padded
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights, forward, mesh_of
+from acdc_jax.model.layout import mesh_of
+from acdc_jax.model.transformer import Weights, forward
 
 _READING = 8192  # most tokens read at once, as for prompts
 _LOGITS = 2**28  # most logits at once: 1 GiB of float32

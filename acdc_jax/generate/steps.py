@@ -19,7 +19,7 @@ from acdc_jax.model import residual_norm
 from acdc_jax.model.attention import Cache, empty_cache
 from acdc_jax.model.cache_rows import put_rows
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.peers import Peers, connect
+from acdc_jax.model.peers import LEAST_WIDTH, Peers, connect, reachable
 from acdc_jax.model.spread import Spread
 from acdc_jax.model.transformer import Weights, forward, plain_sums
 
@@ -315,10 +315,11 @@ def connected(settings: Settings, weights: Weights, slots: int) -> Peers | None:
     if spread is None or spread.axis is None or not laid_out or not plain_sums(config):
         return None
     devices = spread.mesh.size
-    alone = jax.process_count() == 1 and spread.mesh.shape[spread.axis] == devices
+    alone = spread.mesh.shape[spread.axis] == devices
     cut = config.intermediate_size % devices == 0 and embed.shape[0] % devices == 0
     rows = jax.ShapeDtypeStruct((slots, embed.shape[1]), embed.dtype)
-    if not (alone and cut and residual_norm.supported(rows)):
+    fits = rows.shape[1] >= LEAST_WIDTH and residual_norm.supported(rows)
+    if not (alone and cut and fits and reachable(spread.mesh)):
         return None
     return connect(spread.mesh, spread.axis, *rows.shape)
 

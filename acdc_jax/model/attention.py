@@ -187,11 +187,11 @@ def of_members(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 def runs_kernels(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
-    """Whether the default device runs kernels for arrays such as this: a GPU, and 16 bits."""
-    # "9.0" on an H100. Other platforms have no such attribute.
+    """Whether the default device runs kernels for arrays such as this: an NVIDIA GPU, 16 bits."""
+    # "9.0" on an H100, "gfx942" on another maker's GPU; other platforms have no such attribute.
     capability = getattr(jax.devices()[0], "compute_capability", "0")
-    modern = jax.default_backend() == "gpu" and float(capability) >= 8
-    return modern and x.dtype in (jnp.bfloat16, jnp.float16)
+    modern = capability[:1].isdigit() and float(capability) >= 8
+    return modern and jax.default_backend() == "gpu" and x.dtype in (jnp.bfloat16, jnp.float16)
 
 
 def attention(

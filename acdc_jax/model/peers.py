@@ -7,6 +7,9 @@ Each number goes along with the turn that it belongs to, eight bytes that arrive
 GPU sees by itself when its inbox is complete (as NCCL does for small messages: its "LL" protocol).
 """
 
+import ctypes
+import itertools
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +20,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-_PATIENCE = 2**26  # looks, about a minute; then the program ends with an error
+# Looks, about ten minutes; then the program ends with an error. While a system page-locks memory, a
+# device may not be able to start for half a minute.
+_PATIENCE = 2**30
+
+LEAST_WIDTH = 128  # every thread of a warp has two words
 
 # PTX, for two words at once: $0 and $1 are the results, of which every argument then has two too.
 # A word's address is that of an inbox (low and high half) and an offset in bytes.
@@ -82,6 +89,31 @@ class Peers:
     ranks: jax.Array
 
 
+def reachable(mesh: Mesh) -> bool:
+    """Whether all devices of a mesh are this process's GPUs and can write into each other's memory.
+
+    XLA enables it wherever the driver says that it can be; memory of other allocators than its
+    usual one is not shared.
+    """
+    devices = mesh.devices.flatten()
+    usual = os.environ.get("XLA_PYTHON_CLIENT_ALLOCATOR", "default") in ("default", "bfc")
+    if not usual or any(device.process_index != jax.process_index() for device in devices):
+        return False
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    found = ctypes.c_int()
+    return all(
+        driver.cuDeviceCanAccessPeer(
+            ctypes.byref(found), one.local_hardware_id, other.local_hardware_id
+        )
+        == 0
+        and found.value == 1
+        for one, other in itertools.permutations(devices, 2)
+    )
+
+
 def connect(mesh: Mesh, axis: str, rows: int, width: int) -> Peers:
     """Gives every device of a mesh an inbox for [rows, width] numbers of 16 bits.
 
@@ -91,18 +123,13 @@ def connect(mesh: Mesh, axis: str, rows: int, width: int) -> Peers:
         mesh: GPUs of this process that reach each other's memory; one axis, of more than one.
         axis: Its name.
         rows: Most rows of a sum.
-        width: Their length, an even number.
+        width: Their length, an even number, at least `LEAST_WIDTH`.
     """
     devices = mesh.devices.flatten()
     count, words = len(devices), pl.next_power_of_2(width // 2)
     each = NamedSharding(mesh, PartitionSpec(axis))
-    inbox, turns = jax.jit(
-        lambda: (
-            jnp.zeros((count, 2, count, rows, words, 2), jnp.int32),
-            jnp.zeros((count, rows), jnp.int32),
-        ),
-        out_shardings=each,
-    )()
+    inbox = jnp.zeros((count, 2, count, rows, words, 2), jnp.int32, device=each)
+    turns = jnp.zeros((count, rows), jnp.int32, device=each)
     jax.block_until_ready((inbox, turns))  # nobody writes before all is empty
     place = {shard.device: shard.data.unsafe_buffer_pointer() for shard in inbox.addressable_shards}
     pointers = np.array([place[device] for device in devices], np.uint64).view(np.int32)
@@ -119,7 +146,7 @@ def exchange(
     turns_ref: Any,
     addresses_ref: Any,
     ranks_ref: Any,
-) -> list[jax.Array]:
+) -> tuple[list[jax.Array], jax.Array]:
     """In a kernel, sums the two halves of a row over all devices; each gets the same bits.
 
     Args:
@@ -127,9 +154,12 @@ def exchange(
         row: Which row this is.
         dtype: Of 16 bits, to which they are rounded on the way.
         inbox_ref: [1, 2, devices, rows, words, 2] int32; only its shape is looked at.
-        turns_ref: [1, rows] int32; counted up.
+        turns_ref: [1, rows] int32.
         addresses_ref: [1, devices, 2] int32.
         ranks_ref: [1, 1] int32.
+
+    Returns:
+        The sums, and the row's turn, to be written down once no warp will look for the last one.
     """
     _, _, devices, rows, words, _ = inbox_ref.shape
     rank, turn = ranks_ref[0, 0], turns_ref[0, row] + 1
@@ -165,5 +195,4 @@ def exchange(
         parts = got & 0xFFFF, (got >> 16) & 0xFFFF
         numbers = [jax.lax.bitcast_convert_type(x.astype(jnp.uint16), dtype) for x in parts]
         totals = [t + x.astype(jnp.float32) for t, x in zip(totals, numbers, strict=True)]
-    turns_ref[0, row] = turn
-    return totals
+    return totals, turn

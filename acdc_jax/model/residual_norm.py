@@ -113,14 +113,19 @@ def _kernel(
     for part in range(parts_ref.shape[0]):
         for i, side in enumerate(sides):
             added[i] += load(parts_ref.at[jnp.int32(part), row, side])
+    turn = None
     if peers:
-        added = exchange(added, row, x_ref.dtype, *peers)
+        added, turn = exchange(added, row, x_ref.dtype, *peers)
     totals = []
     for side, x, more in zip(sides, old, added, strict=True):
         total = (x + more).astype(x_ref.dtype)
         plgpu.store(total_ref.at[row, side], total, mask=real)
         totals.append(total.astype(jnp.float32))
     mean = sum(jnp.sum(total * total) for total in totals) / width
+    if turn is not None:
+        _, turns_ref, *_ = peers
+        # All warps have met to get the mean. It is never negative: what is added is nothing.
+        turns_ref[0, row] = turn + (mean < 0).astype(jnp.int32)
     scale = jax.lax.rsqrt(mean + eps)
     for side, total, gain in zip(sides, totals, gains, strict=True):
         normed = (total * scale).astype(x_ref.dtype).astype(jnp.float32) * gain

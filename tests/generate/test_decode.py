@@ -13,7 +13,10 @@ from acdc_jax.generate import decode, memory, steps
 from acdc_jax.generate.decode import Batch, generate
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights, decode_layout, forward, shapes
+from acdc_jax.model.layout import decode_layout
+from acdc_jax.model.peers import Peers, connect
+from acdc_jax.model.transformer import Weights, forward, shapes
+from acdc_jax.sharding import make_mesh, weight_shardings
 
 CONFIG = ModelConfig("LlamaForCausalLM", 40, 32, 48, 1, 4, 2, 8, max_positions=64)
 MEMBERS = 3
@@ -297,6 +300,24 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda _: int(reading / 0.94))
     with pytest.raises(AcdcError, match=r"24 tokens needs 0.00 GiB .* lower --max_new_tokens"):
         respond()
+
+
+def test_devices_that_exchange_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same responses; here, where no kernel runs, XLA adds up what they are given."""
+    mesh = make_mesh("model:2", jax.devices()[:2])
+    placed = jax.device_put(WEIGHTS, weight_shardings(mesh, CONFIG, population=False))
+    laid_out = decode_layout(CONFIG, placed)
+    expected = [batch.tokens for batch in batches(laid_out)]
+    asked = []
+
+    def connected(settings: steps.Settings, weights: Weights, slots: int) -> Peers:
+        assert steps.connected(settings, weights, slots) is None  # no GPUs
+        asked.append(slots)
+        return connect(mesh, "model", slots, CONFIG.hidden_size)
+
+    monkeypatch.setattr(decode, "connected", connected)
+    assert [batch.tokens for batch in batches(laid_out)] == expected
+    assert asked
 
 
 def test_memory_is_that_of_the_members_devices(monkeypatch: pytest.MonkeyPatch) -> None:

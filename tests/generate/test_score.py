@@ -11,7 +11,8 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.generate import score
 from acdc_jax.generate.score import log_likelihoods
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights, decode_layout, forward, shapes
+from acdc_jax.model.layout import decode_layout
+from acdc_jax.model.transformer import Weights, forward, shapes
 from acdc_jax.sharding import make_mesh, weight_shardings
 
 CONFIG = ModelConfig("LlamaForCausalLM", 40, 32, 48, 1, 4, 2, 8, max_positions=64)

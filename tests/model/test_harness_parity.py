@@ -14,7 +14,7 @@ import pytest
 from acdc_jax.evaluate.harness.lm import HarnessLM, Voice
 from acdc_jax.evaluate.harness.tasks import Asking, Benchmark, ask
 from acdc_jax.model import hf, tokenizer
-from acdc_jax.model.transformer import decode_layout
+from acdc_jax.model.layout import decode_layout
 
 from .conftest import Checkpoint
 

@@ -69,14 +69,9 @@ def test_it_compiles_for_a_gpu() -> None:
 
 
 def test_with_peers_it_compiles_for_a_gpu() -> None:
-    """As far as that can be seen without one; devices know each other's addresses."""
+    """As far as that can be seen without one; nothing is left for XLA to add up."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
     peers = connect(mesh, "model", 2, 3584)
-    assert peers.addresses.shape == (2, 2, 2)
-    np.testing.assert_array_equal(peers.addresses[0], peers.addresses[1])
-    found = [shard.data.unsafe_buffer_pointer() for shard in peers.inbox.addressable_shards]
-    pointers = np.asarray(peers.addresses[0]).view(np.uint64)
-    assert pointers.ravel().tolist() == found
     x, parts = jnp.zeros((2, 1, 3584), jnp.bfloat16), jnp.zeros((2, 2, 1, 3584))
     step = jax.jit(
         lambda x, parts, weight, peers: residual_norm(

@@ -10,15 +10,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from acdc_jax.model.attention import empty_cache
 from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.layout import decode_layout
 from acdc_jax.model.peers import connect
 from acdc_jax.model.spread import Spread
-from acdc_jax.model.transformer import (
-    decode_layout,
-    forward,
-    init_weights,
-    logical_axes,
-    shapes,
-)
+from acdc_jax.model.transformer import forward, init_weights, logical_axes, shapes
 from acdc_jax.sharding import make_mesh, weight_shardings
 
 CONFIG = ModelConfig("Qwen2ForCausalLM", 50, 32, 48, 2, 4, 2, 8, tie_embeddings=True, qkv_bias=True)

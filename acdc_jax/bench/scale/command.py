@@ -22,7 +22,7 @@ from acdc_jax.evolve.budget import limit_pinned_memory
 from acdc_jax.generate.batches import bucket
 from acdc_jax.generate.memory import weight_bytes
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import decode_layout
+from acdc_jax.model.layout import decode_layout
 from acdc_jax.sharding import make_mesh, weight_shardings
 from acdc_jax.tasks.backends import open_backends
 

@@ -16,7 +16,8 @@ from acdc_jax.generate.memory import device_room, weight_bytes
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.model import hf, tokenizer
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights, decode_layout
+from acdc_jax.model.layout import decode_layout
+from acdc_jax.model.transformer import Weights
 from acdc_jax.sharding import default_mesh, make_mesh, member_shapes, pop_groups
 
 _SAMPLES = Sampling(temperature=0.7)  # the paper's
