@@ -25,6 +25,7 @@ from acdc_jax.errors import AcdcError
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_PIECE = 2**26  # bytes that are written at once
 _LENGTH = 8  # bytes of the header's length
 
 
@@ -208,6 +209,8 @@ def _write_file(
         file.write(len(text).to_bytes(_LENGTH, "little") + text)
         for array in arrays:
             rest = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-            while rest:  # one call writes 2 GiB at most
-                rest = rest[file.write(rest) :]
+            while rest:
+                rest = rest[file.write(rest[:_PIECE]) :]
+                # The disk begins with what it has, and not when everything is there.
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.fsync(file.fileno())
