@@ -1,13 +1,16 @@
 r"""Finds the answer that a response declares.
 
 The last declaration counts, because a chain of thought may quote earlier ones. `\boxed{…}` keeps
-its braces balanced and may span lines. A response that declares nothing is its own answer: that is
-how the tiny members reply, and task code may still read it.
+its braces balanced and may span lines. Asterisks that emphasise (Markdown) are not the answer's,
+others are. A response that declares nothing is its own answer: that is how the tiny members reply,
+and task code may still read it.
 """
 
 import re
 
-_DECLARATION = re.compile(r"\banswer\s*(?:is)?\s*[:=][ \t*_]*", re.IGNORECASE)
+_DECLARATION = re.compile(r"\banswer\**\s*(?:is)?\s*[:=]", re.IGNORECASE)
+_MARKS = ("***", "**", "*")
+_MARK = re.compile(r"(?<!\*)\*{1,3}(?!\*)")
 _BOXED = re.compile(r"\\boxed\s*\{")
 
 
@@ -18,7 +21,7 @@ def extract_answer(response: str) -> str:
     opened. `Answer:` with nothing after it on its line takes what follows.
     """
     declared = [
-        (match.start(), _after(response, match.end())) for match in _DECLARATION.finditer(response)
+        (match.start(), _declared(response, match)) for match in _DECLARATION.finditer(response)
     ]
     boxed = [
         (match.start(), _balanced(response, match.end())) for match in _BOXED.finditer(response)
@@ -30,12 +33,43 @@ def extract_answer(response: str) -> str:
     inner = _BOXED.search(answer)
     if inner and (opened := _balanced(answer, inner.end())) is not None:
         answer = opened
-    return answer.strip().strip("*").strip()
+    return _plain(answer.strip())
 
 
-def _after(response: str, start: int) -> str:
+def _declared(response: str, match: re.Match[str]) -> str:
+    """What follows a declaration, without the end of an emphasis that began before."""
+    line = response[response.rfind("\n", 0, match.start()) + 1 : match.end()]
+    mark = _open_mark(line)
+    rest = response[match.end() :]
+    if not mark or rest.startswith(mark):
+        return _after(rest.removeprefix(mark))
+    text = _after(rest).strip()
+    return text if text.startswith(mark) else text.removesuffix(mark)
+
+
+def _open_mark(line: str) -> str:
+    """The emphasis that begins on a line and does not end on it; empty if there is none."""
+    opened = ""
+    for found in _MARK.finditer(line):
+        mark, follows = found.group(), line[found.end() : found.end() + 1]
+        if mark == opened:
+            opened = ""
+        elif not opened and follows.strip():  # else the bullet of a list
+            opened = mark
+    return opened
+
+
+def _plain(answer: str) -> str:
+    """An answer without the emphasis that is all around it."""
+    for mark in _MARKS:
+        inner = answer.removeprefix(mark).removesuffix(mark)
+        if len(inner) == len(answer) - 2 * len(mark) and inner and "*" not in inner:
+            return inner.strip()
+    return answer
+
+
+def _after(rest: str) -> str:
     """The rest of the line, or everything that follows where the line is empty or code."""
-    rest = response[start:]
     line, _, _ = rest.partition("\n")
     opens_block = line.strip().startswith("```") or line.count("{") > line.count("}")
     return rest if not line.strip() or opens_block else line

@@ -26,6 +26,24 @@ from acdc_jax.tasks.answer import extract_answer
         ("\\boxed{never closed", "\\boxed{never closed"),
         ("Answer:\n```python\nx = 1\n```", "```python\nx = 1\n```"),
         ("ANSWER: yes", "yes"),
+        ("**Answer: 7**", "7"),
+        ("**Answer**: 7", "7"),
+        ("Answer: **7**", "7"),
+        ("*Answer:* 7", "7"),
+        ("***Answer: 7***", "7"),
+        ("So the **final answer: 7**", "7"),
+        ("**Answer:** **7**", "7"),
+        ("**Answer: **7**", "7"),
+        ("**Answer:**\n\n7", "7"),
+        ("* Answer: 3 * 4", "3 * 4"),
+        ("Answer: ****1234", "****1234"),
+        ("**Answer:** ****1234", "****1234"),
+        ("Answer: 12**", "12**"),
+        ("Answer: *", "*"),
+        ("Answer: ****", "****"),
+        ("Answer: **kwargs", "**kwargs"),
+        ("Answer: __init__", "__init__"),
+        ("\\boxed{**7**}", "7"),
     ],
 )
 def test_extract(response: str, answer: str) -> None:
@@ -36,6 +54,12 @@ def test_extract(response: str, answer: str) -> None:
 def test_never_fails_and_is_stripped(response: str) -> None:
     answer = extract_answer(response)
     assert answer == answer.strip()
+
+
+@given(st.text(alphabet="ab1*", min_size=1).filter(lambda x: not (x[0] == x[-1] == "*")))
+def test_an_answers_own_asterisks_stay(answer: str) -> None:
+    for declaration in ("Answer: ", "The answer is: ", "**Answer**: "):
+        assert extract_answer(declaration + answer) == answer
 
 
 @given(st.text(alphabet="abc 123", min_size=1).map(str.strip).filter(bool), st.text())
