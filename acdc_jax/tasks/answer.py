@@ -11,6 +11,7 @@ import re
 _DECLARATION = re.compile(r"\banswer\**\s*(?:is)?\s*[:=]", re.IGNORECASE)
 _MARKS = ("***", "**", "*")
 _MARK = re.compile(r"(?<!\*)\*{1,3}(?!\*)")
+_END = re.compile(r"\*{1,3}(?=\s|\Z)")  # nothing can begin before a space
 _BOXED = re.compile(r"\\boxed\s*\{")
 
 
@@ -41,6 +42,8 @@ def _declared(response: str, match: re.Match[str]) -> str:
     line = response[response.rfind("\n", 0, match.start()) + 1 : match.end()]
     mark = _open_mark(line)
     rest = response[match.end() :]
+    if end := _END.match(rest):
+        return _after(rest[end.end() :])
     if not mark or rest.startswith(mark):
         return _after(rest.removeprefix(mark))
     text = _after(rest).strip()

@@ -34,6 +34,8 @@ from acdc_jax.tasks.answer import extract_answer
         ("So the **final answer: 7**", "7"),
         ("**Answer:** **7**", "7"),
         ("**Answer: **7**", "7"),
+        ("** Answer:** 7", "7"),
+        ("**The final\nanswer:** 7", "7"),
         ("**Answer:**\n\n7", "7"),
         ("* Answer: 3 * 4", "3 * 4"),
         ("Answer: ****1234", "****1234"),
