@@ -13,7 +13,7 @@ from jax.experimental.pallas import triton as plgpu
 from jax.sharding import PartitionSpec
 
 from acdc_jax.model.attention import runs_kernels
-from acdc_jax.model.spread import Spread
+from acdc_jax.model.spread import Spread, cut_along, run_spread
 
 _BLOCK = 2**13  # numbers that are copied by four warps at once
 
@@ -50,17 +50,12 @@ def copy_rows(
     interpret: bool = False,
 ) -> jax.Array:
     """`put_rows` by the kernel, or, on a device that cannot run it, by its emulation."""
+    heads = cut_along(spread, 2)
     run = partial(_run, first=first, interpret=interpret)
-    if spread is not None:
-        heads, whole = PartitionSpec(None, None, spread.axis), PartitionSpec()
-        run = jax.shard_map(
-            run,
-            mesh=spread.mesh,
-            in_specs=(heads, heads, whole),
-            out_specs=heads,
-            check_vma=False,
-        )
-    return run(past, new, slots)
+    put: jax.Array = run_spread(run, spread, (heads, heads, PartitionSpec()), heads)(
+        past, new, slots
+    )
+    return put
 
 
 def _run(

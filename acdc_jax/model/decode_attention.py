@@ -14,7 +14,7 @@ from jax.experimental.pallas import triton as plgpu
 from jax.sharding import PartitionSpec
 
 from acdc_jax.model.attention import runs_kernels
-from acdc_jax.model.spread import Spread
+from acdc_jax.model.spread import Spread, cut_along, run_spread
 
 BLOCK = 64  # slots that are read at once; a cache's slots must be a multiple
 # Blocks on their way to a processor at once, for few rows and for many: measured on an H100.
@@ -61,18 +61,11 @@ def decode_attention(
         [batch, 1, heads * head_dim], and the keys and values with the new ones among them, in the
         memory of `past`.
     """
+    heads, whole = cut_along(spread, 2), PartitionSpec()
     run = partial(_run, scale=scale, interpret=interpret)
-    if spread is not None:
-        # XLA would divide what it knows, and it knows nothing of this kernel.
-        heads, whole = PartitionSpec(None, None, spread.axis), PartitionSpec()
-        run = jax.shard_map(
-            run,
-            mesh=spread.mesh,
-            in_specs=(PartitionSpec(None, spread.axis), whole, whole, heads),
-            out_specs=heads,
-            check_vma=False,
-        )
-    return run(qkv, angles, positions, past)
+    given = cut_along(spread, 1), whole, whole, heads
+    seen, kept = run_spread(run, spread, given, heads)(qkv, angles, positions, past)
+    return seen, kept
 
 
 def _run(

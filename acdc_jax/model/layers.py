@@ -259,9 +259,8 @@ class Layer(nnx.Module):  # type: ignore[misc]
 
     def _cuts(self, x: jax.Array, spread: Spread | None) -> tuple[int, int]:
         """Into how many parts the sums of attention and of the feed-forward layer are cut."""
-        connected = spread is not None and spread.peers is not None
-        devices = spread.mesh.size if spread is not None and connected else 1
+        alone = spread is None or spread.peers is not None  # nothing here is left to XLA to add up
+        devices = spread.mesh.size if spread is not None and alone else 1
         few = x.shape[0] * x.shape[1] <= _FEW_ROWS
-        here = self.fused and few and (connected or spread is None)
-        more = here and not self.config.intermediate_size % (_PARTS * devices)
-        return devices, _PARTS * devices if more else devices
+        even = not self.config.intermediate_size % (_PARTS * devices)
+        return devices, devices * (_PARTS if self.fused and alone and few and even else 1)

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 
 from acdc_jax.model.attention import runs_kernels
 from acdc_jax.model.peers import exchange
-from acdc_jax.model.spread import Spread
+from acdc_jax.model.spread import Spread, cut_along, run_spread
 
 MOST_ROWS = 256  # with more, launches no longer count
 _WARPS = 16  # measured on an H100
@@ -55,17 +55,9 @@ def residual_norm(
     given = x.reshape(-1, width), parts.reshape(len(parts), -1, width), weight
     run = partial(_run, eps=eps, interpret=interpret)
     peers = None if spread is None else spread.peers
-    if spread is not None:
-        # XLA would divide what it knows, and it knows nothing of this kernel.
-        whole, each = PartitionSpec(), PartitionSpec(spread.axis)
-        run = jax.shard_map(
-            run,
-            mesh=spread.mesh,
-            in_specs=(whole, whole if peers is None else each, whole, each),
-            out_specs=whole,
-            check_vma=False,
-        )
-    total, normed = run(*given, peers)
+    whole, each = PartitionSpec(), cut_along(spread, 0)
+    divided = whole, whole if peers is None else each, whole, each
+    total, normed = run_spread(run, spread, divided, whole)(*given, peers)
     return total.reshape(x.shape), normed.reshape(x.shape)
 
 
@@ -74,7 +66,8 @@ def _run(
 ) -> tuple[jax.Array, jax.Array]:
     """`residual_norm` of [rows, width] and [parts, rows, width]."""
     words = pl.next_power_of_2(x.shape[1] // 2)
-    warps = _WARPS if peers is None else min(max(words // 64, 1), 32)
+    # With peers, every thread has two words (`LEAST_WIDTH`), or, of a wide row, a few more.
+    warps = _WARPS if peers is None else min(words // 64, 32)
     call = pl.pallas_call(
         partial(_kernel, eps=eps),
         grid=x.shape[:1],
