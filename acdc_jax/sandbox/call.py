@@ -21,6 +21,8 @@ class Reply:
         timed_out: it was killed because an item took longer than `wall_s`.
         forged: it broke the protocol, so none of its frames is to be believed.
         failed: it was killed because a question of it could not be answered, which is our fault.
+        killed: it was killed neither by us nor by its limits: by the kernel, which ran out of
+            memory, or by somebody else on this machine.
         cpu_s: CPU seconds that it used.
     """
 
@@ -29,6 +31,7 @@ class Reply:
     timed_out: bool = False
     forged: str | None = None
     failed: str | None = None
+    killed: bool = False
     cpu_s: float = 0.0
 
 

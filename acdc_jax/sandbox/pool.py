@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Self, TypeVar
 
+from acdc_jax.sandbox.call import Reply
 from acdc_jax.sandbox.desk import Desk, Judge
 from acdc_jax.sandbox.inside import helpers, wire
 from acdc_jax.sandbox.interpreter import find_interpreter
@@ -108,10 +109,13 @@ class Sandbox:
         """
         payload = json.dumps([source, None]).encode()
 
-        def ask(zygote: Zygote) -> FamilyReport:
-            return family_report(zygote.call(wire.INSPECT, payload, 1, self.limits), self.limits)
+        def ask(zygote: Zygote) -> Reply:
+            return zygote.call(wire.INSPECT, payload, 1, self.limits)
 
-        return self._crew.submit(lambda worker: worker.call(source, ask))
+        def judge(reply: Reply) -> FamilyReport:
+            return family_report(reply, self.limits)
+
+        return self._crew.submit(lambda worker: worker.call(source, ask, judge))
 
     def score(self, source: str, items: Sequence[tuple[JSON, str]]) -> Future[list[Outcome]]:
         """Score submissions to one family.
@@ -190,13 +194,15 @@ class Sandbox:
         ) -> Result:
             return self._run(worker.sibling, code, function, args, kwargs, wall_s)
 
-        def ask(zygote: Zygote) -> list[Outcome]:
+        def ask(zygote: Zygote) -> Reply:
             desk = Desk(self.limits, self._judge, run)
-            reply = zygote.call(wire.SCORE, payload, len(items), self.limits, desk=desk, eager=asks)
+            return zygote.call(wire.SCORE, payload, len(items), self.limits, desk=desk, eager=asks)
+
+        def judge(reply: Reply) -> list[Outcome]:
             return score_outcomes(reply, len(items), self.limits)
 
         try:
-            return worker.call(source, ask)
+            return worker.call(source, ask, judge)
         except SandboxError as error:
             return [Outcome("infrastructure", None, str(error))] * len(items)
 
@@ -214,10 +220,13 @@ class Sandbox:
         if wall_s is not None:
             limits = dataclasses.replace(limits, wall_s=wall_s, cpu_s=math.ceil(wall_s))
 
-        def ask(zygote: Zygote) -> Result:
-            return call_result(zygote.call(wire.RUN, payload, 1, limits), limits)
+        def ask(zygote: Zygote) -> Reply:
+            return zygote.call(wire.RUN, payload, 1, limits)
 
-        return worker.call(source, ask)
+        def judge(reply: Reply) -> Result:
+            return call_result(reply, limits)
+
+        return worker.call(source, ask, judge)
 
 
 class _Crew:

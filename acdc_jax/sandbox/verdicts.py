@@ -130,10 +130,10 @@ def _ended(reply: Reply, limits: Limits) -> Outcome:
         code = os.waitstatus_to_exitcode(reply.status)
         return Outcome("task error", None, f"exited with status {code} instead of returning")
     number = os.WTERMSIG(reply.status)
-    if number == signal.SIGXCPU or (number == signal.SIGKILL and reply.cpu_s >= limits.cpu_s):
-        return Outcome("timeout", None, f"used more than {limits.cpu_s} s of CPU")
-    if number == signal.SIGKILL:  # it can be neither the task nor us: the kernel ran out
+    if reply.killed:  # each time that it was tried (see `Worker.call`)
         return Outcome("memory", None, "killed by the kernel, which ran out of memory")
+    if number in (signal.SIGXCPU, signal.SIGKILL):
+        return Outcome("timeout", None, f"used more than {limits.cpu_s} s of CPU")
     try:
         name = signal.Signals(number).name
     except ValueError:

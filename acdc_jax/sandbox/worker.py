@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from acdc_jax.sandbox.call import Reply
 from acdc_jax.sandbox.outcomes import SandboxError
 from acdc_jax.sandbox.zygote import Zygote, ZygoteLost
 
@@ -23,8 +24,12 @@ class Worker:
         self._lock = threading.Lock()  # `close` comes from another thread
         self._closed = False
 
-    def call(self, source: str, ask: Callable[[Zygote], _T]) -> _T:
+    def call(self, source: str, ask: Callable[[Zygote], Reply], judge: Callable[[Reply], _T]) -> _T:
         """Use the zygote that fits a source; replace a lost one and try again.
+
+        A child that somebody killed is tried again as well. Whoever ends a batch job or a control
+        group kills every process in it, and a zygote may live just long enough to tell of its
+        child's end: that says nothing about the task. Killed every time, it is the task's doing.
 
         Raises:
             SandboxError: it was lost every time. That says nothing about the task.
@@ -35,7 +40,10 @@ class Worker:
             if attempt:
                 time.sleep(0.1 * attempt)  # a machine out of memory or processes may recover
             try:
-                return ask(self._zygote(kind))
+                reply = ask(self._zygote(kind))
+                if reply.killed and attempt < _TRIES - 1:
+                    raise ZygoteLost("a child was killed")
+                return judge(reply)
             except (ZygoteLost, SandboxError) as error:
                 reason = error
                 self._drop(kind)

@@ -1,8 +1,10 @@
 """The parent's end of one zygote."""
 
 import contextlib
+import os
 import secrets
 import select
+import signal
 import socket
 import time
 from typing import NamedTuple
@@ -105,11 +107,11 @@ class Zygote:
                     ours.sendall(header + payload)
                 ours.setblocking(False)
                 call = Call(ours, token, items, limits.output_kb << 10, desk)
-                return self._collect(call, limits.wall_s, eager=eager)
+                return self._collect(call, limits, eager=eager)
         except OSError as error:
             raise ZygoteLost(str(error)) from error
 
-    def _collect(self, call: Call, wall_s: float, *, eager: bool) -> Reply:
+    def _collect(self, call: Call, limits: Limits, *, eager: bool) -> Reply:
         """Wait for the child's end, and see to it that it comes.
 
         Scores are few bytes: they wait in the socket until the child has ended or a tick has
@@ -133,12 +135,16 @@ class Zygote:
                 failed, reply.status, reply.cpu_s = self._status()
                 if failed:
                     raise ZygoteLost(f"fork failed with errno {failed}")
+                by_signal = os.WIFSIGNALED(reply.status) and os.WTERMSIG(reply.status)
+                reply.killed = (
+                    by_signal == signal.SIGKILL and not killed and reply.cpu_s < limits.cpu_s
+                )
                 return reply
             now = time.monotonic()
             if not killed:
                 # A whole frame is progress; single bytes are not, or a task that drips them would
                 # live for ever. Bounded by the number of items.
-                deadline = now + wall_s if progress else deadline + waited_s
+                deadline = now + limits.wall_s if progress else deadline + waited_s
             broken = reply.forged is not None or reply.failed is not None
             if not killed and (now > deadline or broken):
                 reply.timed_out = not broken

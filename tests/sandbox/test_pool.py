@@ -1,5 +1,6 @@
 """The pool around the walls: lost zygotes, leaks, closing, and the death of this process."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -81,17 +82,43 @@ def test_a_lost_zygote_loses_no_job() -> None:
         assert [f.result() for f in futures] == [[Outcome("score", 0.5)]] * 4
 
 
-def test_killing_what_is_inside_the_shell_loses_no_job() -> None:
+def inside(sandbox: Sandbox, old: set[int]) -> list[int]:
+    """The zygote behind its shell and its child, which runs a task; none of them in `old`."""
+    found: list[int] = []
+
+    def running() -> bool:
+        zygotes = list(sandbox._crew.workers[0]._zygotes.values())
+        found[:] = sorted(descendants(zygotes[0].process.pid)) if zygotes else []
+        return len(found) == 2 and found[1] not in old
+
+    wait_until(running)
+    time.sleep(0.1)  # until the task's code is running
+    return found
+
+
+@pytest.mark.parametrize("order", [(0,), (1,), (0, 1), (1, 0)])
+def test_killing_what_is_inside_the_shell_loses_no_job(order: tuple[int, ...]) -> None:
+    """The zygote, its child, or both: it may have told of its child's end, or not."""
     with open_sandbox() as sandbox:
         sandbox.score(HONEST, [(None, "1")]).result()  # its zygote has started
         future = sandbox.score(SLOW, [(0.4, "0.5")])
-        time.sleep(0.15)
-        (zygote,) = sandbox._crew.workers[0]._zygotes.values()
-        inside = descendants(zygote.process.pid)
-        for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once: none tells of another's end
-            for pid in inside:
-                os.kill(pid, number)
+        processes = inside(sandbox, set())
+        for index in order:
+            with contextlib.suppress(ProcessLookupError):  # gone with the zygote
+                os.kill(processes[index], signal.SIGKILL)
         assert future.result() == [Outcome("score", 0.5)]
+
+
+def test_a_call_that_is_killed_every_time_is_out_of_memory() -> None:
+    with open_sandbox() as sandbox:
+        future, old = sandbox.score(SLOW, [(0.0, "0.25"), (1.0, "0.5")]), set[int]()
+        for _ in range(3):
+            _, child = inside(sandbox, old)
+            old.add(child)
+            os.kill(child, signal.SIGKILL)
+        outcomes = future.result()
+        assert outcomes[0] == Outcome("score", 0.25)
+        assert outcomes[1].status == "memory"
 
 
 @pytest.mark.parametrize("tier", ["full", "landlock + seccomp"])
