@@ -259,8 +259,9 @@ class Layer(nnx.Module):  # type: ignore[misc]
 
     def _cuts(self, x: jax.Array, spread: Spread | None) -> tuple[int, int]:
         """Into how many parts the sums of attention and of the feed-forward layer are cut."""
-        alone = spread is None or spread.peers is not None  # nothing here is left to XLA to add up
-        devices = spread.mesh.size if spread is not None and alone else 1
+        if spread is not None:
+            devices = 1 if spread.peers is None else spread.mesh.size  # XLA cuts and adds up itself
+            return devices, devices
         few = x.shape[0] * x.shape[1] <= _FEW_ROWS
-        even = not self.config.intermediate_size % (_PARTS * devices)
-        return devices, devices * (_PARTS if self.fused and alone and few and even else 1)
+        even = not self.config.intermediate_size % _PARTS
+        return 1, _PARTS if self.fused and few and even else 1

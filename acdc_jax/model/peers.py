@@ -3,8 +3,8 @@
 A decoding step over several GPUs adds up small arrays, twice a layer. XLA's collective operations
 start anew each time, and cannot be part of the graph of kernels that a GPU runs by itself: the
 pauses around them are longer than the sum. Here every GPU has an inbox that the others write to.
-Each number goes along with the turn that it belongs to, eight bytes that arrive together, so that a
-GPU sees by itself when its inbox is complete (as NCCL does for small messages: its "LL" protocol).
+Three numbers go along with the turn that they belong to, eight bytes that arrive together, so that
+a GPU sees by itself when its inbox is complete (as NCCL does for small sums: its "LL" protocol).
 """
 
 import ctypes
@@ -24,48 +24,55 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 # device may not be able to start for half a minute.
 _PATIENCE = 2**30
 
-LEAST_WIDTH = 128  # every thread of a warp has two words
+PIECES = 3  # in which a row travels: a message has a number of each, and the turn
+LEAST_WIDTH = 128  # every thread of a warp has two messages
 
-# PTX, for two words at once: $0 and $1 are the results, of which every argument then has two too.
-# A word's address is that of an inbox (low and high half) and an offset in bytes.
-_ADDRESSES = """
+# PTX, for two messages at once: there are two of every argument, and of the result. A message's
+# address is that of an inbox (low and high half) and an offset in bytes. The high half of its
+# second word is the turn. The last argument says whether anything is to be done: not for the device
+# itself, nor for messages that only fill a row up.
+_BEGIN = """
 .reg .b64 a0, a1, o0, o1, d0, d1;
+.reg .pred p0, p1;
 mov.b64 a0, {$2, $4}; cvt.u64.u32 o0, $6; add.u64 a0, a0, o0;
-mov.b64 a1, {$3, $5}; cvt.u64.u32 o1, $7; add.u64 a1, a1, o1;"""
-# Arguments: address, offset, word, turn, whether it is another device's; the result is the turn.
-_SEND = f"""{{{_ADDRESSES}
-.reg .pred other;
-setp.ne.u32 other, $12, 0;
-mov.b64 d0, {{$8, $10}};
-mov.b64 d1, {{$9, $11}};
-@other st.volatile.global.b64 [a0], d0;
-@other st.volatile.global.b64 [a1], d1;
+mov.b64 a1, {$3, $5}; cvt.u64.u32 o1, $7; add.u64 a1, a1, o1;
+mov.b64 d0, {$8, $10};
+mov.b64 d1, {$9, $11};
+setp.ne.u32 p0, $12, 0;
+setp.ne.u32 p1, $13, 0;"""
+# The result is the message's second word.
+_SEND = f"""{{{_BEGIN}
+@p0 st.volatile.global.b64 [a0], d0;
+@p1 st.volatile.global.b64 [a1], d1;
 mov.b32 $0, $10;
 mov.b32 $1, $11;
 }}"""
-# The same arguments; the result is what was sent, or the given word if it is this device's.
-_RECEIVE = f"""{{{_ADDRESSES}
-.reg .b32 t0, t1, looks;
-.reg .pred mine, again, late;
-mov.b32 $0, $8;
-mov.b32 $1, $9;
-setp.eq.u32 mine, $12, 0;
-@mine bra DONE;
+
+
+def _receive(word: int) -> str:
+    """The result is one word of what comes with the turn of the device's own message, its argument.
+
+    Or of that, where nothing is to be done.
+    """
+    return f"""{{{_BEGIN}
+.reg .b32 w<4>, looks;
+.reg .pred again, late;
 mov.b32 looks, 0;
 LOOK:
-ld.volatile.global.b64 d0, [a0];
-ld.volatile.global.b64 d1, [a1];
-mov.b64 {{$0, t0}}, d0;
-mov.b64 {{$1, t1}}, d1;
-xor.b32 t0, t0, $10;
-xor.b32 t1, t1, $11;
-or.b32 t0, t0, t1;
-setp.ne.u32 again, t0, 0;
+@p0 ld.volatile.global.b64 d0, [a0];
+@p1 ld.volatile.global.b64 d1, [a1];
+mov.b64 {{w0, w1}}, d0;
+mov.b64 {{w2, w3}}, d1;
+mov.b32 $0, w{word};
+mov.b32 $1, w{2 + word};
+xor.b32 w1, w1, $10;
+xor.b32 w3, w3, $11;
+or.b32 w1, w1, w3;
+setp.gt.u32 again, w1, 65535;
 add.u32 looks, looks, 1;
 setp.gt.u32 late, looks, {_PATIENCE};
 @late trap;
 @again bra LOOK;
-DONE:
 }}"""
 
 
@@ -75,8 +82,8 @@ class Peers:
     """Where devices find each other's inboxes; every device has its own part of each array.
 
     Attributes:
-        inbox: [devices, 2, devices, rows, words, 2] int32: for even and odd turns, from each
-            device, two 16-bit numbers and their turn.
+        inbox: [devices, 2, devices, rows, messages, 2] int32: for even and odd turns, from each
+            device, three 16-bit numbers and the last 16 bits of their turn.
         turns: [devices, rows] int32, the last turn of each row. Kernels count it up in place, which
             XLA does not know.
         addresses: [devices, devices, 2] int32, of all inboxes.
@@ -114,6 +121,12 @@ def reachable(mesh: Mesh) -> bool:
     )
 
 
+def messages(width: int) -> int:
+    """How many a row takes, counted with those that only fill it up."""
+    count: int = pl.next_power_of_2(pl.cdiv(width, PIECES))
+    return count
+
+
 def connect(mesh: Mesh, axis: str, rows: int, width: int) -> Peers:
     """Gives every device of a mesh an inbox for [rows, width] numbers of 16 bits.
 
@@ -123,12 +136,11 @@ def connect(mesh: Mesh, axis: str, rows: int, width: int) -> Peers:
         mesh: GPUs of this process that reach each other's memory; one axis, of more than one.
         axis: Its name.
         rows: Most rows of a sum.
-        width: Their length, an even number, at least `LEAST_WIDTH`.
+        width: Their length, at least `LEAST_WIDTH`.
     """
     devices = mesh.devices.flatten()
-    count, words = len(devices), pl.next_power_of_2(width // 2)
-    each = NamedSharding(mesh, PartitionSpec(axis))
-    inbox = jnp.zeros((count, 2, count, rows, words, 2), jnp.int32, device=each)
+    count, each = len(devices), NamedSharding(mesh, PartitionSpec(axis))
+    inbox = jnp.zeros((count, 2, count, rows, messages(width), 2), jnp.int32, device=each)
     turns = jnp.zeros((count, rows), jnp.int32, device=each)
     jax.block_until_ready((inbox, turns))  # nobody writes before all is empty
     place = {shard.device: shard.data.unsafe_buffer_pointer() for shard in inbox.addressable_shards}
@@ -139,7 +151,8 @@ def connect(mesh: Mesh, axis: str, rows: int, width: int) -> Peers:
 
 
 def exchange(
-    halves: list[jax.Array],
+    pieces: list[jax.Array],
+    inside: jax.Array,
     row: jax.Array,
     dtype: jnp.dtype,
     inbox_ref: Any,
@@ -147,13 +160,14 @@ def exchange(
     addresses_ref: Any,
     ranks_ref: Any,
 ) -> tuple[list[jax.Array], jax.Array]:
-    """In a kernel, sums the two halves of a row over all devices; each gets the same bits.
+    """In a kernel, sums the three pieces of a row over all devices; each gets the same bits.
 
     Args:
-        halves: Two of [words] float32, of this device.
+        pieces: Three of [messages] float32, of this device.
+        inside: [messages] bool, those that say something.
         row: Which row this is.
         dtype: Of 16 bits, to which they are rounded on the way.
-        inbox_ref: [1, 2, devices, rows, words, 2] int32; only its shape is looked at.
+        inbox_ref: [1, 2, devices, rows, messages, 2] int32; only its shape is looked at.
         turns_ref: [1, rows] int32.
         addresses_ref: [1, devices, 2] int32.
         ranks_ref: [1, 1] int32.
@@ -161,38 +175,39 @@ def exchange(
     Returns:
         The sums, and the row's turn, to be written down once no warp will look for the last one.
     """
-    _, _, devices, rows, words, _ = inbox_ref.shape
+    _, _, devices, rows, count, _ = inbox_ref.shape
     rank, turn = ranks_ref[0, 0], turns_ref[0, row] + 1
-    low, high = (
-        jax.lax.bitcast_convert_type(x.astype(dtype), jnp.uint16).astype(jnp.int32) for x in halves
+    a, b, c = (
+        jax.lax.bitcast_convert_type(x.astype(dtype), jnp.uint16).astype(jnp.int32) for x in pieces
     )
-    packed = low | (high << 16)
+    first, second = a | (b << 16), c | (turn << 16)
 
     def spread(x: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(x, (words,))
+        return jnp.broadcast_to(x, (count,))
 
-    def call(text: str, owner: jax.Array, sender: jax.Array, turns: jax.Array) -> jax.Array:
-        where = (((turn & 1) * devices + sender) * rows + row) * words + jnp.arange(words)
+    def call(text: str, owner: jax.Array, sender: jax.Array, second: jax.Array) -> jax.Array:
+        where = (((turn & 1) * devices + sender) * rows + row) * count + jnp.arange(count)
         address = [spread(addresses_ref[0, owner, i]) for i in range(2)]
-        other = spread((owner != sender).astype(jnp.int32))
-        given = *address, where * 8, packed, turns, other
+        wanted = (inside & (owner != sender)).astype(jnp.int32)
+        given = *address, where * 8, first, second, wanted
         (found,) = plgpu.elementwise_inline_asm(
             text,
             args=given,
             constraints=",".join(["=&r"] * 2 + ["r"] * 2 * len(given)),
             pack=2,
-            result_shape_dtypes=[jax.ShapeDtypeStruct((words,), jnp.int32)],
+            result_shape_dtypes=[jax.ShapeDtypeStruct((count,), jnp.int32)],
         )
         return found
 
     # Each result is wanted by the next call, so that nothing is left out or done too early.
-    sent = spread(turn)
     for other in range(devices):
-        sent = call(_SEND, jnp.int32(other), rank, sent)
-    totals = [jnp.zeros((words,), jnp.float32)] * 2
+        second = call(_SEND, jnp.int32(other), rank, second)
+    totals = [jnp.zeros((count,), jnp.float32)] * PIECES
     for other in range(devices):
-        got = call(_RECEIVE, rank, jnp.int32(other), sent)
-        parts = got & 0xFFFF, (got >> 16) & 0xFFFF
-        numbers = [jax.lax.bitcast_convert_type(x.astype(jnp.uint16), dtype) for x in parts]
+        words = [call(_receive(word), rank, jnp.int32(other), second) for word in range(2)]
+        numbers = [
+            jax.lax.bitcast_convert_type((x & 0xFFFF).astype(jnp.uint16), dtype)
+            for x in (words[0], words[0] >> 16, words[1])
+        ]
         totals = [t + x.astype(jnp.float32) for t, x in zip(totals, numbers, strict=True)]
     return totals, turn

@@ -14,17 +14,16 @@ from jax.experimental.pallas import triton as plgpu
 from jax.sharding import PartitionSpec
 
 from acdc_jax.model.attention import runs_kernels
-from acdc_jax.model.peers import exchange
+from acdc_jax.model.peers import PIECES, exchange, messages
 from acdc_jax.model.spread import Spread, cut_along, run_spread
 
 MOST_ROWS = 256  # with more, launches no longer count
-_WARPS = 16  # measured on an H100
+_PIECES, _WARPS = 2, 16  # measured on an H100
 
 
 def supported(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
     """Whether this kind of device runs the kernel for such a residual stream [..., width]."""
-    width = x.shape[-1]
-    return x.size // width <= MOST_ROWS and width % 2 == 0 and runs_kernels(x)
+    return x.size // x.shape[-1] <= MOST_ROWS and runs_kernels(x)
 
 
 def residual_norm(
@@ -65,11 +64,12 @@ def _run(
     x: jax.Array, parts: jax.Array, weight: jax.Array, peers: Any, *, eps: float, interpret: bool
 ) -> tuple[jax.Array, jax.Array]:
     """`residual_norm` of [rows, width] and [parts, rows, width]."""
-    words = pl.next_power_of_2(x.shape[1] // 2)
-    # With peers, every thread has two words (`LEAST_WIDTH`), or, of a wide row, a few more.
-    warps = _WARPS if peers is None else min(words // 64, 32)
+    pieces, warps = _PIECES, _WARPS
+    if peers is not None:
+        # Every thread has two messages (`LEAST_WIDTH`), or, of a wide row, a few more.
+        pieces, warps = PIECES, min(messages(x.shape[1]) // 64, 32)
     call = pl.pallas_call(
-        partial(_kernel, eps=eps),
+        partial(_kernel, eps=eps, pieces=pieces),
         grid=x.shape[:1],
         out_shape=(jax.ShapeDtypeStruct(x.shape, x.dtype),) * 2,
         compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=1),
@@ -86,33 +86,37 @@ def _kernel(
     weight_ref: Any,  # [width]
     *refs: Any,  # those of `Peers`, then the sum and its norm, as x_ref
     eps: float,
+    pieces: int,
 ) -> None:
-    """One row, as two halves."""
+    """One row, in pieces of one length, or nearly so."""
     *peers, total_ref, normed_ref = refs
     row, width = pl.program_id(0), x_ref.shape[1]
-    half = width // 2
-    block = pl.next_power_of_2(half)
-    column = jnp.arange(block)
-    sides, real = (column, half + column), column < half
+    length = pl.cdiv(width, pieces)
+    column = jnp.arange(pl.next_power_of_2(length))
+    inside = column < length
+    columns = [i * length + column for i in range(pieces)]
+    reals = [inside & (piece < width) for piece in columns]
 
-    def load(ref: Any) -> jax.Array:
-        values: jax.Array = plgpu.load(ref, mask=real, other=0.0)
+    def load(ref: Any, i: int, *rows: Any) -> jax.Array:
+        values: jax.Array = plgpu.load(ref.at[(*rows, columns[i])], mask=reals[i], other=0.0)
         return values.astype(jnp.float32)
 
+    def store(ref: Any, i: int, values: jax.Array) -> None:
+        plgpu.store(ref.at[row, columns[i]], values.astype(ref.dtype), mask=reals[i])
+
     # Before the devices wait for each other: what is read then has come when it is wanted.
-    old = [load(x_ref.at[row, side]) for side in sides]
-    gains = [load(weight_ref.at[side]) for side in sides]
-    added = [jnp.zeros((block,), jnp.float32)] * 2
+    old = [load(x_ref, i, row) for i in range(pieces)]
+    gains = [load(weight_ref, i) for i in range(pieces)]
+    added = [jnp.zeros(column.shape, jnp.float32)] * pieces
     for part in range(parts_ref.shape[0]):
-        for i, side in enumerate(sides):
-            added[i] += load(parts_ref.at[jnp.int32(part), row, side])
+        added = [x + load(parts_ref, i, jnp.int32(part), row) for i, x in enumerate(added)]
     turn = None
     if peers:
-        added, turn = exchange(added, row, x_ref.dtype, *peers)
+        added, turn = exchange(added, inside, row, x_ref.dtype, *peers)
     totals = []
-    for side, x, more in zip(sides, old, added, strict=True):
+    for i, (x, more) in enumerate(zip(old, added, strict=True)):
         total = (x + more).astype(x_ref.dtype)
-        plgpu.store(total_ref.at[row, side], total, mask=real)
+        store(total_ref, i, total)
         totals.append(total.astype(jnp.float32))
     mean = sum(jnp.sum(total * total) for total in totals) / width
     if turn is not None:
@@ -120,6 +124,6 @@ def _kernel(
         # All warps have met to get the mean. It is never negative: what is added is nothing.
         turns_ref[0, row] = turn + (mean < 0).astype(jnp.int32)
     scale = jax.lax.rsqrt(mean + eps)
-    for side, total, gain in zip(sides, totals, gains, strict=True):
+    for i, (total, gain) in enumerate(zip(totals, gains, strict=True)):
         normed = (total * scale).astype(x_ref.dtype).astype(jnp.float32) * gain
-        plgpu.store(normed_ref.at[row, side], normed.astype(x_ref.dtype), mask=real)
+        store(normed_ref, i, normed)

@@ -54,7 +54,7 @@ def test_not_with_another_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_addresses() -> None:
     """Everyone knows where all inboxes lie, and which is its own."""
     peers = connect(MESH, "model", 2, 48)
-    assert peers.inbox.shape == (2, 2, 2, 2, 32, 2)
+    assert peers.inbox.shape == (2, 2, 2, 2, 16, 2)
     found = [shard.data.unsafe_buffer_pointer() for shard in peers.inbox.addressable_shards]
     for device in range(2):
         addresses = np.asarray(peers.addresses.addressable_shards[device].data)
