@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from acdc_jax.model import decode_attention, residual_norm
+from acdc_jax.model import decode_attention, gated_product, residual_norm
 from acdc_jax.model.attention import Sight, attend, rope, write
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.spread import Spread
@@ -196,11 +196,19 @@ class Mlp(nnx.Module):  # type: ignore[misc]
         self.down = Linear(inner, width, ("embed", "mlp"), dtype, gain=gain, turned=fused)
         self.fused = fused
 
-    def __call__(self, x: jax.Array, parts: int) -> jax.Array:
+    def __call__(self, x: jax.Array, parts: int, spread: Spread | None) -> jax.Array:
         """Returns parts [parts, B, T, D] of a sum."""
-        fused = self.fused
-        gate, up = self.gate_up.split(self.gate_up(x)) if fused else (self.gate(x), self.up(x))
-        return self.down.parts(_ACTIVATIONS[self.activation](gate) * up, parts)
+        return self.down.parts(self._hidden(x, spread), parts)
+
+    def _hidden(self, x: jax.Array, spread: Spread | None) -> jax.Array:
+        if self.fused:
+            weight = self.gate_up.weight[...]
+            if gated_product.supported(x, weight, self.activation, spread):
+                return gated_product.gated_product(x, weight, spread)
+            gate, up = self.gate_up.split(self.gate_up(x))
+        else:
+            gate, up = self.gate(x), self.up(x)
+        return _ACTIVATIONS[self.activation](gate) * up
 
 
 # The product down to the residual stream has long sums and few columns. With few rows there are too
@@ -252,7 +260,7 @@ class Layer(nnx.Module):  # type: ignore[misc]
         if self.attention_post_norm is not None:
             parts = self.attention_post_norm(_total(parts, x.dtype))[None]
         x, normed = self.mlp_norm.after(x, parts, spread)
-        parts = self.mlp(normed, counts[1])
+        parts = self.mlp(normed, counts[1], spread)
         if self.mlp_post_norm is not None:
             parts = self.mlp_post_norm(_total(parts, x.dtype))[None]
         return x, parts, seen
