@@ -421,7 +421,9 @@ class DecodeConfig:
     """Generation of responses"""
 
     max_new_tokens: int = setting(512, "Longest response, in tokens.", low=1)
-    batch_size: int = setting(64, "Prompts decoded at once, per member.", low=1)
+    batch_size: int = setting(
+        128, "Prompts decoded at once, per member; fewer where memory ends.", low=1
+    )
     system_prompt: str = setting(
         "Think step by step. End with one line of the form `Answer: <your answer>`.",
         "System message of every task.",

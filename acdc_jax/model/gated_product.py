@@ -20,7 +20,7 @@ ROWS, GROUPS, COLUMNS, DEPTH = 64, 2, 128, 64
 SHARING = 2  # processors that fetch weights together, each for rows of its own
 
 _HOPPER = "9.0"
-_LEAST_ROWS = 1024  # fewer do not keep all of a GPU's processors busy
+_LEAST_ROWS = 512  # fewer do not keep all of a GPU's processors busy
 
 
 def supported(x: jax.Array, weight: jax.Array, activation: str, spread: Spread | None) -> bool:

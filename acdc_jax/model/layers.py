@@ -50,7 +50,11 @@ class Linear(nnx.Module):  # type: ignore[misc]
 
     def __call__(self, x: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
         """Returns [B, T, out], in `dtype` if that is not the weights'."""
+        alone = dtype is not None and x.shape[:2] == (1, 1)
+        if alone:  # for a single row, XLA would first write all of the weight in `dtype` on a GPU
+            x = jnp.concatenate([x, x], axis=1)
         y: jax.Array = jnp.einsum(self.product, x, self.weight[...], preferred_element_type=dtype)
+        y = y[:, :1] if alone else y
         if self.bias is not None:
             bias: jax.Array = self.bias[...]
             y = y + bias[None, None, :]

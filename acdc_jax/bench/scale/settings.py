@@ -29,7 +29,7 @@ class ScaleBench(ModelBench):
     prompts: int = setting(250, "Tasks that every child answers.", low=1)
     longest_prompt: int = setting(700, "Longest prompt; the shortest has a seventh.", low=7)
     longest_response: int = setting(512, "Longest response; the shortest has 1/32.", low=32)
-    slots: int = setting(64, "Sequences at once in the generation.", low=1)
+    slots: int = setting(128, "Sequences at once in the generation.", low=1)
     batch: int = setting(64, "Sequences at once while decoding alone is timed.", low=1)
     cache: int = setting(1024, "Tokens of each of them.", low=16)
     members: int = setting(16, "Members that are written and read.", low=1)
