@@ -6,7 +6,8 @@ number of bytes, over time, beside the rate at which the device copies memory.
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -96,11 +97,16 @@ def measure(bench: DecodeBench) -> Iterator[str]:
     weights = decode_layout(config, random_weights(config, 0))
     jax.block_until_ready(weights)
     # In the order of what they hold: the peak so far is then that of the part at hand.
+    ordered: list[tuple[int, Callable[[], str]]] = []
     if "mixed" in parts:
-        yield from _mixed(config, weights, bench)
+        longest = bucket(bench.longest_prompt) + bench.longest_response
+        ordered.append((bench.slots * longest, lambda: _mixed(config, weights, bench)))
     if "decode" in parts:
         for batch in map(int, bench.batches.split(",")):
-            yield _decode(config, weights, batch, bench.cache, bandwidth, peer, bench.peer_batch)
+            given = batch, bench.cache, bandwidth, peer, bench.peer_batch
+            ordered.append((batch * bench.cache, partial(_decode, config, weights, *given)))
+    for _, part in sorted(ordered, key=lambda one: one[0]):
+        yield part()
     if "prefill" in parts:
         yield _prefill(config, weights, bench.prefill_rows, bench.prefill_length, matmul)
 
@@ -252,7 +258,7 @@ def mixed_lengths(
     return lengths, limits
 
 
-def _mixed(config: ModelConfig, weights: Weights, bench: DecodeBench) -> Iterator[str]:
+def _mixed(config: ModelConfig, weights: Weights, bench: DecodeBench) -> str:
     """Prompts and responses of many lengths, beside as many of their mean lengths."""
 
     def run(lengths: np.ndarray, limits: np.ndarray, seed: int) -> float:
@@ -290,7 +296,7 @@ def _mixed(config: ModelConfig, weights: Weights, bench: DecodeBench) -> Iterato
     equal = run(*same, 3)
     length = bucket(bench.longest_prompt) + bench.longest_response
     held = weight_bytes(config) + bench.slots * length * token_bytes(config)
-    yield (
+    return (
         f"mixed lengths, {bench.prompts} prompts in {bench.slots} slots: {mixed:,.0f} tok/s, "
         f"{mixed / equal:.1%} of equal lengths' {equal:,.0f} tok/s; first generation {wall:.1f} s, "
         f"of which {first.seconds:.1f} s compiled {first.count} functions, second "

@@ -3,17 +3,20 @@
 import contextlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from acdc_jax.bench.limits import SHAPES
-from acdc_jax.bench.scale import generation
+from acdc_jax.bench.scale import disk, generation
 from acdc_jax.bench.scale.operators import making_seconds
 from acdc_jax.bench.scale.settings import ScaleBench
 from acdc_jax.bench.scale.workload import as_text, mixed_workload
+from acdc_jax.bench.weights import random_weights
 from acdc_jax.config import SandboxConfig
 from acdc_jax.errors import ConfigError
 from acdc_jax.generate.memory import weight_bytes
@@ -136,3 +139,30 @@ def test_members_without_room_are_refused(printed: str, capsys: pytest.CaptureFi
     flags = (*few, "--parts=mixed", "--devices=2", "--archive=1000000000")
     assert main(["bench", "scale", *flags]) == 1
     assert "lower --archive or --children" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("room", "written"), [(2.5, ["0", "1", "0", "1", "2", "2"]), (0.9, [])])
+def test_a_disk_without_room_for_all(
+    room: float, written: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many members at a time as it has room for."""
+    size = sum(leaf.nbytes for leaf in random_weights(SHAPES["tiny"], 0).values())
+    usage = SimpleNamespace(free=int(room * size / 0.9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    touched = []
+    for name in ("save_member", "load_member"):
+        do = getattr(disk, name)
+        monkeypatch.setattr(
+            disk, name, lambda path, *rest, do=do: [touched.append(path.name), do(path, *rest)][1]
+        )
+    lines = list(disk.measure(SHAPES["tiny"], 3, tmp_path / "members"))
+    assert touched == written
+    assert not (tmp_path / "members").exists()
+    if written:
+        assert [line.what for line in lines if not isinstance(line, str)] == [
+            "3 members written",
+            "3 members written, on the disk",
+            "3 members read",
+        ]
+    else:
+        assert "--folder names another" in str(lines)

@@ -23,7 +23,7 @@ def measure(model: ModelConfig, members: int, folder: Path) -> Iterator[str | Fi
 
     Args:
         model: shape of the members.
-        members: how many; fewer, said in a line, where the disk has no room for them.
+        members: how many; a few at a time, said in a line, where the disk has no room for all.
         folder: where; removed afterwards.
     """
     mesh = make_mesh("pop:1", jax.devices()[:1])
@@ -38,39 +38,41 @@ def measure(model: ModelConfig, members: int, folder: Path) -> Iterator[str | Fi
     folder.mkdir(parents=True)
     free = shutil.disk_usage(folder).free
     fitting = min(members, int(0.9 * free // size))
-    if fitting < members:
-        yield (
-            f"store: {fitting} members, not {members} of {size / 1e9:.1f} GB: "
-            f"{free / 1e9:.0f} GB are free on the disk of {folder}"
-        )
     try:
-        if fitting:
-            plain = disk_rates(folder, min(_PLAIN_BYTES, size))
+        if not fitting:
+            yield (
+                f"store: not measured, for {free / 1e9:.1f} GB are free on the disk of {folder}, "
+                f"and a member takes {size / 1e9:.1f}; --folder names another"
+            )
+            return
+        if fitting < members:
+            yield f"store: {fitting} members at a time, for {free / 1e9:.0f} GB are free there"
+        plain = disk_rates(folder, min(_PLAIN_BYTES, size))
+        buffered = written = read = 0.0
+        for first in range(0, members, fitting):
+            places = [folder / f"{n}" for n in range(first, min(first + fitting, members))]
             began = time.perf_counter()
-            for number in range(fitting):
-                save_member(folder / f"{number}", weights, recipe)
-            buffered = time.perf_counter() - began
+            for place in places:
+                save_member(place, weights, recipe)
+            buffered += time.perf_counter() - began
             forget(folder)  # waits until it is on the disk
-            written = time.perf_counter() - began
+            written += time.perf_counter() - began
             began = time.perf_counter()
-            for number in range(fitting):
-                found, _ = load_member(folder / f"{number}", wanted)
+            for place in places:
+                found, _ = load_member(place, wanted)
                 jax.block_until_ready(found)
-            read = time.perf_counter() - began
-            here = {path: leaf.sharding for path, leaf in weights.items()}
-            check_member(folder, jax.device_put(found, here), recipe)
-            for what, seconds, limit in (
-                ("written", buffered, ""),
-                ("written, on the disk", written, f"{plain[0] / 1e9:.2f} GB/s: plain file"),
-                ("read", read, f"{plain[1] / 1e9:.2f} GB/s: plain file"),
-            ):
-                rate = fitting * size / seconds / 1e9
-                yield Figure(
-                    f"{fitting} members {what}",
-                    "one device",
-                    f"{seconds:.1f} s",
-                    f"{rate:.2f} GB/s",
-                    limit,
-                )
+            read += time.perf_counter() - began
+            for place in places:
+                shutil.rmtree(place)
+        here = {path: leaf.sharding for path, leaf in weights.items()}
+        check_member(folder, jax.device_put(found, here), recipe)
+        for what, seconds, limit in (
+            ("written", buffered, ""),
+            ("written, on the disk", written, f"{plain[0] / 1e9:.2f} GB/s: plain file"),
+            ("read", read, f"{plain[1] / 1e9:.2f} GB/s: plain file"),
+        ):
+            rate = members * size / seconds / 1e9
+            what = f"{members} members {what}"
+            yield Figure(what, "one device", f"{seconds:.1f} s", f"{rate:.2f} GB/s", limit)
     finally:
         shutil.rmtree(folder)
