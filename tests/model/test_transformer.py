@@ -138,6 +138,16 @@ def test_parts_on_each_device(tied: bool) -> None:
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_one_token_alone(weights: dict[str, jax.Array], fused: bool) -> None:
+    """The only one whose logits are wanted; others are there to be left out."""
+    own = decode_layout(CONFIG, dict(weights)) if fused else weights
+    whole, _ = run(CONFIG, own, TOKENS, POSITIONS)
+    one, _ = run(CONFIG, own, TOKENS[:1], POSITIONS[:1], last=np.full((1,), 9, np.int32))
+    assert one.shape == (1, 1, 50)
+    np.testing.assert_allclose(one[:, 0], whole[:1, 9], atol=1e-5)
+
+
 def test_padding_changes_nothing(weights: dict[str, jax.Array]) -> None:
     """A prompt alone, and the same prompt behind padding."""
     alone, _ = run(CONFIG, weights, TOKENS[:1, 4:], POSITIONS[:1, :6])
