@@ -3,6 +3,7 @@
 import gc
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, cast
@@ -32,6 +33,10 @@ may include others the same way. A first run, with nothing but a CPU:
 
   acdc run --flagfile=configs/quickstart.flags
 """
+
+
+class _Terminated(BaseException):
+    """SIGTERM came: whoever has temporary files takes them away."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,6 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("acdc: interrupted; the same command goes on from the last commit", file=sys.stderr)
         _part("it was interrupted")
         return 130
+    except _Terminated:
+        print("acdc: ended by SIGTERM", file=sys.stderr)
+        _part("it was ended by SIGTERM")
+        return 128 + signal.SIGTERM
     except Exception as error:
         _part(f"{type(error).__name__}: {error}")
         raise
@@ -96,6 +105,12 @@ def program() -> NoReturn:
     The interpreter's own end is not safe: a library's thread that comes back from C++ meanwhile is
     unwound through it. That aborts the process, and a run that ended well seems to have failed.
     """
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        raise _Terminated
+
+    if sys.argv[1:2] != ["run"]:  # which listens by itself (`preemption`)
+        signal.signal(signal.SIGTERM, terminate)
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
