@@ -128,6 +128,18 @@ def started(
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def without_torch(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python as if torch were not installed."""
+    return subprocess.run(
+        [sys.executable, "-c", f"import no_torch\n{code}", *arguments],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 def free_address() -> str:
     """host:port on loopback where nobody listens."""
     with socket.socket() as free:

@@ -3,7 +3,6 @@
 import gzip
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import harness_tasks
 import pytest
+from helpers import without_torch
 
 from acdc_jax.config import DecodeConfig
 from acdc_jax.errors import AcdcError
@@ -255,17 +255,11 @@ def test_torch_is_not_needed(measured: Path, tasks: Path, tmp_path: Path) -> Non
     shutil.copytree(measured, run_dir)
     code = (
         "import sys\n"
-        "from importlib.machinery import PathFinder\n"
-        "find = PathFinder.find_spec\n"
-        "def hide(name, *where): return None if name == 'torch' else find(name, *where)\n"
-        "PathFinder.find_spec = hide\n"
         "from acdc_jax.main import main\n"
         f"sys.exit(main(['evaluate', {str(run_dir)!r}, '--harness_include_path={tasks}', "
         "'--harness_tasks=say,choose', '--members=g000-m00', '--sizes=1']))"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
+    ended = without_torch(code)
     assert ended.returncode == 0, ended.stderr
     assert "choose: acc" in ended.stdout
 

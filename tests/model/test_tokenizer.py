@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import pytest
+from helpers import without_torch
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.model import hf, tokenizer
@@ -79,15 +78,7 @@ def test_save_beside_a_bare_tokenizer(tokenizer_folder: Path, tmp_path: Path) ->
 
 
 _WITHOUT_TORCH = """
-import importlib.metadata, importlib.util, sys
-version, find = importlib.metadata.version, importlib.util.find_spec
-def absent(name):
-    if name == "torch":
-        raise importlib.metadata.PackageNotFoundError(name)
-    return version(name)
-importlib.metadata.version = absent
-importlib.util.find_spec = lambda name, *a: None if name == "torch" else find(name, *a)
-sys.modules["torch"] = None
+import sys
 import acdc_jax.model.hf, acdc_jax.generate.decode
 assert "transformers" not in sys.modules
 from acdc_jax.model.tokenizer import encode_chat, load_tokenizer
@@ -97,11 +88,5 @@ print(len(encode_chat(load_tokenizer(sys.argv[1]), "why?")))
 
 def test_torch_is_not_needed(tokenizer_folder: Path) -> None:
     """transformers comes with the first tokenizer, without torch and without complaining."""
-    done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_TORCH, str(tokenizer_folder)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = without_torch(_WITHOUT_TORCH, str(tokenizer_folder))
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "22\n")
