@@ -141,7 +141,9 @@ class SeedConfig:
         "another rotary base than Qwen2.5).",
     )
     cache_dir: str = setting(
-        "", "Where the tiny seeds are kept; default $XDG_CACHE_HOME or ~/.cache, then acdc_jax."
+        "",
+        "Where the tiny seeds are kept, and what was compiled for accelerators; default "
+        "$XDG_CACHE_HOME or ~/.cache, then acdc_jax.",
     )
 
     def __post_init__(self) -> None:

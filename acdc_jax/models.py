@@ -78,7 +78,7 @@ def check_folders(
 
 
 def cache_dir(config: Config) -> Path:
-    """Where the tiny seeds are kept between runs."""
+    """Where tiny seeds and compiled programs are kept between runs."""
     if config.seeds.cache_dir:
         return Path(config.seeds.cache_dir)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acdc_jax"

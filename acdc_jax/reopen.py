@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
+from acdc_jax.compiled import keep_compiled
 from acdc_jax.config import Config
+from acdc_jax.models import cache_dir
 from acdc_jax.report.progress import progress
 from acdc_jax.tasks.backends import open_backends
 from acdc_jax.world import (
@@ -32,6 +34,7 @@ def reopened(config: Config, console: Console) -> Iterator[World]:
         config.sandbox.open(backends.judge) as sandbox,
         progress(console, config.run.progress) as advance,
     ):
+        keep_compiled(cache_dir(config))
         tiny = config.seeds.seed_models == "tiny"
         folders = tiny_folders(config, advance) if tiny else given_folders(config)
         operators = make_operators(config, folders.model, len(folders.seeds))

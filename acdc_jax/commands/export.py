@@ -15,6 +15,7 @@ from rich.console import Console
 
 from acdc_jax import checkpoint, flags
 from acdc_jax.commands.lineage import family_tree
+from acdc_jax.compiled import keep_compiled
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluate import skills as skill_matrix
@@ -30,7 +31,7 @@ from acdc_jax.generate.memory import weight_bytes
 from acdc_jax.model import hf
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights
-from acdc_jax.models import Folders, load_model
+from acdc_jax.models import Folders, cache_dir, load_model
 from acdc_jax.report.card import force_page, model_card
 from acdc_jax.report.lineage import ancestors
 from acdc_jax.report.provenance import origins
@@ -208,6 +209,7 @@ def read_model(run_dir: Path) -> ModelConfig:
 
 def _mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
     """A group of the run's mesh, so that it rounds as the run did; one device where none fits."""
+    keep_compiled(cache_dir(config))
     try:
         return pop_groups(fitting_mesh(config, model))[0]
     except ConfigError:

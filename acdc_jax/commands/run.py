@@ -13,12 +13,13 @@ from rich.console import Console
 
 from acdc_jax import checkpoint, distributed, flags
 from acdc_jax.checkpoint import Manifest
+from acdc_jax.compiled import keep_compiled
 from acdc_jax.config import SECTIONS, Config
 from acdc_jax.evaluate.final import Judges, global_skills, held_out_tasks, measure
 from acdc_jax.evolve.budget import limit_pinned_memory
 from acdc_jax.files import write_atomic
 from acdc_jax.loop import evolve
-from acdc_jax.models import Folders, keep_text_files
+from acdc_jax.models import Folders, cache_dir, keep_text_files
 from acdc_jax.preemption import Notice, heeded
 from acdc_jax.report.live import Log, live
 from acdc_jax.report.page import write_page
@@ -132,6 +133,7 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
     families = given_families(config)
     folders = None if tiny else given_folders(config)
     model = folders.model if folders else TINY
+    keep_compiled(cache_dir(config))
     mesh = fitting_mesh(config, model)
     check_lengths(config, model)
     operators = make_operators(config, model, len(folders.seeds) if folders else len(EXPERTS))
