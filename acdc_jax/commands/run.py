@@ -15,7 +15,13 @@ from acdc_jax import checkpoint, distributed, flags
 from acdc_jax.checkpoint import Manifest
 from acdc_jax.compiled import keep_compiled
 from acdc_jax.config import SECTIONS, Config
-from acdc_jax.evaluate.final import Judges, global_skills, held_out_tasks, measure
+from acdc_jax.evaluate.final import (
+    Judges,
+    global_skills,
+    held_out_tasks,
+    measure,
+    measuring_steps,
+)
 from acdc_jax.evolve.budget import limit_pinned_memory
 from acdc_jax.files import write_atomic
 from acdc_jax.loop import evolve
@@ -244,12 +250,14 @@ def _measure(
 ) -> dict[str, Any]:
     """Global skill matrix, task forces, held-out table."""
     config = world.config
-    done, groups = 0, -(-len(checkpoint.retained(manifest)) // world.groups.members_at_once)
+    # At most: some of the retained may have been measured before.
+    groups = -(-len(checkpoint.retained(manifest)) // world.groups.members_at_once)
+    done, steps = 0, groups + measuring_steps(baselines)
 
     def step(_: str) -> None:
         nonlocal done
         done += 1
-        advance("measuring", done, max(done + 1, groups + 8))
+        advance("measuring", done, steps)
 
     judges = Judges(
         world.groups,
@@ -275,7 +283,8 @@ def _measure(
         config.run.seed,
         baselines,
     )
-    advance("measuring", done + 1, done + 1)
+    if done < steps:
+        advance("measuring", done, done)
     return results | {"held_out_tasks": len(tasks)}
 
 

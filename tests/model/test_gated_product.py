@@ -1,5 +1,9 @@
 """The kernel, emulated, against torch; and where it is used."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -8,53 +12,52 @@ import numpy as np
 import pytest
 import torch
 
-# Not public in JAX 0.10; what emulates the kernels of Mosaic GPU.
-from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
-
 from acdc_jax.model import gated_product as module
 from acdc_jax.model.gated_product import gated_product, supported
 from acdc_jax.model.spread import Spread
 
-RNG = np.random.default_rng(0)
-EMULATED = InterpretGPUParams()
 MESH = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
 
+# In a process of its own: each of the kernel's threads waits for others in one of XLA's, of which
+# there are as many as devices. What emulates kernels of Mosaic GPU is not public in JAX 0.10.
+_EMULATE = """
+import sys, jax, jax.numpy as jnp, numpy as np
+from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+from acdc_jax.model.gated_product import gated_product
 
-def draw(*shape: int, scale: float = 1.0) -> jax.Array:
-    """Normal, bfloat16."""
-    return jnp.asarray(RNG.normal(size=shape) * scale, jnp.bfloat16)
+def run(x, weight):
+    return gated_product(x, weight, None, interpret=InterpretGPUParams())
 
-
-def by_torch(x: jax.Array, weight: jax.Array) -> np.ndarray:
-    """In float64, of [B, T, width] and [width, shards, 2 columns]."""
-    x64, w64 = (torch.tensor(np.asarray(a, np.float64)) for a in (x, weight))
-    halves = [(x64 @ shard).chunk(2, dim=-1) for shard in w64.unbind(1)]
-    parts = [torch.nn.functional.silu(gate) * up for gate, up in halves]
-    return torch.cat(parts, dim=-1).numpy()
-
-
-def test_equals_torch() -> None:
-    """Several tiles of rows, of columns and of the sum; what is negative and what is large."""
-    x, weight = draw(3, 128, 128, scale=4), draw(128, 1, 512, scale=0.25)
-    found, expected = gated_product(x, weight, None, interpret=EMULATED), by_torch(x, weight)
-    assert found.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=2**-7, atol=1e-3)
+x, weight = (jnp.asarray(np.load(sys.argv[1])[name], jnp.bfloat16) for name in ("x", "weight"))
+parts = jnp.split(weight, 2, axis=1)
+each = [run(x, part) for part in parts]
+mapped = jax.vmap(run)(jnp.stack([x, x]), jnp.stack(parts))
+assert mapped.dtype == each[0].dtype == jnp.bfloat16
+np.savez(sys.argv[2], each=np.float32(jnp.stack(each)), mapped=np.float32(mapped))
+"""
 
 
-def test_of_a_population() -> None:
-    """Each member has its own weights."""
-    x, weights = draw(2, 1, 128, 64), draw(2, 64, 1, 256, scale=0.25)
-    each = jax.vmap(lambda x, weight: gated_product(x, weight, None, interpret=EMULATED))
-    for one, a, b in zip(each(x, weights), x, weights, strict=True):
-        np.testing.assert_array_equal(one, gated_product(a, b, None, interpret=EMULATED))
-
-
-def test_over_devices() -> None:
-    """Each has a part of the columns."""
-    x, weight = draw(1, 128, 64), draw(64, 2, 256, scale=0.25)
-    found = gated_product(x, weight, Spread(MESH, "model"), interpret=EMULATED)
-    expected = by_torch(x, weight)
-    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=2**-7, atol=1e-3)
+def test_equals_torch(tmp_path: Path) -> None:
+    """Several tiles of rows, columns and terms; alone, and members or shards of a population."""
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(size=(3, 128, 128)) * 4, rng.normal(size=(128, 2, 512)) / 4
+    x, weight = (np.asarray(jnp.asarray(a, jnp.bfloat16), np.float32) for a in drawn)
+    given, made = tmp_path / "given.npz", tmp_path / "made.npz"
+    np.savez(given, x=x, weight=weight)
+    flags = "--xla_force_host_platform_device_count=16"
+    subprocess.run(
+        [sys.executable, "-c", _EMULATE, str(given), str(made)],
+        env={**os.environ, "XLA_FLAGS": flags},
+        check=True,
+        timeout=300,
+    )
+    found = np.load(made)
+    np.testing.assert_array_equal(found["each"], found["mapped"])
+    for shard, hidden in zip(np.split(weight, 2, axis=1), found["each"], strict=True):
+        both = torch.tensor(x).double() @ torch.tensor(shard[:, 0]).double()
+        gate, up = both.chunk(2, dim=-1)
+        expected = torch.nn.functional.silu(gate) * up
+        np.testing.assert_allclose(hidden, expected, rtol=2**-7, atol=1e-3)
 
 
 def hopper(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
@@ -96,13 +99,14 @@ def test_what_it_is_for(
 
 def test_a_cpu_does_not_run_it() -> None:
     """It is written for a GPU."""
-    assert not supported(draw(1, 1024, 64), draw(64, 1, 256), "silu", None)
+    x = jax.ShapeDtypeStruct((1, 1024, 64), jnp.bfloat16)
+    assert not supported(x, jax.ShapeDtypeStruct((64, 1, 256), x.dtype), "silu", None)
 
 
 def test_it_compiles_for_a_gpu() -> None:
     """As far as that can be seen without one, also of a population and over devices."""
-    x, weight = draw(4, 256, 128), draw(128, 1, 512)
-    shared = draw(128, 2, 256)
+    x, weight = jnp.ones((4, 256, 128), jnp.bfloat16), jnp.ones((128, 1, 512), jnp.bfloat16)
+    shared = weight.reshape(128, 2, 256)
     plain = jax.jit(lambda x, weight: gated_product(x, weight, None))
     spread = jax.jit(lambda x, weight: gated_product(x, weight, Spread(MESH, "model")))
     for step, given in (
