@@ -107,6 +107,7 @@ def program() -> NoReturn:
     """
 
     def terminate(number: int, frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once more would disturb the clearing up
         raise _Terminated
 
     if sys.argv[1:2] != ["run"]:  # which listens by itself (`preemption`)

@@ -29,12 +29,12 @@ def reopened(config: Config, console: Console) -> Iterator[World]:
     Raises:
         AcdcError: the seeds or a helper are not to be had any more.
     """
+    keep_compiled(cache_dir(config))
     with (
         open_backends(config, split_devices(config)[1]) as backends,
         config.sandbox.open(backends.judge) as sandbox,
         progress(console, config.run.progress) as advance,
     ):
-        keep_compiled(cache_dir(config))
         tiny = config.seeds.seed_models == "tiny"
         folders = tiny_folders(config, advance) if tiny else given_folders(config)
         operators = make_operators(config, folders.model, len(folders.seeds))

@@ -99,8 +99,8 @@ def measure(bench: DecodeBench) -> Iterator[str]:
     # In the order of what they hold: the peak so far is then that of the part at hand.
     ordered: list[tuple[int, Callable[[], str]]] = []
     if "mixed" in parts:
-        longest = bucket(bench.longest_prompt) + bench.longest_response
-        ordered.append((bench.slots * longest, lambda: _mixed(config, weights, bench)))
+        length = bucket(bench.longest_prompt) + bench.longest_response
+        ordered.append((bench.slots * length, partial(_mixed, config, weights, bench, length)))
     if "decode" in parts:
         for batch in map(int, bench.batches.split(",")):
             given = batch, bench.cache, bandwidth, peer, bench.peer_batch
@@ -258,8 +258,8 @@ def mixed_lengths(
     return lengths, limits
 
 
-def _mixed(config: ModelConfig, weights: Weights, bench: DecodeBench) -> str:
-    """Prompts and responses of many lengths, beside as many of their mean lengths."""
+def _mixed(config: ModelConfig, weights: Weights, bench: DecodeBench, length: int) -> str:
+    """Prompts and responses of many lengths, `length` at most, beside as many of their means."""
 
     def run(lengths: np.ndarray, limits: np.ndarray, seed: int) -> float:
         rng = np.random.default_rng(seed)
@@ -294,7 +294,6 @@ def _mixed(config: ModelConfig, weights: Weights, bench: DecodeBench) -> str:
     same = np.full_like(lengths, round(lengths.mean())), np.full_like(limits, round(limits.mean()))
     run(same[0][: bench.slots], same[1][: bench.slots], 2)  # compiles
     equal = run(*same, 3)
-    length = bucket(bench.longest_prompt) + bench.longest_response
     held = weight_bytes(config) + bench.slots * length * token_bytes(config)
     return (
         f"mixed lengths, {bench.prompts} prompts in {bench.slots} slots: {mixed:,.0f} tok/s, "

@@ -209,7 +209,6 @@ def read_model(run_dir: Path) -> ModelConfig:
 
 def _mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
     """A group of the run's mesh, so that it rounds as the run did; one device where none fits."""
-    keep_compiled(cache_dir(config))
     try:
         return pop_groups(fitting_mesh(config, model))[0]
     except ConfigError:
@@ -234,6 +233,7 @@ def _rebuild(
     out: Path,
 ) -> tuple[Weights, int]:
     """A member that is not on disk, and how many had to be made for it."""
+    keep_compiled(cache_dir(config))
     sources = read_sources(run_dir)
     base = _source("the base", sources.base, sources.content, sources, model, wanted)
     given: dict[str, Callable[[], Weights]] = {

@@ -18,7 +18,7 @@ from acdc_jax.model.peers import PIECES, exchange, messages
 from acdc_jax.model.spread import Spread, cut_along, run_spread
 
 MOST_ROWS = 256  # with more, launches no longer count
-_PIECES, _WARPS = 2, 16  # measured on an H100
+_PIECES_ALONE, _WARPS_ALONE = 2, 16  # on one device; measured on an H100
 
 
 def supported(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
@@ -64,7 +64,7 @@ def _run(
     x: jax.Array, parts: jax.Array, weight: jax.Array, peers: Any, *, eps: float, interpret: bool
 ) -> tuple[jax.Array, jax.Array]:
     """`residual_norm` of [rows, width] and [parts, rows, width]."""
-    pieces, warps = _PIECES, _WARPS
+    pieces, warps = _PIECES_ALONE, _WARPS_ALONE
     if peers is not None:
         # Every thread has two messages (`LEAST_WIDTH`), or, of a wide row, a few more.
         pieces, warps = PIECES, min(messages(x.shape[1]) // 64, 32)

@@ -135,10 +135,8 @@ class Zygote:
                 failed, reply.status, reply.cpu_s = self._status()
                 if failed:
                     raise ZygoteLost(f"fork failed with errno {failed}")
-                by_signal = os.WIFSIGNALED(reply.status) and os.WTERMSIG(reply.status)
-                reply.killed = (
-                    by_signal == signal.SIGKILL and not killed and reply.cpu_s < limits.cpu_s
-                )
+                by_kill = os.waitstatus_to_exitcode(reply.status) == -signal.SIGKILL
+                reply.killed = by_kill and not killed and reply.cpu_s < limits.cpu_s
                 return reply
             now = time.monotonic()
             if not killed:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from acdc_jax.model import residual_norm as module
 from acdc_jax.model.peers import connect
 from acdc_jax.model.residual_norm import residual_norm, supported
 from acdc_jax.model.spread import Spread
@@ -20,8 +21,10 @@ def draw(*shape: int) -> jax.Array:
 
 @pytest.mark.parametrize("width", [64, 48])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_equals_torch(width: int, parts: int) -> None:
-    """Widths that are powers of two and others."""
+@pytest.mark.parametrize("pieces", [2, 3])
+def test_equals_torch(width: int, parts: int, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widths that are powers of two and others; pieces of one length or not, as with peers."""
+    monkeypatch.setattr(module, "_PIECES_ALONE", pieces)
     x, added, weight = draw(3, 2, width), draw(parts, 3, 2, width), draw(width)
     total, normed = residual_norm(x, added, weight, eps=1e-5, interpret=True)
     expected = torch.tensor(np.asarray(x)) + torch.tensor(np.asarray(added)).sum(0)
