@@ -321,6 +321,8 @@ def connected(settings: Settings, weights: Weights, slots: int) -> Peers | None:
     fits = rows.shape[1] >= LEAST_WIDTH and residual_norm.supported(rows)
     if not (alone and cut and fits and reachable(spread.mesh)):
         return None
+    if not residual_norm.adds_up(spread.mesh, spread.axis, *rows.shape, rows.dtype):
+        return None
     return connect(spread.mesh, spread.axis, *rows.shape)
 
 

@@ -1,10 +1,12 @@
 """One kernel for the attention of a decoding step: rotation, writing to the cache, attention.
 
 Each part of it reads little; as kernels of their own, the launches cost more than the work. The
-softmax is computed block by block, as in FlashAttention (arXiv 2205.14135).
+softmax is computed block by block, as in FlashAttention (arXiv 2205.14135); where there are fewer
+rows and heads than a GPU has processors, parts of a row are read at once, and a second kernel puts
+them together.
 """
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -17,7 +19,11 @@ from acdc_jax.model.attention import runs_kernels
 from acdc_jax.model.spread import Spread, cut_along, run_spread
 
 BLOCK = 64  # slots that are read at once; a cache's slots must be a multiple
-# Blocks on their way to a processor at once, for few rows and for many: measured on an H100.
+# What keeps all of a GPU reading, measured on an H100. Where not every processor has a row and head
+# of its own, each reads more at once; where not every fourth has, several share one.
+_WIDE = 2 * BLOCK
+_SHARED_FROM, _MOST_PARTS = 4, 8
+# Blocks on their way to a processor at once, for few rows and for many.
 _FEW, _FEW_STAGES, _MANY_STAGES = 256, 3, 4
 _ROWS = 16  # the least that a GPU multiplies at once: query heads of one key head, and padding
 
@@ -81,14 +87,18 @@ def _run(
     batch, _, kv_heads, head_dim = past[0].shape
     qkv = qkv.reshape(batch, -1, head_dim)
     heads = qkv.shape[1] - 2 * kv_heads
+    parts, width = _cuts(batch * kv_heads, past[0])
+    seen = jax.ShapeDtypeStruct((batch, heads, head_dim), qkv.dtype)
+    of_parts = [
+        jax.ShapeDtypeStruct((batch, parts, heads, *rest), jnp.float32)
+        for rest in ((head_dim,), (), ())
+    ]
+    made = [seen] if parts == 1 else of_parts
     call = pl.pallas_call(
-        partial(_kernel, group=heads // kv_heads, scale=scale),
-        grid=(batch, kv_heads),
-        out_shape=(
-            jax.ShapeDtypeStruct((batch, heads, head_dim), qkv.dtype),
-            *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in past),
-        ),
-        input_output_aliases={4: 1, 5: 2},
+        partial(_kernel, group=heads // kv_heads, scale=scale, width=width),
+        grid=(batch, kv_heads, parts),
+        out_shape=(*made, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in past)),
+        input_output_aliases={4: len(made), 5: len(made) + 1},
         compiler_params=plgpu.CompilerParams(
             num_warps=4, num_stages=_FEW_STAGES if batch * kv_heads <= _FEW else _MANY_STAGES
         ),
@@ -96,8 +106,30 @@ def _run(
         name="decode_attention",
     )
     cosine, sine = (angle[:, 0, 0] for angle in angles)
-    seen, keys, values = call(qkv, cosine, sine, positions[:, 0], *past)
-    return seen.reshape(batch, 1, heads * head_dim), (keys, values)
+    *found, keys, values = call(qkv, cosine, sine, positions[:, 0], *past)
+    if parts > 1:
+        put_together = pl.pallas_call(
+            _put_together,
+            grid=(batch, heads),
+            out_shape=seen,
+            compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
+            interpret=interpret,
+            name="put_together",
+        )
+        found = [put_together(*found)]
+    return found[0].reshape(batch, 1, heads * head_dim), (keys, values)
+
+
+def _cuts(programs: int, past: jax.Array) -> tuple[int, int]:
+    """Into how many parts each row and head is cut, and how many slots are read at once."""
+    slots, device = past.shape[1], jax.devices()[0]
+    processors: int = getattr(device, "core_count", 1)
+    parts = processors // programs
+    if parts >= _SHARED_FROM:
+        return min(parts, _MOST_PARTS, slots // BLOCK), BLOCK
+    needed = 2 * _FEW_STAGES * _WIDE * past.shape[3] * past.dtype.itemsize
+    wide = programs <= processors and needed < getattr(device, "shared_memory_per_block_optin", 0)
+    return 1, _WIDE if wide and slots % _WIDE == 0 else BLOCK
 
 
 def _kernel(
@@ -107,16 +139,17 @@ def _kernel(
     position_ref: Any,  # [batch]
     keys_ref: Any,  # [batch, slots, kv_heads, head_dim]
     values_ref: Any,
-    seen_ref: Any,  # [batch, heads, head_dim]
-    new_keys_ref: Any,  # the memory of `keys_ref`
-    new_values_ref: Any,
-    *,
+    seen_ref: Any,  # [batch, heads, head_dim], or of a row's parts [batch, parts, heads, head_dim],
+    *refs: Any,  # and then sums of weights, and highest scores, [batch, parts, heads]; at last the
+    # memory of `keys_ref` and of `values_ref`
     group: int,
     scale: float,
+    width: int,
 ) -> None:
-    """One row and one key head: the query heads that share it."""
-    row, head = pl.program_id(0), pl.program_id(1)
-    half, heads, kv_heads = cosine_ref.shape[1], seen_ref.shape[1], keys_ref.shape[2]
+    """One row, or a part of it, and one key head: the query heads that share it."""
+    *part_refs, new_keys_ref, new_values_ref = refs
+    row, head, part = pl.program_id(0), pl.program_id(1), pl.program_id(2)
+    half, heads, kv_heads = cosine_ref.shape[1], seen_ref.shape[-2], keys_ref.shape[2]
     first, second = pl.ds(0, half), pl.ds(half, half)
     position, cosine, sine = position_ref[row], cosine_ref[row, :], sine_ref[row, :]
 
@@ -142,10 +175,10 @@ def _kernel(
 
     def block(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         highest, total, seen = carry
-        slots = pl.ds(i * BLOCK, BLOCK)
+        slots = pl.ds(i * width, width)
         scores = plgpu.dot(q1, keys_ref[row, slots, head, first].T)
         scores += plgpu.dot(q2, keys_ref[row, slots, head, second].T)
-        before = i * BLOCK + jnp.arange(BLOCK) < position
+        before = i * width + jnp.arange(width) < position
         scores = jnp.where(before[None, :], scores * scale, -jnp.inf)
         new = jnp.maximum(highest, jnp.max(scores, axis=1))
         weights, shrink = jnp.exp(scores - new[:, None]), jnp.exp(highest - new)
@@ -162,6 +195,38 @@ def _kernel(
         jnp.ones((_ROWS,), jnp.float32),
         jnp.broadcast_to(v.astype(jnp.float32)[None, :], (_ROWS, 2 * half)),
     )
-    _, total, seen = jax.lax.fori_loop(0, pl.cdiv(position, BLOCK), block, start)
-    seen = (seen / total[:, None]).astype(seen_ref.dtype)
-    plgpu.store(seen_ref.at[row, rows, :], seen, mask=real)
+    blocks = pl.cdiv(position, width)
+    if not part_refs:
+        _, total, seen = jax.lax.fori_loop(0, blocks, block, start)
+        seen = (seen / total[:, None]).astype(seen_ref.dtype)
+        plgpu.store(seen_ref.at[row, rows, :], seen, mask=real)
+        return
+    # The first part has the new token; others may have nothing.
+    a, b, c = (jnp.where(part == 0, x, no) for x, no in zip(start, _NOTHING, strict=True))
+    each = pl.cdiv(blocks, seen_ref.shape[1])
+    begin, end = part * each, jnp.minimum((part + 1) * each, blocks)
+    highest, total, seen = jax.lax.fori_loop(begin, end, block, (a, b, c))
+    plgpu.store(seen_ref.at[row, part, rows, :], seen, mask=real)
+    for ref, figures in zip(part_refs, (total, highest), strict=True):
+        plgpu.store(ref.at[row, part, rows], figures, mask=real[:, 0])
+
+
+# The highest score, the sum of weights and what they weigh, where nothing is seen.
+_NOTHING = (-1e30, 0.0, 0.0)
+
+
+def _put_together(
+    parts_ref: Any,  # [batch, parts, heads, head_dim]
+    totals_ref: Any,  # [batch, parts, heads]
+    highest_ref: Any,
+    seen_ref: Any,  # [batch, heads, head_dim]
+) -> None:
+    """One row and one head: what its parts saw, as if they had been one."""
+    row, head = pl.program_id(0), pl.program_id(1)
+    parts = range(parts_ref.shape[1])
+    highest = [highest_ref[row, part, head] for part in parts]
+    most = reduce(jnp.maximum, highest)
+    shares = [jnp.exp(one - most) for one in highest]
+    total = sum(shares[part] * totals_ref[row, part, head] for part in parts)
+    seen = sum(shares[part] * parts_ref[row, part, head, :] for part in parts)
+    seen_ref[row, head, :] = (seen / total).astype(seen_ref.dtype)

@@ -223,14 +223,17 @@ def copy_text_files(source: Path, target: Path) -> None:
 
 def non_finite(weights: Weights) -> list[str]:
     """Returns the paths of the weights that hold an infinity or a NaN."""
-    finite = jax.device_get({path: _all_finite(leaf) for path, leaf in weights.items()})
-    return [path for path in weights if not finite[path].all()]
+    finite = jax.device_get(_stacked([_all_finite(leaf) for leaf in weights.values()]))
+    return [path for path, fine in zip(weights, finite, strict=True) if not fine.all()]
 
 
 # Leaf by leaf: of their few shapes each is compiled once, whatever the number of layers.
 @jax.jit
 def _all_finite(leaf: jax.Array) -> jax.Array:
     return jnp.isfinite(leaf).all()
+
+
+_stacked = jax.jit(jnp.stack)
 
 
 def _check_weights(config: ModelConfig, weights: Weights) -> None:

@@ -29,19 +29,20 @@ LEAST_WIDTH = 128  # every thread of a warp has two messages
 
 # PTX, for two messages at once: there are two of every argument, and of the result. A message's
 # address is that of an inbox (low and high half) and an offset in bytes. The high half of its
-# second word is the turn. The last argument says whether anything is to be done: not for the device
-# itself, nor for messages that only fill a row up.
+# second word is the turn. Nothing is done for messages that only fill a row up ("wanted" is zero),
+# nor for the device itself.
 _BEGIN = """
-.reg .b64 a0, a1, o0, o1, d0, d1;
-.reg .pred p0, p1;
+.reg .b64 a0, a1, o0, o1;
 mov.b64 a0, {$2, $4}; cvt.u64.u32 o0, $6; add.u64 a0, a0, o0;
-mov.b64 a1, {$3, $5}; cvt.u64.u32 o1, $7; add.u64 a1, a1, o1;
-mov.b64 d0, {$8, $10};
-mov.b64 d1, {$9, $11};
-setp.ne.u32 p0, $12, 0;
-setp.ne.u32 p1, $13, 0;"""
-# The result is the message's second word.
+mov.b64 a1, {$3, $5}; cvt.u64.u32 o1, $7; add.u64 a1, a1, o1;"""
+# Arguments: address, offset, both words, wanted. The result is the second word.
 _SEND = f"""{{{_BEGIN}
+.reg .b64 d0, d1;
+.reg .pred p0, p1;
+mov.b64 d0, {{$8, $10}};
+mov.b64 d1, {{$9, $11}};
+setp.ne.u32 p0, $12, 0;
+setp.ne.u32 p1, $13, 0;
 @p0 st.volatile.global.b64 [a0], d0;
 @p1 st.volatile.global.b64 [a1], d1;
 mov.b32 $0, $10;
@@ -49,31 +50,42 @@ mov.b32 $1, $11;
 }}"""
 
 
-def _receive(word: int) -> str:
-    """The result is one word of what comes with the turn of the device's own message, its argument.
+def _await(devices: int, apart: int) -> str:
+    """Looks until the second words of all other devices' messages, so many bytes apart, have come.
 
-    Or of that, where nothing is to be done.
+    Arguments: address and offset of the first device's, the second word that the device has itself
+    sent, wanted, its rank. The result is zero.
     """
-    return f"""{{{_BEGIN}
-.reg .b32 w<4>, looks;
-.reg .pred again, late;
-mov.b32 looks, 0;
-LOOK:
-@p0 ld.volatile.global.b64 d0, [a0];
-@p1 ld.volatile.global.b64 d1, [a1];
-mov.b64 {{w0, w1}}, d0;
-mov.b64 {{w2, w3}}, d1;
-mov.b32 $0, w{word};
-mov.b32 $1, w{2 + word};
-xor.b32 w1, w1, $10;
-xor.b32 w3, w3, $11;
-or.b32 w1, w1, w3;
-setp.gt.u32 again, w1, 65535;
-add.u32 looks, looks, 1;
-setp.gt.u32 late, looks, {_PATIENCE};
-@late trap;
-@again bra LOOK;
-}}"""
+    look, check = [], []
+    for sender in range(devices):
+        for i in range(2):  # all are on their way before the first is looked at
+            word = f"w{2 * sender + i}"
+            look.append(f"setp.ne.and.u32 other, ${12 + i}, {sender}, p{i};")
+            look.append(f"mov.b32 {word}, ${8 + i};")
+            look.append(f"@other ld.volatile.global.b32 {word}, [a{i} + {sender * apart + 4}];")
+            check.append(f"xor.b32 {word}, {word}, ${8 + i}; or.b32 missing, missing, {word};")
+    return "\n".join(
+        [
+            f"{{{_BEGIN}",
+            f".reg .b32 w<{2 * devices}>, missing, looks;",
+            ".reg .pred p0, p1, other, again, late;",
+            "setp.ne.u32 p0, $10, 0;",
+            "setp.ne.u32 p1, $11, 0;",
+            "mov.b32 looks, 0;",
+            "LOOK:",
+            *look,
+            "mov.b32 missing, 0;",
+            *check,
+            "setp.gt.u32 again, missing, 65535;",
+            "add.u32 looks, looks, 1;",
+            f"setp.gt.u32 late, looks, {_PATIENCE};",
+            "@late trap;",
+            "@again bra LOOK;",
+            "mov.b32 $0, 0;",
+            "mov.b32 $1, 0;",
+            "}",
+        ]
+    )
 
 
 @jax.tree_util.register_dataclass
@@ -182,29 +194,39 @@ def exchange(
     )
     first, second = a | (b << 16), c | (turn << 16)
 
-    def spread(x: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(x, (count,))
+    def at(sender: jax.Array) -> jax.Array:
+        place: jax.Array = (((turn & 1) * devices + sender) * rows + row) * count + jnp.arange(
+            count
+        )
+        return place * 8
 
-    def call(text: str, owner: jax.Array, sender: jax.Array, second: jax.Array) -> jax.Array:
-        where = (((turn & 1) * devices + sender) * rows + row) * count + jnp.arange(count)
-        address = [spread(addresses_ref[0, owner, i]) for i in range(2)]
-        wanted = (inside & (owner != sender)).astype(jnp.int32)
-        given = *address, where * 8, first, second, wanted
+    def call(text: str, owner: jax.Array, *given: jax.Array) -> jax.Array:
+        address = [addresses_ref[0, owner, i] for i in range(2)]
+        args = [jnp.broadcast_to(x, (count,)) for x in (*address, *given)]
+        found: jax.Array
         (found,) = plgpu.elementwise_inline_asm(
             text,
-            args=given,
-            constraints=",".join(["=&r"] * 2 + ["r"] * 2 * len(given)),
+            args=args,
+            constraints=",".join(["=&r"] * 2 + ["r"] * 2 * len(args)),
             pack=2,
             result_shape_dtypes=[jax.ShapeDtypeStruct((count,), jnp.int32)],
         )
         return found
 
     # Each result is wanted by the next call, so that nothing is left out or done too early.
+    sent = second
     for other in range(devices):
-        second = call(_SEND, jnp.int32(other), rank, second)
+        wanted = (inside & (rank != other)).astype(jnp.int32)
+        sent = call(_SEND, jnp.int32(other), at(rank), first, sent, wanted)
+    text = _await(devices, rows * count * 8)
+    zero = call(text, rank, at(jnp.int32(0)), sent, inside.astype(jnp.int32), rank)
     totals = [jnp.zeros((count,), jnp.float32)] * PIECES
     for other in range(devices):
-        words = [call(_receive(word), rank, jnp.int32(other), second) for word in range(2)]
+        come = inside & (rank != other)
+        words = []
+        for word, own in enumerate((first, second)):
+            place = inbox_ref.at[0, turn & 1, other, row, jnp.arange(count) + zero, word]
+            words.append(jnp.where(come, plgpu.load(place, mask=come, other=0, volatile=True), own))
         numbers = [
             jax.lax.bitcast_convert_type((x & 0xFFFF).astype(jnp.uint16), dtype)
             for x in (words[0], words[0] >> 16, words[1])

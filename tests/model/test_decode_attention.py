@@ -1,12 +1,14 @@
 """The fused kernel, emulated, against the functions that it stands for."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from acdc_jax.model import decode_attention as module
 from acdc_jax.model.attention import attention, rope, rope_angles, sights, write
 from acdc_jax.model.decode_attention import BLOCK, decode_attention, join, supported
 from acdc_jax.model.spread import Spread
@@ -21,9 +23,17 @@ def draw(*shape: int) -> jax.Array:
     return jnp.asarray(RNG.normal(size=shape), jnp.float32)
 
 
+# Into how many parts rows are cut, and how many slots are read at once.
+CUTS = [(1, BLOCK), (1, 2 * BLOCK), (2, BLOCK), (3, BLOCK)]
+
+
+@pytest.mark.parametrize("cuts", CUTS)
 @pytest.mark.parametrize(("heads", "kv_heads"), [(14, 2), (3, 3), (4, 1)])
-def test_equals_its_parts(heads: int, kv_heads: int) -> None:
+def test_equals_its_parts(
+    heads: int, kv_heads: int, cuts: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows that are empty, within a block, at its edges, and full; nothing else is touched."""
+    monkeypatch.setattr(module, "_cuts", lambda programs, past: cuts)
     q, k, v = draw(ROWS, 1, heads, HEAD_DIM), *(draw(ROWS, 1, kv_heads, HEAD_DIM) for _ in "kv")
     past = draw(ROWS, SLOTS, kv_heads, HEAD_DIM), draw(ROWS, SLOTS, kv_heads, HEAD_DIM)
     positions = jnp.asarray([[0], [BLOCK - 1], [BLOCK], [SLOTS - 1]], jnp.int32)
@@ -81,17 +91,44 @@ def test_heads_over_devices(axis: str | None) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
 
 
+@pytest.mark.parametrize(
+    ("programs", "slots", "shared", "expected"),
+    [
+        (16, 1024, 232_448, (8, BLOCK)),  # four rows of Qwen2.5-7B
+        (16, 128, 232_448, (2, BLOCK)),
+        (64, 1280, 232_448, (1, 2 * BLOCK)),
+        (64, 1280, 101_376, (1, BLOCK)),  # it would not fit
+        (64, 1280 + BLOCK, 232_448, (1, BLOCK)),
+        (256, 1024, 232_448, (1, BLOCK)),
+    ],
+)
+def test_all_processors_read(
+    programs: int,
+    slots: int,
+    shared: int,
+    expected: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However few rows there are."""
+    device = SimpleNamespace(core_count=132, shared_memory_per_block_optin=shared)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    past = jax.ShapeDtypeStruct((64, slots, 1, 128), jnp.bfloat16)
+    assert module._cuts(programs, past) == expected
+
+
 def test_a_cpu_does_not_run_it() -> None:
     """It is written for a GPU."""
     q, k, past = draw(1, 1, 4, 64), draw(1, 1, 2, 64), draw(1, BLOCK, 2, 64)
     assert not supported(*(x.astype(jnp.bfloat16) for x in (q, k, past)))
 
 
-def test_it_compiles_for_a_gpu() -> None:
+@pytest.mark.parametrize("cuts", CUTS)
+def test_it_compiles_for_a_gpu(cuts: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as that can be seen without one."""
+    monkeypatch.setattr(module, "_cuts", lambda programs, past: cuts)
     heads = {"q": 28, "k": 4, "v": 4}
     q, k, v = (jnp.zeros((2, 1, n, 128), jnp.bfloat16) for n in heads.values())
-    past = (jnp.zeros((2, BLOCK, 4, 128), jnp.bfloat16),) * 2
+    past = (jnp.zeros((2, SLOTS, 4, 128), jnp.bfloat16),) * 2
     positions = jnp.zeros((2, 1), jnp.int32)
     angles = (jnp.ones((2, 1, 1, 64)),) * 2
     step = jax.jit(lambda *given: decode_attention(*given, scale=0.1))
@@ -99,6 +136,7 @@ def test_it_compiles_for_a_gpu() -> None:
     traced = step.trace(qkv, angles, positions, past)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "decode_attention" in text
+    assert ("put_together" in text) == (cuts[0] > 1)
     assert "output_operand_aliases" in text
     mapped = jax.jit(jax.vmap(step, in_axes=(0, None, None, 0)))
     given = jnp.stack([qkv, qkv]), angles, positions, tuple(jnp.stack([x, x]) for x in past)
