@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from acdc_jax import distributed
-from acdc_jax.evaluate.respond import GREEDY, Engine, Evaluation, Response, evaluate
+from acdc_jax.evaluate.respond import GREEDY, Engine, Evaluation, Response, answer
 from acdc_jax.evolve.population import in_populations
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.model.transformer import Weights
@@ -120,15 +120,15 @@ def evaluate_members(
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
     def work(group: Group) -> list[Evaluation]:
-        found = []
+        answered = []
         for names, population in in_populations(
             groups.share(group, members),
             lambda name: weights(name, group),
             group.engine.population,
             lambda names: prefetch(names, group),
         ):
-            found.append(
-                evaluate(
+            answered.append(
+                answer(
                     group.engine,
                     sandbox,
                     population,
@@ -141,7 +141,7 @@ def evaluate_members(
                 )
             )
             del population  # before the next one comes
-        return found
+        return [scored() for scored in answered]
 
     parts = groups.run(work)
     own = [found for part in parts for found in part]

@@ -1,7 +1,7 @@
 """Members answer tasks: batched decoding, with scoring in the sandbox while it goes on.
 
 Responses are handed to the sandbox as they end, so that the processes that score run while the
-devices decode the others.
+devices decode the others, and the members that come next.
 """
 
 import dataclasses
@@ -107,8 +107,8 @@ class Evaluation:
         instances: int64 [T], how many instances of each family count.
         responses: every response, by prompt, then member.
         decode_s: wall seconds until the last response had ended.
-        scoring_s: exposed scoring: wall seconds after that until the last score was there; the
-            rest of the scoring went on meanwhile.
+        scoring_s: exposed scoring: wall seconds that were waited for scores; the rest of the
+            scoring went on while these or the next members decoded.
     """
 
     members: tuple[str, ...]
@@ -131,7 +131,7 @@ class Evaluation:
         return from_scores(self.members, self.tasks, total / self.instances, threshold)
 
 
-def evaluate(
+def answer(
     engine: Engine,
     sandbox: Sandbox,
     population: Weights,
@@ -142,8 +142,8 @@ def evaluate(
     sampling: Sampling = GREEDY,
     key: jax.Array | None = None,
     log_probs: bool = False,
-) -> Evaluation:
-    """Lets members answer tasks and scores the answers.
+) -> Callable[[], Evaluation]:
+    """Lets members answer tasks, and has the answers scored meanwhile.
 
     Args:
         engine: how to decode.
@@ -156,6 +156,9 @@ def evaluate(
         sampling: greedy unless said otherwise.
         key: PRNG key, or one for each of the population; needed only when sampling.
         log_probs: whether responses get their log-probabilities.
+
+    Returns:
+        What waits for the last scores, once: the next members may answer before it is called.
     """
     instances = np.asarray([min(len(task.instructions), instances_per_task) for task in tasks])
     prompts = [
@@ -198,26 +201,33 @@ def evaluate(
             if all((t, other) in texts for other in range(instances[t])):
                 answers = [texts[t, other] for other in range(instances[t])]
                 scoring[t] = _score(sandbox, tasks[t], answers)
-    decoded = time.monotonic()
-    scores = np.full((len(members), len(tasks), instances_per_task), np.nan)
-    responses = []
-    worth = {t: _worth(*scoring[t]) for t in scoring}
-    scored = time.monotonic()
-    for t, i, name in prompts:
-        for m, member in enumerate(members):
-            text = texts[t, i][m]
-            score = worth[t][i, extract_answer(text)]
-            scores[m, t, i] = np.nan if score is None else score
-            responses.append(Response(member, tasks[t].id, name, text, score, *figures[t, i][m]))
-    return Evaluation(
-        tuple(members),
-        tuple(task.id for task in tasks),
-        scores,
-        instances,
-        tuple(responses),
-        decoded - began,
-        scored - decoded,
-    )
+    decode_s = time.monotonic() - began
+
+    def scored() -> Evaluation:
+        began = time.monotonic()
+        worth = {t: _worth(*scoring[t]) for t in scoring}
+        scoring_s = time.monotonic() - began
+        scores = np.full((len(members), len(tasks), instances_per_task), np.nan)
+        responses = []
+        for t, i, name in prompts:
+            for m, member in enumerate(members):
+                text = texts[t, i][m]
+                score = worth[t][i, extract_answer(text)]
+                scores[m, t, i] = np.nan if score is None else score
+                responses.append(
+                    Response(member, tasks[t].id, name, text, score, *figures[t, i][m])
+                )
+        return Evaluation(
+            tuple(members),
+            tuple(task.id for task in tasks),
+            scores,
+            instances,
+            tuple(responses),
+            decode_s,
+            scoring_s,
+        )
+
+    return scored
 
 
 def _figures(batch: Batch, m: int, position: int) -> Figures:

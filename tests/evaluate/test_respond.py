@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from acdc_jax.evaluate import respond
-from acdc_jax.evaluate.respond import Engine, evaluate
+from acdc_jax.evaluate.groups import Group, Groups, evaluate_members
+from acdc_jax.evaluate.respond import Engine, answer
 from acdc_jax.evolve.population import in_populations, stack
 from acdc_jax.generate.decode import Batch
 from acdc_jax.model.transformer import Weights, init_weights
@@ -86,7 +87,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
 def test_scores_are_aligned(engine: Engine) -> None:
     sandbox = _Sandbox()
     tasks = [_task("x", 2), _task("y", 1)]
-    found = evaluate(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)  # type: ignore[arg-type]
+    found = answer(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)()  # type: ignore[arg-type]
     assert found.scores[:, 0].tolist() == [[1, 0], [0, 0], [1, 1]]
     assert found.scores[:, 1, 0].tolist() == [1, 0, 1]
     assert np.isnan(found.scores[:, 1, 1]).all()  # y has one instance only
@@ -100,7 +101,7 @@ def test_scores_are_aligned(engine: Engine) -> None:
 def test_a_family_is_scored_in_one_call_and_equal_answers_once(engine: Engine) -> None:
     sandbox = _Sandbox()
     tasks = [_task("x", 2), _task("y", 1)]
-    evaluate(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)  # type: ignore[arg-type]
+    answer(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)()  # type: ignore[arg-type]
     calls = dict(sandbox.calls)
     assert len(sandbox.calls) == 2
     assert calls["source of x"] == [("x0", "x0"), ("x0", "wrong"), ("x1", "wrong"), ("x1", "x1")]
@@ -121,10 +122,44 @@ def test_scoring_begins_while_others_decode(
 
     monkeypatch.setattr(respond, "generate", generate)
     tasks = [_task("x", 2), _task("y", 1)]
-    found = evaluate(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)  # type: ignore[arg-type]
+    found = answer(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)()  # type: ignore[arg-type]
     assert scored == [0, 1, 1]
     assert found.decode_s > 0
     assert found.scoring_s >= 0
+
+
+class _Slow(_Sandbox):
+    """Has no score before the last member answered; then all at once."""
+
+    def __init__(self, answers: int) -> None:
+        super().__init__()
+        self.owed: list[tuple[Future[list[Outcome]], list[tuple[str, str]]]] = []
+        self.answers = answers
+
+    def score(self, source: str, items: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
+        future: Future[list[Outcome]] = Future()
+        self.owed.append((future, list(items)))
+        if len(self.owed) == self.answers:
+            for one, asked in self.owed:
+                one.set_result([self._outcome(*item) for item in asked])
+        return future
+
+
+def test_the_next_members_do_not_wait_for_scores(engine: Engine) -> None:
+    """It would never end if they did."""
+    tasks, device = [_task("x", 2), _task("y", 1)], jax.devices()[0]
+    group = Group(0, 0, dataclasses.replace(engine, population=2), {}, device)
+    sandbox = _Slow(2 * len(tasks))  # two of the members, and then the third
+    found = evaluate_members(
+        Groups((group,), 1),
+        sandbox,  # type: ignore[arg-type]
+        _MEMBERS,
+        lambda member, group: {},
+        tasks,
+        instances_per_task=2,
+    )
+    assert found.members == _MEMBERS
+    assert found.scores[:, 0].tolist() == [[1, 0], [0, 0], [1, 0]]  # the third speaks as the first
 
 
 def test_members_together_or_one_by_one() -> None:
@@ -147,7 +182,7 @@ def test_members_together_or_one_by_one() -> None:
             dict.fromkeys(weights, device),
             prefix=3,
         )
-        found = evaluate(engine, _Sandbox(), weights, names, tasks, instances_per_task=3)  # type: ignore[arg-type]
+        found = answer(engine, _Sandbox(), weights, names, tasks, instances_per_task=3)()  # type: ignore[arg-type]
         return [(r.member, r.task + r.instance, r.text) for r in found.responses]
 
     together = ask(2, stack(members), "ab")
@@ -182,10 +217,10 @@ def test_responses_know_how_sure_their_member_was() -> None:
 
     ask = {"engine": engine, "sandbox": _Sandbox(), "population": weights, "members": ["a"]}
     tasks = [_task("x", 1)]
-    plain = evaluate(**ask, tasks=tasks)  # type: ignore[arg-type]
+    plain = answer(**ask, tasks=tasks)()  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(respond, "generate", watched)
-        found = evaluate(**ask, tasks=tasks, log_probs=True)  # type: ignore[arg-type]
+        found = answer(**ask, tasks=tasks, log_probs=True)()  # type: ignore[arg-type]
     (response,) = found.responses
     assert (response.tokens, found.tokens) == (5, 5)
     assert [len(values) for values in seen] == [5, 5]
@@ -199,13 +234,13 @@ def test_responses_know_how_sure_their_member_was() -> None:
 
 
 def test_only_the_first_instances_count(engine: Engine) -> None:
-    found = evaluate(engine, _Sandbox(), {}, _MEMBERS, [_task("x", 2)])  # type: ignore[arg-type]
+    found = answer(engine, _Sandbox(), {}, _MEMBERS, [_task("x", 2)])()  # type: ignore[arg-type]
     assert found.scores.shape == (3, 1, 1)
 
 
 def test_an_infrastructure_failure_is_missing(engine: Engine) -> None:
     tasks = [_task("x", 2), _task("y", 1)]
-    found = evaluate(engine, _Sandbox("x1"), {}, _MEMBERS, tasks, instances_per_task=2)  # type: ignore[arg-type]
+    found = answer(engine, _Sandbox("x1"), {}, _MEMBERS, tasks, instances_per_task=2)()  # type: ignore[arg-type]
     assert found.skills(0.5).values.tolist() == [[-1, 1], [-1, 0], [-1, 1]]
     assert {r.score for r in found.responses if (r.task, r.instance) == ("x", "1")} == {None}
 
