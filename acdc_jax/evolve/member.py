@@ -154,9 +154,8 @@ class _InTurn(DefaultSerializationStatusCallback):  # type: ignore[misc]
 def _checkpointer(leaves: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> ocp.Checkpointer:
     """Reads or writes a few leaves at a time: no member is ever in the host's memory twice."""
     largest = max(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
-    in_flight = (
-        LEAVES_IN_FLIGHT * largest / 1e9
-    )  # no fewer than one leaf, and then all layers' are much smaller
+    # No fewer than one leaf, and then all layers' are much smaller.
+    in_flight = LEAVES_IN_FLIGHT * largest / 1e9
     process = jax.process_index()
     # The settings of orbax for a disk that is this process's own: others do not take part.
     alone = ocp.options.MultiprocessingOptions(
