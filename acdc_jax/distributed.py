@@ -20,6 +20,7 @@ from acdc_jax.errors import AcdcError, ConfigError
 _TICK_S = 0.5  # between signs of life
 _REMEDY = "the same command goes on from the last commit"
 _BYE = "bye"
+_ALL = "all"
 _PIECE = 2**20  # bytes per message: far below any limit of the service
 _WAIT_MS = 1_000  # of one attempt to read, so that signals are seen in between
 
@@ -31,7 +32,7 @@ class _Peers:
     me = 0
     count = 1
     exchanges = 0
-    published: ClassVar[list[int]] = []  # exchanges in which this process said something
+    published: ClassVar[list[str]] = []  # keys under which this process said something
     last_word = threading.Lock()  # held while a sign of life is given, lest it be one too late
 
 
@@ -94,14 +95,22 @@ def is_first() -> bool:
 
 
 def all_gather(value: Any) -> list[Any]:
-    """What every process gave, by process. Values are JSON; NaN and infinities survive."""
+    """What every process gave, by process. Values are JSON; NaN and infinities survive.
+
+    The first one reads what each gave, and the others what it read: 2P messages in all, not P².
+    """
     if _Peers.client is None:
         return [value]
-    number = _announce(value)
-    found = [_read(number, process) for process in range(_Peers.count)]
+    number = _next()
+    _announce(_key(number, _Peers.me), value)
+    if is_first():
+        found = [_read(_key(number, process)) for process in range(_Peers.count)]
+        _announce(_key(number, _ALL), found)
+    else:
+        found = _read(_key(number, _ALL))
     # Everybody has come to this exchange, and so has read whatever was said before it.
-    for old in [other for other in _Peers.published if other < number]:
-        _Peers.client.key_value_delete(f"{_key(old, _Peers.me)}/")
+    for old in [key for key in _Peers.published if _number(key) < number]:
+        _Peers.client.key_value_delete(f"{old}/")
         _Peers.published.remove(old)
     return found
 
@@ -110,23 +119,19 @@ def gather(value: Any) -> list[Any]:
     """What every process gave, by process, in the first one; an empty list in the others."""
     if _Peers.client is None:
         return [value]
-    number = _announce(value)
-    found = [_read(number, p) for p in range(_Peers.count)] if is_first() else []
-    barrier()
-    return found
+    number = _next()
+    _announce(_key(number, _Peers.me), value)
+    return [_read(_key(number, p)) for p in range(_Peers.count)] if is_first() else []
 
 
 def broadcast(value: Any) -> Any:
     """What the first process gave; the others' values are ignored."""
     if _Peers.client is None:
         return value
+    key = _key(_next(), 0)
     if is_first():
-        number = _announce(value)
-    else:
-        number = _Peers.exchanges = _Peers.exchanges + 1
-    found = _read(number, 0)
-    barrier()
-    return found
+        _announce(key, value)
+    return _read(key)
 
 
 def barrier() -> None:
@@ -169,23 +174,27 @@ def leave(problem: str = "") -> None:
     jax.distributed.shutdown()
 
 
-def _announce(value: Any) -> int:
-    """Publishes a value under the number of this exchange, which it returns."""
-    number = _Peers.exchanges = _Peers.exchanges + 1
-    me, data = _Peers.me, json.dumps(value).encode()
+def _next() -> int:
+    """The number of the exchange that begins."""
+    _Peers.exchanges += 1
+    return _Peers.exchanges
+
+
+def _announce(key: str, value: Any) -> None:
+    """Publishes a value, in pieces; whoever reads the first one knows how many there are."""
+    data = json.dumps(value).encode()
     pieces = [data[i : i + _PIECE] for i in range(0, len(data), _PIECE)]
     for i, piece in enumerate(pieces[1:], 1):
-        _Peers.client.key_value_set_bytes(f"{_key(number, me)}/{i}", piece)
+        _Peers.client.key_value_set_bytes(f"{key}/{i}", piece)
     head = len(pieces).to_bytes(4, "big") + pieces[0]
-    _Peers.client.key_value_set_bytes(f"{_key(number, me)}/0", head)
-    _Peers.published.append(number)
-    return number
+    _Peers.client.key_value_set_bytes(f"{key}/0", head)
+    _Peers.published.append(key)
 
 
-def _read(number: int, process: int) -> Any:
-    head = _wait_for(f"{_key(number, process)}/0")
+def _read(key: str) -> Any:
+    head = _wait_for(f"{key}/0")
     count = int.from_bytes(head[:4], "big")
-    rest = [_wait_for(f"{_key(number, process)}/{i}") for i in range(1, count)]
+    rest = [_wait_for(f"{key}/{i}") for i in range(1, count)]
     return json.loads(b"".join([head[4:], *rest]))
 
 
@@ -236,8 +245,13 @@ def _end(problem: str) -> None:
     os._exit(1)
 
 
-def _key(number: int, process: int) -> str:
+def _key(number: int, process: int | str) -> str:
+    """Where a process says something in an exchange; `_ALL`: the first one, for all of them."""
     return f"acdc/{number}/{process}"
+
+
+def _number(key: str) -> int:
+    return int(key.split("/")[1])
 
 
 def _sign(process: int | str) -> str:

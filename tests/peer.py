@@ -28,7 +28,8 @@ def exchange(counted: Counted, me: int) -> None:
     measured("long", lambda: [len(text) for text in distributed.all_gather(long[: me + 2_000_000])])
     for _ in range(5):
         distributed.barrier()
-    found["kept"] = list(distributed._Peers.published)
+    last = f"acdc/{distributed._Peers.exchanges}/"
+    found["kept"] = [key for key in distributed._Peers.published if not key.startswith(last)]
     print(json.dumps(found), flush=True)
 
 

@@ -39,9 +39,9 @@ def process(flags: list[str]) -> None:
 
 def formula(processes: int, adapts: bool) -> tuple[int, int]:
     """Calls told and read in a generation; see launch/README.md."""
-    rounds, gathers, broadcasts = (9, 2, 2) if adapts else (6, 1, 1)
-    told = processes * (rounds + gathers) + broadcasts
-    return told, processes**2 * rounds + processes * (gathers + broadcasts)
+    rounds, others = (5, 2) if adapts else (4, 1)
+    told = (processes + 1) * (rounds + others)
+    return told, (2 * processes - 1) * rounds + 2 * processes * others
 
 
 def main() -> int:
