@@ -46,9 +46,11 @@ class Commits:
         Raises:
             AcdcError: a generation cannot be committed; names what cannot be written.
         """
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            self._manifest = pending.result()
+        if (pending := self._pending) is not None:
+            try:
+                self._manifest = pending.result()
+            finally:
+                self._pending = None  # and not before: `settle` looks for it meanwhile
         return self._manifest
 
     def settle(self) -> None:

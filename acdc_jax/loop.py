@@ -184,10 +184,10 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
     # -- update the archive, and tell the strategy how its children did
     state = dataclasses.replace(state, generation=generation)
     state, novelty = _update_archive(world, state, grown.skills, recipes)
-    if world.operators.strategy and state.strategy and proposed.solutions is not None:
+    if world.operators.strategy and proposed.learnt and proposed.solutions is not None:
         rewards = _rewards(world, names, grown.skills, novelty)
         learnt = es_tell(
-            world.operators.strategy, strategy_key, state.strategy, proposed.solutions, rewards
+            world.operators.strategy, strategy_key, proposed.learnt, proposed.solutions, rewards
         )
         state = dataclasses.replace(state, strategy=learnt)
     clock.lap("archive")

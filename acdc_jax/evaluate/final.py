@@ -33,6 +33,7 @@ from acdc_jax.tasks.task import Draft, Task
 
 TASK_FORCES = (3, 8)
 _RANDOM_DRAWS = 32
+_TRIES = 2  # at having held-out tasks scored
 _UNIFORM_SCALES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 
 
@@ -174,20 +175,36 @@ class HeldOut:
             weights: gives the weights of one of them on a group's devices.
             sampling: greedy unless said otherwise.
             key: PRNG key; needed only when sampling.
+
+        Raises:
+            AcdcError: the sandbox failed twice; missing is not wrong.
         """
         waiting = [name for name in names if name not in self._solved]
-        found = evaluate_members(
-            self._judges.groups,
-            self._judges.sandbox,
-            waiting,
-            weights,
-            self._tasks,
-            instances_per_task=self._instances,
-            sampling=sampling,
-            key=key,
-        )
-        for m, name in enumerate(waiting):
-            self._solved[name] = found.scores[m] >= self._judges.skill_threshold
+        draws = {name: m for m, name in enumerate(waiting)}
+        for _ in range(_TRIES):
+            found = evaluate_members(
+                self._judges.groups,
+                self._judges.sandbox,
+                waiting,
+                weights,
+                self._tasks,
+                instances_per_task=self._instances,
+                sampling=sampling,
+                key=key,
+                draws=draws,
+            )
+            there = np.arange(self._instances) < found.instances[:, None]
+            for name, scores in zip(waiting, found.scores, strict=True):
+                if not np.isnan(scores[there]).any():
+                    self._solved[name] = scores >= self._judges.skill_threshold
+            waiting = [name for name in waiting if name not in self._solved]
+            if not waiting:
+                break
+        else:
+            raise AcdcError(
+                f"scores of {', '.join(waiting)} on held-out tasks are missing, for the sandbox "
+                "failed; the run is committed, and the same command measures it again"
+            )
         self._judges.advance("held-out tasks")
 
     def row(self, collective: str, names: Sequence[str], best: str) -> Row:

@@ -53,10 +53,12 @@ class Proposed:
     Attributes:
         recipes: one per child; `content` is still empty.
         solutions: what the strategy proposed, [C, P + G], to be told about; None without one.
+        learnt: the strategy's state once it was asked, to be told; None without one.
     """
 
     recipes: tuple[Recipe, ...]
     solutions: npt.NDArray[np.float32] | None
+    learnt: StrategyState | None
 
 
 def propose_children(
@@ -83,7 +85,7 @@ def propose_children(
     ask_key, propose_key, making_key = jax.random.split(key, 3)
     proposer, solutions, scales = operators.proposer, None, None
     if operators.strategy and learnt is not None:
-        solutions, _ = es.es_ask(operators.strategy, ask_key, learnt)
+        solutions, learnt = es.es_ask(operators.strategy, ask_key, learnt)
         scales = es.scales(operators.strategy, solutions)
     elif operators.strategy:
         proposer = dataclasses.replace(proposer, kind="uniform")
@@ -106,7 +108,7 @@ def propose_children(
                 generation=generation,
             )
         )
-    return Proposed(tuple(recipes), solutions)
+    return Proposed(tuple(recipes), solutions, learnt)
 
 
 def make_child(

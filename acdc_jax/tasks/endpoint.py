@@ -168,7 +168,8 @@ class OpenAIChat:
             usage.get("completion_tokens", 0),
             time.monotonic() - began,
         )
-        return text
+        # Half of a character, such as an answer cut in an emoji, could be neither kept nor sent.
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class OpenAIEmbedder:

@@ -39,6 +39,10 @@ def extract_object(text: str, required: str) -> dict[str, Any]:
     if found is None:
         said = " ".join(spoken.split())[:80] or "nothing"
         raise ValueError(f"no JSON object with {required!r} in the answer, which says: {said}")
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):  # "\ud83d" is JSON, and no file could hold it
+        raise ValueError("the answer's JSON holds half of a character, or is too deep") from None
     return found
 
 

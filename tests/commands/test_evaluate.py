@@ -3,13 +3,16 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from acdc_jax import checkpoint
+from acdc_jax.errors import AcdcError
 from acdc_jax.evaluate import final
+from acdc_jax.evaluate.respond import Evaluation
 from acdc_jax.main import main
 
 pytestmark = pytest.mark.xdist_group("evaluate")
@@ -53,6 +56,36 @@ def test_only_what_is_missing_is_evaluated(
     assert main(["evaluate", str(finished), "--sizes=2"]) == 0
     assert asked == [forgotten]  # nothing is evaluated twice
     assert "task forces of 4 candidates" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_missing_score_is_not_a_wrong_one(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held-out tasks are asked once more, of those who lack a score; then it is an error."""
+    asked: list[Any] = []
+
+    def evaluate_members(
+        groups: Any, sandbox: Any, members: Any, weights: Any, tasks: Any, **more: Any
+    ) -> Evaluation:
+        scores = np.ones((len(members), 2, 3))
+        scores[:, 1, 2] = np.nan  # there is no such instance
+        if len(asked) < times:
+            scores[-1, 0, 1] = np.nan
+        asked.append((list(members), [more["draws"][member] for member in members]))
+        return Evaluation(tuple(members), ("x", "y"), scores, np.array([3, 2]), ())
+
+    monkeypatch.setattr(final, "evaluate_members", evaluate_members)
+    judges: Any = SimpleNamespace(
+        groups=None, sandbox=None, skill_threshold=0.5, advance=lambda what: None
+    )
+    tasks: Any = [SimpleNamespace(instructions=dict.fromkeys("abc")) for _ in range(2)]
+    held_out = final.HeldOut(judges, tasks)
+    if times == 2:
+        with pytest.raises(AcdcError, match="scores of m1 on held-out tasks are missing"):
+            held_out.ask(["m0", "m1"], lambda name, group: {})
+    else:
+        held_out.ask(["m0", "m1"], lambda name, group: {})
+        assert held_out.row("both", ["m0", "m1"], "m0").coverage == 1
+    assert asked == [(["m0", "m1"], [0, 1]), (["m1"], [1])]
 
 
 def test_flags(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,6 +82,13 @@ def test_what_is_sent() -> None:
     }
 
 
+def test_half_of_a_character_is_none() -> None:
+    """It could be neither kept nor sent; a whole one in two halves is one."""
+    with serving(Script(lambda body: "a \ud83d b \ud83d\ude00")) as url:
+        [answer], _ = _ask(url, [_request(7)])
+    assert answer == "a \ufffd b 😀"
+
+
 def test_every_fault_is_survived_and_changes_nothing() -> None:
     requests = [_request(i) for i in range(100)]
     script = Script(_echo, fault_rate=0.7, stall=1.0)

@@ -35,6 +35,12 @@ def test_where_there_is_none_it_says_what_there_is(text: str) -> None:
         extract_object(text, "new")
 
 
+@pytest.mark.parametrize("value", [r'"\ud83d"', "[" * 5000 + "]" * 5000])
+def test_what_no_file_could_hold(value: str) -> None:
+    with pytest.raises(ValueError, match=r"half of a character|no JSON object"):
+        extract_object(f'{{"name": {value}}}', "name")
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
