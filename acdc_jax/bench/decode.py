@@ -27,7 +27,7 @@ from acdc_jax.bench.limits import (
 from acdc_jax.bench.weights import random_weights
 from acdc_jax.errors import ConfigError
 from acdc_jax.flags import check_bounds, setting
-from acdc_jax.generate import steps
+from acdc_jax.generate import exchange, steps
 from acdc_jax.generate.batches import bucket
 from acdc_jax.generate.decode import generate, placement_of
 from acdc_jax.generate.memory import parameter_count, token_bytes, weight_bytes
@@ -173,7 +173,7 @@ def step_seconds(
     began = time.perf_counter()
     state = steps.start(settings, 1, batch, length, weights, none, jax.device_put(key, device))
     cancelled = jnp.zeros((1, batch), bool, device=device)
-    peers = steps.connected(settings, weights, batch)
+    peers = exchange.connected(settings, weights, batch)
 
     def run() -> Any:
         nonlocal state

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.generate.batches import bucket, common_prefix, grouped, halved, padded
+from acdc_jax.generate.exchange import connected
 from acdc_jax.generate.memory import fitting_slots, parameter_count
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.generate.steps import (
@@ -26,7 +27,6 @@ from acdc_jax.generate.steps import (
     Prompts,
     Settings,
     State,
-    connected,
     decode,
     prefill,
     start,

@@ -15,18 +15,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from acdc_jax.generate.sampling import Sampling, confidence, sample
-from acdc_jax.model import residual_norm
 from acdc_jax.model.attention import Cache, empty_cache
 from acdc_jax.model.cache_rows import put_rows
 from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.peers import LEAST_WIDTH, Peers, connect, reachable
+from acdc_jax.model.peers import Peers
 from acdc_jax.model.spread import Spread
-from acdc_jax.model.transformer import Weights, forward, plain_sums
+from acdc_jax.model.transformer import Weights, forward
 
 # On GPUs: cuBLAS reads the weights of a decoding step faster than XLA's own matrix products, and a
 # loop whose hundreds of kernels are recorded as one graph has shorter gaps between them.
 _COMPILER: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
-_LOOP_COMPILER = _COMPILER | {
+LOOP_COMPILER = _COMPILER | {
     "xla_gpu_enable_cublaslt": True,
     "xla_gpu_enable_command_buffer": (
         "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,WHILE,CONDITIONAL,DYNAMIC_SLICE_FUSION"
@@ -271,7 +270,7 @@ def prefill(
     jax.jit,
     static_argnames="settings",
     donate_argnames="state",
-    compiler_options=_LOOP_COMPILER,
+    compiler_options=LOOP_COMPILER,
 )
 def decode(
     settings: Settings,
@@ -287,7 +286,7 @@ def decode(
         weights: One member's or a population's.
         state: Donated.
         cancelled: [members, slots] bool, responses that the host has ended.
-        peers: From `connected`.
+        peers: From `exchange.connected`.
 
     Returns:
         The state, and its `drawn` once more: the state itself is donated to the next call.
@@ -306,24 +305,6 @@ def decode(
         )
     state = _placed(settings, state)
     return state, state.drawn
-
-
-def connected(settings: Settings, weights: Weights, slots: int) -> Peers | None:
-    """How the devices over which a member lies exchange while it decodes; None: XLA does it."""
-    spread, config, embed = settings.spread, settings.model, weights["embed.weight"]
-    laid_out = "layers.0.attention.qkv.weight" in weights
-    if spread is None or spread.axis is None or not laid_out or not plain_sums(config):
-        return None
-    devices = spread.mesh.size
-    alone = spread.mesh.shape[spread.axis] == devices
-    cut = config.intermediate_size % devices == 0 and embed.shape[0] % devices == 0
-    rows = jax.ShapeDtypeStruct((slots, embed.shape[1]), embed.dtype)
-    fits = rows.shape[1] >= LEAST_WIDTH and residual_norm.supported(rows)
-    if not (alone and cut and fits and reachable(spread.mesh)):
-        return None
-    if not residual_norm.adds_up(spread.mesh, spread.axis, *rows.shape, rows.dtype):
-        return None
-    return connect(spread.mesh, spread.axis, *rows.shape)
 
 
 def _advance(settings: Settings, weights: Weights, state: State, peers: Peers | None) -> State:

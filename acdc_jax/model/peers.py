@@ -88,6 +88,23 @@ def _await(devices: int, apart: int) -> str:
     )
 
 
+def _take(word: int) -> str:
+    """One word of a message that has come.
+
+    Arguments: address, offset, the device's own word, wanted. The result is the own word where
+    nothing is wanted.
+    """
+    return f"""{{{_BEGIN}
+.reg .pred p0, p1;
+setp.ne.u32 p0, $10, 0;
+setp.ne.u32 p1, $11, 0;
+mov.b32 $0, $8;
+mov.b32 $1, $9;
+@p0 ld.volatile.global.b32 $0, [a0 + {4 * word}];
+@p1 ld.volatile.global.b32 $1, [a1 + {4 * word}];
+}}"""
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Peers:
@@ -195,10 +212,8 @@ def exchange(
     first, second = a | (b << 16), c | (turn << 16)
 
     def at(sender: jax.Array) -> jax.Array:
-        place: jax.Array = (((turn & 1) * devices + sender) * rows + row) * count + jnp.arange(
-            count
-        )
-        return place * 8
+        begin: jax.Array = (((turn & 1) * devices + sender) * rows + row) * count
+        return (begin + jnp.arange(count)) * 8
 
     def call(text: str, owner: jax.Array, *given: jax.Array) -> jax.Array:
         address = [addresses_ref[0, owner, i] for i in range(2)]
@@ -222,11 +237,11 @@ def exchange(
     zero = call(text, rank, at(jnp.int32(0)), sent, inside.astype(jnp.int32), rank)
     totals = [jnp.zeros((count,), jnp.float32)] * PIECES
     for other in range(devices):
-        come = inside & (rank != other)
-        words = []
-        for word, own in enumerate((first, second)):
-            place = inbox_ref.at[0, turn & 1, other, row, jnp.arange(count) + zero, word]
-            words.append(jnp.where(come, plgpu.load(place, mask=come, other=0, volatile=True), own))
+        wanted = (inside & (rank != other)).astype(jnp.int32)
+        words = [
+            call(_take(word), rank, at(jnp.int32(other)) + zero, own, wanted)
+            for word, own in enumerate((first, second))
+        ]
         numbers = [
             jax.lax.bitcast_convert_type((x & 0xFFFF).astype(jnp.uint16), dtype)
             for x in (words[0], words[0] >> 16, words[1])

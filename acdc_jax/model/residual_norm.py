@@ -4,22 +4,18 @@ The residual stream of a few rows is small, and both results are wanted: as kern
 the launches cost more than the work. Over several devices, the sum over these is part of it.
 """
 
-import logging
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from acdc_jax.model.attention import runs_kernels
-from acdc_jax.model.peers import PIECES, connect, exchange, messages
+from acdc_jax.model.peers import PIECES, exchange, messages
 from acdc_jax.model.spread import Spread, cut_along, run_spread
-
-_LOG = logging.getLogger(__name__)
 
 MOST_ROWS = 256  # with more, launches no longer count
 _PIECES_ALONE, _WARPS_ALONE = 2, 16  # on one device; measured on an H100
@@ -62,39 +58,6 @@ def residual_norm(
     divided = whole, whole if peers is None else each, whole, each
     total, normed = run_spread(run, spread, divided, whole)(*given, peers)
     return total.reshape(x.shape), normed.reshape(x.shape)
-
-
-@lru_cache
-def adds_up(mesh: Mesh, axis: str, rows: int, width: int, dtype: Any) -> bool:
-    """Whether devices that exchange get the sums that they should; tried out, once in a process.
-
-    Small whole numbers have exact sums. A warning says so where they come out wrong.
-
-    Args:
-        mesh: GPUs that reach each other's memory.
-        axis: Its only axis.
-        rows: Of the sums.
-        width: Of the sums.
-        dtype: Of the residual stream.
-    """
-    whole, each = (NamedSharding(mesh, PartitionSpec(*cut)) for cut in ((), (axis,)))
-    spread = Spread(mesh, axis, connect(mesh, axis, rows, width))
-    shape = mesh.size, rows, width
-    numbers = np.random.default_rng(0).integers(-8, 9, shape).astype(np.float32)
-    x, gains = (jnp.zeros(shape[at:], dtype, device=whole) for at in (1, 2))
-
-    @jax.jit
-    def add(x: jax.Array, parts: jax.Array, gains: jax.Array, peers: Any) -> jax.Array:
-        return residual_norm(x, parts, gains, eps=1.0, spread=spread._replace(peers=peers))[0]
-
-    for _ in range(2):  # one turn in either half of the inboxes
-        found = add(x, jax.device_put(numbers, each), gains, spread.peers)
-        for shard in found.addressable_shards:
-            if not np.array_equal(np.asarray(shard.data, np.float32), numbers.sum(0)):
-                _LOG.warning("%s got a wrong sum from its peers: XLA adds up instead", shard.device)
-                return False
-        numbers = -2 * numbers
-    return True
 
 
 def _run(

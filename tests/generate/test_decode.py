@@ -8,12 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acdc_jax.bench.decode import step_settings
 from acdc_jax.errors import AcdcError
-from acdc_jax.generate import decode, memory, steps
+from acdc_jax.generate import decode, exchange, memory, steps
 from acdc_jax.generate.decode import Batch, generate
 from acdc_jax.generate.sampling import Sampling
-from acdc_jax.model import residual_norm
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.layout import decode_layout
 from acdc_jax.model.peers import Peers, connect
@@ -313,29 +311,13 @@ def test_devices_that_exchange_by_themselves(monkeypatch: pytest.MonkeyPatch) ->
     asked = []
 
     def connected(settings: steps.Settings, weights: Weights, slots: int) -> Peers:
-        assert steps.connected(settings, weights, slots) is None  # no GPUs
+        assert exchange.connected(settings, weights, slots) is None  # no GPUs
         asked.append(slots)
         return connect(mesh, "model", slots, CONFIG.hidden_size)
 
     monkeypatch.setattr(decode, "connected", connected)
     assert [batch.tokens for batch in batches(laid_out)] == expected
     assert asked
-
-
-@pytest.mark.parametrize("right", [True, False])
-def test_devices_exchange_where_their_sums_are_right(
-    right: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are tried out first."""
-    mesh = make_mesh("model:2", jax.devices()[:2])
-    placed = jax.device_put(WEIGHTS, weight_shardings(mesh, CONFIG, population=False))
-    laid_out = decode_layout(CONFIG, placed)
-    monkeypatch.setattr(steps, "LEAST_WIDTH", CONFIG.hidden_size)
-    monkeypatch.setattr(steps, "reachable", lambda mesh: True)
-    monkeypatch.setattr(residual_norm, "supported", lambda x: True)
-    monkeypatch.setattr(residual_norm, "adds_up", lambda *given: right)
-    found = steps.connected(step_settings(CONFIG, laid_out, 8), laid_out, 4)
-    assert (found is not None) == right
 
 
 def test_memory_is_that_of_the_members_devices(monkeypatch: pytest.MonkeyPatch) -> None:
