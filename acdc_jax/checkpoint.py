@@ -31,6 +31,7 @@ from acdc_jax.evolve.recipe import Recipe
 from acdc_jax.evolve.store import Store
 from acdc_jax.evolve.strategy import Strategy, from_arrays, to_arrays
 from acdc_jax.files import write_atomic
+from acdc_jax.flags import file_lines
 from acdc_jax.state import Record, State
 from acdc_jax.tasks.library import library_of
 from acdc_jax.tasks.pool import Pool, task_id
@@ -130,10 +131,10 @@ def _held(config: Config) -> Iterator[Manifest]:
         manifest = dataclasses.replace(
             manifest, flags=config.settings(), key=tuple(int(word) for word in words)
         )
-        flags = [f"--{name}={value}" for name, value in config.shared_settings().items()]
+        lines = file_lines(config.shared_settings())
         try:
             _write_manifest(run_dir, manifest)
-            write_atomic(run_dir / "flags.txt", "\n".join(flags) + "\n")
+            write_atomic(run_dir / "flags.txt", "\n".join(lines) + "\n")
             _remove_uncommitted(run_dir, manifest)
             shutil.rmtree(run_dir / "overflow", ignore_errors=True)
         except OSError as error:

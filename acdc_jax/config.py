@@ -19,7 +19,9 @@ class RunConfig:
     """The run"""
 
     run_dir: str = setting("runs/run", "Directory of the run; an existing run in it is resumed.")
-    seed: int = setting(0, "PRNG seed; the same flags and seed give the same archive.", low=0)
+    seed: int = setting(
+        0, "PRNG seed; the same flags and seed give the same archive.", low=0, high=2**32 - 1
+    )
     generations: int = setting(
         50, "Generations after the initial one; may grow on a resumed run.", low=0, resumable=True
     )
@@ -390,7 +392,7 @@ class ScientistConfig:
     scientist_devices: int = setting(
         0,
         "For --scientist=local: the last so many devices are its own, the members get the others; "
-        "0: it is spread over the members' devices.",
+        "0: it is spread over the members' devices, if a member takes only one.",
         low=0,
     )
     reflections: int = setting(

@@ -1,14 +1,16 @@
 """Command-line flags from dataclasses: each setting is declared once, as a field with its help.
 
 absl parses (nested flag files, `--noflag`, repeated flags: the later one wins); the dataclasses
-validate. An unknown flag or a bad value is a `ConfigError`.
+validate. An unknown flag or a bad value is a `ConfigError`. A text that a line of a flag file
+cannot hold, such as one of several lines, is written there as a JSON string.
 """
 
 import dataclasses
+import json
 import textwrap
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from absl import flags
@@ -62,7 +64,7 @@ def parse(kinds: Sequence[type[Any]], argv: Sequence[str]) -> tuple[list[Any], l
     Raises:
         ConfigError: unknown flag, bad value, unreadable flag file; one line.
     """
-    values = flags.FlagValues()
+    values = _FlagValues()  # type: ignore[no-untyped-call]  # absl's
     for kind in kinds:
         _define(kind, values)
     try:
@@ -70,10 +72,48 @@ def parse(kinds: Sequence[type[Any]], argv: Sequence[str]) -> tuple[list[Any], l
     except flags.Error as error:
         raise ConfigError(_one_line(str(error)).removeprefix("ERROR:: ")) from None
     instances = [
-        kind(**{field.name: values[field.name].value for field in dataclasses.fields(kind)})
+        kind(**{field.name: _read(values[field.name].value) for field in dataclasses.fields(kind)})
         for kind in kinds
     ]
     return instances, list(rest)
+
+
+def file_lines(settings: Mapping[str, Any]) -> list[str]:
+    """Lines of a flag file from which `parse` reads the same settings again."""
+    return [f"--{name}={_written(value)}" for name, value in settings.items()]
+
+
+def _written(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, str) and not _fits_a_line(value) else value
+
+
+def _read(value: Any) -> Any:
+    """Undoes `_written`; what it would not have written so, even in quotes, means itself."""
+    if not isinstance(value, str) or not value.startswith('"'):
+        return value
+    try:
+        text = json.loads(value)
+    except ValueError:
+        return value
+    return value if _fits_a_line(text) else text
+
+
+def _fits_a_line(text: str) -> bool:
+    """Whether a text is the same after it has been a line of a flag file."""
+    return text == text.strip() and len(text.splitlines()) < 2 and _read(text) == text
+
+
+class _FlagValues(flags.FlagValues):
+    """absl's, but a flag file that is no text is an error that names it."""
+
+    def _get_flag_file_lines(
+        self, filename: str, parsed_file_stack: list[str] | None = None
+    ) -> list[str]:
+        read: Callable[..., list[str]] = super()._get_flag_file_lines
+        try:
+            return read(filename, parsed_file_stack)
+        except UnicodeError as error:
+            raise flags.Error(f"--flagfile={filename}: is not UTF-8 text ({error})") from None
 
 
 def no_arguments(rest: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -136,30 +137,28 @@ class TextCodec:
     pad_token: int
 
 
-def text_codec(seeds: Sequence[Path], config: DecodeConfig) -> TextCodec:
+def text_codec(seeds: Sequence[Path], config: DecodeConfig, rows: int) -> TextCodec:
     """Returns the first seed's tokenizer and chat template as functions.
 
-    Children may have inherited any seed's way to end a response: the stop tokens are those of all.
+    Args:
+        seeds: their folders.
+        config: the run's way to decode.
+        rows: of the members' embedding; a prompt with a token that has none is refused.
 
     Raises:
         AcdcError: no tokenizer, no chat template, or one that refuses instructions.
     """
     tok = tokenizer.load_tokenizer(seeds[0])
     tok.chat_template = chat_template(config) or tok.chat_template
-    stops = (
-        tokenizer.stop_tokens(seed, tok if seed == seeds[0] else tokenizer.load_tokenizer(seed))
-        for seed in seeds
-    )
-    stop_tokens = tuple(sorted({token for stop in stops for token in stop}))
+    stop_tokens = _stop_tokens(seeds, tok)
     stop_strings = config.stop_texts()
 
     @functools.lru_cache(maxsize=100_000)
     def encode(instructions: str) -> tuple[int, ...]:
-        return tuple(
-            tokenizer.encode_chat(
-                tok, instructions, config.system_prompt or None, thinking=config.thinking
-            )
+        tokens = tokenizer.encode_chat(
+            tok, instructions, config.system_prompt or None, thinking=config.thinking
         )
+        return tuple(tokenizer.with_rows(tok, tokens, rows))
 
     def stopped(tokens: tuple[int, ...]) -> bool:
         text = tokenizer.decode(tok, list(tokens))
@@ -171,8 +170,18 @@ def text_codec(seeds: Sequence[Path], config: DecodeConfig) -> TextCodec:
         return text[: min((i for i in map(text.find, stop_strings) if i >= 0), default=len(text))]
 
     encode("")  # a template that is missing or refuses is better known now
-    pad = tok.pad_token_id if tok.pad_token_id is not None else stop_tokens[0]
+    pad = tokenizer.pad_token(tok, stop_tokens, rows)
     return TextCodec(encode, decode, stop_tokens, stopped if stop_strings else None, pad)
+
+
+def _stop_tokens(seeds: Sequence[Path], first: Any) -> tuple[int, ...]:
+    """Those of all seeds, any of whose ways to end a response children may have inherited.
+
+    `first` is the first seed's tokenizer.
+    """
+    toks = (first, *map(tokenizer.load_tokenizer, seeds[1:]))
+    stops = map(tokenizer.stop_tokens, seeds, toks)
+    return tuple(sorted({token for stop in stops for token in stop}))
 
 
 def chat_template(config: DecodeConfig) -> str:
@@ -185,8 +194,12 @@ def chat_template(config: DecodeConfig) -> str:
         raise ConfigError(f"--chat_template={config.chat_template}: {error}") from None
 
 
-def keep_text_files(seed: Path, config: DecodeConfig, target: Path) -> None:
-    """Copies what a seed holds besides weights, with the chat template that the flags name."""
-    hf.copy_text_files(seed, target)
+def keep_text_files(seeds: Sequence[Path], config: DecodeConfig, target: Path) -> None:
+    """Copies what the first seed holds besides weights, with what is the run's own.
+
+    That is the chat template that the flags name, and the stop tokens of all seeds.
+    """
+    hf.copy_text_files(seeds[0], target)
+    hf.keep_stop_tokens(target, _stop_tokens(seeds, tokenizer.load_tokenizer(seeds[0])))
     if template := chat_template(config):
         (target / "chat_template.jinja").write_text(template, encoding="utf-8")

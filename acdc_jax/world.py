@@ -87,6 +87,20 @@ def fitting_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
     return make_mesh(spec, members)
 
 
+def check_scientist(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """Refuses a local scientist on the devices over which members are spread.
+
+    It judges while members decode. Where both run programs over several devices, one device may
+    begin with the one program and another with the other: then each waits for the other for ever.
+    """
+    given, spread = config.scientist, mesh.shape.get("model", 1)
+    if given.scientist == "local" and not given.scientist_devices and spread > 1:
+        raise ConfigError(
+            f"--scientist=local: a member is spread over {spread} devices, which it cannot share "
+            "with the scientist; give that devices of its own with --scientist_devices=N"
+        )
+
+
 def split_devices(config: Config) -> tuple[Sequence[jax.Device], Sequence[jax.Device]]:
     """The members' devices and the local scientist's; the same ones where it has none of its own.
 
@@ -186,7 +200,7 @@ def build_world(
     progress: Progress,
     mesh: jax.sharding.Mesh,
 ) -> World:
-    codec = text_codec(folders.seeds, config.decode)
+    codec = text_codec(folders.seeds, config.decode, folders.model.vocab_size)
     wanted = [member_shapes(part, folders.model) for _, part in _own_groups(mesh)]
     base = load_model(folders, folders.base, wanted[0])
     seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}

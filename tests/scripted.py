@@ -23,7 +23,7 @@ from anyio.from_thread import start_blocking_portal
 Rule = Callable[[dict[str, Any]], str]  # body of a chat request → what the model says
 
 FAULTS = (
-    *("429", "500", "503", "timeout", "reset", "truncated", "no choices", "no content", "no body"),
+    *("429", "500", "503", "timeout", "reset", "truncated", "no choices", "no message", "no body"),
 )
 
 
@@ -144,8 +144,8 @@ async def _fail(
         return web.Response(status=200, content_type="application/json")
     if fault == "no choices" and "choices" in whole:
         whole["choices"] = []
-    if fault == "no content" and "choices" in whole:
-        whole["choices"][0]["message"]["content"] = None
+    if fault == "no message" and "choices" in whole:
+        whole["choices"][0]["message"] = None
     text = json.dumps(whole)
     if fault == "truncated":
         text = text[: len(text) // 2]

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acdc_jax import checkpoint
+from acdc_jax import checkpoint, flags
 from acdc_jax.checkpoint import Manifest
-from acdc_jax.config import Config, RunConfig
+from acdc_jax.config import SECTIONS, Config, DecodeConfig, RunConfig
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluate.skills import SkillMatrix
 from acdc_jax.evolve.budget import Budget
@@ -164,6 +164,15 @@ def test_other_flags_are_refused_only_once_something_is_committed(tmp_path: Path
     other = Config(run=RunConfig(run_dir=run_dir, children=4))
     with pytest.raises(ConfigError, match="--children=4"), checkpoint.open_run(other):
         pass
+
+
+def test_flags_txt_repeats_the_run(tmp_path: Path) -> None:
+    prompt = DecodeConfig(system_prompt="Think.\nThen answer. ")
+    config = Config(run=RunConfig(run_dir=str(tmp_path / "run")), decode=prompt)
+    with checkpoint.open_run(config):
+        pass
+    sections, _ = flags.parse(SECTIONS, [f"--flagfile={tmp_path / 'run' / 'flags.txt'}"])
+    assert Config(*sections) == config
 
 
 def test_write_atomic_leaves_the_old_file_or_the_new(

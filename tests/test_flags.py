@@ -36,6 +36,38 @@ def test_nested_flag_files_and_the_later_line_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "a\nb",
+        "a\r\nb",
+        " a ",
+        "a\u2028b",
+        '"a"',
+        '"a\\nb"',
+        '"',
+        "",
+        "Ä\n",
+        '"a\\nb" ',
+        "'a'",
+        "\\n",
+    ],
+)
+def test_flag_files_hold_any_text(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "flags.txt"
+    path.write_text("".join(f"{line}\n" for line in flags.file_lines({"system_prompt": text})))
+    assert _config(f"--flagfile={path}").decode.system_prompt == text
+
+
+def test_a_flag_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path, outer = tmp_path / "binary", tmp_path / "outer"
+    path.write_bytes(b"--seed=1\n\xff\xfe")
+    outer.write_text(f"--flagfile={path}\n")
+    for given in (path, outer):
+        with pytest.raises(ConfigError, match=f"--flagfile={path}: is not UTF-8"):
+            _config(f"--flagfile={given}")
+
+
+@pytest.mark.parametrize(
     ("argv", "named"),
     [
         (["--no_such_flag=1"], "no_such_flag"),
@@ -111,6 +143,8 @@ def test_samples_are_drawn_as_the_flags_say() -> None:
 def test_bounds_name_the_flag() -> None:
     with pytest.raises(ConfigError, match="--seed=-1"):
         RunConfig(seed=-1)
+    with pytest.raises(ConfigError, match="--seed=4294967296"):  # to JAX it would be 0
+        RunConfig(seed=2**32)
     with pytest.raises(ConfigError, match="--mutation_rank=0"):
         EvolveConfig(mutation_rank=0)
 

@@ -1,5 +1,6 @@
 """Models made alike before merging: on checkpoints that transformers wrote."""
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
@@ -178,6 +179,41 @@ def test_refused_by_name(
     assert "\n" not in str(caught.value)
 
 
+def test_a_token_that_no_model_has_a_row_for(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Gemma 3's <image_soft_token>, Llama 2's [PAD]: noted, and refused where a prompt holds it."""
+    more = [*TOKENS, "[PAD]", "q"]
+    base = write("base", rows=19, tokens=[*TOKENS, "r"])
+    seed = write("seed", rows=19, tokens=more)
+    other = write("other", rows=19, tokens=[*TOKENS, "q"])  # by which q has another id
+    folders = check_folders(base, [seed, other])
+    assert folders.model.vocab_size == 19
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{base}: tokens for which no model has a row: 1, such as 'r' with id 19; "
+        "no prompt may hold them",
+        f"{seed}: tokens for which no model has a row: 2, such as '[PAD]' with id 19; "
+        "no prompt may hold them",
+        f"{other}: tokens for which no model has a row: 1, such as 'q' with id 19; "
+        "no prompt may hold them",
+    ]
+    codec = text_codec(folders.seeds, DecodeConfig(system_prompt=""), 19)
+    assert codec.encode("p") == (18, 2)
+    with pytest.raises(AcdcError, match=r"seed: .* token 'q' with id 20, .* has 19 rows"):
+        codec.encode("pq")
+    with pytest.raises(AcdcError, match="token 'q' with id 20"):
+        text_codec([seed], DecodeConfig(system_prompt="q"), 19)
+
+
+def test_a_pad_token_without_a_row(write: Write) -> None:
+    """It would fill prompts up: another does."""
+    seed = write("seed", rows=19, tokens=[*TOKENS, "q"])
+    fields = json.loads((seed / "tokenizer_config.json").read_text())
+    (seed / "tokenizer_config.json").write_text(json.dumps(fields | {"pad_token": "q"}))
+    config = DecodeConfig(system_prompt="")
+    assert [text_codec([seed], config, rows).pad_token for rows in (19, 20)] == [2, 19]
+
+
 def test_a_rotary_base_can_be_adopted(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     """And renamed tokens are stated."""
     rope = {"rope_type": "default", "rope_theta": 99.0}
@@ -195,7 +231,7 @@ def test_codec(write: Write) -> None:
     """Stop tokens of all seeds, stop strings cut, thinking off, the system prompt said."""
     seeds = [write("seed-a", eos=2), write("seed-b", eos=[4, 6])]
     config = DecodeConfig(system_prompt="ab", stop_strings=r"mn,o\,p")
-    codec = text_codec(seeds, config)
+    codec = text_codec(seeds, config, 24)
     assert codec.stop_tokens == (2, 4, 6)
     assert codec.pad_token == 0
     spelled = {letter: i for i, letter in enumerate(TOKENS)}
@@ -203,12 +239,12 @@ def test_codec(write: Write) -> None:
     assert codec.decode(tuple(spelled[letter] for letter in "lopmna")).replace(" ", "") == "lopmna"
     assert codec.stopped is not None
     assert not codec.stopped(tuple(spelled[letter] for letter in "lopmna"))  # words: "m n"
-    single = text_codec(seeds, DecodeConfig(system_prompt="ab", stop_strings="m"))
+    single = text_codec(seeds, DecodeConfig(system_prompt="ab", stop_strings="m"), 24)
     assert single.stopped is not None
     assert [single.stopped(tuple(spelled[c] for c in text)) for text in ("lop", "lopm")] == [0, 1]
     assert single.decode(tuple(spelled[letter] for letter in "lopmna")).split() == [*"lop"]
-    assert text_codec(seeds, DecodeConfig()).stopped is None
-    thinking = text_codec(seeds, DecodeConfig(system_prompt="", thinking=True))
+    assert text_codec(seeds, DecodeConfig(), 24).stopped is None
+    thinking = text_codec(seeds, DecodeConfig(system_prompt="", thinking=True), 24)
     assert thinking.encode("cd") == (*(spelled[letter] for letter in "cdk"), 2)
 
 
@@ -216,15 +252,36 @@ def test_chat_template_flag(write: Write, tmp_path: Path) -> None:
     """A file goes before the tokenizer's own, and along with the run."""
     seed = write("seed", template="")
     with pytest.raises(AcdcError, match="no chat template; give --chat_template"):
-        text_codec([seed], DecodeConfig())
+        text_codec([seed], DecodeConfig(), 24)
     with pytest.raises(ConfigError, match="--chat_template=nowhere"):
-        text_codec([seed], DecodeConfig(chat_template="nowhere"))
+        text_codec([seed], DecodeConfig(chat_template="nowhere"), 24)
     (tmp_path / "mine.jinja").write_text("{% set no_system = 1 %}" + TEMPLATE)
     config = DecodeConfig(chat_template=str(tmp_path / "mine.jinja"), system_prompt="a")
-    codec = text_codec([seed], config)
+    codec = text_codec([seed], config, 24)
     # It refuses system messages: the user says both.
-    assert codec.encode("b") == text_codec([seed], config).encode("b")
+    assert codec.encode("b") == text_codec([seed], config, 24).encode("b")
     assert codec.encode("b")[0] == TOKENS.index("a")
     (tmp_path / "kept").mkdir()
-    keep_text_files(seed, config, tmp_path / "kept")
-    assert text_codec([tmp_path / "kept"], DecodeConfig(system_prompt="a")).encode("b")
+    keep_text_files([seed], config, tmp_path / "kept")
+    assert text_codec([tmp_path / "kept"], DecodeConfig(system_prompt="a"), 24).encode("b")
+
+
+@pytest.mark.parametrize(("eos", "kept"), [(5, [2, 5]), ([6, 4], [2, 4, 6]), (2, 2)])
+def test_exports_stop_where_any_seed_does(
+    eos: int | list[int], kept: int | list[int], write: Write, tmp_path: Path
+) -> None:
+    """A child may have inherited it; also where the first seed says nothing but in config.json."""
+    from transformers import AutoModelForCausalLM
+
+    seeds = [write("seed-a"), write("seed-b", eos=eos)]
+    (seeds[0] / "generation_config.json").unlink()
+    target = tmp_path / "kept"
+    target.mkdir()
+    keep_text_files(seeds, DecodeConfig(), target)
+    assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == kept
+    stop_tokens = text_codec(seeds, DecodeConfig(), 24).stop_tokens
+    assert text_codec([target], DecodeConfig(), 24).stop_tokens == stop_tokens
+    config = hf.read_config(seeds[0])
+    hf.save(tmp_path / "out", config, hf.load_weights(seeds[0], config), target)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.generation_config.eos_token_id == kept

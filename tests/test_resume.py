@@ -7,6 +7,7 @@ import dataclasses
 import random
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from helpers import (
     wait_for_commit,
 )
 
+from acdc_jax.commands.run import _finished
 from acdc_jax.main import main
 
 pytestmark = pytest.mark.xdist_group("processes")  # they would slow each other down
@@ -115,6 +117,18 @@ def test_a_finished_run_is_only_shown(
     assert main(["run", *short_run_flags(tiny_seeds, straight.folder)]) == 0
     assert "evolved task force" in capsys.readouterr().out
     assert (straight.folder / "results.json").stat().st_mtime_ns == before
+
+
+def test_damaged_results_are_measured_again(straight: Straight) -> None:
+    manifest: Any = SimpleNamespace(generation=_LAST)
+    config: Any = SimpleNamespace(run=SimpleNamespace(generations=_LAST))
+    assert _finished(straight.folder, manifest, config)
+    path = straight.folder / "results.json"
+    whole = path.read_text()
+    for damaged in ("", whole[:-5], "[]"):
+        path.write_text(damaged)
+        assert _finished(straight.folder, manifest, config) is None
+    path.write_text(whole)
 
 
 def test_other_flags_are_refused(

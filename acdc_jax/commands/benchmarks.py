@@ -132,7 +132,8 @@ def run_benchmarks(
     names, include = _listed(config.harness_tasks), _listed(config.harness_include_path)
     plan, asking = _plan(run, forces, config, prng_seed), _asking(config)
     larger = find_model(config.larger_model) if config.larger_model else None
-    folder = run.run_dir / _FOLDER
+    folder, path = run.run_dir / _FOLDER, run.run_dir / "benchmarks.json"
+    before = _before(path)
     with CODE_EVAL.opened(settings.sandbox.open):
         if "held_out" in names:
             include.append(str(_write_held_out(folder, settings)))
@@ -171,8 +172,6 @@ def run_benchmarks(
         )
         for benchmark in benchmarks
     }
-    path = run.run_dir / "benchmarks.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     written = {
         "harness": version,
         "prng_seed": prng_seed,
@@ -207,6 +206,17 @@ def harness_version() -> str:
         raise ConfigError(
             "--harness_tasks needs lm-evaluation-harness: pip install 'acdc_jax[harness]'"
         ) from None
+
+
+def _before(path: Path) -> dict[str, Any]:
+    """What earlier evaluations found; looked at before anything is asked."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise AcdcError(f"{path}: is damaged ({error}); remove it") from None
+    return found
 
 
 def _asking(config: BenchmarkConfig) -> "Asking":
@@ -251,7 +261,8 @@ def _plan(
             known = ", ".join(checkpoint.retained(run.manifest)[-8:])
             raise AcdcError(
                 f"{member} is not on disk in {run.run_dir} (the latest that are: {known}); "
-                "`acdc export` makes it again from its recipe"
+                "`acdc export` makes it again from its recipe, and --larger_model takes what that "
+                "wrote; a collective may be left out by --collectives"
             )
     return plan
 

@@ -42,8 +42,11 @@ class CompareConfig:
             raise ConfigError(
                 f"--controls: unknown {unknown[0]!r}; choose from {', '.join(CONTROLS)}"
             )
-        if not self.prng_seed_list():
+        seeds = self.prng_seed_list()
+        if not seeds:
             raise ConfigError("--prng_seeds is empty")
+        if len(set(seeds)) < len(seeds):
+            raise ConfigError(f"--prng_seeds={self.prng_seeds}: must not repeat one")
 
     def control_names(self) -> list[str]:
         """Names in the order given."""

@@ -26,11 +26,11 @@ from acdc_jax.report.tables import forces_table
 
 _HELP = """acdc evaluate RUN: complete a run's global skill matrix and choose task forces from it.
 
-Every member on disk meets every task that was ever active; only what is missing is evaluated, and
-a killed evaluation goes on where it was. RUN/skills.npz holds the matrix: `members` [M] and `tasks`
-[T] are ids, `values` is int8 [M, T]: 1 solved, 0 failed, -1 missing (not a failure). Task forces
-are printed and written to RUN/evaluation.json. Coverage here is that of the tasks that the choice
-is made on; the held-out table is `acdc run`'s.
+Every member on disk, and every seed, meets every task that was ever active; only what is missing is
+evaluated, and a killed evaluation goes on where it was. RUN/skills.npz holds the matrix: `members`
+[M] and `tasks` [T] are ids, `values` is int8 [M, T]: 1 solved, 0 failed, -1 missing (not a
+failure). Task forces are printed and written to RUN/evaluation.json. Coverage here is that of the
+tasks that the choice is made on; the held-out table is `acdc run`'s.
 
 With --best_of_n, the task forces also give a single answer to each question: every member answers
 greedily, and each method chooses one of the answers. RUN/best_of_n.json holds the accuracy of every
@@ -129,6 +129,8 @@ def command(argv: Sequence[str]) -> None:
         raise ConfigError("--members and --task_force exclude each other; drop one")
     if config.task_force:
         benchmarks = dataclasses.replace(benchmarks, collectives="task_force")
+    if benchmarks.harness_tasks and not _anybody(benchmarks):
+        raise ConfigError("--collectives is empty; name some, or give --members or --larger_model")
     console = Console()
     found = [
         _evaluate_run(Path(run_dir), config, best, samples, benchmarks, console) for run_dir in runs
@@ -136,6 +138,12 @@ def command(argv: Sequence[str]) -> None:
     if len(runs) > 1:
         for name in found[0]:
             console.print(runs_table(name, [part[name]["collectives"] for part in found]))
+
+
+def _anybody(benchmarks: BenchmarkConfig) -> bool:
+    """Whether there is a model that benchmarks are put to."""
+    named = benchmarks.collectives + benchmarks.members
+    return bool(named.strip(", ") or benchmarks.larger_model or benchmarks.by_generation)
 
 
 def _evaluate_run(
@@ -249,7 +257,8 @@ def _candidates(run: RunRecord, config: EvaluateConfig, latest: int) -> list[str
     """Ids of those who may be chosen, older ones first, so that ties go to them."""
     kept = [generation for generation in run.manifest.kept if generation <= latest]
     if config.candidates == "retained":
-        members = [m for m in run.skills.members if run.recipes[m]["generation"] <= latest]
+        retained = checkpoint.retained(run.manifest)
+        members = [m for m in retained if run.recipes[m]["generation"] <= latest]
     elif latest >= run.manifest.generation:
         members = list(run.manifest.archive)
     else:

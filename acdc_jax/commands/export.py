@@ -163,7 +163,14 @@ def _task_force(record: RunRecord, n: int) -> list[str]:
     archive = record.manifest.archive
     if n > len(archive):
         raise ConfigError(f"--task_force={n}: the archive has {len(archive)} members")
-    return task_force(skill_matrix.take(record.skills, archive, record.skills.tasks), n)
+    rows = skill_matrix.take(record.skills, archive, record.skills.tasks)
+    # A run that was measured, and then went on: its new members have not met all of the old tasks.
+    if record.results is None and (lacking := skill_matrix.incomplete(rows)):
+        raise AcdcError(
+            f"{record.run_dir}: {lacking[0]} has not met every task yet, so that no task force can "
+            f"be chosen; measure first: `acdc evaluate {record.run_dir}`, or `acdc run` to its end"
+        )
+    return task_force(rows, n)
 
 
 def _export(run: _Run, member: str, out: Path) -> str:

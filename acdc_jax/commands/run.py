@@ -43,6 +43,7 @@ from acdc_jax.world import (
     build_world,
     check_disk,
     check_lengths,
+    check_scientist,
     fitting_mesh,
     given_families,
     given_folders,
@@ -141,6 +142,7 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
     model = folders.model if folders else TINY
     keep_compiled(cache_dir(config))
     mesh = fitting_mesh(config, model)
+    check_scientist(config, mesh)
     check_lengths(config, model)
     operators = make_operators(config, model, len(folders.seeds) if folders else len(EXPERTS))
     with checkpoint.open_run(config) as manifest:
@@ -200,12 +202,15 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
 
 
 def _finished(run_dir: Path, manifest: Manifest, config: Config) -> dict[str, Any] | None:
-    """The results of a run that has nothing left to do."""
+    """The results of a run that has nothing left to do; damaged ones are measured again."""
     path = run_dir / "results.json"
     if manifest.generation < config.run.generations or not path.exists():
         return None
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return results if results["generations"] == manifest.generation else None
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return results if results["generations"] == manifest.generation else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 # ---------------------------------------------------------------------------------------- the run
@@ -218,7 +223,7 @@ def _keep_model_files(run_dir: Path, folders: Folders, config: Config) -> None:
         scratch = run_dir / "model.tmp"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        keep_text_files(folders.seeds[0], config.decode, scratch)
+        keep_text_files(folders.seeds, config.decode, scratch)
         fields = dataclasses.asdict(folders.model)
         (scratch / "acdc_model.json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
         scratch.replace(target)

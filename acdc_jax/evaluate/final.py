@@ -84,7 +84,7 @@ def global_skills(
     store: Store,
     tasks: Mapping[str, Task],
 ) -> SkillMatrix:
-    """Every retained member × every task that was ever active; only what is missing is evaluated.
+    """Retained members and all seeds × every task ever active; only what is missing is evaluated.
 
     `skills.npz` grows with each group of members, so that nothing is evaluated twice.
 
@@ -92,7 +92,7 @@ def global_skills(
         judges: how to evaluate.
         run_dir: the run.
         manifest: its commit point.
-        store: has every retained member.
+        store: has every retained member, and the seeds.
         tasks: every task, by id.
     """
     known = known_skills(run_dir, manifest, sorted(tasks))
@@ -127,11 +127,15 @@ def _save_skills(run_dir: Path, known: SkillMatrix) -> None:
 
 
 def known_skills(run_dir: Path, manifest: Manifest, tasks: Sequence[str]) -> SkillMatrix:
-    """Retained members × tasks, as far as the archives and an earlier evaluation recorded them."""
+    """Retained members and all seeds × tasks, as far as archives and `skills.npz` tell them."""
     known = checkpoint.read_skills(run_dir) or skill_matrix.EMPTY
     for generation in sorted({*manifest.kept, manifest.generation}):
         known = skill_matrix.join(known, checkpoint.read_archive(run_dir, generation))
-    return skill_matrix.take(known, checkpoint.retained(manifest), tasks)
+    # A seed that an archive dropped is still what the evolved ones are compared with.
+    recipes = checkpoint.read_recipes(run_dir, 0).values()
+    seeds = [recipe.id for recipe in recipes if recipe.operator == "seed"]
+    rows = dict.fromkeys([*checkpoint.retained(manifest), *seeds])
+    return skill_matrix.take(known, list(rows), tasks)
 
 
 def held_out_tasks(drafts: Sequence[Draft], sandbox: Sandbox, threshold: float) -> list[Task]:
@@ -258,11 +262,13 @@ def measure(
     trace = {g: task_force(matrix, TASK_FORCES[0]) for g, matrix in sorted(archives.items())}
     asked = {best}.union(*forces.values(), *trace.values(), archive if baselines else ())
     held.ask(sorted(asked), lambda name, where: store.get(name, where.number))
-    rows = [held.row("evolved", force, best) for force in forces.values()]
+    # Where the archive is small, forces for several sizes are the same one.
+    distinct = {len(force): force for force in forces.values()}
+    rows = [held.row("evolved", force, best) for force in distinct.values()]
     if baselines:
         rows += _seed_rows(judges, held, skills, store, seeds, pool, seed)
         rng = np.random.default_rng(seed)
-        rows += [_random_row(held, archive, n, rng) for n in TASK_FORCES if n <= len(archive)]
+        rows += [_random_row(held, finalists, n, rng) for n in TASK_FORCES if n <= len(archive)]
     return {
         "rows": [dataclasses.asdict(row) for row in rows],
         "coverage_by_generation": {
@@ -331,12 +337,13 @@ def _fittest(skills: SkillMatrix) -> str:
     return skills.members[int(np.argmax(fitness(skills.values)))]
 
 
-def _random_row(held: HeldOut, archive: Sequence[str], n: int, rng: np.random.Generator) -> Row:
-    """Mean over draws of N members of the final archive."""
-    draws = [
-        held.row("", list(names), str(names[0]))
-        for names in (rng.choice(archive, n, replace=False) for _ in range(_RANDOM_DRAWS))
-    ]
+def _random_row(held: HeldOut, finalists: SkillMatrix, n: int, rng: np.random.Generator) -> Row:
+    """Mean over draws of N members of the final archive, whose skills `finalists` are."""
+    draws = []
+    for _ in range(_RANDOM_DRAWS):
+        names = [str(name) for name in rng.choice(finalists.members, n, replace=False)]
+        best = _fittest(skill_matrix.take(finalists, names, finalists.tasks))
+        draws.append(held.row("", names, best))
     mean = {
         field: float(np.mean([getattr(draw, field) for draw in draws]))
         for field in ("coverage", "coverage_majority", "best_single")

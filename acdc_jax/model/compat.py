@@ -135,27 +135,36 @@ def _changes(stored: ModelConfig, common: ModelConfig) -> list[str]:
 
 
 def _check_vocabularies(models: Sequence[Checkpoint]) -> list[str]:
-    """Refuses tokenizers by which a token has no row, or two; says what is called otherwise."""
+    """Refuses tokenizers by which a token has a row here but not there, or two; says the rest."""
+    most = max(model.config.vocab_size for model in models)
     numbers: dict[str, tuple[int, str]] = {}
+    notes = []
     for model in models:
-        last = max(model.vocabulary, key=model.vocabulary.__getitem__)
+        # Gemma 3's text models have no row for images, Llama 2's fine-tunes often none for [PAD].
+        without = [token for token, number in model.vocabulary.items() if number >= most]
+        if without:
+            notes.append(
+                f"{model.name}: tokens for which no model has a row: {len(without)}, such as "
+                f"{without[0]!r} with id {model.vocabulary[without[0]]}; no prompt may hold them"
+            )
+        with_row = {token: i for token, i in model.vocabulary.items() if i < most}
+        last = max(with_row, key=with_row.__getitem__)
         for other in models:
-            if model.vocabulary[last] >= other.config.vocab_size:
+            if with_row[last] >= other.config.vocab_size:
                 whose = "its" if model is other else f"{model.name}'s"
                 raise AcdcError(
                     f"{other.name}: the embedding has {other.config.vocab_size} rows, but "
-                    f"{whose} tokenizer has token {last!r} with id {model.vocabulary[last]}; "
+                    f"{whose} tokenizer has token {last!r} with id {with_row[last]}; "
                     "drop the token or add the row"
                 )
-        for token, number in model.vocabulary.items():
+        for token, number in with_row.items():
             known, where = numbers.setdefault(token, (number, model.name))
             if known != number:
                 raise AcdcError(
                     f"{model.name}: token {token!r} has id {number}, but {known} in {where}; "
                     "their embeddings cannot be merged"
                 )
-    names = {number: token for token, number in models[0].vocabulary.items()}
-    notes = []
+    names = {number: token for token, number in models[0].vocabulary.items() if number < most}
     for model in models[1:]:
         renamed = {
             number: token

@@ -7,7 +7,7 @@ is accounted for before any is read; weights go to the devices, and come from th
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -221,6 +221,13 @@ def copy_text_files(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
+def keep_stop_tokens(folder: Path, stop_tokens: Sequence[int]) -> None:
+    """Writes what ends a response into a folder's generation configuration."""
+    one_or_all = stop_tokens[0] if len(stop_tokens) == 1 else sorted(stop_tokens)
+    fields = _generation_config(folder) | {"eos_token_id": one_or_all}
+    write_json(folder / "generation_config.json", fields)
+
+
 def non_finite(weights: Weights) -> list[str]:
     """Returns the paths of the weights that hold an infinity or a NaN."""
     finite = jax.device_get(_stacked([_all_finite(leaf) for leaf in weights.values()]))
@@ -253,16 +260,19 @@ def _check_weights(config: ModelConfig, weights: Weights) -> None:
 
 
 def _generation_config(source: Path) -> dict[str, Any]:
-    """The source's generation configuration, or its special tokens where it has none."""
-    if (source / "generation_config.json").is_file():
-        return read_json(source / "generation_config.json")
-    if (source / "config.json").is_file():
-        fields = read_json(source / "config.json")
-        if fields.get("eos_token_id") is not None:
-            return {name: fields[name] for name in _SPECIAL if fields.get(name) is not None}
-    tokenizer = load_tokenizer(source)
-    ids = {name: getattr(tokenizer, name) for name in _SPECIAL}
-    return {name: token for name, token in ids.items() if token is not None}
+    """The source's generation configuration; special tokens that it lacks are config.json's.
+
+    The tokenizer says those that both lack, if one of them is the end of a response.
+    """
+    files = (source / "config.json", source / "generation_config.json")  # the later one wins
+    asked = [read_json(path) if path.is_file() else {} for path in files]
+    if all(fields.get("eos_token_id") is None for fields in asked):
+        tokenizer = load_tokenizer(source)
+        asked.insert(0, {name: getattr(tokenizer, name) for name in _SPECIAL})
+    special = {
+        name: fields[name] for fields in asked for name in _SPECIAL if fields.get(name) is not None
+    }
+    return asked[-1] | special
 
 
 def _on_host(leaves: Iterator[jax.Array]) -> Iterator[np.ndarray]:

@@ -12,6 +12,9 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.model.tensor_files import read_json
 
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt")
+# Llama 3's templates write today's date unless they are given one, and a run that goes on tomorrow
+# would ask other prompts. This is their own where there is no clock; others do not look at it.
+DATE_STRING = "26 Jul 2024"
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -107,12 +110,35 @@ def _encode_messages(
         text = tokenizer.apply_chat_template(
             [{"role": role, "content": content} for role, content in messages],
             tokenize=False,
+            date_string=DATE_STRING,
             **options,
         )
     except TemplateError as error:
         raise _Refused(f"{tokenizer.name_or_path}: chat template: {error}") from error
     # The template has written the special tokens itself.
     return [int(token) for token in tokenizer.encode(str(text), add_special_tokens=False)]
+
+
+def with_rows(tokenizer: Any, tokens: list[int], rows: int) -> list[int]:
+    """Returns the tokens, each of which has one of the embedding's rows.
+
+    Raises:
+        AcdcError: One has none: nothing else would notice, but the answers would be worthless.
+    """
+    last = max(tokens, default=0)
+    if last >= rows:
+        raise AcdcError(
+            f"{tokenizer.name_or_path}: a prompt has token "
+            f"{tokenizer.convert_ids_to_tokens(last)!r} with id {last}, but the embedding has "
+            f"{rows} rows; change the prompt or the chat template, or add the row"
+        )
+    return tokens
+
+
+def pad_token(tokenizer: Any, stop_tokens: Sequence[int], rows: int) -> int:
+    """Returns the token that fills rows up: the tokenizer's, or another, if that has no row."""
+    candidates = (tokenizer.pad_token_id, *stop_tokens, 0)
+    return next(int(token) for token in candidates if token is not None and token < rows)
 
 
 def stop_tokens(folder: str | Path, tokenizer: Any) -> tuple[int, ...]:

@@ -1,10 +1,12 @@
 """What each picture of the page shows, as plain data: the page's script only draws it."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from acdc_jax.config import SECTIONS
 from acdc_jax.evaluate import skills as skill_matrix
 from acdc_jax.evaluate.skills import MISSING, SOLVED
 from acdc_jax.report import lineage, taskmap
@@ -228,9 +230,15 @@ def timing(run: RunRecord) -> Json:
 
 
 def differing_flags(runs: Sequence[RunRecord]) -> list[str]:
-    """Names of the flags on which runs differ, apart from their place and PRNG seed."""
+    """Names of the flags on which experiments differ, not places, machines or PRNG seeds."""
     names = sorted({name for run in runs for name in run.manifest.flags} - _NO_SETTING)
     return [name for name in names if len({str(run.manifest.flags.get(name)) for run in runs}) > 1]
 
 
-_NO_SETTING = {"run_dir", "cache_dir", "seed", "progress", "sandbox_workers"}
+# Where a run may go on with another value, it stays the same experiment; a longer one does not.
+_NO_SETTING = {"run_dir", "cache_dir", "seed"} | {
+    field.name
+    for section in SECTIONS
+    for field in dataclasses.fields(section)
+    if field.metadata["resumable"] and field.name != "generations"
+}

@@ -16,8 +16,10 @@ from typing import Any
 
 import jinja2
 
+from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
 from acdc_jax.files import write_atomic
+from acdc_jax.flags import file_lines
 from acdc_jax.report import figures, taskmap
 from acdc_jax.report.ablation import compare_runs
 from acdc_jax.report.record import Json, RunRecord, read_run
@@ -70,6 +72,7 @@ def run_page(run: RunRecord) -> str:
         names=NAMES,
         headline=headline(run),
         profile=figures.profile(run),
+        flag_lines=_flag_lines(run),
     )
 
 
@@ -103,6 +106,12 @@ def headline(run: RunRecord) -> list[tuple[str, str]]:
         (str(len(run.tasks)), "tasks invented"),
     ]
     return tiles
+
+
+def _flag_lines(run: RunRecord) -> list[str]:
+    """The run's settings as `flags.txt` has them: none that are about one process."""
+    shared = Config().shared_settings()
+    return file_lines({name: value for name, value in run.manifest.flags.items() if name in shared})
 
 
 def _name(run: RunRecord) -> str:

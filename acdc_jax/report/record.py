@@ -3,7 +3,7 @@
 import dataclasses
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from acdc_jax import checkpoint
 from acdc_jax.checkpoint import Manifest
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluate.skills import SkillMatrix
+from acdc_jax.evaluate.skills import EMPTY, SkillMatrix, join
 from acdc_jax.tasks.pool import task_id
 from acdc_jax.tasks.task import Task, load_task
 
@@ -30,8 +30,8 @@ class RunRecord:
         recipes: what made each member ever made, by id.
         tasks: every task, by id.
         pools: ids of each generation's active tasks.
-        skills: the global skill matrix; before the run is measured, the last archive's.
-        results: `results.json`, or None while the run is not measured.
+        skills: the global skill matrix, as far as it is known; the last archive's at least.
+        results: `results.json`, or None while the run is not measured, or has gone on since.
     """
 
     run_dir: Path
@@ -73,23 +73,24 @@ def read_run(run_dir: Path) -> RunRecord:
     if manifest.generation < 0:
         raise AcdcError(f"{run_dir}: has no committed generation yet; report on it later")
     generations = range(manifest.generation + 1)
-    archives = [_read_json(run_dir / "archive" / f"g{g:03d}.json") for g in generations]
+    archives = [_read_json(run_dir / "archive" / f"g{g:03d}.json", _members) for g in generations]
+    pools = [_read_json(run_dir / "pool" / f"g{g:03d}.json", _active) for g in generations]
+    recipes = checkpoint.read_recipes(run_dir, manifest.generation)
     lines = _read_text(run_dir / "metrics.jsonl").splitlines()
     # A process that was killed may have written a line that was never committed.
     metrics = [entry for entry in map(_line, lines) if entry.get("generation") in generations]
     ids = [task_id(number) for number in range(manifest.task_counter)]
-    results = run_dir / "results.json"
+    last = checkpoint.read_archive(run_dir, manifest.generation)
     return RunRecord(
         run_dir=run_dir,
         manifest=manifest,
         metrics=metrics,
         archives=archives,
-        recipes={recipe["id"]: recipe for entry in archives for recipe in entry["children"]},
+        recipes={name: recipe.to_json() for name, recipe in recipes.items()},
         tasks={name: load_task(run_dir / "tasks" / name) for name in ids},
-        pools=[_read_json(run_dir / "pool" / f"g{g:03d}.json")["active"] for g in generations],
-        skills=checkpoint.read_skills(run_dir)
-        or checkpoint.read_archive(run_dir, manifest.generation),
-        results=_read_json(results) if results.exists() else None,
+        pools=[_active(pool) for pool in pools],
+        skills=join(checkpoint.read_skills(run_dir) or EMPTY, last),
+        results=_results(run_dir / "results.json", manifest.generation),
     )
 
 
@@ -116,10 +117,28 @@ def _read_text(path: Path) -> str:
         raise AcdcError(f"{path}: is missing or damaged ({error})") from None
 
 
-def _read_json(path: Path) -> Json:
+def _results(path: Path, generation: int) -> Json | None:
+    """What was measured at a generation; a run that has gone on since has that still to come."""
+    results = _read_json(path) if path.exists() else {}
+    return results if results.get("generations") == generation else None
+
+
+def _members(archive: Json) -> list[Any]:
+    """What pictures show of an archive: its members' novelty."""
+    return [member["novelty"] for member in archive["members"]]
+
+
+def _active(pool: Json) -> list[str]:
+    return list(pool["active"])
+
+
+def _read_json(path: Path, use: Callable[[Json], object] = dict) -> Json:
+    """A file's object, once `use` finds in it what is needed later."""
     try:
-        return dict(json.loads(_read_text(path)))
-    except (ValueError, TypeError) as error:
+        found = dict(json.loads(_read_text(path)))
+        use(found)
+        return found
+    except (ValueError, TypeError, KeyError) as error:
         raise AcdcError(f"{path}: is missing or damaged ({error})") from None
 
 

@@ -298,7 +298,7 @@ def _gather(parts: Sequence[Future[list[Outcome]]]) -> Future[list[Outcome]]:
         with lock:
             left -= 1
             last = left == 0
-        if last:
+        if last and whole.set_running_or_notify_cancel():
             try:
                 whole.set_result([outcome for part in parts for outcome in part.result()])
             except BaseException as error:

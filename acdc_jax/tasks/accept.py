@@ -8,12 +8,17 @@ passes where there is one.
 import ast
 import asyncio
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.sandbox import FamilyReport, Outcome, Sandbox
 from acdc_jax.tasks.chat import gathered
 from acdc_jax.tasks.task import Draft, Json
+
+T = TypeVar("T")
 
 # Said by a judge that answers, but not with a grade: that is about the draft's criteria as well,
 # unlike a judge that cannot be reached.
@@ -24,6 +29,12 @@ _JUNK = ("", "I do not know.")
 _LEAK_CHARACTERS = 16
 _LEAST_INSTANCES = 2  # one alone can be learnt by heart, and be passed by chance
 _MOST_SOURCE = 30_000  # characters
+_MOST_SHOWN = 200  # characters of a list of instances
+
+# Threads that hand over to the sandbox: that blocks while its queue is full, which the event loop
+# must not. Not the loop's common threads: they look up the host of the judge, for whom the queue
+# may be waiting. No more than the shortest queue holds, so that closing the sandbox frees them all.
+_HAND_OVER = ThreadPoolExecutor(8, "hand-over")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +67,15 @@ async def check_draft(
     """
     if flaw := static_flaw(draft.source):
         return Rejected(flaw)
-    # Handing over blocks while the sandbox's queue is full; the event loop must not.
-    report = await asyncio.wrap_future(await asyncio.to_thread(sandbox.inspect, draft.source))
-    if flaw := _report_flaw(report):
+    report = await _handed_over(functools.partial(sandbox.inspect, draft.source))
+    if flaw := _report_flaw(report) or _reference_flaw(draft, report):
         return Rejected(flaw)
     items = _trial_items(draft, report)
     # One alone first: what hangs on it would hang on all. Then everything twice, in separate
     # processes: a score that depends on anything else shows itself.
-    runs = []
+    runs: list[list[Outcome]] = []
     for part in (items[:1], items, items):
-        scoring = await asyncio.to_thread(sandbox.score, draft.source, part)
-        runs.append(await asyncio.wrap_future(scoring))
+        runs.append(await _handed_over(functools.partial(sandbox.score, draft.source, part)))
         if flaw := _outcome_flaw(draft, runs[-1]):
             return Rejected(flaw)
     flaw = _score_flaw(draft, report, runs[1], runs[2], skill_threshold)
@@ -102,6 +111,12 @@ def static_flaw(source: str) -> str | None:
     return f"TaskFamily lacks {', '.join(missing)}" if missing else None
 
 
+async def _handed_over(call: Callable[[], Future[T]]) -> T:
+    """What a call of the sandbox comes to."""
+    loop = asyncio.get_running_loop()
+    return await asyncio.wrap_future(await loop.run_in_executor(_HAND_OVER, call))
+
+
 def _trial_items(draft: Draft, report: FamilyReport) -> list[tuple[Json, str]]:
     """Submissions to try on each instance: junk, the instructions themselves, the reference."""
     return [
@@ -125,6 +140,15 @@ def _report_flaw(report: FamilyReport) -> str | None:
         return "get_instructions() does not answer for every instance"
     empty = [key for key, text in report.instructions.items() if not text.strip()]
     return f"instance {empty[0]} has empty instructions" if empty else None
+
+
+def _reference_flaw(draft: Draft, report: FamilyReport) -> str | None:
+    """A submission for an instance that is none would try nothing."""
+    unknown = [key for key in draft.reference or {} if key not in report.tasks]
+    if not unknown:
+        return None
+    known = ", ".join(map(repr, report.tasks))[:_MOST_SHOWN]
+    return f"the reference is for instance {unknown[0]!r}, but get_tasks() returns {known}"
 
 
 def _outcome_flaw(draft: Draft, outcomes: Sequence[Outcome]) -> str | None:

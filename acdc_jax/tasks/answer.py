@@ -2,17 +2,24 @@ r"""Finds the answer that a response declares.
 
 The last declaration counts, because a chain of thought may quote earlier ones. `\boxed{…}` keeps
 its braces balanced and may span lines. Asterisks that emphasise (Markdown) are not the answer's,
-others are. A response that declares nothing is its own answer: that is how the tiny members reply,
-and task code may still read it.
+others are. A block of code declares nothing: it may well have a variable named `answer`. A response
+that declares nothing is its own answer: that is how the tiny members reply, and task code may still
+read it.
 """
 
 import re
 
 _DECLARATION = re.compile(r"\banswer\**\s*(?:is)?\s*[:=]", re.IGNORECASE)
+# A mark inside a line of code ends no block; a block that is never closed runs to the end.
+_BLOCK = re.compile(r"```[\w+.-]*[ \t]*\n.*?(?:^[ \t]*```|```[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+# A block of no language that begins with a declaration only frames it.
+_FRAME = re.compile(r"```(?:text)?[ \t]*\n\s*\**answer\**\s*(?:is)?\s*:", re.IGNORECASE)
 _MARKS = ("***", "**", "*")
 _MARK = re.compile(r"(?<!\*)\*{1,3}(?!\*)")
 _END = re.compile(r"\*{1,3}(?=\s|\Z)")  # nothing can begin before a space
 _BOXED = re.compile(r"\\boxed\s*\{")
+
+_Found = tuple[int, str | None]
 
 
 def extract_answer(response: str) -> str:
@@ -21,13 +28,18 @@ def extract_answer(response: str) -> str:
     Of an `Answer:` line and a box, the later one in the text counts; a box inside the answer is
     opened. `Answer:` with nothing after it on its line takes what follows.
     """
-    declared = [
-        (match.start(), _declared(response, match)) for match in _DECLARATION.finditer(response)
-    ]
-    boxed = [
+    blocks = [range(*block.span()) for block in _BLOCK.finditer(response)]
+    declared, framed = list[_Found](), list[_Found]()
+    for match in _DECLARATION.finditer(response):
+        block = next((block for block in blocks if match.start() in block), None)
+        if block is None:
+            declared.append((match.start(), _declared(response, match)))
+        elif _FRAME.fullmatch(response, block.start, match.end()):
+            framed.append((match.start(), _declared(response, match)))
+    boxed: list[_Found] = [
         (match.start(), _balanced(response, match.end())) for match in _BOXED.finditer(response)
     ]
-    found = [(start, text) for start, text in declared + boxed if text is not None and text.strip()]
+    found = _said(declared + boxed) or _said(framed)
     if not found:
         return response.strip()
     answer = max(found)[1]
@@ -35,6 +47,11 @@ def extract_answer(response: str) -> str:
     if inner and (opened := _balanced(answer, inner.end())) is not None:
         answer = opened
     return _plain(answer.strip())
+
+
+def _said(found: list[_Found]) -> list[tuple[int, str]]:
+    """What says something."""
+    return [(start, text) for start, text in found if text is not None and text.strip()]
 
 
 def _declared(response: str, match: re.Match[str]) -> str:

@@ -16,6 +16,8 @@ from acdc_jax.errors import AcdcError
 
 T = TypeVar("T")
 
+NO_TEXT = "(no text)"  # what is said for an answer without any
+
 
 class ChatError(AcdcError):
     """The model cannot be reached or does not answer: nothing is known about the question."""

@@ -19,7 +19,7 @@ import tenacity
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from acdc_jax.errors import ConfigError
-from acdc_jax.tasks.chat import ChatError, ChatRefusal, Request, Usage, alone
+from acdc_jax.tasks.chat import NO_TEXT, ChatError, ChatRefusal, Request, Usage, alone
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Endpoint:
         Raises:
             ConfigError: no URL and no key: it is not said whom to ask.
         """
-        key = os.environ.get(_KEY, "")
+        key = os.environ.get(_KEY, "").strip()
         if not key and not url:
             raise ConfigError(
                 f"--scientist=openai: set {_KEY}, or --scientist_url for a server without a key"
@@ -99,8 +99,8 @@ class Endpoint:
         await self._client.close()
 
     def _without_key(self, text: str) -> str:
-        text = text[:300]
-        return text.replace(self._key, "…") if self._key else text
+        # First the key, then the cut: half of a key would not be recognised.
+        return (text.replace(self._key, "…") if self._key else text)[:300]
 
 
 class OpenAIChat:
@@ -152,13 +152,13 @@ class OpenAIChat:
             # Plain dictionaries: the client's typed models take longer than all of the rest.
             answer: Any = await client.post("/chat/completions", cast_to=object, body=body)
             try:
-                text = answer["choices"][0]["message"]["content"]
+                text = answer["choices"][0]["message"].get("content")
                 usage = answer.get("usage") or {}
             except (LookupError, TypeError, AttributeError):
                 raise _NoAnswer("an answer without choices") from None
-            if not isinstance(text, str) or not text:
-                raise _NoAnswer("an answer without text")
-            return text, usage
+            # No text is an answer, if a useless one: a refusal, or thoughts that took all tokens.
+            # The server would say the same again.
+            return text if isinstance(text, str) and text.strip() else NO_TEXT, usage
 
         began = time.monotonic()
         text, usage = await self._endpoint.ask(call)

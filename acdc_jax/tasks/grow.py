@@ -46,7 +46,10 @@ class Workshop:
         """Tries a draft."""
         verdict = await check_draft(draft, self.sandbox, self.flags.skill_threshold)
         if isinstance(verdict, Accepted):
-            longest = max(len(self.tokens(text)) for text in verdict.instructions.values())
+            try:
+                longest = max(len(self.tokens(text)) for text in verdict.instructions.values())
+            except AcdcError as error:  # it spells a token that members do not have
+                return Rejected(str(error))
             if longest > self.room:
                 return Rejected(
                     f"the instructions take {longest} tokens, but the members' window leaves room "

@@ -29,7 +29,7 @@ from acdc_jax.model import hf, tokenizer
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights, forward
 from acdc_jax.sharding import make_mesh, weight_shardings
-from acdc_jax.tasks.chat import ChatRefusal, Request, Usage
+from acdc_jax.tasks.chat import NO_TEXT, ChatRefusal, Request, Usage
 
 _WRITING = contextvars.ContextVar("writing", default=False)
 _EMBEDDED_TOKENS = 1024  # of a text, at most (the paper's length)
@@ -85,8 +85,7 @@ class LocalChat:
         self._drafts: list[Waiting] = []  # sampled, of writers
         self._others: list[Waiting] = []  # the rest
         self._device = asyncio.Lock()  # one batch at a time
-        # Its own: the event loop's common threads may all be waiting for a sandbox that waits for
-        # a judgement from here.
+        # Its own: the event loop's common threads have others to serve meanwhile.
         self._thread = ThreadPoolExecutor(1, "local-chat")
         self._running: set[asyncio.Task[None]] = set()
 
@@ -110,9 +109,7 @@ class LocalChat:
         text = await answer
         new = len(self._checkpoint.tokenizer.encode(text, add_special_tokens=False))
         self.usage.add(request.purpose, len(prompt), new, time.monotonic() - began)
-        if not text.strip():
-            return "(no text)"  # an answer, if a useless one
-        return text
+        return text if text.strip() else NO_TEXT  # an answer, if a useless one
 
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:

@@ -163,7 +163,9 @@ def _difficulty(value: object) -> int:
 
 
 def _reference(value: object) -> dict[str, str] | None:
-    """Instance → submission, from a list of such pairs or from an object."""
+    """Instance → submission, from a list of such pairs, from one pair, or from an object."""
+    if isinstance(value, dict) and {"instance", "submission"} <= value.keys():
+        value = [value]
     if isinstance(value, dict):
         pairs = [(key, submission) for key, submission in value.items()]
     elif isinstance(value, list):
@@ -172,4 +174,6 @@ def _reference(value: object) -> dict[str, str] | None:
     else:
         pairs = []
     found = {str(key): str(text) for key, text in pairs if key is not None and text is not None}
+    if isinstance(value, list) and value and not found:
+        raise ValueError("the reference has no pair of an 'instance' and a 'submission'")
     return found or None

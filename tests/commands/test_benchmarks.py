@@ -195,7 +195,14 @@ def test_data_that_cannot_be_had(
     assert main([*command, "--harness_tasks=say,no_such_task"]) == 2
     assert "has no task 'no_such_task'" in capsys.readouterr().err
     assert asked == [0]  # tasks are loaded before anybody is asked
-    assert json.loads((run_dir / "benchmarks.json").read_text())["benchmarks"] == before
+    path = run_dir / "benchmarks.json"
+    assert json.loads(path.read_text())["benchmarks"] == before
+    whole = path.read_text()
+    path.write_text(whole[:-3])
+    assert main([*command, "--harness_tasks=say"]) == 1
+    assert f"{path}: is damaged" in capsys.readouterr().err
+    assert asked == [0]
+    path.write_text(whole)
 
 
 def test_several_runs_make_one_table(
@@ -226,9 +233,9 @@ def test_held_out_is_the_runs_own(
         stop_strings=["x", "\n"],
     )
     (benchmark,) = load_benchmarks(["held_out"], [tmp_path / "tasks"], Asking())
-    encode = text_codec(models[1:], decode).encode
-    expected = {encode(draft.example_instruction): draft for draft in drafts}
     model = folder_voice(models[1], decode)
+    encode = text_codec(models[1:], decode, model.model.vocab_size).encode
+    expected = {encode(draft.example_instruction): draft for draft in drafts}
 
     class Recorder(lm.HarnessLM):
         """Gives the right answer, to every other question after some thought."""

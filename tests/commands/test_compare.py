@@ -35,6 +35,16 @@ def test_differences_are_paired_by_seed() -> None:
     assert "+0.200 (95 % interval +0.200 to +0.200; median +0.200)" in line
 
 
+def test_a_seed_counts_once_and_rows_of_other_seeds_are_left_out() -> None:
+    first, second = _rows(0.3, 0.1), _rows(0.9, 0.7)
+    larger = {**second[0], "n": 8}
+    evolved, seeds, eight = summarise([[*first, first[0]], [*second, larger]])
+    assert evolved["coverage_values"] == [0.3, 0.9]
+    assert (evolved["repeats"], eight["repeats"]) == ([0, 1], [1])
+    assert len(differences([evolved, seeds, {**seeds, "n": 8}]).splitlines()) == 3
+    assert len(differences([evolved, seeds, eight, {**seeds, "n": 8}]).splitlines()) == 2
+
+
 def test_select_only_makes_as_many_members_as_the_run() -> None:
     config = Config(run=RunConfig(generations=40, init_population=16, children=8))
     control = CONTROLS["select_only"](config)
@@ -59,6 +69,7 @@ def test_select_only_makes_as_many_members_as_the_run() -> None:
         ({"controls": "magic"}, "magic"),
         ({"prng_seeds": "1,two"}, "1,two"),
         ({"prng_seeds": ""}, "--prng_seeds"),
+        ({"prng_seeds": "1,2,01"}, "--prng_seeds=1,2,01: must not repeat one"),
     ],
 )
 def test_bad_flags(flags: dict[str, str], named: str) -> None:

@@ -13,6 +13,7 @@ from acdc_jax import checkpoint
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluate import final
 from acdc_jax.evaluate.respond import Evaluation
+from acdc_jax.evaluate.skills import SkillMatrix
 from acdc_jax.main import main
 
 pytestmark = pytest.mark.xdist_group("evaluate")
@@ -88,6 +89,58 @@ def test_a_missing_score_is_not_a_wrong_one(times: int, monkeypatch: pytest.Monk
     assert asked == [(["m0", "m1"], [0, 1]), (["m1"], [1])]
 
 
+def test_a_seed_that_was_dropped_is_evaluated(initial_run: Path, tmp_path: Path) -> None:
+    """The best seeds are chosen among all; candidates are those on disk, unless told otherwise."""
+    run_dir, seed = Path(shutil.copytree(initial_run, tmp_path / "run")), "g000-m00"
+    for name in ("archive/g000.json", "manifest.json"):
+        fields = json.loads((run_dir / name).read_text())
+        if "members" in fields:
+            fields["members"] = [one for one in fields["members"] if one["id"] != seed]
+        else:
+            fields["archive"].remove(seed)
+            fields["kept"] = {g: [m for m in ids if m != seed] for g, ids in fields["kept"].items()}
+        (run_dir / name).write_text(json.dumps(fields))
+    shutil.rmtree(run_dir / "members" / seed)
+
+    for flags, candidates in (([], 3), (["--seeds=allowed"], 4)):
+        assert main(["evaluate", str(run_dir), "--candidates=retained", *flags]) == 0
+        evaluation = json.loads((run_dir / "evaluation.json").read_text())
+        assert evaluation["candidates"] == candidates
+    skills = checkpoint.read_skills(run_dir)
+    assert skills is not None
+    assert sorted(skills.members) == [f"g000-m0{i}" for i in range(4)]
+    assert (skills.values != -1).all()
+
+
+def test_rows_of_a_small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A force is listed once, and a random collective's best member is the fittest on the pool."""
+    solved = {"m0": 0, "m1": 1, "m2": 0}  # on held-out tasks
+
+    def evaluate_members(
+        groups: Any, sandbox: Any, members: Any, weights: Any, tasks: Any, **more: Any
+    ) -> Evaluation:
+        scores = np.stack([np.full((1, 1), float(solved[member])) for member in members])
+        return Evaluation(tuple(members), ("x",), scores, np.array([1]), ())
+
+    monkeypatch.setattr(final, "evaluate_members", evaluate_members)
+    monkeypatch.setattr(final, "_seed_rows", lambda *_: [])
+    judges: Any = SimpleNamespace(
+        groups=None, sandbox=None, skill_threshold=0.5, advance=lambda what: None
+    )
+    tasks: Any = [SimpleNamespace(instructions={"0": ""})]
+    skills = SkillMatrix(tuple(solved), ("t0", "t1"), np.array([[0, 0], [1, 1], [1, 0]], np.int8))
+    store: Any = None
+    found = final.measure(
+        judges, tasks, skills, store, [], list(solved), {0: skills}, [], seed=0, baselines=True
+    )
+    assert [(row["collective"], row["n"]) for row in found["rows"]] == [
+        ("evolved", 3),
+        ("random_members", 3),
+    ]
+    assert [row["best_single"] for row in found["rows"]] == [1, 1]
+    assert found["task_force"].keys() == {"3", "8"}
+
+
 def test_flags(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def forces(*flags: str) -> list[Any]:
         assert main(["evaluate", str(finished), *flags]) == 0, capsys.readouterr().err
@@ -110,6 +163,7 @@ def test_flags(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--sizes=0"], "--sizes=0: must be whole numbers from 1 on"),
         (["--sizes=1", "--seeds=forced"], "2 members are forced into a task force of 1"),
         (["--forced=g009-m00"], "g009-m00 cannot be forced"),
+        (["--harness_tasks=x", "--collectives=,"], "--collectives is empty"),
     ],
 )
 def test_refusals(

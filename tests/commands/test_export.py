@@ -15,6 +15,7 @@ import pytest
 from acdc_jax import checkpoint
 from acdc_jax.commands import run as run_command
 from acdc_jax.errors import AcdcError
+from acdc_jax.evaluate.skills import SkillMatrix
 from acdc_jax.evolve.content import content_hash
 from acdc_jax.main import main
 from acdc_jax.model import hf
@@ -203,6 +204,23 @@ def test_half_a_task_force_leaves_nothing(
     assert "the disk is gone" in capsys.readouterr().err
     assert len(calls) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "run"]
+
+
+def test_what_was_measured_before_the_run_went_on_is_not_used(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, out = checkpoint.read_archive(run_dir, 0), tmp_path / "out"
+    results = {"generations": 0, "task_force": {"2": old.members[:2]}}
+    (run_dir / "results.json").write_text(json.dumps(results))
+    # One task was replaced since, which only one member of the archive has met.
+    tasks = (*old.tasks, "t99999")
+    values = np.zeros((1, len(tasks)), np.int8)
+    checkpoint.save_skills(run_dir, SkillMatrix(old.members[:1], tasks, values))
+    assert main(["export", str(run_dir), "--task_force=2", f"--out={out}"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"measure first: `acdc evaluate {run_dir}`" in error
+    assert not out.exists()
 
 
 def _newest(run_dir: Path) -> str:

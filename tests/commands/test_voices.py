@@ -84,6 +84,26 @@ def test_a_template_that_refuses_system_messages(voice: Voice, monkeypatch: Any)
         lm.apply_chat_template([user])
 
 
+def test_a_template_that_writes_the_date(voice: Voice, monkeypatch: Any) -> None:
+    """Another day, the same questions."""
+    template = "{{ date_string or strftime_now('%d %b %Y') }}: {{ messages[0].content }}"
+    monkeypatch.setattr(voice.tokenizer, "chat_template", template)
+    text = HarnessLM(voice).apply_chat_template([{"role": "user", "content": "u"}])
+    assert text == "26 Jul 2024: u"
+
+
+def test_a_token_without_a_row(voice: Voice, monkeypatch: Any) -> None:
+    """In a text to answer or to score it is refused by name; as the pad token another fills up."""
+    (row,) = voice.tokenizer.encode("e", add_special_tokens=False)
+    small = dataclasses.replace(voice, model=dataclasses.replace(voice.model, vocab_size=row))
+    with pytest.raises(AcdcError, match=f"token 'e' with id {row}, .* has {row} rows"):
+        _say(small)
+    with pytest.raises(AcdcError, match="token 'e'"):
+        HarnessLM(small).loglikelihood([Request(("a", "e"))], disable_tqdm=True)
+    monkeypatch.setattr(voice.tokenizer, "pad_token", "e")
+    assert (voice.pad_token, small.pad_token) == (row, voice.stop_tokens[0])
+
+
 def test_a_token_that_spans_context_and_continuation(voice: Voice) -> None:
     """` then ` is one token of the tiny language: something is scored all the same."""
     (one,) = HarnessLM(voice).loglikelihood([Request(("ab the", "n "))], disable_tqdm=True)

@@ -77,6 +77,51 @@ def test_save_beside_a_bare_tokenizer(tokenizer_folder: Path, tmp_path: Path) ->
         assert (fields["bos_token_id"], fields["eos_token_id"], fields["pad_token_id"]) == (1, 2, 0)
 
 
+@pytest.mark.parametrize(
+    "day",
+    [
+        # Llama 3's, and one that does not know the name.
+        "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+        '{%- set date_string = strftime_now("%d %b %Y") %}{%- else %}'
+        '{%- set date_string = "26 Jul 2024" %}{%- endif %}{%- endif %}{{ date_string }}',
+        "26 Jul 2024",
+    ],
+)
+def test_templates_write_the_same_date_on_every_day(day: str, tokenizer_folder: Path) -> None:
+    """A run that goes on tomorrow asks the same."""
+    loaded = tokenizer.load_tokenizer(tokenizer_folder)
+    loaded.chat_template = f"{day} {CHAT_TEMPLATE}"
+    prompt = loaded.decode(tokenizer.encode_chat(loaded, "why?"))
+    assert prompt == "26 Jul 2024 <s>user why?</s><s>assistant "
+
+
+def test_special_tokens_of_a_generation_configuration(
+    tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    """What it lacks config.json says, and the tokenizer, where neither says how responses end."""
+    source = Path(shutil.copytree(tokenizer_folder, tmp_path / "source"))
+    config = ModelConfig("LlamaForCausalLM", 99, 8, 8, 1, 1, 1, 8)
+    weights = init_weights(config, jax.random.key(0))
+
+    def saved(name: str, generation: str, own: str) -> list[int | list[int] | None]:
+        (source / "generation_config.json").write_text(generation)
+        (source / "config.json").write_text(own)
+        hf.save(tmp_path / name, config, weights, source)
+        files = ("generation_config.json", "config.json")
+        first, second = (tokenizer.read_json(tmp_path / name / file) for file in files)
+        found = [first.get(f"{token}_token_id") for token in ("bos", "eos", "pad")]
+        assert found == [second.get(f"{token}_token_id") for token in ("bos", "eos", "pad")]
+        assert first.get("top_p") == 0.8
+        return found
+
+    assert saved("a", '{"top_p": 0.8, "eos_token_id": null}', '{"eos_token_id": [2, 7]}') == [
+        *(None, [2, 7], None)
+    ]
+    both = '{"eos_token_id": 2, "bos_token_id": 5}'
+    assert saved("b", '{"top_p": 0.8, "eos_token_id": [9]}', both) == [5, [9], None]
+    assert saved("c", '{"top_p": 0.8}', '{"bos_token_id": 5}') == [5, 2, 0]
+
+
 _WITHOUT_TORCH = """
 import sys
 import acdc_jax.model.hf, acdc_jax.generate.decode

@@ -34,14 +34,16 @@ def _task(number: int) -> Task:
 def _recipe(name: str, *parents: str) -> dict[str, Any]:
     return {
         "id": name,
-        "operator": "linear" if parents else "seed",
+        "operator": "merge" if parents else "seed",
         "parents": parents,
         "coefficients": [[0.5, -0.25 * i] for i in range(len(parents))],
         "groups": ["attention", "mlp"] if parents else [],
-        "normalise": False,
+        "merge": {"method": "linear"} if parents else None,
         "mutation": None,
         "key": [0, 0],
         "generation": int(name[1:4]),
+        "content": "",
+        "device": "cpu",
     }
 
 
@@ -134,6 +136,7 @@ def write_run() -> Callable[..., Path]:
                 ],
                 "task_force": {"3": archives[2]},
                 "coverage_by_generation": {"0": 0.25, "2": 0.5},
+                "generations": 2,
                 "held_out_tasks": 10,
                 "device": "cpu",
                 "wall_s": {"seeds": 1.0, "evolution": 4.5, "evaluation": 2.0, "total": 7.5},

@@ -2,15 +2,20 @@
 
 import base64
 import gzip
+import html
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from acdc_jax import checkpoint, flags
+from acdc_jax.config import SECTIONS, Config
 from acdc_jax.errors import AcdcError
+from acdc_jax.evaluate import skills as skill_matrix
 from acdc_jax.main import main
 from acdc_jax.report.ablation import compare_runs
 from acdc_jax.report.page import write_page
@@ -73,12 +78,34 @@ def test_a_run_under_way(tmp_path: Path, write_run: Callable[..., Path]) -> None
     assert _data(page)["tree"]["trees"].keys() == {"archive"}
 
 
+def test_results_of_an_earlier_end_are_not_shown(
+    tmp_path: Path, write_run: Callable[..., Path]
+) -> None:
+    run_dir = write_run(tmp_path / "run")
+    whole = read_run(run_dir)
+    path = run_dir / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"generations": 1}))
+    # And the matrix of then has no row of the newest member.
+    before = skill_matrix.take(whole.skills, whole.skills.members[:-1], whole.skills.tasks)
+    checkpoint.save_skills(run_dir, before)
+    page = write_page([run_dir]).read_text()
+    assert "has not been measured" in page
+    assert "of held-out tasks solved" not in page
+    skills = read_run(run_dir).skills
+    assert np.array_equal(skills.values, whole.skills.values)
+
+
 def test_several_runs_are_grouped_by_flags(tmp_path: Path, write_run: Callable[..., Path]) -> None:
     folders = [
         write_run(tmp_path / f"{selection}{seed}", seed=seed, selection=selection)
         for selection in ("novelty", "fitness")
         for seed in (0, 1)
     ]
+    # Other machines, and who is told, make no other experiment.
+    path = folders[1] / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["flags"] |= {"host_budget_gb": 9.0, "mesh": "pop:2", "wandb": "p", "process_id": 1}
+    path.write_text(json.dumps(manifest))
     comparison = compare_runs([read_run(folder) for folder in folders])
     assert comparison["flags"] == ["selection"]
     assert [group["seeds"] for group in comparison["groups"]] == [[0, 1], [0, 1]]
@@ -107,3 +134,31 @@ def test_damage_is_named(tmp_path: Path, write_run: Callable[..., Path]) -> None
     (run / "responses" / "g001.jsonl.gz").write_bytes(b"no gzip")
     with pytest.raises(AcdcError, match=r"g001\.jsonl\.gz"):
         write_page([run])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("archive/g001.json", "{}"),
+        ("archive/g001.json", '{"children": [], "members": [{}]}'),
+        ("archive/g001.json", '{"children": [{}], "members": []}'),
+        ("pool/g001.json", "{}"),
+    ],
+)
+def test_what_lacks_fields_is_named(
+    name: str, text: str, tmp_path: Path, write_run: Callable[..., Path]
+) -> None:
+    run = write_run(tmp_path / "run")
+    (run / name).write_text(text)
+    with pytest.raises(AcdcError, match=f"{name}: is missing or damaged"):
+        read_run(run)
+
+
+def test_flags_can_be_saved_as_a_file(tmp_path: Path, write_run: Callable[..., Path]) -> None:
+    text = "two\nlines"
+    page = write_page([write_run(tmp_path / "run", system_prompt=text, process_id=3)]).read_text()
+    shown = html.unescape(page.partition("<pre>")[2].partition("</pre>")[0])
+    (tmp_path / "flags").write_text(shown)
+    assert "process_id" not in shown
+    sections, _ = flags.parse(SECTIONS, [f"--flagfile={tmp_path / 'flags'}"])
+    assert Config(*sections).decode.system_prompt == text

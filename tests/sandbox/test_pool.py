@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,18 @@ def test_a_full_queue_makes_the_producer_wait() -> None:
         assert thread.is_alive()
         thread.join()
         assert all(f.result()[0].score == 1.0 for f in futures)
+
+
+def test_outcomes_that_nobody_waits_for_any_more_are_dropped(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parts: list[Future[list[Outcome]]] = [Future(), Future()]
+    whole = pool._gather(parts)
+    assert whole.cancel()
+    for part in parts:
+        part.set_result([])
+    assert whole.cancelled()
+    assert not caplog.records  # where a callback's error would be
 
 
 def test_zygotes_die_with_this_process() -> None:

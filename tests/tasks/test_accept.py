@@ -1,11 +1,16 @@
 """A draft becomes a task only if it behaves, in the real sandbox."""
 
+import asyncio
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from acdc_jax.sandbox import Limits, Sandbox
-from acdc_jax.tasks.accept import Accepted, Rejected, check_drafts
+from acdc_jax.sandbox import FamilyReport, Limits, Sandbox
+from acdc_jax.tasks import accept
+from acdc_jax.tasks.accept import Accepted, Rejected, check_draft, check_drafts
 from acdc_jax.tasks.task import Draft
 
 _GOOD = """
@@ -98,3 +103,49 @@ def test_one_bad_draft_does_not_touch_its_neighbours(sandbox: Sandbox) -> None:
     endless = _GOOD.replace("return 1.0 if", "while True: pass\n        return 1.0 if")
     verdicts = check_drafts([draft(), draft(endless), draft()], sandbox, 0.5)
     assert [type(verdict) for verdict in verdicts] == [Accepted, Rejected, Accepted]
+
+
+def test_a_reference_for_an_instance_that_is_none_is_rejected(sandbox: Sandbox) -> None:
+    (verdict,) = check_drafts([draft(reference={"1": "5", "task 2": "wrong"})], sandbox, 0.5)
+    assert verdict == Rejected(
+        "the reference is for instance 'task 2', but get_tasks() returns '1', '2'"
+    )
+
+
+def test_while_drafts_wait_for_room_the_loops_common_threads_are_free() -> None:
+    """A client looks up its server's host there: the judge's, for whom the drafts may wait."""
+    room = threading.Event()
+
+    class Full:
+        def inspect(self, source: str) -> Future[FamilyReport]:
+            assert room.wait(10)
+            report: Future[FamilyReport] = Future()
+            report.set_result(FamilyReport({}, {}, "asked"))
+            return report
+
+    async def look_up() -> list[Any]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        sandbox: Any = Full()
+        checks = [asyncio.ensure_future(check_draft(draft(), sandbox, 0.5)) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        try:
+            await asyncio.wait_for(asyncio.to_thread(int), 2)
+        finally:
+            room.set()
+        return await asyncio.gather(*checks)
+
+    assert asyncio.run(look_up()) == [Rejected("asked")] * 20
+
+
+def test_drafts_given_up_while_they_wait_for_room_hold_no_thread() -> None:
+    async def give_up(sandbox: Sandbox) -> None:
+        checks = [check_draft(draft(slow), sandbox, 0.5) for _ in range(40)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*checks), 0.5)
+
+    slow = _GOOD.replace("return {", "import time; time.sleep(9)\n        return {")
+    with Sandbox(1, Limits(wall_s=10.0)) as sandbox:
+        asyncio.run(give_up(sandbox))
+    together = threading.Barrier(8)
+    for thread in [accept._HAND_OVER.submit(together.wait, 5) for _ in range(8)]:
+        thread.result()

@@ -25,6 +25,22 @@ from acdc_jax.tasks.answer import extract_answer
         ("Answer: 2\nhence \\boxed{9}", "9"),
         ("\\boxed{never closed", "\\boxed{never closed"),
         ("Answer:\n```python\nx = 1\n```", "```python\nx = 1\n```"),
+        (
+            "Answer:\n```python\nanswer = 1\n# answer: 2\n```",
+            "```python\nanswer = 1\n# answer: 2\n```",
+        ),
+        ("Answer: ```\nif answer == 1:\n    x\n```", "```\nif answer == 1:\n    x\n```"),
+        (
+            "Answer:\n```py\nanswer = x.split('```')\nanswer = 1",
+            "```py\nanswer = x.split('```')\nanswer = 1",
+        ),
+        ("```python\nanswer = 1\n```", "```python\nanswer = 1\n```"),
+        ("So:\n```\nAnswer: 42\n```", "42"),
+        ("```text\n**Answer:** 42\n```\nI hope it helps.", "42"),
+        ("```\nAnswer: 42\n```\nAnswer: 43", "43"),
+        ("```\nanswer = 1\n```\nAnswer: 2", "2"),
+        ("```\nanswer = 1```\nAnswer: 2", "2"),
+        ("Put ``` before it.\nAnswer: 2", "2"),
         ("ANSWER: yes", "yes"),
         ("**Answer: 7**", "7"),
         ("**Answer**: 7", "7"),
@@ -64,6 +80,9 @@ def test_an_answers_own_asterisks_stay(answer: str) -> None:
         assert extract_answer(declaration + answer) == answer
 
 
-@given(st.text(alphabet="abc 123", min_size=1).map(str.strip).filter(bool), st.text())
+@given(
+    st.text(alphabet="abc 123", min_size=1).map(str.strip).filter(bool),
+    st.text().filter(lambda before: "```" not in before),
+)
 def test_a_final_declaration_always_wins(answer: str, before: str) -> None:
     assert extract_answer(f"{before}\nAnswer: {answer}") == answer

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from openai import AsyncOpenAI, OpenAIError
 from scripted import FAULTS, Script, scientist, serving
 
 from acdc_jax.errors import ConfigError
@@ -89,6 +90,18 @@ def test_half_of_a_character_is_none() -> None:
     assert answer == "a \ufffd b 😀"
 
 
+@pytest.mark.parametrize("text", [None, "", " \n"])
+def test_no_text_is_an_answer_to_this_one_request(text: Any) -> None:
+    """A refusal, or a thought that took all tokens: to ask again would not change it."""
+    script = Script(lambda body: text if body["seed"] == 1 else _echo(body))
+    with serving(script) as url:
+        answers, usage = _ask(url, [_request(1), _request(2)])
+    assert answers == ["(no text)", '["question 2", 2]']
+    assert len(script.seen) == 2  # each once, and with its schema
+    assert all("response_format" in body for body in script.seen)
+    assert usage["llm_propose_calls"] == 2
+
+
 def test_every_fault_is_survived_and_changes_nothing() -> None:
     requests = [_request(i) for i in range(100)]
     script = Script(_echo, fault_rate=0.7, stall=1.0)
@@ -122,7 +135,7 @@ def test_a_server_without_schemas_is_asked_without() -> None:
     assert [("response_format" in body) for body in script.seen] == [False]
 
 
-@pytest.mark.parametrize("fault", ["500", "no choices", "truncated"])
+@pytest.mark.parametrize("fault", ["500", "no choices", "no message", "truncated"])
 def test_a_fault_that_lasts_is_reported_as_the_servers(fault: str) -> None:
     script = Script(_echo, fault_rate=1.0, faults=(fault,))
     with serving(script) as url:
@@ -159,7 +172,7 @@ def test_a_refused_request_is_about_the_request() -> None:
 def test_the_key_comes_from_the_environment_and_is_not_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1234")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1234\n")  # as a file may have it
     script = Script(lambda body: "I was told sk-secret-1234", down=lambda body: True)
     with serving(script) as url:
         (answer,), _ = _ask(url, [_request(1)], retries=0)
@@ -168,6 +181,20 @@ def test_the_key_comes_from_the_environment_and_is_not_repeated(
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigError, match="set OPENAI_API_KEY"):
         Endpoint("", 1, 1.0, 0)
+
+
+@pytest.mark.parametrize("before", [10, 280])
+def test_no_part_of_the_key_is_repeated(before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-secret-0123456789012345678901234567890\n")
+    endpoint = Endpoint("http://127.0.0.1:9/v1", 1, 1.0, 0)
+
+    async def say(client: AsyncOpenAI) -> None:
+        raise OpenAIError("x" * before + f" Bearer {client.api_key}")
+
+    with pytest.raises(ChatError) as error:
+        _closing(endpoint, endpoint.ask(say))
+    assert "Bearer …" in str(error.value)
+    assert "sk-" not in str(error.value)
 
 
 def test_embeddings_come_in_order_and_in_parts() -> None:

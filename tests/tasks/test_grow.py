@@ -242,3 +242,15 @@ def test_adaptation_settles_limbo_discards_and_prunes(sandbox: Sandbox) -> None:
     flags = dataclasses.replace(flags, discard_impossible=False, max_tasks=99)
     _, lenient, _ = _adapt(sandbox, flags, library, pool, rates)
     assert lenient.active == (*names[:2], *names[2:-1])
+
+
+def test_a_draft_that_members_cannot_be_asked_is_rejected(sandbox: Sandbox) -> None:
+    """Not the end of the run."""
+
+    def tokens(text: str) -> bytes:
+        raise AcdcError("a prompt has token '[PAD]'")
+
+    shop = dataclasses.replace(_shop(sandbox), tokens=tokens)
+    verdict = asyncio.run(shop.check(_FAMILIES[0]))
+    assert isinstance(verdict, Rejected)
+    assert "[PAD]" in verdict.reason

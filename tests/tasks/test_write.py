@@ -129,6 +129,8 @@ def test_a_refusal_costs_a_draft_and_a_failure_the_call(sandbox: Sandbox) -> Non
         ({"capability": None}, "'capability'"),
         ({"difficulty": "high"}, "difficulty"),
         ({"code": ""}, "no code"),
+        ({"reference": ["5", "6"]}, "reference"),
+        ({"reference": [{"1": "5"}]}, "reference"),
     ],
 )
 def test_a_field_that_is_missing_is_named(change: dict[str, Any], reason: str) -> None:
@@ -146,3 +148,7 @@ def test_fields_in_other_clothes() -> None:
     assert found.difficulty == 5
     assert found.reference == {"1": "3"}
     assert len(found.name) == 80
+    one = {"reference": {"instance": 1, "submission": "5"}}
+    assert parse_draft(json.dumps(_GOOD | one), Wish("novel", _POOL[0])).reference == {"1": "5"}
+    none = {"reference": []}
+    assert parse_draft(json.dumps(_GOOD | none), Wish("novel", _POOL[0])).reference is None

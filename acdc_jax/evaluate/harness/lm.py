@@ -26,6 +26,7 @@ from acdc_jax.generate.decode import generate
 from acdc_jax.generate.sampling import Sampling
 from acdc_jax.generate.score import log_likelihoods
 from acdc_jax.model.config import ModelConfig
+from acdc_jax.model.tokenizer import DATE_STRING, pad_token, with_rows
 from acdc_jax.model.transformer import Weights
 
 _MAX_GEN_TOKS = 256  # where a task does not say, as in HFLM
@@ -65,8 +66,7 @@ class Voice:
     @property
     def pad_token(self) -> int:
         """Fills rows up; never looked at."""
-        pad = self.tokenizer.pad_token_id
-        return int(pad if pad is not None else self.stop_tokens[0])
+        return pad_token(self.tokenizer, self.stop_tokens, self.model.vocab_size)
 
 
 class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
@@ -123,6 +123,9 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         before, after = super()._encode_pair(context, continuation)
         return before, after or self.tok_encode(continuation, add_special_tokens=False)
 
+    def _with_rows(self, tokens: list[int]) -> list[int]:
+        return with_rows(self.tokenizer, tokens, self._voice.model.vocab_size)
+
     @property
     def tokenizer_name(self) -> str:
         """Keeps requests of different tokenizers apart."""
@@ -153,6 +156,7 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
             enable_thinking=self._voice.thinking,
+            date_string=DATE_STRING,
         )
         return str(text)
 
@@ -194,7 +198,10 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         )
         strings = [stop for stop in until if stop]
         # As much of the end as fits.
-        prompts = [(self.tok_encode(text) or [self.prefix_token_id])[-room:] for text in contexts]
+        prompts = [
+            self._with_rows((self.tok_encode(text) or [self.prefix_token_id])[-room:])
+            for text in contexts
+        ]
 
         def text(tokens: Sequence[int]) -> str:
             return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
@@ -252,7 +259,10 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                     f"window of {self.max_length}"
                 )
         # Too long ones lose their beginning.
-        texts = [[*c, *continuation][-(self.max_length + 1) :] for _, c, continuation in requests]
+        texts = [
+            self._with_rows([*context, *continuation][-(self.max_length + 1) :])
+            for _, context, continuation in requests
+        ]
         answers: dict[int, tuple[float, bool]] = {}
 
         def work(group: int, mine: Sequence[int]) -> None:
