@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.evolve.budget import Shapes
 from acdc_jax.evolve.children import member_id
 from acdc_jax.evolve.content import content_hash
+from acdc_jax.evolve.recipe import Recipe
 from acdc_jax.files import write_atomic
+from acdc_jax.model import hf
+from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights
-from acdc_jax.models import Folders
+from acdc_jax.models import Folders, load_model
 
 _NAME = "sources.json"
 
@@ -58,3 +62,46 @@ def read_sources(run_dir: Path) -> Sources:
         return Sources(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise AcdcError(f"{path}: is missing or damaged ({error})") from None
+
+
+def load_base(sources: Sources, model: ModelConfig, wanted: Shapes) -> Weights:
+    """The base, from where the run found it.
+
+    Args:
+        sources: of the run.
+        model: the members' architecture.
+        wanted: path → shape, dtype and sharding of its weights.
+
+    Raises:
+        AcdcError: it is not there any more, or another one is.
+    """
+    return _load("the base", sources.base, sources.content, sources, model, wanted)
+
+
+def load_seed(
+    recipe: Recipe, sources: Sources, model: ModelConfig, wanted: Shapes, base: Weights
+) -> Weights:
+    """A seed, from where the run found it; see `load_base`."""
+    folder = sources.seeds[recipe.id]
+    return _load(recipe.id, folder, recipe.content, sources, model, wanted, base)
+
+
+def _load(
+    name: str,
+    folder: str,
+    content: str,
+    sources: Sources,
+    model: ModelConfig,
+    wanted: Shapes,
+    base: Weights | None = None,
+) -> Weights:
+    if not Path(folder).is_dir():
+        raise AcdcError(f"{folder}: {name} of the run is not there any more; put it back")
+    stored = {Path(folder): hf.read_config(folder)}
+    weights = load_model(Folders(Path(sources.base), (), model, stored), Path(folder), wanted, base)
+    if (found := content_hash(weights)) != content:
+        raise AcdcError(
+            f"{folder}: is not {name} of the run any more (it hashes to {found}, not {content}); "
+            "put that back"
+        )
+    return weights

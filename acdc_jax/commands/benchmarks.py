@@ -255,14 +255,14 @@ def _plan(
             random_draws=config.random_draws,
             prng_seed=prng_seed,
         )
+    seeds = read_sources(run.run_dir).seeds
     for model in plan.models:
         member = plan.sampled.get(model, Sampled(model, 0)).member
-        if not on_disk(run.run_dir / "members" / member):
+        if member not in seeds and not on_disk(run.run_dir / "members" / member):
             known = ", ".join(checkpoint.retained(run.manifest)[-8:])
             raise AcdcError(
                 f"{member} is not on disk in {run.run_dir} (the latest that are: {known}); "
-                "`acdc export` makes it again from its recipe, and --larger_model takes what that "
-                "wrote; a collective may be left out by --collectives"
+                "`acdc export` makes it again from its recipe"
             )
     return plan
 

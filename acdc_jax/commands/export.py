@@ -21,7 +21,6 @@ from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluate import skills as skill_matrix
 from acdc_jax.evaluate.final import task_force
 from acdc_jax.evolve.budget import Shapes, choose_budget
-from acdc_jax.evolve.content import content_hash
 from acdc_jax.evolve.member import check_member, load_member, on_disk
 from acdc_jax.evolve.merge import module_groups
 from acdc_jax.evolve.recipe import Recipe
@@ -31,13 +30,13 @@ from acdc_jax.generate.memory import weight_bytes
 from acdc_jax.model import hf
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.transformer import Weights
-from acdc_jax.models import Folders, cache_dir, load_model
+from acdc_jax.models import cache_dir
 from acdc_jax.report.card import force_page, model_card
 from acdc_jax.report.lineage import ancestors
 from acdc_jax.report.provenance import origins
 from acdc_jax.report.record import RunRecord, read_run
 from acdc_jax.sharding import make_mesh, member_shapes, pop_groups
-from acdc_jax.sources import Sources, read_sources
+from acdc_jax.sources import load_base, load_seed, read_sources
 from acdc_jax.world import fitting_mesh
 
 _HELP = """acdc export RUN MEMBER OUT: write a member of a run as a Hugging Face folder.
@@ -242,47 +241,21 @@ def _rebuild(
     """A member that is not on disk, and how many had to be made for it."""
     keep_compiled(cache_dir(config))
     sources = read_sources(run_dir)
-    base = _source("the base", sources.base, sources.content, sources, model, wanted)
+    base = load_base(sources, model, wanted)
     given: dict[str, Callable[[], Weights]] = {
         name: functools.partial(_read, run_dir, recipe, wanted)
         for name, recipe in recipes.items()
         if on_disk(run_dir / "members" / name)
     }
-    for name, folder in sources.seeds.items():
-        given.setdefault(
-            name,
-            functools.partial(
-                _source, name, folder, recipes[name].content, sources, model, wanted, base
-            ),
-        )
+    for name in sources.seeds:
+        load = functools.partial(load_seed, recipes[name], sources, model, wanted, base)
+        given.setdefault(name, load)
     _, group_of = module_groups(wanted, config.evolve.granularity)  # type: ignore[arg-type]
     budget = choose_budget(config.run.device_budget_gb, config.run.host_budget_gb, wanted)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".acdc-") as scratch:
         weights = rebuild(member, recipes, base, given, group_of, wanted, Path(scratch), budget)
     return weights, len(to_make(member, recipes, given))
-
-
-def _source(
-    name: str,
-    folder: str,
-    content: str,
-    sources: Sources,
-    model: ModelConfig,
-    wanted: Shapes,
-    base: Weights | None = None,
-) -> Weights:
-    """The base or a seed, from where the run found it."""
-    if not Path(folder).is_dir():
-        raise AcdcError(f"{folder}: {name} of the run is not there any more; put it back")
-    stored = {Path(folder): hf.read_config(folder)}
-    weights = load_model(Folders(Path(sources.base), (), model, stored), Path(folder), wanted, base)
-    if (found := content_hash(weights)) != content:
-        raise AcdcError(
-            f"{folder}: is not {name} of the run any more (it hashes to {found}, not {content}); "
-            "put that back"
-        )
-    return weights
 
 
 def _some(names: Sequence[str]) -> str:

@@ -102,6 +102,24 @@ def _count(monkeypatch: pytest.MonkeyPatch, stop_after: int = 10**9) -> list[int
     return asked
 
 
+def test_a_seed_that_no_archive_kept_is_read_from_where_it_came(
+    run_dir: Path, tasks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is what evolved members are compared with; others must be on disk."""
+    flags = ("--harness_tasks=say", "--members=g000-m01")
+    _evaluate(run_dir, tasks, *flags)
+    said = _samples(run_dir, "say", "g000-m01")
+    shutil.rmtree(run_dir / "benchmarks")
+    for member in ("g000-m01", "g000-m03"):
+        shutil.rmtree(run_dir / "members" / member)
+    _evaluate(run_dir, tasks, *flags)
+    assert _samples(run_dir, "say", "g000-m01") == said
+    command = ["evaluate", str(run_dir), f"--harness_include_path={tasks}"]
+    capsys.readouterr()
+    assert main([*command, "--harness_tasks=say", "--members=g000-m03"]) == 1
+    assert "g000-m03 is not on disk" in capsys.readouterr().err
+
+
 def test_collectives_on_benchmarks(
     run_dir: Path,
     tasks: Path,

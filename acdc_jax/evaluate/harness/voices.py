@@ -10,7 +10,7 @@ import jax
 from acdc_jax.config import DecodeConfig
 from acdc_jax.evaluate.harness.lm import Voice
 from acdc_jax.evaluate.harness.plan import Plan
-from acdc_jax.evolve.member import check_member, load_member
+from acdc_jax.evolve.member import check_member, load_member, on_disk
 from acdc_jax.evolve.recipe import Recipe
 from acdc_jax.generate.memory import device_room, weight_bytes
 from acdc_jax.generate.sampling import Sampling
@@ -19,6 +19,7 @@ from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.layout import decode_layout
 from acdc_jax.model.transformer import Weights
 from acdc_jax.sharding import default_mesh, make_mesh, member_shapes, pop_groups
+from acdc_jax.sources import load_base, load_seed, read_sources
 
 _SAMPLES = Sampling(temperature=0.7)  # the paper's
 _HELD_AT_ONCE = 4  # a model as stored and as laid out for decoding, the one before, the cache
@@ -56,7 +57,7 @@ def member_voices(
         sampled = plan.sampled.get(name)
         member = sampled.member if sampled else name
         if member != had:  # one that is asked several times stays where it is
-            weights = _read(run_dir / "members" / member, recipes[member], model, groups)
+            weights = _everywhere(_read(run_dir, recipes[member], model, groups[0]), model, groups)
             had = member
         sampling = _SAMPLES if sampled else None
         own = jax.random.fold_in(key, sampled.number) if sampled else None
@@ -93,12 +94,21 @@ def _groups(model: ModelConfig) -> list[Shapes]:
     return [member_shapes(mesh, model) for mesh in pop_groups(make_mesh(spec, devices))]
 
 
-def _read(
-    folder: Path, recipe: Recipe, model: ModelConfig, groups: Sequence[Shapes]
-) -> tuple[Weights, ...]:
-    """A member on each group of devices."""
-    weights, _ = load_member(folder, groups[0])
+def _read(run_dir: Path, recipe: Recipe, model: ModelConfig, wanted: Shapes) -> Weights:
+    """A member that is on disk, or a seed that no archive kept, from where it came."""
+    folder = run_dir / "members" / recipe.id
+    if not on_disk(folder) and recipe.operator == "seed":
+        sources = read_sources(run_dir)
+        return load_seed(recipe, sources, model, wanted, load_base(sources, model, wanted))
+    weights, _ = load_member(folder, wanted)
     check_member(folder, weights, recipe)
+    return weights
+
+
+def _everywhere(
+    weights: Weights, model: ModelConfig, groups: Sequence[Shapes]
+) -> tuple[Weights, ...]:
+    """A member on each group of devices, as it is decoded."""
     copies = [
         jax.device_put(weights, {path: leaf.sharding for path, leaf in wanted.items()})
         for wanted in groups[1:]
