@@ -590,18 +590,23 @@ SECTIONS = (
 )
 
 
-def changed_flags(config: Config, saved: Mapping[str, Any]) -> list[str]:
-    """Flags on which a run cannot go on: `--name=now (the run has before)`, one each.
-
-    Settings declared `resumable`, and the place of the run and of the seeds, may differ.
-    """
-    defaults = Config().settings()  # how a run behaved that had not heard of a flag
-    free = {"run_dir", "cache_dir"} | {
+def free_flags() -> set[str]:
+    """Flags that may change on a run: those declared `resumable`, its place and the seeds'."""
+    return {"run_dir", "cache_dir"} | {
         field.name
         for section in SECTIONS
         for field in dataclasses.fields(section)
         if field.metadata["resumable"]
     }
+
+
+def changed_flags(config: Config, saved: Mapping[str, Any]) -> list[str]:
+    """Flags on which a run cannot go on: `--name=now (the run has before)`, one each.
+
+    Those of `free_flags` may differ.
+    """
+    defaults = Config().settings()  # how a run behaved that had not heard of a flag
+    free = free_flags()
     return [
         f"--{name}={value} (the run has {saved.get(name, defaults[name])})"
         for name, value in config.settings().items()

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -150,7 +149,10 @@ def text_codec(seeds: Sequence[Path], config: DecodeConfig, rows: int) -> TextCo
     """
     tok = tokenizer.load_tokenizer(seeds[0])
     tok.chat_template = chat_template(config) or tok.chat_template
-    stop_tokens = _stop_tokens(seeds, tok)
+    # Children may have inherited any seed's way to end a response.
+    toks = (tok, *map(tokenizer.load_tokenizer, seeds[1:]))
+    stops = map(tokenizer.stop_tokens, seeds, toks)
+    stop_tokens = tuple(sorted({token for stop in stops for token in stop}))
     stop_strings = config.stop_texts()
 
     @functools.lru_cache(maxsize=100_000)
@@ -174,16 +176,6 @@ def text_codec(seeds: Sequence[Path], config: DecodeConfig, rows: int) -> TextCo
     return TextCodec(encode, decode, stop_tokens, stopped if stop_strings else None, pad)
 
 
-def _stop_tokens(seeds: Sequence[Path], first: Any) -> tuple[int, ...]:
-    """Those of all seeds, any of whose ways to end a response children may have inherited.
-
-    `first` is the first seed's tokenizer.
-    """
-    toks = (first, *map(tokenizer.load_tokenizer, seeds[1:]))
-    stops = map(tokenizer.stop_tokens, seeds, toks)
-    return tuple(sorted({token for stop in stops for token in stop}))
-
-
 def chat_template(config: DecodeConfig) -> str:
     """The text of the chat template that the flags name; empty where they name none."""
     if not config.chat_template:
@@ -194,12 +186,14 @@ def chat_template(config: DecodeConfig) -> str:
         raise ConfigError(f"--chat_template={config.chat_template}: {error}") from None
 
 
-def keep_text_files(seeds: Sequence[Path], config: DecodeConfig, target: Path) -> None:
-    """Copies what the first seed holds besides weights, with what is the run's own.
+def keep_text_files(
+    seed: Path, config: DecodeConfig, stop_tokens: Sequence[int], target: Path
+) -> None:
+    """Copies what a seed holds besides weights, with what is the run's own.
 
-    That is the chat template that the flags name, and the stop tokens of all seeds.
+    That is the chat template that the flags name, and the stop tokens.
     """
-    hf.copy_text_files(seeds[0], target)
-    hf.keep_stop_tokens(target, _stop_tokens(seeds, tokenizer.load_tokenizer(seeds[0])))
+    hf.copy_text_files(seed, target)
+    hf.keep_stop_tokens(target, stop_tokens)
     if template := chat_template(config):
         (target / "chat_template.jinja").write_text(template, encoding="utf-8")

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,20 +220,14 @@ def build_world(
     )
     groups, decoding = make_groups(mesh, engine, base, config.run.children)
     given, run_dir = config.run, Path(config.run.run_dir)
-
-    def seed(name: str) -> Weights:
-        if name not in seeds:
-            raise AcdcError(
-                f"{run_dir / 'members' / name}: there is no such member; "
-                "restore the folder from a copy, or start a new run"
-            )
-        return load_model(folders, seeds[name], wanted[0], base)
-
     store = Store(
         run_dir / "members",
         wanted[0],
         choose_budget(given.device_budget_gb, given.host_budget_gb, wanted[0]),
-        elsewhere=seed,
+        elsewhere={
+            name: partial(load_model, folders, folder, wanted[0], base)
+            for name, folder in seeds.items()
+        },
         others=wanted[1:],
         overflow=None if distributed.is_first() else overflow_dir(run_dir),
     )

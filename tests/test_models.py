@@ -262,7 +262,7 @@ def test_chat_template_flag(write: Write, tmp_path: Path) -> None:
     assert codec.encode("b") == text_codec([seed], config, 24).encode("b")
     assert codec.encode("b")[0] == TOKENS.index("a")
     (tmp_path / "kept").mkdir()
-    keep_text_files([seed], config, tmp_path / "kept")
+    keep_text_files(seed, config, codec.stop_tokens, tmp_path / "kept")
     assert text_codec([tmp_path / "kept"], DecodeConfig(system_prompt="a"), 24).encode("b")
 
 
@@ -277,9 +277,9 @@ def test_exports_stop_where_any_seed_does(
     (seeds[0] / "generation_config.json").unlink()
     target = tmp_path / "kept"
     target.mkdir()
-    keep_text_files(seeds, DecodeConfig(), target)
-    assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == kept
     stop_tokens = text_codec(seeds, DecodeConfig(), 24).stop_tokens
+    keep_text_files(seeds[0], DecodeConfig(), stop_tokens, target)
+    assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == kept
     assert text_codec([target], DecodeConfig(), 24).stop_tokens == stop_tokens
     config = hf.read_config(seeds[0])
     hf.save(tmp_path / "out", config, hf.load_weights(seeds[0], config), target)

@@ -132,7 +132,8 @@ def _measure(
     size = bytes_on_device(shapes)
     names = [member_id(0, i) for i in range(bench.members)]
     numbers = {name: i for i, name in enumerate(names)}
-    store = Store(folder, shapes, budget, lambda name: _draw(shapes, numbers[name]))
+    again = {name: partial(_draw, shapes, number) for name, number in numbers.items()}
+    store = Store(folder, shapes, budget, again)
     rows = []
 
     def row(what: str, moved: float, took: float, limit: float, of: str) -> None:

@@ -21,7 +21,7 @@ from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluate import skills as skill_matrix
 from acdc_jax.evaluate.final import task_force
 from acdc_jax.evolve.budget import Shapes, choose_budget
-from acdc_jax.evolve.member import check_member, load_member, on_disk
+from acdc_jax.evolve.member import on_disk, read_member
 from acdc_jax.evolve.merge import module_groups
 from acdc_jax.evolve.recipe import Recipe
 from acdc_jax.evolve.replay import rebuild, to_make
@@ -179,8 +179,9 @@ def _export(run: _Run, member: str, out: Path) -> str:
     given = origins(read_sources(run.run_dir), run.record.manifest.flags)
     models = [model for model in given if model.id in line]
     card = model_card(run.record, recipe, run.model, models, _lineage(run, member))
-    if on_disk(run.run_dir / "members" / member):
-        weights, how = _read(run.run_dir, recipe, run.wanted), ""
+    folder = run.run_dir / "members" / member
+    if on_disk(folder):
+        weights, how = read_member(folder, recipe, run.wanted), ""
     else:
         weights, made = _rebuild(
             run.run_dir, member, run.recipes, run.config, run.model, run.wanted, out
@@ -221,14 +222,6 @@ def _mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
         return make_mesh("model:1", jax.devices()[:1])
 
 
-def _read(run_dir: Path, recipe: Recipe, wanted: Shapes) -> Weights:
-    """A member that is on disk, if it is what its recipe says."""
-    folder = run_dir / "members" / recipe.id
-    weights, _ = load_member(folder, wanted)
-    check_member(folder, weights, recipe)
-    return weights
-
-
 def _rebuild(
     run_dir: Path,
     member: str,
@@ -243,9 +236,9 @@ def _rebuild(
     sources = read_sources(run_dir)
     base = load_base(sources, model, wanted)
     given: dict[str, Callable[[], Weights]] = {
-        name: functools.partial(_read, run_dir, recipe, wanted)
+        name: functools.partial(read_member, folder, recipe, wanted)
         for name, recipe in recipes.items()
-        if on_disk(run_dir / "members" / name)
+        if on_disk(folder := run_dir / "members" / name)
     }
     for name in sources.seeds:
         load = functools.partial(load_seed, recipes[name], sources, model, wanted, base)

@@ -172,7 +172,7 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
             started = manifest.generation >= 0
             if first:
                 console.print(world.decoding, markup=False, highlight=False, soft_wrap=True)
-                _keep_model_files(run_dir, folders, config)
+                _keep_model_files(run_dir, folders, config, world.groups.own[0].engine.stop_tokens)
                 keep_sources(run_dir, folders, world.base, started=started)
             for seed in () if started else world.seeds:
                 world.store.get(seed)  # a damaged one shows before anything expensive
@@ -216,14 +216,16 @@ def _finished(run_dir: Path, manifest: Manifest, config: Config) -> dict[str, An
 # ---------------------------------------------------------------------------------------- the run
 
 
-def _keep_model_files(run_dir: Path, folders: Folders, config: Config) -> None:
+def _keep_model_files(
+    run_dir: Path, folders: Folders, config: Config, stop_tokens: Sequence[int]
+) -> None:
     """Tokenizer and configuration, so that a run can be exported without its seeds."""
     target = run_dir / "model"
     if not target.exists():
         scratch = run_dir / "model.tmp"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        keep_text_files(folders.seeds, config.decode, scratch)
+        keep_text_files(folders.seeds[0], config.decode, stop_tokens, scratch)
         fields = dataclasses.asdict(folders.model)
         (scratch / "acdc_model.json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
         scratch.replace(target)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from acdc_jax.model.fetch import fetch
 from acdc_jax.model.transformer import Weights
 
 
@@ -35,12 +36,8 @@ def _sums(weights: Weights) -> dict[str, np.ndarray]:
     """Path → [2] uint32, in the order of the paths."""
     # One compilation per shape, not one large one: models have hundreds of leaves of few shapes.
     salts = {path: np.uint32(zlib.crc32(path.encode())) for path in sorted(weights)}
-    # One transfer: between many, groups' threads would wait for each other.
-    sums = jax.device_get(_stacked([_leaf(weights[path], salt) for path, salt in salts.items()]))
+    sums = fetch([_leaf(weights[path], salt) for path, salt in salts.items()])
     return dict(zip(salts, sums, strict=True))
-
-
-_stacked = jax.jit(jnp.stack)
 
 
 @jax.jit

@@ -99,6 +99,15 @@ def load_member(folder: Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> tup
     return weights, recipe
 
 
+def read_member(
+    folder: Path, recipe: Recipe, shapes: Mapping[str, jax.ShapeDtypeStruct]
+) -> Weights:
+    """A member on disk, if it is what its recipe says; `load_member` and `check_member`."""
+    weights, _ = load_member(folder, shapes)
+    check_member(folder, weights, recipe)
+    return weights
+
+
 def check_member(folder: Path, weights: Weights, recipe: Recipe) -> None:
     """Compares weights that were read with the recipe; damage need not show when they are read.
 

@@ -7,7 +7,7 @@ import math
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Store:
         folder: Path,
         shapes: Shapes,
         budget: Budget,
-        elsewhere: Callable[[str], Weights] | None = None,
+        elsewhere: Mapping[str, Callable[[], Weights]] | None = None,
         others: Sequence[Shapes] = (),
         overflow: Path | None = None,
     ) -> None:
@@ -44,14 +44,14 @@ class Store:
             folder: `members/` of a run.
             shapes: path → shape, dtype and sharding of a member's weights on the devices.
             budget: how much memory the members may take.
-            elsewhere: gives a member that is in no tier, such as a seed.
+            elsewhere: what gives members that are in no tier, such as seeds, by id.
             others: the same shapes on further groups of devices; the first group is number 0.
             overflow: where what does not fit into memory goes; None: to `folder`. Processes that do
                 not write the run's members have a place of their own.
         """
         self._folder = folder
         self._overflow = overflow or folder
-        self._elsewhere = elsewhere
+        self._elsewhere = elsewhere or {}
         self._there = [_shardings(group) for group in (shapes, *others)]
         self._here = [
             {path: where.with_memory_kind(HOST_MEMORY) for path, where in there.items()}
@@ -112,11 +112,13 @@ class Store:
             elif self._kept(member):
                 self._read(member)
                 weights = self._promote(member, group)
-            elif self._elsewhere is not None:
-                weights = jax.device_put(self._elsewhere(member), self._there[group])
+            elif member in self._elsewhere:
+                weights = jax.device_put(self._elsewhere[member](), self._there[group])
                 self._to_device(member, weights, group)
             else:
-                raise AcdcError(f"{self._folder / member}: there is no such member")
+                raise AcdcError(
+                    f"{self._folder / member}: there is no such member; restore it from a copy"
+                )
             if member in self._unchecked:
                 check_member(self._place(member), weights, self._recipes[member])
                 self._unchecked.remove(member)

@@ -21,6 +21,7 @@ import numpy as np
 from acdc_jax.errors import AcdcError
 from acdc_jax.model.config import ModelConfig
 from acdc_jax.model.families import from_hf, to_hf
+from acdc_jax.model.fetch import fetch
 from acdc_jax.model.tensor_files import (
     Stored,
     find_tensors,
@@ -230,17 +231,14 @@ def keep_stop_tokens(folder: Path, stop_tokens: Sequence[int]) -> None:
 
 def non_finite(weights: Weights) -> list[str]:
     """Returns the paths of the weights that hold an infinity or a NaN."""
-    finite = jax.device_get(_stacked([_all_finite(leaf) for leaf in weights.values()]))
-    return [path for path, fine in zip(weights, finite, strict=True) if not fine.all()]
+    finite = fetch([_all_finite(leaf) for leaf in weights.values()])
+    return [path for path, fine in zip(weights, finite, strict=True) if not fine]
 
 
 # Leaf by leaf: of their few shapes each is compiled once, whatever the number of layers.
 @jax.jit
 def _all_finite(leaf: jax.Array) -> jax.Array:
     return jnp.isfinite(leaf).all()
-
-
-_stacked = jax.jit(jnp.stack)
 
 
 def _check_weights(config: ModelConfig, weights: Weights) -> None:

@@ -230,16 +230,15 @@ def exchange(
 
     # Each result is wanted by the next call, so that nothing is left out or done too early.
     sent = second
+    wanted = [(inside & (rank != other)).astype(jnp.int32) for other in range(devices)]
     for other in range(devices):
-        wanted = (inside & (rank != other)).astype(jnp.int32)
-        sent = call(_SEND, jnp.int32(other), at(rank), first, sent, wanted)
+        sent = call(_SEND, jnp.int32(other), at(rank), first, sent, wanted[other])
     text = _await(devices, rows * count * 8)
     zero = call(text, rank, at(jnp.int32(0)), sent, inside.astype(jnp.int32), rank)
     totals = [jnp.zeros((count,), jnp.float32)] * PIECES
     for other in range(devices):
-        wanted = (inside & (rank != other)).astype(jnp.int32)
         words = [
-            call(_take(word), rank, at(jnp.int32(other)) + zero, own, wanted)
+            call(_take(word), rank, at(jnp.int32(other)) + zero, own, wanted[other])
             for word, own in enumerate((first, second))
         ]
         numbers = [

@@ -1,12 +1,11 @@
 """What each picture of the page shows, as plain data: the page's script only draws it."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from acdc_jax.config import SECTIONS
+from acdc_jax.config import free_flags
 from acdc_jax.evaluate import skills as skill_matrix
 from acdc_jax.evaluate.skills import MISSING, SOLVED
 from acdc_jax.report import lineage, taskmap
@@ -236,9 +235,4 @@ def differing_flags(runs: Sequence[RunRecord]) -> list[str]:
 
 
 # Where a run may go on with another value, it stays the same experiment; a longer one does not.
-_NO_SETTING = {"run_dir", "cache_dir", "seed"} | {
-    field.name
-    for section in SECTIONS
-    for field in dataclasses.fields(section)
-    if field.metadata["resumable"] and field.name != "generations"
-}
+_NO_SETTING = free_flags() - {"generations"} | {"seed"}

@@ -135,16 +135,18 @@ def test_prefetch_reads_ahead(tmp_path):
 def test_what_is_nowhere_comes_from_elsewhere_or_not_at_all(tmp_path):
     asked = []
 
-    def elsewhere(name):
-        asked.append(name)
+    def seed():
+        asked.append("g000-m00")
         return _weights(7)
 
-    store = Store(tmp_path, _shapes(), _room(1, 0), elsewhere)
+    store = Store(tmp_path, _shapes(), _room(1, 0), {"g000-m00": seed})
     assert _value(store, "g000-m00") == _value(store, "g000-m00") == 7
     assert asked == ["g000-m00"]
     _fill(store, 3)
     with pytest.raises(AcdcError, match="g000-m09: there is no such member"):
         Store(tmp_path, _shapes(), _room(1, 0)).get("g000-m09")
+    with pytest.raises(AcdcError, match="g000-m09: there is no such member"):
+        store.get("g000-m09")
 
 
 @pytest.mark.parametrize("where", ["get", "prefetch"])

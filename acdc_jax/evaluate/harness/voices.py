@@ -10,7 +10,7 @@ import jax
 from acdc_jax.config import DecodeConfig
 from acdc_jax.evaluate.harness.lm import Voice
 from acdc_jax.evaluate.harness.plan import Plan
-from acdc_jax.evolve.member import check_member, load_member, on_disk
+from acdc_jax.evolve.member import on_disk, read_member
 from acdc_jax.evolve.recipe import Recipe
 from acdc_jax.generate.memory import device_room, weight_bytes
 from acdc_jax.generate.sampling import Sampling
@@ -100,9 +100,7 @@ def _read(run_dir: Path, recipe: Recipe, model: ModelConfig, wanted: Shapes) -> 
     if not on_disk(folder) and recipe.operator == "seed":
         sources = read_sources(run_dir)
         return load_seed(recipe, sources, model, wanted, load_base(sources, model, wanted))
-    weights, _ = load_member(folder, wanted)
-    check_member(folder, weights, recipe)
-    return weights
+    return read_member(folder, recipe, wanted)
 
 
 def _everywhere(
