@@ -257,8 +257,9 @@ def _measure(
 ) -> dict[str, Any]:
     """Global skill matrix, task forces, held-out table."""
     config = world.config
-    # At most: some of the retained may have been measured before.
-    groups = -(-len(checkpoint.retained(manifest)) // world.groups.members_at_once)
+    # At most: some may have been measured before.
+    members = {*checkpoint.retained(manifest), *world.seeds}
+    groups = -(-len(members) // world.groups.members_at_once)
     done, steps = 0, groups + measuring_steps(baselines)
 
     def step(_: str) -> None:
