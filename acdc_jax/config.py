@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Self, cast
 
 from acdc_jax.errors import ConfigError
-from acdc_jax.evolve.archive import Selection
-from acdc_jax.evolve.merge import METHODS, Merge
-from acdc_jax.evolve.mutate import Mutation
+from acdc_jax.evolution.dns import Selection
+from acdc_jax.evolution.merge import METHODS, Merge
+from acdc_jax.evolution.mutate import Mutation
 from acdc_jax.flags import check_bounds, setting
-from acdc_jax.generate.sampling import Sampling
+from acdc_jax.inference.sampling import Sampling
 from acdc_jax.sandbox import Judge, Limits, Sandbox, launchers
 
 

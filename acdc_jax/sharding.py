@@ -8,9 +8,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from acdc_jax.errors import ConfigError
-from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.layers import Axes
-from acdc_jax.model.transformer import logical_axes, shapes
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.layers import Axes
+from acdc_jax.models.transformer import logical_axes, shapes
 
 # Logical axis → mesh axis. What is not named here is replicated.
 RULES = {

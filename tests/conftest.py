@@ -4,7 +4,7 @@ import gc
 import os
 from pathlib import Path
 
-from xla_flags import COMPILE_QUICKLY
+from tests.support.xla_flags import COMPILE_QUICKLY
 
 # Before jax is imported: four CPU devices, so that sharding is exercised on a laptop, and programs
 # that are compiled quickly, since most of them run once.
@@ -57,7 +57,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def tiny_seeds(request: pytest.FixtureRequest) -> Path:
     """A folder of quickly trained seeds, `base` and `expert-0` …, kept between sessions."""
-    from helpers import quick_seeds  # after the lines above: it imports jax
+    from tests.support.short_runs import quick_seeds  # after the lines above: it imports jax
 
     return quick_seeds(request.config.cache.mkdir("acdc-seeds"))
 

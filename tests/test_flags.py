@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from acdc_jax import flags
+from acdc_jax.commands.main import main
 from acdc_jax.config import SECTIONS, Config, EvolveConfig, RunConfig, changed_flags
 from acdc_jax.errors import ConfigError
-from acdc_jax.generate.sampling import Sampling
-from acdc_jax.main import main
+from acdc_jax.inference.sampling import Sampling
 
 
 def _config(*argv: str) -> Config:

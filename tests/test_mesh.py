@@ -13,7 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers import (
+
+from acdc_jax.models.transformer import shapes
+from acdc_jax.runtime.member_files import load_member
+from tests.support.short_runs import (
     QUICK_RECIPE,
     committed,
     free_address,
@@ -21,10 +24,7 @@ from helpers import (
     started,
     wait_for_commit,
 )
-from xla_flags import COMPILE_QUICKLY
-
-from acdc_jax.evolve.member import load_member
-from acdc_jax.model.transformer import shapes
+from tests.support.xla_flags import COMPILE_QUICKLY
 
 pytestmark = pytest.mark.xdist_group("mesh")  # they share a run to compare with
 

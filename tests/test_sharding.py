@@ -7,16 +7,17 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from acdc_jax.errors import ConfigError
-from acdc_jax.generate.decode import generate
-from acdc_jax.generate.sampling import Sampling
-from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights, forward, shapes
+from acdc_jax.inference.continuous_batching import generate
+from acdc_jax.inference.sampling import Sampling
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.transformer import forward, shapes
+from acdc_jax.params import Params
 from acdc_jax.sharding import make_mesh, sharding, weight_shardings
 
 CONFIG = ModelConfig("Qwen2ForCausalLM", 50, 32, 48, 1, 4, 2, 8, qkv_bias=True)
 
 
-def members(n: int) -> Weights:
+def members(n: int) -> Params:
     """A population of n random members."""
     rng = np.random.default_rng(0)
     return {
@@ -98,7 +99,7 @@ def test_heads_are_not_cut() -> None:
 
 
 def test_forward_on_a_mesh_equals_one_device() -> None:
-    """Weights in their shardings, logits the same."""
+    """Params in their shardings, logits the same."""
     weights = members(2)
     tokens = np.random.default_rng(0).integers(0, 50, (3, 6), np.int32)
     positions = np.broadcast_to(np.arange(6, dtype=np.int32), (3, 6))
@@ -118,7 +119,7 @@ def test_generation_on_a_mesh_equals_one_device() -> None:
     weights = members(4)
     where = weight_shardings(make_mesh("pop:2,model:2", jax.devices()[:4]), CONFIG, True)
 
-    def respond(weights: Weights) -> list[list[list[int]]]:
+    def respond(weights: Params) -> list[list[list[int]]]:
         batches = generate(
             CONFIG,
             weights,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from acdc_jax import flags
 from acdc_jax.bench.table import show
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolve.archive import Selection, select
+from acdc_jax.evolution.dns import Selection, select
 
 
 @dataclasses.dataclass(frozen=True)

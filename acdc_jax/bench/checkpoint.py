@@ -18,12 +18,12 @@ from acdc_jax.bench.limits import SHAPES, link_rates
 from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench, random_weights, size_bytes
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolve.children import seed_recipe
-from acdc_jax.evolve.content import content_hash
-from acdc_jax.evolve.member import HOST_MEMORY, load_member, save_member
+from acdc_jax.evolution.content_hash import content_hash
 from acdc_jax.flags import setting
-from acdc_jax.model import hf
-from acdc_jax.model.transformer import Weights
+from acdc_jax.models import hf
+from acdc_jax.params import Params
+from acdc_jax.runtime.breed import seed_recipe
+from acdc_jax.runtime.member_files import HOST_MEMORY, load_member, save_member
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs `acdc bench checkpoint`.
 
     Raises:
-        AcdcError: Weights came back changed, or the disk is full.
+        AcdcError: Params came back changed, or the disk is full.
     """
     (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
@@ -58,9 +58,9 @@ def main(argv: Sequence[str]) -> None:
     there = {path: leaf.sharding for path, leaf in weights.items()}
     rows: list[tuple[str, str, str]] = []
 
-    def row(what: str, run: Callable[[], Weights | None]) -> None:
+    def row(what: str, run: Callable[[], Params | None]) -> None:
         """Measures a step; weights that it returns must be those that were written."""
-        found: list[Weights | None] = []
+        found: list[Params | None] = []
         took = host.seconds(lambda: found.append(jax.block_until_ready(run())))
         if found[0] is not None and content_hash(jax.device_put(found[0], there)) != recipe.content:
             raise AcdcError(f"{what}: weights came back changed")

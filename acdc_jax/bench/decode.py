@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from acdc_jax import flags
-from acdc_jax.bench import huggingface
+from acdc_jax.bench import hf_peer
 from acdc_jax.bench.limits import (
     SHAPES,
     compilations,
@@ -27,15 +27,15 @@ from acdc_jax.bench.limits import (
 from acdc_jax.bench.weights import random_weights
 from acdc_jax.errors import ConfigError
 from acdc_jax.flags import check_bounds, setting
-from acdc_jax.generate import exchange, steps
-from acdc_jax.generate.batches import bucket
-from acdc_jax.generate.decode import generate, placement_of
-from acdc_jax.generate.memory import parameter_count, token_bytes, weight_bytes
-from acdc_jax.generate.sampling import Sampling
-from acdc_jax.generate.steps import Prompts, Settings
-from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.layout import decode_layout
-from acdc_jax.model.transformer import Weights
+from acdc_jax.inference import all_reduce_trial, steps
+from acdc_jax.inference.buckets import bucket
+from acdc_jax.inference.continuous_batching import generate, placement_of
+from acdc_jax.inference.memory import parameter_count, token_bytes, weight_bytes
+from acdc_jax.inference.sampling import Sampling
+from acdc_jax.inference.steps import Prompts, Settings
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.params import Params
 
 _PARTS = ("hf", "mixed", "decode", "prefill")
 _STEPS = 8
@@ -85,7 +85,7 @@ def measure(bench: DecodeBench) -> Iterator[str]:
     peer = None
     if "hf" in parts:  # first: JAX will take the memory
         new = min(64, bench.cache // 4)
-        peer = huggingface.tokens_per_second(config, bench.peer_batch, bench.cache - new, new)
+        peer = hf_peer.tokens_per_second(config, bench.peer_batch, bench.cache - new, new)
         rate = peer if isinstance(peer, str) else f"{peer:,.0f} tok/s"
         yield f"Hugging Face generate, B={bench.peer_batch}: {rate}"
     small = jax.default_backend() == "cpu"
@@ -130,7 +130,7 @@ def step_settings(config: ModelConfig, weights: Mapping[str, Any], max_new_token
 
 def _decode(
     config: ModelConfig,
-    weights: Weights,
+    weights: Params,
     batch: int,
     length: int,
     bandwidth: float,
@@ -154,7 +154,7 @@ def _decode(
 
 
 def step_seconds(
-    config: ModelConfig, weights: Weights, batch: int, length: int
+    config: ModelConfig, weights: Params, batch: int, length: int
 ) -> tuple[float, float]:
     """Decodes sequences that are `length` tokens long, a few less at most.
 
@@ -173,7 +173,7 @@ def step_seconds(
     began = time.perf_counter()
     state = steps.start(settings, 1, batch, length, weights, none, jax.device_put(key, device))
     cancelled = jnp.zeros((1, batch), bool, device=device)
-    peers = exchange.connected(settings, weights, batch)
+    peers = all_reduce_trial.connected(settings, weights, batch)
 
     def run() -> Any:
         nonlocal state
@@ -197,7 +197,7 @@ def step_seconds(
     return median_seconds(run, 10) / (_CALLS * _STEPS), first
 
 
-def step_bytes(config: ModelConfig, weights: Weights, batch: int, length: int) -> float:
+def step_bytes(config: ModelConfig, weights: Params, batch: int, length: int) -> float:
     """Bytes that one of these steps must read: all weights, keys and values."""
     table = 0 if config.tie_embeddings else weights["embed.weight"].nbytes  # few of its rows
     seen = length - (_STEPS - 1) / 2  # of each sequence, on average over the steps
@@ -213,7 +213,7 @@ def _peak(held: float) -> str:
     return f"; peak memory {peak / _GB:.2f} GB, weights and cache {held / _GB:.2f} GB ({over:+.1%})"
 
 
-def _prefill(config: ModelConfig, weights: Weights, rows: int, length: int, matmul: float) -> str:
+def _prefill(config: ModelConfig, weights: Params, rows: int, length: int, matmul: float) -> str:
     """Prompts of one length, read into their slots."""
     settings = step_settings(config, weights, 16)
     none = jnp.zeros((0,), jnp.int32)
@@ -258,7 +258,7 @@ def mixed_lengths(
     return lengths, limits
 
 
-def _mixed(config: ModelConfig, weights: Weights, bench: DecodeBench, length: int) -> str:
+def _mixed(config: ModelConfig, weights: Params, bench: DecodeBench, length: int) -> str:
     """Prompts and responses of many lengths, `length` at most, beside as many of their means."""
 
     def run(lengths: np.ndarray, limits: np.ndarray, seed: int) -> float:

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from acdc_jax.evolve.member import HOST_MEMORY
-from acdc_jax.model.config import ModelConfig
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.runtime.member_files import HOST_MEMORY
 
 SHAPES = {
     "qwen2.5-7b": ModelConfig(

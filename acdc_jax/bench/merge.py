@@ -13,7 +13,7 @@ from acdc_jax.bench.limits import SHAPES, copy_bandwidth
 from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench, all_finite, random_weights, size_bytes
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolve.merge import Merge, merge_child, module_groups
+from acdc_jax.evolution.merge import Merge, merge_child, module_groups
 
 _MERGES = (
     Merge(),

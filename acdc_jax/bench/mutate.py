@@ -14,7 +14,7 @@ from acdc_jax.bench.limits import SHAPES
 from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench, all_finite, random_weights
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolve.mutate import Mutation, mutate_child, mutated_paths
+from acdc_jax.evolution.mutate import Mutation, mutate_child, mutated_paths
 
 
 @dataclasses.dataclass(frozen=True)

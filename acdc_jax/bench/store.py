@@ -24,14 +24,14 @@ from acdc_jax.bench.limits import SHAPES, link_rates
 from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolve.budget import Budget, Shapes, bytes_on_device, limit_pinned_memory
-from acdc_jax.evolve.children import member_id, seed_recipe
-from acdc_jax.evolve.content import content_hash
-from acdc_jax.evolve.member import HOST_MEMORY
-from acdc_jax.evolve.store import Store
+from acdc_jax.evolution.content_hash import content_hash
 from acdc_jax.flags import setting
-from acdc_jax.generate.memory import weight_bytes
-from acdc_jax.model.transformer import Weights
+from acdc_jax.inference.memory import weight_bytes
+from acdc_jax.params import Params
+from acdc_jax.runtime.breed import member_id, seed_recipe
+from acdc_jax.runtime.member_files import HOST_MEMORY
+from acdc_jax.runtime.member_store import Store
+from acdc_jax.runtime.memory_budget import Budget, Shapes, bytes_on_device, limit_pinned_memory
 from acdc_jax.sharding import make_mesh, member_shapes
 
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
@@ -191,12 +191,12 @@ def _measure(
     return rows
 
 
-def _check(name: str, weights: Weights, content: str) -> None:
+def _check(name: str, weights: Params, content: str) -> None:
     if content_hash(weights) != content:
         raise AcdcError(f"{name} came back changed")
 
 
-def _draw(shapes: Shapes, number: int) -> Weights:
+def _draw(shapes: Shapes, number: int) -> Params:
     """A member of numbers that no disk can compress, made in no time on the device."""
     return {
         path: jax.device_put(_bits(leaf.shape, leaf.dtype, np.uint32(7919 * number + i)), where)

@@ -8,7 +8,7 @@ from acdc_jax import flags
 from acdc_jax.bench.limits import SHAPES, link_rates, median_seconds
 from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench, random_weights, size_bytes
-from acdc_jax.evolve.member import HOST_MEMORY
+from acdc_jax.runtime.member_files import HOST_MEMORY
 
 SECTIONS = (ModelBench,)
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from acdc_jax.bench.limits import SHAPES
 from acdc_jax.flags import setting
-from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights, shapes
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.transformer import shapes
+from acdc_jax.params import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +20,10 @@ class ModelBench:
     shape: str = setting("qwen2.5-7b", "Shape of the model.", choices=tuple(SHAPES))
 
 
-def random_weights(config: ModelConfig, seed: int) -> Weights:
+def random_weights(config: ModelConfig, seed: int) -> Params:
     """N(0, 0.02²) in every weight but the norms' gains, which are one; made on the device."""
     keys = jax.random.split(jax.random.key(seed), len(shapes(config)))
-    drawn: Weights = {
+    drawn: Params = {
         path: jnp.ones(leaf.shape, leaf.dtype)
         if path.endswith("norm.weight")
         else _normal(keys[i], leaf.shape, leaf.dtype)
@@ -37,12 +38,12 @@ def _normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Arr
     return 0.02 * jax.random.normal(key, shape, dtype)
 
 
-def size_bytes(weights: Weights) -> int:
+def size_bytes(weights: Params) -> int:
     """Bytes of all leaves."""
     return sum(leaf.nbytes for leaf in weights.values())
 
 
 @jax.jit
-def all_finite(weights: Weights) -> jax.Array:
+def all_finite(weights: Params) -> jax.Array:
     """Whether every entry is; a benchmark of wrong results measures nothing."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in weights.values()]).all()

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 import jax
 from rich.console import Console
 
-from acdc_jax import checkpoint
 from acdc_jax.commands.export import read_model
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluate.harness.plan import COLLECTIVES, Collective, Plan, Sampled, compare
-from acdc_jax.evolve.member import on_disk
+from acdc_jax.evaluation.lm_eval.plan import COLLECTIVES, Collective, Plan, Sampled, compare
 from acdc_jax.files import write_atomic
 from acdc_jax.flags import check_bounds, setting
-from acdc_jax.model.hub import find_model
+from acdc_jax.models.hub import find_model
+from acdc_jax.quickstart.scientist import heldout_drafts
 from acdc_jax.report.benchmarks import benchmark_table
-from acdc_jax.report.progress import progress
-from acdc_jax.report.record import RunRecord
-from acdc_jax.sources import read_sources
-from acdc_jax.tasks.procedural import heldout_drafts
+from acdc_jax.runtime import run_directory
+from acdc_jax.runtime.member_files import on_disk
+from acdc_jax.runtime.progress import progress
+from acdc_jax.runtime.run_reader import RunRecord
+from acdc_jax.runtime.sources import read_sources
 
 if TYPE_CHECKING:  # the harness is an extra, imported only when asked for
-    from acdc_jax.evaluate.harness.tasks import Asking
+    from acdc_jax.evaluation.lm_eval.tasks import Asking
 
 _FOLDER = "benchmarks"
 
@@ -122,10 +122,10 @@ def run_benchmarks(
     version = harness_version()
     from lm_eval.utils import handle_non_serializable
 
-    from acdc_jax.evaluate.harness.code_eval import CODE_EVAL
-    from acdc_jax.evaluate.harness.run import ask_all, score_benchmark
-    from acdc_jax.evaluate.harness.tasks import load_benchmarks
-    from acdc_jax.evaluate.harness.voices import folder_name, folder_voice, member_voices
+    from acdc_jax.evaluation.lm_eval.code_eval import CODE_EVAL
+    from acdc_jax.evaluation.lm_eval.models import folder_name, folder_voice, member_voices
+    from acdc_jax.evaluation.lm_eval.run import ask_all, score_benchmark
+    from acdc_jax.evaluation.lm_eval.tasks import load_benchmarks
 
     settings = run.settings
     prng_seed += settings.run.seed  # several runs draw independently
@@ -142,7 +142,7 @@ def run_benchmarks(
         voices = member_voices(
             run.run_dir,
             read_model(run.run_dir),
-            checkpoint.read_recipes(run.run_dir, run.manifest.generation),
+            run_directory.read_recipes(run.run_dir, run.manifest.generation),
             [
                 Path(seed)
                 for seed in read_sources(run.run_dir).seeds.values()
@@ -222,7 +222,7 @@ def _before(path: Path) -> dict[str, Any]:
 def _asking(config: BenchmarkConfig) -> "Asking":
     from lm_eval.utils import simple_parse_args_string
 
-    from acdc_jax.evaluate.harness.tasks import Asking
+    from acdc_jax.evaluation.lm_eval.tasks import Asking
 
     try:
         options = simple_parse_args_string(config.gen_kwargs)
@@ -250,7 +250,7 @@ def _plan(
             run.skills,
             run.seeds,
             run.manifest.archive,
-            {g: checkpoint.read_archive(run.run_dir, g) for g in generations},
+            {g: run_directory.read_archive(run.run_dir, g) for g in generations},
             wanted=_listed(config.collectives),
             random_draws=config.random_draws,
             prng_seed=prng_seed,
@@ -259,7 +259,7 @@ def _plan(
     for model in plan.models:
         member = plan.sampled.get(model, Sampled(model, 0)).member
         if member not in seeds and not on_disk(run.run_dir / "members" / member):
-            known = ", ".join(checkpoint.retained(run.manifest)[-8:])
+            known = ", ".join(run_directory.retained(run.manifest)[-8:])
             raise AcdcError(
                 f"{member} is not on disk in {run.run_dir} (the latest that are: {known}); "
                 "`acdc export` makes it again from its recipe"
@@ -268,7 +268,7 @@ def _plan(
 
 
 def _write_held_out(folder: Path, settings: Config) -> Path:
-    from acdc_jax.evaluate.harness.held_out import NAME, write_held_out
+    from acdc_jax.evaluation.lm_eval.held_out import NAME, write_held_out
 
     write_held_out(
         folder / NAME,

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from acdc_jax import checkpoint
 from acdc_jax.commands.export import read_model
 from acdc_jax.config import Config, SamplingConfig, ScientistConfig
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluate.best_of_n import JUDGED, METHODS, REWARDED
-from acdc_jax.evaluate.best_of_n.answers import (
+from acdc_jax.evaluation.answer_tasks import Response
+from acdc_jax.evaluation.best_of_n import JUDGED, METHODS, REWARDED
+from acdc_jax.evaluation.best_of_n.answers import (
     Question,
     Voice,
     complete_answers,
@@ -24,26 +24,26 @@ from acdc_jax.evaluate.best_of_n.answers import (
     questions_of,
     read_answers,
 )
-from acdc_jax.evaluate.best_of_n.candidate import Candidate, Helpers, Rewards, Undecided
-from acdc_jax.evaluate.best_of_n.choices import Memory, any_one, choose_all, row, worth
-from acdc_jax.evaluate.best_of_n.reward_model import (
+from acdc_jax.evaluation.best_of_n.candidate import Candidate, Helpers, Rewards, Undecided
+from acdc_jax.evaluation.best_of_n.choices import Memory, any_one, choose_all, row, worth
+from acdc_jax.evaluation.best_of_n.reward_model import (
     check_reward_model,
     load_reward_model,
     rewards,
 )
-from acdc_jax.evaluate.best_of_n.self_certainty import self_certainty
-from acdc_jax.evaluate.final import held_out_tasks
-from acdc_jax.evaluate.respond import Response
-from acdc_jax.evolve.member import on_disk
+from acdc_jax.evaluation.best_of_n.self_certainty import self_certainty
+from acdc_jax.evaluation.measure import held_out_tasks
 from acdc_jax.files import write_atomic
 from acdc_jax.flags import setting
-from acdc_jax.model.hub import find_model
-from acdc_jax.reopen import reopened
-from acdc_jax.report.progress import Advance, progress
-from acdc_jax.report.record import RunRecord
+from acdc_jax.models.hub import find_model
+from acdc_jax.quickstart.scientist import heldout_drafts
 from acdc_jax.report.tables import best_of_n_table
-from acdc_jax.tasks.backends import open_chat
-from acdc_jax.tasks.procedural import heldout_drafts
+from acdc_jax.runtime import run_directory
+from acdc_jax.runtime.backends import open_chat
+from acdc_jax.runtime.member_files import on_disk
+from acdc_jax.runtime.progress import Advance, progress
+from acdc_jax.runtime.reopen import reopened
+from acdc_jax.runtime.run_reader import RunRecord
 from acdc_jax.tasks.task import Task
 
 _SETS = {"run": "the run's tasks", "held_out": "held-out tasks"}
@@ -146,7 +146,7 @@ def check_best_of_n(run_dir: Path, config: BestOfNConfig, samples: SamplingConfi
         raise ConfigError("--temperature, --top_k, --top_p and --min_p are of --samples_of")
     if not config.best_of_n:
         return
-    manifest = checkpoint.read_manifest(run_dir)
+    manifest = run_directory.read_manifest(run_dir)
     settings = Config.from_settings(manifest.flags)
     judged = [name for name in config.methods() if name in JUDGED]
     if judged and config.judge_settings(settings).scientist.scientist == "procedural":
@@ -157,7 +157,7 @@ def check_best_of_n(run_dir: Path, config: BestOfNConfig, samples: SamplingConfi
     if config.reward_model:
         check_reward_model(find_model(config.reward_model, weights=True))
     if config.samples_of and not on_disk(run_dir / "members" / config.samples_of):
-        known = ", ".join(checkpoint.retained(manifest)[-8:])
+        known = ", ".join(run_directory.retained(manifest)[-8:])
         raise AcdcError(
             f"--samples_of={config.samples_of}: is not among the members on disk (the latest: "
             f"{known})"
@@ -266,7 +266,7 @@ def _answer(
     owed = lacking(run_dir, voices, questions_of(tasks, per_task))
     if not owed:
         return
-    with checkpoint.open_run(settings), reopened(settings, console) as world:
+    with run_directory.open_run(settings), reopened(settings, console) as world:
         spent = complete_answers(
             world.groups,
             world.sandbox,

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from acdc_jax import distributed, flags
+from acdc_jax import flags, multihost
 from acdc_jax.commands.run import execute, join
 from acdc_jax.config import SECTIONS, Config
 from acdc_jax.errors import ConfigError
@@ -71,7 +71,7 @@ def _select_only(config: Config, **evolve: Any) -> Config:
 
 
 def _all_seeds(config: Config) -> int:
-    from acdc_jax.seeds.language import EXPERTS
+    from acdc_jax.quickstart.language import EXPERTS
 
     given = [name for name in config.seeds.seed_models.split(",") if name]
     return len(EXPERTS) if given == ["tiny"] else len(given)
@@ -108,7 +108,7 @@ def command(argv: Sequence[str]) -> None:
     flags.no_arguments(rest)
     config = Config(*sections)
     join(config)
-    console = Console(quiet=not distributed.is_first())
+    console = Console(quiet=not multihost.is_first())
     out = Path(config.run.run_dir)
     measured: list[list[Mapping[str, Any]]] = []
     finished: list[Path] = []
@@ -133,7 +133,7 @@ def command(argv: Sequence[str]) -> None:
         measured.append(rows)
         summary = summarise(measured)
         result = {"prng_seeds": compare.prng_seed_list()[: len(measured)], "rows": summary}
-        if distributed.is_first():
+        if multihost.is_first():
             write_atomic(out / "results.json", json.dumps(result, indent=1))
     title = f"mean over {len(measured)} PRNG seeds ± half of the 95 % interval"
     console.print(results_table(summary, title))

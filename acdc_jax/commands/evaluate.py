@@ -8,21 +8,22 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from acdc_jax import checkpoint, flags
-from acdc_jax.checkpoint import Manifest
+from acdc_jax import flags
 from acdc_jax.commands.benchmarks import BenchmarkConfig, run_benchmarks
 from acdc_jax.commands.best_of_n import BestOfNConfig, check_best_of_n, run_best_of_n
 from acdc_jax.config import Config, SamplingConfig
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluate import skills as skill_matrix
-from acdc_jax.evaluate.final import Judges, global_skills, known_skills
-from acdc_jax.evaluate.taskforce import Choice, Method, TaskForce, choose, report
+from acdc_jax.evaluation.measure import Judges, global_skills, known_skills
+from acdc_jax.evaluation.task_force import Choice, Method, TaskForce, choose, report
+from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.files import write_atomic
 from acdc_jax.flags import check_bounds, setting
-from acdc_jax.reopen import reopened
 from acdc_jax.report.benchmarks import runs_table
-from acdc_jax.report.record import RunRecord, read_run
 from acdc_jax.report.tables import forces_table
+from acdc_jax.runtime import run_directory
+from acdc_jax.runtime.reopen import reopened
+from acdc_jax.runtime.run_directory import Manifest
+from acdc_jax.runtime.run_reader import RunRecord, read_run
 
 _HELP = """acdc evaluate RUN: complete a run's global skill matrix and choose task forces from it.
 
@@ -171,7 +172,7 @@ def _evaluate_run(
         run_best_of_n(run, forces, best, samples, config.prng_seed, console)
     if not benchmarks.harness_tasks:
         return {}
-    with checkpoint.open_run(run.settings):
+    with run_directory.open_run(run.settings):
         written = run_benchmarks(run, forces, benchmarks, config.prng_seed, console)
     return cast(Mapping[str, Any], written["benchmarks"])
 
@@ -185,10 +186,10 @@ def complete_skills(run_dir: Path, console: Console) -> None:
     run = read_run(run_dir)
     known = known_skills(run_dir, run.manifest, list(run.tasks))
     if not skill_matrix.incomplete(known):
-        checkpoint.save_skills(run_dir, known)
+        run_directory.save_skills(run_dir, known)
         return
     config = run.settings
-    with checkpoint.open_run(config) as manifest:
+    with run_directory.open_run(config) as manifest:
         _evaluate(config, run_dir, manifest, run, skill_matrix.incomplete(known), console)
 
 
@@ -257,7 +258,7 @@ def _candidates(run: RunRecord, config: EvaluateConfig, latest: int) -> list[str
     """Ids of those who may be chosen, older ones first, so that ties go to them."""
     kept = [generation for generation in run.manifest.kept if generation <= latest]
     if config.candidates == "retained":
-        retained = checkpoint.retained(run.manifest)
+        retained = run_directory.retained(run.manifest)
         members = [m for m in retained if run.recipes[m]["generation"] <= latest]
     elif latest >= run.manifest.generation:
         members = list(run.manifest.archive)

@@ -13,31 +13,32 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from acdc_jax import checkpoint, flags
+from acdc_jax import flags
 from acdc_jax.commands.lineage import family_tree
-from acdc_jax.compiled import keep_compiled
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluate import skills as skill_matrix
-from acdc_jax.evaluate.final import task_force
-from acdc_jax.evolve.budget import Shapes, choose_budget
-from acdc_jax.evolve.member import on_disk, read_member
-from acdc_jax.evolve.merge import module_groups
-from acdc_jax.evolve.recipe import Recipe
-from acdc_jax.evolve.replay import rebuild, to_make
+from acdc_jax.evaluation.measure import task_force
+from acdc_jax.evolution import skills as skill_matrix
+from acdc_jax.evolution.merge import module_groups
+from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.flags import check_bounds, setting
-from acdc_jax.generate.memory import weight_bytes
-from acdc_jax.model import hf
-from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import Weights
-from acdc_jax.models import cache_dir
+from acdc_jax.inference.memory import weight_bytes
+from acdc_jax.models import hf
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.params import Params
 from acdc_jax.report.card import force_page, model_card
 from acdc_jax.report.lineage import ancestors
 from acdc_jax.report.provenance import origins
-from acdc_jax.report.record import RunRecord, read_run
+from acdc_jax.runtime import run_directory
+from acdc_jax.runtime.compilation_cache import keep_compiled
+from acdc_jax.runtime.member_files import on_disk, read_member
+from acdc_jax.runtime.memory_budget import Shapes, choose_budget
+from acdc_jax.runtime.rebuild import rebuild, to_make
+from acdc_jax.runtime.run_reader import RunRecord, read_run
+from acdc_jax.runtime.seed_models import cache_dir
+from acdc_jax.runtime.setup import fitting_mesh
+from acdc_jax.runtime.sources import load_base, load_seed, read_sources
 from acdc_jax.sharding import make_mesh, member_shapes, pop_groups
-from acdc_jax.sources import load_base, load_seed, read_sources
-from acdc_jax.world import fitting_mesh
 
 _HELP = """acdc export RUN MEMBER OUT: write a member of a run as a Hugging Face folder.
 acdc export RUN --task_force=N --out=DIR: write a task force, one such folder per member.
@@ -105,7 +106,7 @@ def command(argv: Sequence[str]) -> None:
         return
     member, out = rest[1], Path(rest[2])
     if member not in run.recipes:
-        known = checkpoint.retained(run.record.manifest)
+        known = run_directory.retained(run.record.manifest)
         raise AcdcError(f"{run.run_dir} never had a member {member!r}; it has {_some(known)}")
     hf.check_vacant(out)
     how = _export(run, member, out)
@@ -123,7 +124,7 @@ def _open(run_dir: Path) -> _Run:
     """
     record = read_run(run_dir)
     config, model = Config.from_settings(record.manifest.flags), read_model(run_dir)
-    recipes = checkpoint.read_recipes(run_dir, record.manifest.generation)
+    recipes = run_directory.read_recipes(run_dir, record.manifest.generation)
     return _Run(run_dir, record, recipes, config, model, member_shapes(_mesh(config, model), model))
 
 
@@ -230,12 +231,12 @@ def _rebuild(
     model: ModelConfig,
     wanted: Shapes,
     out: Path,
-) -> tuple[Weights, int]:
+) -> tuple[Params, int]:
     """A member that is not on disk, and how many had to be made for it."""
     keep_compiled(cache_dir(config))
     sources = read_sources(run_dir)
     base = load_base(sources, model, wanted)
-    given: dict[str, Callable[[], Weights]] = {
+    given: dict[str, Callable[[], Params]] = {
         name: functools.partial(read_member, folder, recipe, wanted)
         for name, recipe in recipes.items()
         if on_disk(folder := run_dir / "members" / name)

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
-from acdc_jax import checkpoint
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evolve.member import on_disk
-from acdc_jax.evolve.recipe import Recipe
+from acdc_jax.evolution.recipe import Recipe
+from acdc_jax.runtime import run_directory
+from acdc_jax.runtime.member_files import on_disk
 
 _HELP = """acdc lineage RUN MEMBER: print a member's family tree, down to the seeds.
 
@@ -29,7 +29,7 @@ def command(argv: Sequence[str]) -> None:
     if len(argv) != 2:
         raise ConfigError("usage: acdc lineage RUN MEMBER")
     run_dir, member = Path(argv[0]), argv[1]
-    recipes = checkpoint.read_recipes(run_dir, checkpoint.read_manifest(run_dir).generation)
+    recipes = run_directory.read_recipes(run_dir, run_directory.read_manifest(run_dir).generation)
     if member not in recipes:
         raise AcdcError(f"{run_dir} never had a member {member!r}; its archive/ lists them")
     Console(soft_wrap=True, highlight=False).print(

@@ -11,34 +11,33 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from acdc_jax import checkpoint, distributed, flags
-from acdc_jax.checkpoint import Manifest
-from acdc_jax.compiled import keep_compiled
+from acdc_jax import flags, multihost
+from acdc_jax.coevolve import evolve
 from acdc_jax.config import SECTIONS, Config
-from acdc_jax.evaluate.final import (
+from acdc_jax.evaluation.measure import (
     Judges,
     global_skills,
     held_out_tasks,
     measure,
     measuring_steps,
 )
-from acdc_jax.evolve.budget import limit_pinned_memory
 from acdc_jax.files import write_atomic
-from acdc_jax.loop import evolve
-from acdc_jax.models import Folders, cache_dir, keep_text_files
-from acdc_jax.preemption import Notice, heeded
-from acdc_jax.report.live import Log, live
+from acdc_jax.quickstart.language import EXPERTS
+from acdc_jax.quickstart.scientist import heldout_drafts
+from acdc_jax.quickstart.train import TINY
 from acdc_jax.report.page import write_page
 from acdc_jax.report.picture import draw_run
-from acdc_jax.report.progress import Advance, progress
 from acdc_jax.report.tables import results_table
-from acdc_jax.seeds.language import EXPERTS
-from acdc_jax.seeds.train import TINY
-from acdc_jax.sources import keep_sources
-from acdc_jax.state import Record, State
-from acdc_jax.tasks.backends import open_backends
-from acdc_jax.tasks.procedural import heldout_drafts
-from acdc_jax.world import (
+from acdc_jax.runtime import run_directory
+from acdc_jax.runtime.backends import open_backends
+from acdc_jax.runtime.compilation_cache import keep_compiled
+from acdc_jax.runtime.memory_budget import limit_pinned_memory
+from acdc_jax.runtime.metrics import Log, live
+from acdc_jax.runtime.preemption import Notice, heeded
+from acdc_jax.runtime.progress import Advance, progress
+from acdc_jax.runtime.run_directory import Manifest
+from acdc_jax.runtime.seed_models import Folders, cache_dir, keep_text_files
+from acdc_jax.runtime.setup import (
     World,
     build_world,
     check_disk,
@@ -51,6 +50,8 @@ from acdc_jax.world import (
     split_devices,
     tiny_folders,
 )
+from acdc_jax.runtime.sources import keep_sources
+from acdc_jax.runtime.state import Record, State
 
 _HELP = """acdc run: coevolve models and tasks, choose the task force, measure it, report.
 
@@ -69,7 +70,7 @@ def command(argv: Sequence[str]) -> None:
     join(config)
     console = Console()
     results = execute(config, console)
-    if not distributed.is_first():
+    if not multihost.is_first():
         return
     run_dir = config.run.run_dir
     console.print(results_table(results["rows"], title_of(results)))
@@ -89,7 +90,7 @@ def join(config: Config) -> None:
     """Meets the run's other processes, if there are any, before anything touches a device."""
     given = config.processes
     limit_pinned_memory(config.run.host_budget_gb)
-    distributed.initialise(
+    multihost.initialise(
         given.coordinator,
         given.num_processes,
         given.process_id,
@@ -135,7 +136,7 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
 
 def _execute(config: Config, console: Console, notice: Notice, baselines: bool) -> dict[str, Any]:
     """`execute`, listening to SIGTERM."""
-    began, first = time.monotonic(), distributed.is_first()
+    began, first = time.monotonic(), multihost.is_first()
     tiny = config.seeds.seed_models == "tiny"
     families = given_families(config)
     folders = None if tiny else given_folders(config)
@@ -145,7 +146,7 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
     check_scientist(config, mesh)
     check_lengths(config, model)
     operators = make_operators(config, model, len(folders.seeds) if folders else len(EXPERTS))
-    with checkpoint.open_run(config) as manifest:
+    with run_directory.open_run(config) as manifest:
         run_dir = Path(config.run.run_dir)
         if (finished := _finished(run_dir, manifest, config)) is not None:
             return finished
@@ -158,10 +159,10 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
         ):
             if folders is None:
                 if not first:
-                    distributed.barrier()  # the first one trains; most often the cache is common
+                    multihost.barrier()  # the first one trains; most often the cache is common
                 folders = tiny_folders(config, advance)
                 if first:
-                    distributed.barrier()
+                    multihost.barrier()
             trained = time.monotonic()
             if first and sandbox.tier != "full":
                 missing = "; ".join(sandbox.probed.missing)
@@ -258,7 +259,7 @@ def _measure(
     """Global skill matrix, task forces, held-out table."""
     config = world.config
     # At most: some may have been measured before.
-    members = {*checkpoint.retained(manifest), *world.seeds}
+    members = {*run_directory.retained(manifest), *world.seeds}
     groups = -(-len(members) // world.groups.members_at_once)
     done, steps = 0, groups + measuring_steps(baselines)
 
@@ -286,7 +287,7 @@ def _measure(
         world.store,
         list(world.seeds),
         state.archive,
-        {g: checkpoint.read_archive(run_dir, g) for g in {*manifest.kept, state.generation}},
+        {g: run_directory.read_archive(run_dir, g) for g in {*manifest.kept, state.generation}},
         [state.library.tasks[task] for task in state.pool.active],
         config.run.seed,
         baselines,

@@ -9,8 +9,8 @@ from rich.console import Console
 from acdc_jax import flags
 from acdc_jax.errors import ConfigError
 from acdc_jax.flags import setting
-from acdc_jax.report.progress import progress
-from acdc_jax.seeds.train import train_seeds
+from acdc_jax.quickstart.train import train_seeds
+from acdc_jax.runtime.progress import progress
 
 _HELP = """acdc seeds: train a tiny base and eight experts on a synthetic skill language.
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from acdc_jax.report.figures import differing_flags
-from acdc_jax.report.record import Json, RunRecord
 from acdc_jax.report.summary import interval, summarise
+from acdc_jax.runtime.run_reader import Json, RunRecord
 
 
 def compare_runs(runs: Sequence[RunRecord]) -> Json:

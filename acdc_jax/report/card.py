@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from acdc_jax.evaluate.skills import MISSING, SOLVED, take
-from acdc_jax.evaluate.taskforce import coverage
-from acdc_jax.evolve.recipe import Recipe
-from acdc_jax.model.config import ModelConfig
+from acdc_jax.evaluation.task_force import coverage
+from acdc_jax.evolution.recipe import Recipe
+from acdc_jax.evolution.skills import MISSING, SOLVED, take
+from acdc_jax.models.config import ModelConfig
 from acdc_jax.report.provenance import Origin, joint_licence
-from acdc_jax.report.record import RunRecord
+from acdc_jax.runtime.run_reader import RunRecord
 
 _TEMPLATES = Path(__file__).with_name("cards")
 _FIRST_PORT = 8001

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from acdc_jax.config import free_flags
-from acdc_jax.evaluate import skills as skill_matrix
-from acdc_jax.evaluate.skills import MISSING, SOLVED
+from acdc_jax.evolution import skills as skill_matrix
+from acdc_jax.evolution.skills import MISSING, SOLVED
 from acdc_jax.report import lineage, taskmap
-from acdc_jax.report.record import Json, RunRecord, read_responses
+from acdc_jax.runtime.run_reader import Json, RunRecord, read_responses
 
 _RESPONSE_BUDGET = 3_000_000  # characters of all responses on the page; it is to fit into a mail
 _LONGEST_RESPONSE = 2_000

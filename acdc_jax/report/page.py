@@ -22,8 +22,8 @@ from acdc_jax.files import write_atomic
 from acdc_jax.flags import file_lines
 from acdc_jax.report import figures, taskmap
 from acdc_jax.report.ablation import compare_runs
-from acdc_jax.report.record import Json, RunRecord, read_run
 from acdc_jax.report.tables import NAMES
+from acdc_jax.runtime.run_reader import Json, RunRecord, read_run
 
 _WEB = Path(__file__).parent / "web"
 _RUN_SCRIPTS = ("base", "lines", "heatmap", "lineage", "taskmap", "browser", "run")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from acdc_jax.sources import Sources
+from acdc_jax.runtime.sources import Sources
 
 UNKNOWN = "unknown"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from acdc_jax.tasks.chat import gathered
+from acdc_jax.tasks.llm import gathered
 from acdc_jax.tasks.novelty import Memory, similarities
 from acdc_jax.tasks.pool import task_id
 from acdc_jax.tasks.scientist import Candidate, Rejection, Scientist

@@ -10,15 +10,15 @@ from typing import Any
 
 import jax
 
-from acdc_jax.evolve.propose import host_rng
+from acdc_jax.evolution.propose import host_rng
 from acdc_jax.tasks import prompts
-from acdc_jax.tasks.accept import NO_VERDICT
-from acdc_jax.tasks.chat import Chat, ChatError, ChatRefusal, digest, gathered
-from acdc_jax.tasks.decide import decide
-from acdc_jax.tasks.extract import is_true
+from acdc_jax.tasks.draft_and_reflect import write_draft
+from acdc_jax.tasks.llm import Chat, ChatError, ChatRefusal, digest, gathered
+from acdc_jax.tasks.llm_decision import decide
+from acdc_jax.tasks.llm_output import is_true
 from acdc_jax.tasks.scientist import Candidate, Check, Rejection, Wish
 from acdc_jax.tasks.task import Draft, Task
-from acdc_jax.tasks.write import write_draft
+from acdc_jax.tasks.validate import NO_VERDICT
 
 _TOP_GRADE = 10.0
 _SILENCE_S = 30.0  # after a judge has not answered

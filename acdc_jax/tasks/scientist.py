@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import jax
 
-from acdc_jax.tasks.accept import Accepted, Rejected
 from acdc_jax.tasks.task import Draft, Kind, Task
+from acdc_jax.tasks.validate import Accepted, Rejected
 
 Check = Callable[[Draft], Coroutine[Any, Any, Accepted | Rejected]]
 Judge = Callable[[str, str, str], float]  # instructions, submission, criteria → 0 to 1

@@ -5,8 +5,11 @@ from pathlib import Path
 from acdc_jax.errors import ConfigError
 from acdc_jax.tasks.task import Draft, load_draft
 
-_FOLDER = Path(__file__).parent / "families"
-SETS = ("tiny", "general")
+_PACKAGE = Path(__file__).parents[1]
+SETS = {
+    "tiny": _PACKAGE / "quickstart" / "families",
+    "general": _PACKAGE / "tasks" / "families" / "general",
+}
 
 
 def seed_families(name: str = "tiny") -> list[Draft]:
@@ -18,7 +21,7 @@ def seed_families(name: str = "tiny") -> list[Draft]:
     Raises:
         ConfigError: the folder is missing or holds no family.
     """
-    root = _FOLDER / name if name in SETS else Path(name)
+    root = SETS.get(name, Path(name))
     folders = sorted(path.parent for path in root.glob("*/task.py"))
     if not folders:
         raise ConfigError(

@@ -12,17 +12,17 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-from counted import Counted, count  # noqa: E402
-from helpers import free_address, quick_seeds, short_run_flags  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.support.counted import Counted, count
+from tests.support.short_runs import free_address, quick_seeds, short_run_flags
 
 _GENERATIONS, _INTERVAL = 4, 2
 
 
 def process(flags: list[str]) -> None:
     """One process of the run: a line of JSON for each generation, [calls, bytes]."""
-    from acdc_jax import preemption
-    from acdc_jax.main import main as acdc
+    from acdc_jax.commands.main import main as acdc
+    from acdc_jax.runtime import preemption
 
     seen: list[Counted] = []
     ask = preemption.Notice.anywhere

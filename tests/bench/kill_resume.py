@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-from helpers import (  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.support.short_runs import (
     SHORT_RUN,
     committed,
     differences,

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import jax
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from acdc_jax.sandbox import Limits, Sandbox
-from acdc_jax.tasks.accept import Accepted, Rejected, check_draft
-from acdc_jax.tasks.endpoint import Endpoint, OpenAIChat
 from acdc_jax.tasks.llm_scientist import LlmScientist
+from acdc_jax.tasks.openai_client import Endpoint, OpenAIChat
 from acdc_jax.tasks.scientist import Candidate, Wish
 from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Draft, Task
+from acdc_jax.tasks.validate import Accepted, Rejected, check_draft
 
 _PORT, _LATENCY, _CONCURRENCY = 8765, 0.05, 64
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--drafts", type=int, default=1000)
     parser.add_argument("--sandbox", action="store_true")
     arguments = parser.parse_args()
-    server = Path(__file__).parents[1] / "scripted.py"
+    server = Path(__file__).parents[1] / "support" / "scripted_server.py"
     command = [sys.executable, str(server), f"--port={_PORT}", f"--latency={_LATENCY}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

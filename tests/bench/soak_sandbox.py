@@ -15,11 +15,10 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-from sandbox.helpers import family  # noqa: E402
-from sandbox.test_pool import descendants  # noqa: E402
-
-from acdc_jax.sandbox import Limits, Outcome, Sandbox, speed  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from acdc_jax.sandbox import Limits, Outcome, Sandbox, speed
+from tests.sandbox.helpers import family
+from tests.sandbox.test_pool import descendants
 
 HONEST = {
     "standard library": "return float(s)",

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from acdc_jax.bench.scale.collectives import Exchange, exchanges, lowered
-from acdc_jax.model.config import ModelConfig
+from acdc_jax.models.config import ModelConfig
 from acdc_jax.sharding import make_mesh, pop_groups
 
 LAYERS, HIDDEN, SLOTS, LENGTH, PROMPT, RANK = 2, 128, 8, 64, 32, 16

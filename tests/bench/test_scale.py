@@ -17,10 +17,10 @@ from acdc_jax.bench.scale.operators import making_seconds
 from acdc_jax.bench.scale.settings import ScaleBench
 from acdc_jax.bench.scale.workload import as_text, mixed_workload
 from acdc_jax.bench.weights import random_weights
+from acdc_jax.commands.main import main
 from acdc_jax.config import SandboxConfig
 from acdc_jax.errors import ConfigError
-from acdc_jax.generate.memory import weight_bytes
-from acdc_jax.main import main
+from acdc_jax.inference.memory import weight_bytes
 from acdc_jax.sandbox import Limits, Sandbox
 
 # Prompts of one bucket, and one number of devices: few compilations.

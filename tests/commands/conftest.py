@@ -8,12 +8,12 @@ import jax
 import pytest
 
 from acdc_jax.commands import run as run_command
-from acdc_jax.main import main
-from acdc_jax.model import hf
-from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.transformer import init_weights
-from acdc_jax.seeds.tokenizer import save_tokenizer
-from acdc_jax.seeds.train import TINY
+from acdc_jax.commands.main import main
+from acdc_jax.models import hf
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.transformer import init_weights
+from acdc_jax.quickstart.tokenizer import save_tokenizer
+from acdc_jax.quickstart.train import TINY
 
 SMALL = dataclasses.replace(
     TINY,

@@ -6,8 +6,8 @@ import pytest
 
 from acdc_jax.bench import store
 from acdc_jax.bench.limits import SHAPES
-from acdc_jax.generate.memory import weight_bytes
-from acdc_jax.main import main
+from acdc_jax.commands.main import main
+from acdc_jax.inference.memory import weight_bytes
 
 
 @pytest.fixture(autouse=True)

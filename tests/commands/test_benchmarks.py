@@ -8,18 +8,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import harness_tasks
 import pytest
-from helpers import without_torch
 
+from acdc_jax.commands.main import main
 from acdc_jax.config import DecodeConfig
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluate.harness import held_out, lm, voices
-from acdc_jax.evaluate.harness.tasks import Asking, ask, load_benchmarks
-from acdc_jax.evaluate.harness.voices import folder_voice
-from acdc_jax.main import main
-from acdc_jax.models import text_codec
-from acdc_jax.tasks.procedural import heldout_drafts
+from acdc_jax.evaluation.lm_eval import held_out, lm, models
+from acdc_jax.evaluation.lm_eval.models import folder_voice
+from acdc_jax.evaluation.lm_eval.tasks import Asking, ask, load_benchmarks
+from acdc_jax.quickstart.scientist import heldout_drafts
+from acdc_jax.runtime.seed_models import text_codec
+from tests.support import harness_tasks
+from tests.support.short_runs import without_torch
 
 # The harness's libraries warn about one another.
 pytestmark = [pytest.mark.xdist_group("evaluate"), pytest.mark.filterwarnings("ignore")]
@@ -39,8 +39,8 @@ def measured(initial_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(autouse=True)
 def one_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each group of devices would compile everything for itself; `test_voices` has several."""
-    groups = voices._groups
-    monkeypatch.setattr(voices, "_groups", lambda model: groups(model)[:1])
+    groups = models._groups
+    monkeypatch.setattr(models, "_groups", lambda model: groups(model)[:1])
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def test_torch_is_not_needed(measured: Path, tasks: Path, tmp_path: Path) -> Non
     shutil.copytree(measured, run_dir)
     code = (
         "import sys\n"
-        "from acdc_jax.main import main\n"
+        "from acdc_jax.commands.main import main\n"
         f"sys.exit(main(['evaluate', {str(run_dir)!r}, '--harness_include_path={tasks}', "
         "'--harness_tasks=say,choose', '--members=g000-m00', '--sizes=1']))"
     )

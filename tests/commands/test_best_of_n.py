@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Script, serving
 
 from acdc_jax.commands import best_of_n
-from acdc_jax.evaluate.best_of_n import answers
-from acdc_jax.main import main
+from acdc_jax.commands.main import main
+from acdc_jax.evaluation.best_of_n import answers
+from tests.support.scripted_server import Script, serving
 
 pytestmark = pytest.mark.xdist_group("evaluate")
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acdc_jax import checkpoint
+from acdc_jax.commands.main import main
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluate import final
-from acdc_jax.evaluate.respond import Evaluation
-from acdc_jax.evaluate.skills import SkillMatrix
-from acdc_jax.main import main
+from acdc_jax.evaluation import measure
+from acdc_jax.evaluation.answer_tasks import Evaluation
+from acdc_jax.evolution.skills import SkillMatrix
+from acdc_jax.runtime import run_directory
 
 pytestmark = pytest.mark.xdist_group("evaluate")
 
@@ -37,19 +37,19 @@ def _forget(run_dir: Path, member: int) -> str:
 def test_only_what_is_missing_is_evaluated(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = checkpoint.read_archive(finished, 0)
+    before = run_directory.read_archive(finished, 0)
     forgotten = _forget(finished, 1)
     asked: list[Any] = []
-    evaluate_members = final.evaluate_members
+    evaluate_members = measure.evaluate_members
 
     def spy(groups: Any, sandbox: Any, members: Any, *rest: Any, **more: Any) -> Any:
         asked.extend(members)
         return evaluate_members(groups, sandbox, members, *rest, **more)
 
-    monkeypatch.setattr(final, "evaluate_members", spy)
+    monkeypatch.setattr(measure, "evaluate_members", spy)
     assert main(["evaluate", str(finished), "--sizes=2"]) == 0
     assert asked == [forgotten]
-    skills = checkpoint.read_skills(finished)
+    skills = run_directory.read_skills(finished)
     assert skills is not None
     order = [skills.members.index(member) for member in before.members]
     columns = [skills.tasks.index(task) for task in before.tasks]
@@ -74,12 +74,12 @@ def test_a_missing_score_is_not_a_wrong_one(times: int, monkeypatch: pytest.Monk
         asked.append((list(members), [more["draws"][member] for member in members]))
         return Evaluation(tuple(members), ("x", "y"), scores, np.array([3, 2]), ())
 
-    monkeypatch.setattr(final, "evaluate_members", evaluate_members)
+    monkeypatch.setattr(measure, "evaluate_members", evaluate_members)
     judges: Any = SimpleNamespace(
         groups=None, sandbox=None, skill_threshold=0.5, advance=lambda what: None
     )
     tasks: Any = [SimpleNamespace(instructions=dict.fromkeys("abc")) for _ in range(2)]
-    held_out = final.HeldOut(judges, tasks)
+    held_out = measure.HeldOut(judges, tasks)
     if times == 2:
         with pytest.raises(AcdcError, match="scores of m1 on held-out tasks are missing"):
             held_out.ask(["m0", "m1"], lambda name, group: {})
@@ -106,7 +106,7 @@ def test_a_seed_that_was_dropped_is_evaluated(initial_run: Path, tmp_path: Path)
         assert main(["evaluate", str(run_dir), "--candidates=retained", *flags]) == 0
         evaluation = json.loads((run_dir / "evaluation.json").read_text())
         assert evaluation["candidates"] == candidates
-    skills = checkpoint.read_skills(run_dir)
+    skills = run_directory.read_skills(run_dir)
     assert skills is not None
     assert sorted(skills.members) == [f"g000-m0{i}" for i in range(4)]
     assert (skills.values != -1).all()
@@ -122,15 +122,15 @@ def test_rows_of_a_small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
         scores = np.stack([np.full((1, 1), float(solved[member])) for member in members])
         return Evaluation(tuple(members), ("x",), scores, np.array([1]), ())
 
-    monkeypatch.setattr(final, "evaluate_members", evaluate_members)
-    monkeypatch.setattr(final, "_seed_rows", lambda *_: [])
+    monkeypatch.setattr(measure, "evaluate_members", evaluate_members)
+    monkeypatch.setattr(measure, "_seed_rows", lambda *_: [])
     judges: Any = SimpleNamespace(
         groups=None, sandbox=None, skill_threshold=0.5, advance=lambda what: None
     )
     tasks: Any = [SimpleNamespace(instructions={"0": ""})]
     skills = SkillMatrix(tuple(solved), ("t0", "t1"), np.array([[0, 0], [1, 1], [1, 0]], np.int8))
     store: Any = None
-    found = final.measure(
+    found = measure.measure(
         judges, tasks, skills, store, [], list(solved), {0: skills}, [], seed=0, baselines=True
     )
     assert [(row["collective"], row["n"]) for row in found["rows"]] == [

@@ -18,14 +18,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from acdc_jax import checkpoint, loop, world
+from acdc_jax import coevolve
 from acdc_jax.commands import run as run_command
+from acdc_jax.commands.main import main
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolve import member as member_files
-from acdc_jax.evolve import store
 from acdc_jax.files import write_atomic
-from acdc_jax.main import main
-from acdc_jax.seeds import train
+from acdc_jax.quickstart import train
+from acdc_jax.runtime import member_files, member_store, run_directory, setup
 
 Models = tuple[Path, Path, Path]
 pytestmark = pytest.mark.xdist_group("runs")  # one process compiles for all
@@ -63,13 +62,13 @@ def nothing_expensive(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("something expensive began before the refusal")
 
     for module, name in (
-        (world, "cached_seeds"),
+        (setup, "cached_seeds"),
         (train, "cached_seeds"),
         (train, "train_seeds"),
         (train, "_train_all"),
-        (loop, "first_tasks"),
-        (loop, "propose_children"),
-        (loop, "evaluate_members"),
+        (coevolve, "first_tasks"),
+        (coevolve, "propose_children"),
+        (coevolve, "evaluate_members"),
         (run_command, "evolve"),
     ):
         monkeypatch.setattr(module, name, fail)
@@ -271,7 +270,7 @@ def test_real_full_disk(
 
     (small_disk / "filler").write_bytes(bytes(2**20 - 150_000))  # room to start, not to commit
     refused(argv, f"{run_dir}/members", "cannot be written (No space left on device)")
-    assert checkpoint.read_manifest(run_dir).generation == -1
+    assert run_directory.read_manifest(run_dir).generation == -1
 
     with pytest.raises(OSError, match="No space"):
         (small_disk / "more").write_bytes(bytes(2**20))  # not even room for a manifest
@@ -280,7 +279,7 @@ def test_real_full_disk(
     (small_disk / "filler").unlink()
     (small_disk / "more").unlink()
     assert acdc_run(run_dir) == 0
-    assert checkpoint.read_manifest(run_dir).generation == 1
+    assert run_directory.read_manifest(run_dir).generation == 1
 
 
 # ------------------------------------------------------------------------------ an existing run
@@ -298,7 +297,7 @@ def finished(models: Models, arguments: Any, tmp_path_factory: pytest.TempPathFa
 
         patch.setattr(run_command, "_measure", stop)
         assert main(arguments(run_dir, base, seeds)) == 1
-    assert checkpoint.read_manifest(run_dir).generation == 1
+    assert run_directory.read_manifest(run_dir).generation == 1
     return run_dir
 
 
@@ -379,11 +378,11 @@ def test_corrupt_member(
     existing: Path,
 ) -> None:
     base, *seeds = models
-    member = checkpoint.read_manifest(existing).archive[-1]
+    member = run_directory.read_manifest(existing).archive[-1]
     folder = existing / "members" / member
     damage(max(folder.glob(pattern), key=lambda path: path.stat().st_size))
     refused(arguments(existing, base, seeds, "--generations=2"), str(folder), "from a copy")
-    assert checkpoint.read_manifest(existing).generation == 1
+    assert run_directory.read_manifest(existing).generation == 1
 
 
 @pytest.mark.parametrize(
@@ -431,7 +430,7 @@ def test_disk_fills_up_while_committing(
     """One line, status 1; the generation before stays committed, and the run goes on."""
     base, *seeds = models
     more = ["--generations=2"]
-    before = checkpoint.read_manifest(existing)
+    before = run_directory.read_manifest(existing)
     write, armed = write_atomic, False
 
     def write_until_full(path: Path, data: str | bytes) -> None:
@@ -445,7 +444,7 @@ def test_disk_fills_up_while_committing(
         folder.mkdir(parents=True)
         raise _no_space(folder)
 
-    next_generation = loop.next_generation
+    next_generation = coevolve.next_generation
 
     def then_arm(world: Any, state: Any) -> Any:
         """The generation, with a new member and a new task in any case."""
@@ -453,7 +452,7 @@ def test_disk_fills_up_while_committing(
         state, record = next_generation(world, state)
         oldest, member, task = state.archive[-1], "g002-m00", state.library.tasks["t00000"]
         recipe = dataclasses.replace(state.recipes[oldest], id=member)
-        world.store.put(recipe, world.store.get(oldest))
+        setup.store.put(recipe, setup.store.get(oldest))
         record = dataclasses.replace(record, children=[recipe])
         number = state.pool.next_id
         new = dataclasses.replace(task, id=f"t{number:05d}")
@@ -468,21 +467,21 @@ def test_disk_fills_up_while_committing(
         return state, record
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "next_generation", then_arm)
-        patch.setattr(checkpoint, "write_atomic", write_until_full)
+        patch.setattr(coevolve, "next_generation", then_arm)
+        patch.setattr(run_directory, "write_atomic", write_until_full)
         patch.setattr(member_files, "write_atomic", write_until_full)
         if part == "member":
-            patch.setattr(store, "save_member", save_until_full)
+            patch.setattr(member_store, "save_member", save_until_full)
         if part == "task":
-            patch.setattr(checkpoint, "save_task", save_until_full)
+            patch.setattr(run_directory, "save_task", save_until_full)
         refused(
             arguments(existing, base, seeds, *more),
             *("No space left on device", "generation 1 is safe", "make room"),
         )
-    after = checkpoint.read_manifest(existing)
+    after = run_directory.read_manifest(existing)
     assert (after.generation, after.archive, after.kept) == (1, before.archive, before.kept)
     assert acdc_run(existing, *more) == 0
-    after = checkpoint.read_manifest(existing)
+    after = run_directory.read_manifest(existing)
     assert after.generation == 2
     lines = (existing / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["generation"] for line in lines] == [0, 1, 2]

@@ -3,7 +3,7 @@
 import pytest
 
 from acdc_jax.commands import sandbox
-from acdc_jax.main import main
+from acdc_jax.commands.main import main
 from acdc_jax.sandbox import Limits, Sandbox, SandboxError, probe, speed
 
 

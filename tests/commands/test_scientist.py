@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_model import write_chat_model
-from scripted import Script, draft, purpose, serving
 
 from acdc_jax.tasks.task import load_task
+from tests.support.chat_model import write_chat_model
+from tests.support.scripted_server import Script, draft, purpose, serving
 
 Run = Callable[..., int]
 

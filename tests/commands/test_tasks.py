@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from acdc_jax.checkpoint import SCHEMA, Manifest
+from acdc_jax.commands.main import main
 from acdc_jax.commands.tasks import Filter, chosen, read_tasks
-from acdc_jax.main import main
+from acdc_jax.runtime.run_directory import SCHEMA, Manifest
 from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Task, save_task
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import committed, short_run_flags
-from slurm_cluster import Cluster, cluster, missing
-from xla_flags import COMPILE_QUICKLY
+
+from tests.support.short_runs import committed, short_run_flags
+from tests.support.xla_flags import COMPILE_QUICKLY
+
+from .slurm_cluster import Cluster, cluster, missing
 
 pytestmark = [
     pytest.mark.xdist_group("processes"),  # they would slow each other down

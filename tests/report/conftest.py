@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acdc_jax import checkpoint
-from acdc_jax.evaluate.skills import SkillMatrix
+from acdc_jax.evolution.skills import SkillMatrix
+from acdc_jax.runtime import run_directory
 from acdc_jax.tasks.task import Draft, Task, save_task
 
 ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
@@ -112,7 +112,7 @@ def write_run() -> Callable[..., Path]:
             lines.append({"generation": g, **figures, "new_tasks": 8 * (g > 0), "seconds": 1.5})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         manifest = {
-            "schema": checkpoint.SCHEMA,
+            "schema": run_directory.SCHEMA,
             "generation": 2,
             "key": [0, 0],
             "flags": {
@@ -145,7 +145,7 @@ def write_run() -> Callable[..., Path]:
             values = np.asarray([solved[member] for member in solved], np.int8)
             values[0, 0] = -1
             ids = tuple(task.id for task in tasks)
-            checkpoint.save_skills(folder, SkillMatrix(tuple(solved), ids, values))
+            run_directory.save_skills(folder, SkillMatrix(tuple(solved), ids, values))
         return folder
 
     return write

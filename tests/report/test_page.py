@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acdc_jax import checkpoint, flags
+from acdc_jax import flags
+from acdc_jax.commands.main import main
 from acdc_jax.config import SECTIONS, Config
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluate import skills as skill_matrix
-from acdc_jax.main import main
+from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.report.ablation import compare_runs
 from acdc_jax.report.page import write_page
-from acdc_jax.report.record import read_run
+from acdc_jax.runtime import run_directory
+from acdc_jax.runtime.run_reader import read_run
 
 
 def _data(page: str) -> Any:
@@ -87,7 +88,7 @@ def test_results_of_an_earlier_end_are_not_shown(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"generations": 1}))
     # And the matrix of then has no row of the newest member.
     before = skill_matrix.take(whole.skills, whole.skills.members[:-1], whole.skills.tasks)
-    checkpoint.save_skills(run_dir, before)
+    run_directory.save_skills(run_dir, before)
     page = write_page([run_dir]).read_text()
     assert "has not been measured" in page
     assert "of held-out tasks solved" not in page

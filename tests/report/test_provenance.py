@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from acdc_jax.report.provenance import UNKNOWN, Origin, joint_licence, licence_of, origins
-from acdc_jax.sources import Sources
+from acdc_jax.runtime.sources import Sources
 
 
 def _folder(path: Path, card: str = "", **fields: object) -> str:

@@ -8,8 +8,8 @@ import matplotlib.image
 from rich.console import Console
 
 from acdc_jax.report.picture import draw_run
-from acdc_jax.report.progress import progress
 from acdc_jax.report.tables import results_table
+from acdc_jax.runtime.progress import progress
 
 _ROW = {"collective": "evolved", "n": 3, "coverage": 0.5, "coverage_majority": 0.4}
 

@@ -6,16 +6,16 @@ import json
 import random
 
 import pytest
-from replies import Replies
-from test_accept import draft as sums
 
-from acdc_jax.tasks.accept import Accepted
-from acdc_jax.tasks.chat import ChatError, Request
 from acdc_jax.tasks.library import Curator, Library, admit
+from acdc_jax.tasks.llm import ChatError, Request
 from acdc_jax.tasks.llm_scientist import LlmScientist
 from acdc_jax.tasks.novelty import Memory, NGrams
 from acdc_jax.tasks.scientist import Candidate, Rejection
 from acdc_jax.tasks.task import Task
+from acdc_jax.tasks.validate import Accepted
+from tests.support.replies import Replies
+from tests.tasks.test_validate import draft as sums
 
 _FOUND = Accepted({"1": 1, "2": 2}, {"1": "one", "2": "two"})
 

@@ -5,13 +5,13 @@ import json
 from collections.abc import Callable, Sequence
 
 import pytest
-from replies import Replies, in_turn
 
-from acdc_jax.tasks.accept import NO_VERDICT
-from acdc_jax.tasks.chat import ChatError, ChatRefusal, Request
+from acdc_jax.tasks.llm import ChatError, ChatRefusal, Request
 from acdc_jax.tasks.llm_scientist import LlmScientist
 from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Task
+from acdc_jax.tasks.validate import NO_VERDICT
+from tests.support.replies import Replies, in_turn
 
 _DRAFTS = seed_families("general")
 _TASKS = [Task(f"t{i:05d}", draft, 0, {}, {}) for i, draft in enumerate(_DRAFTS)]

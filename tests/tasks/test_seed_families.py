@@ -7,8 +7,8 @@ import pytest
 
 from acdc_jax.errors import ConfigError
 from acdc_jax.sandbox import Limits, Sandbox
-from acdc_jax.tasks.accept import Accepted, check_drafts
 from acdc_jax.tasks.seed_families import SETS, seed_families
+from acdc_jax.tasks.validate import Accepted, check_drafts
 
 _JUDGED = "eval_with_llm_judge"
 _GENERAL = seed_families("general")

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from acdc_jax.bench.decode import step_settings
-from acdc_jax.evolve.merge import Merge, merge_child, module_groups
-from acdc_jax.evolve.mutate import Mutation, mutate_leaf, mutated_paths
-from acdc_jax.generate import steps
-from acdc_jax.generate.steps import Prompts
-from acdc_jax.model.config import ModelConfig
+from acdc_jax.evolution.merge import Merge, merge_child, module_groups
+from acdc_jax.evolution.mutate import Mutation, mutate_leaf, mutated_paths
+from acdc_jax.inference import steps
+from acdc_jax.inference.steps import Prompts
+from acdc_jax.models.config import ModelConfig
 from acdc_jax.sharding import make_mesh, member_shapes
 
 _KINDS = (

@@ -18,13 +18,13 @@ from acdc_jax.bench.scale.workload import Workload, mixed_workload
 from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import random_weights
 from acdc_jax.config import Config, SandboxConfig
-from acdc_jax.evolve.budget import limit_pinned_memory
-from acdc_jax.generate.batches import bucket
-from acdc_jax.generate.memory import weight_bytes
-from acdc_jax.model.config import ModelConfig
-from acdc_jax.model.layout import decode_layout
+from acdc_jax.inference.buckets import bucket
+from acdc_jax.inference.memory import weight_bytes
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.runtime.backends import open_backends
+from acdc_jax.runtime.memory_budget import limit_pinned_memory
 from acdc_jax.sharding import make_mesh, weight_shardings
-from acdc_jax.tasks.backends import open_backends
 
 _COLUMNS = ("what", "mesh", "value", "over one device", "beside")
 

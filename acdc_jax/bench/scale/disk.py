@@ -10,9 +10,9 @@ import jax
 from acdc_jax.bench.host import disk_rates, forget
 from acdc_jax.bench.scale.settings import Figure
 from acdc_jax.bench.weights import random_weights, size_bytes
-from acdc_jax.evolve.children import member_id, seed_recipe
-from acdc_jax.evolve.member import HOST_MEMORY, check_member, load_member, save_member
-from acdc_jax.model.config import ModelConfig
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.runtime.breed import member_id, seed_recipe
+from acdc_jax.runtime.member_files import HOST_MEMORY, check_member, load_member, save_member
 from acdc_jax.sharding import make_mesh, member_shapes
 
 _PLAIN_BYTES = 2**30

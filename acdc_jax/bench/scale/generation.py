@@ -14,27 +14,27 @@ from acdc_jax.bench.limits import compilations
 from acdc_jax.bench.scale.settings import MERGE_STREAMS, Figure, ScaleBench
 from acdc_jax.bench.scale.workload import Workload, as_text
 from acdc_jax.bench.weights import random_weights
+from acdc_jax.coevolve import next_generation
 from acdc_jax.config import Config, DecodeConfig, EvolveConfig, RunConfig, SandboxConfig, TaskConfig
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluate.groups import Groups
-from acdc_jax.evaluate.respond import Engine
-from acdc_jax.evaluate.skills import SkillMatrix
-from acdc_jax.evolve import archive
-from acdc_jax.evolve.budget import Budget, Shapes, choose_budget
-from acdc_jax.evolve.children import member_id, propose_children, seed_recipe
-from acdc_jax.evolve.member import HOST_MEMORY
-from acdc_jax.evolve.store import Store
-from acdc_jax.generate.memory import weight_bytes
-from acdc_jax.loop import next_generation
-from acdc_jax.model.config import ModelConfig
+from acdc_jax.evaluation.answer_tasks import Engine
+from acdc_jax.evaluation.device_groups import Groups
+from acdc_jax.evolution import dns
+from acdc_jax.evolution.skills import SkillMatrix
+from acdc_jax.inference.memory import weight_bytes
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.runtime.backends import Backends
+from acdc_jax.runtime.breed import member_id, propose_children, seed_recipe
+from acdc_jax.runtime.member_files import HOST_MEMORY
+from acdc_jax.runtime.member_store import Store
+from acdc_jax.runtime.memory_budget import Budget, Shapes, choose_budget
+from acdc_jax.runtime.setup import World, make_groups, make_operators
+from acdc_jax.runtime.state import State
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import make_mesh, member_shapes, pop_groups, weight_shardings
-from acdc_jax.state import State
-from acdc_jax.tasks.backends import Backends
-from acdc_jax.tasks.grow import Workshop
+from acdc_jax.tasks.adapt import Workshop
 from acdc_jax.tasks.library import Curator, Library
 from acdc_jax.tasks.pool import Pool
-from acdc_jax.world import World, make_groups, make_operators
 
 _PARTS = ("store", "merge", "mutate", "check", "decode", "scoring")  # as in the run's metrics
 
@@ -239,11 +239,11 @@ def _generation(world: World, state: State) -> tuple[State, Measured]:
 def _compile_rest(world: World, state: State) -> None:
     """Compiles what depends on the number of children, which were fewer."""
     run = world.config.run
-    fitness = archive.fitness(state.skills.values)
+    fitness = dns.fitness(state.skills.values)
     names = [member_id(2, c) for c in range(run.children)]
     propose_children(world.operators, state.archive, fitness, names, 2, jax.random.key(0))
     candidates = len(state.archive) + run.children
-    archive.select(
+    dns.select(
         np.zeros((candidates, len(state.skills.tasks)), np.int8),
         [0] * candidates,
         [str(i) for i in range(candidates)],

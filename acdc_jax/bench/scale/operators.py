@@ -8,13 +8,13 @@ import numpy as np
 from acdc_jax.bench.scale.generation import engine_of
 from acdc_jax.bench.scale.workload import Workload
 from acdc_jax.bench.weights import random_weights
-from acdc_jax.clock import Clock
 from acdc_jax.config import Config
-from acdc_jax.evaluate.groups import Group
-from acdc_jax.evolve.children import make_child, member_id, propose_children
-from acdc_jax.model.config import ModelConfig
+from acdc_jax.evaluation.device_groups import Group
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.runtime.breed import make_child, member_id, propose_children
+from acdc_jax.runtime.setup import make_groups, make_operators
+from acdc_jax.runtime.timer import Clock
 from acdc_jax.sharding import make_mesh, pop_groups, weight_shardings
-from acdc_jax.world import make_groups, make_operators
 
 _PARENTS = (member_id(0, 0), member_id(0, 1))
 

@@ -1,0 +1,460 @@
+"""AC/DC, top to bottom: two populations, one generation at a time (paper §3, Algorithm 1).
+
+Every decision draws from a key of its own, folded from the run's seed and the generation, so that
+a resumed run decides as an uninterrupted one would have.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from acdc_jax import multihost
+from acdc_jax.errors import Ended
+from acdc_jax.evaluation.answer_tasks import Evaluation, Response
+from acdc_jax.evaluation.device_groups import Group, evaluate_members
+from acdc_jax.evaluation.task_force import coverage, greedy
+from acdc_jax.evolution import dns
+from acdc_jax.evolution import skills as skill_matrix
+from acdc_jax.evolution.evosax_strategy import es_init, es_tell
+from acdc_jax.evolution.propose import host_rng
+from acdc_jax.evolution.recipe import Recipe
+from acdc_jax.evolution.skills import SkillMatrix
+from acdc_jax.params import Params
+from acdc_jax.runtime import replicate, run_directory
+from acdc_jax.runtime.background_commit import Commits
+from acdc_jax.runtime.breed import make_child, member_id, propose_children, seed_recipe
+from acdc_jax.runtime.preemption import Notice
+from acdc_jax.runtime.run_directory import Manifest
+from acdc_jax.runtime.setup import World
+from acdc_jax.runtime.state import Record, State
+from acdc_jax.runtime.timer import Clock
+from acdc_jax.tasks.adapt import Growth, adapted_tasks, first_tasks
+from acdc_jax.tasks.library import Library
+from acdc_jax.tasks.llm import gathered, per_task
+from acdc_jax.tasks.scientist import Rejection
+from acdc_jax.tasks.task import Task
+
+_SPARE_CHILDREN = 8  # tried in generation 0, so that rejected children leave no gap
+_SHOWN_RESPONSES = 3  # that the gibberish filter looks at
+# Parts of making children; their seconds are a group's on average.
+_MAKING = ("store", "merge", "mutate", "check")
+
+
+# ---------------------------------------------------------------------------------------- the run
+
+
+def evolve(
+    world: World, manifest: Manifest, report: Callable[[State, Record], None], notice: Notice
+) -> tuple[Manifest, State]:
+    """Runs generations until there are as many as the flags ask for, committing each.
+
+    Args:
+        world: what the run works with.
+        manifest: the commit point to go on from.
+        report: told about every generation.
+        notice: whether the run has been told to end.
+
+    Returns:
+        The last commit point and its state.
+
+    Raises:
+        Ended: it has been told to, and everything is committed.
+    """
+    run_dir = Path(world.config.run.run_dir)
+    with Commits(run_dir, manifest, world.store) as commits:
+        notice.settle = commits.settle
+        if manifest.generation < 0:
+            state, record = first_generation(world)
+            commits.begin(state, record)
+            report(state, record)
+        else:
+            state = run_directory.restore(run_dir, manifest, world.operators.strategy)
+            world.store.warm(state.archive)
+        while state.generation < world.config.run.generations:
+            if notice.anywhere():
+                commits.wait()
+                raise Ended(f"generation {state.generation} is committed", notice.status)
+            state, record = next_generation(world, state)
+            commits.begin(state, record)
+            report(state, record)
+        return run_directory.all_know(commits.wait()), state
+
+
+def first_generation(world: World) -> tuple[State, Record]:
+    """The first tasks, the seeds as they are, and children of seeds."""
+    clock, run = Clock(), world.config.run
+    task_key, child_key, filter_key, strategy_key = jax.random.split(_key(world, 0), 4)
+
+    # -- tasks: grown from the seed families
+    grown_tasks: Growth | None = None
+    if multihost.is_first():
+        grown_tasks = world.portal.call(
+            first_tasks,
+            world.workshop,
+            world.families,
+            task_key,
+            lambda drafted: world.progress(
+                "first tasks", drafted, world.config.tasks.initial_tasks
+            ),
+        )
+    library, pool, rejections = replicate.all_growth(Library(), grown_tasks)
+    tasks = [library.tasks[task] for task in pool.active]
+    clock.lap("tasks")
+
+    # -- seeds: as they are, whatever they say
+    recipes: dict[str, Recipe] = {}
+    for name in world.seeds:
+        weights = world.store.get(name)
+        recipes[name] = seed_recipe(name, weights)
+        world.store.put(recipes[name], weights)
+    skills, responses = _answers(world, clock, list(recipes), tasks)
+
+    # -- children of seeds: until the population is full or the spare ones are used up
+    gibberish: list[str] = []
+    seeds, seed_fitness = list(recipes), dns.fitness(skills.values)
+    spare = _SPARE_CHILDREN if world.config.evolve.gibberish_filter else 0
+    size = run.init_population
+    while len(gibberish) <= spare and (wanted := size - len(recipes) + len(gibberish)) > 0:
+        made = len(recipes)
+        names = [member_id(0, made + c) for c in range(run.children)]
+        proposed = propose_children(
+            world.operators, seeds, seed_fitness, names, 0, jax.random.fold_in(child_key, made)
+        )
+        grown = _grow(
+            world,
+            clock,
+            proposed.recipes[:wanted],
+            tasks,
+            jax.random.fold_in(filter_key, made),
+        )
+        skills = skill_matrix.join(skills, grown.skills)
+        recipes |= {recipe.id: recipe for recipe in grown.recipes}
+        responses += grown.responses
+        gibberish += grown.gibberish
+        world.progress("first members", len(recipes) - len(gibberish), size)
+    clock.lap("members")
+
+    # -- archive: the best of them, where there are more than it holds
+    strategy = world.operators.strategy
+    state = State(
+        generation=0,
+        archive=(),
+        recipes={},
+        skills=SkillMatrix((), tuple(pool.active), np.zeros((0, len(pool.active)), np.int8)),
+        pool=pool,
+        library=library,
+        strategy=es_init(strategy, strategy_key) if strategy else None,
+        kept={},
+    )
+    state, novelty = _update_archive(world, state, skills, recipes)
+    clock.lap("archive")
+    return _finish(world, state, recipes, gibberish, novelty, responses, rejections, clock)
+
+
+def next_generation(world: World, state: State) -> tuple[State, Record]:
+    """Propose, evaluate, filter, update the archive, adapt the tasks."""
+    clock, generation = Clock(), state.generation + 1
+    child_key, filter_key, strategy_key, adapt_key = jax.random.split(_key(world, generation), 4)
+    tasks = [state.library.tasks[task] for task in state.pool.active]
+    interval = world.config.tasks.task_interval
+    adapts = bool(interval) and generation % interval == 0
+    ahead = adapts and world.config.scientist.adapt_ahead and multihost.is_first()
+    adapting = _start_adapting(world, state, adapt_key, generation) if ahead else None
+
+    # -- propose: parents and coefficients of all children
+    names = [member_id(generation, c) for c in range(world.config.run.children)]
+    proposed = propose_children(
+        world.operators,
+        state.archive,
+        dns.fitness(state.skills.values),
+        names,
+        generation,
+        child_key,
+        state.strategy,
+    )
+
+    # -- make and evaluate: each child on every active task; filter gibberish
+    grown = _grow(world, clock, proposed.recipes, tasks, filter_key)
+    recipes = {recipe.id: recipe for recipe in grown.recipes}
+    clock.lap("members")
+
+    # -- update the archive, and tell the strategy how its children did
+    state = dataclasses.replace(state, generation=generation)
+    state, novelty = _update_archive(world, state, grown.skills, recipes)
+    if world.operators.strategy and proposed.learnt and proposed.solutions is not None:
+        rewards = _rewards(world, names, grown.skills, novelty)
+        learnt = es_tell(
+            world.operators.strategy, strategy_key, proposed.learnt, proposed.solutions, rewards
+        )
+        state = dataclasses.replace(state, strategy=learnt)
+    clock.lap("archive")
+
+    # -- ask again where a score is missing: the judge may be back
+    state, again = _asked_again(world, clock, state)
+
+    # -- adapt the tasks, and evaluate the archive on the new ones
+    responses, rejections = [*grown.responses, *again], list[Rejection]()
+    if adapts:
+        if adapting is None and multihost.is_first():
+            adapting = _start_adapting(world, state, adapt_key, generation)
+        growth = adapting.result() if adapting else None
+        library, pool, rejections = replicate.all_growth(state.library, growth)
+        clock.lap("tasks")
+        unmet = [library.tasks[task] for task in pool.active if task not in state.skills.tasks]
+        met, answers = _answers(world, clock, state.archive, unmet)
+        skills = skill_matrix.take(skill_matrix.join(state.skills, met), state.archive, pool.active)
+        state = dataclasses.replace(state, pool=pool, library=library, skills=skills)
+        responses += answers
+        clock.lap("tasks_answered")
+
+    return _finish(world, state, recipes, grown.gibberish, novelty, responses, rejections, clock)
+
+
+# ---------------------------------------------------------------------------------------- its parts
+
+
+def _key(world: World, generation: int) -> jax.Array:
+    """The key from which all decisions of a generation are split."""
+    return jax.random.fold_in(jax.random.key(world.config.run.seed), generation)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Grown:
+    """Children that were made and evaluated.
+
+    Attributes:
+        recipes: of all of them.
+        skills: of those that speak, which are in the store.
+        gibberish: ids of the others.
+        responses: of all of them.
+    """
+
+    recipes: Sequence[Recipe] = ()
+    skills: SkillMatrix = skill_matrix.EMPTY
+    gibberish: Sequence[str] = ()
+    responses: Sequence[Response] = ()
+
+
+def _grow(
+    world: World,
+    clock: Clock,
+    proposed: Sequence[Recipe],
+    tasks: Sequence[Task],
+    filter_key: jax.Array,
+) -> _Grown:
+    """Makes children from their recipes and lets each answer every task, group by group.
+
+    A group fetches the parents of its next child while one answers. What is left on the devices is
+    in the store, and within the store's budget.
+    """
+    wanted, made = {recipe.id: recipe for recipe in proposed}, dict[str, Recipe]()
+    laps = [Clock() for _ in world.groups.own]
+
+    def make(name: str, group: Group) -> Params:
+        lap = laps[group.number].lap
+        lap("answers")  # of the child before
+        parents = [world.store.get(parent, group.number) for parent in wanted[name].parents]
+        jax.block_until_ready(parents)
+        lap("store")
+        weights, made[name] = make_child(
+            wanted[name], group.base, parents, world.operators.group_of, lap
+        )
+        world.store.put(made[name], weights, group.number)
+        lap("store")
+        return weights
+
+    def prefetch(names: Sequence[str], group: Group) -> None:
+        parents = [parent for name in names for parent in wanted[name].parents]
+        world.store.prefetch(parents, group.number)
+
+    found = _evaluate(world, clock, list(wanted), make, prefetch, tasks)
+    for part in _MAKING:
+        clock.add(f"{part}_s", sum(lap.seconds(part) for lap in laps) / len(laps))
+    recipes = replicate.all_recipes(made)
+    dropped = multihost.broadcast(_gibberish(world, found, tasks, filter_key))
+    return _Grown(
+        [recipes[name] for name in wanted],
+        _skills(world, found, without=dropped),
+        dropped,
+        found.responses,
+    )
+
+
+def _evaluate(
+    world: World,
+    clock: Clock,
+    names: Sequence[str],
+    weights: Callable[[str, Group], Params],
+    prefetch: Callable[[Sequence[str], Group], None],
+    tasks: Sequence[Task],
+) -> Evaluation:
+    """Greedy answers of members, and their scores."""
+    found = evaluate_members(
+        world.groups,
+        world.sandbox,
+        names,
+        weights,
+        tasks,
+        prefetch=prefetch,
+        instances_per_task=world.config.tasks.instances_per_task,
+    )
+    clock.add("decode_s", found.decode_s)
+    clock.add("scoring_s", found.scoring_s)
+    return found
+
+
+def _skills(world: World, found: Evaluation, without: Sequence[str]) -> SkillMatrix:
+    names = [name for name in found.members if name not in without]
+    skills = found.skills(world.config.tasks.skill_threshold)
+    return skill_matrix.take(skills, names, found.tasks)
+
+
+def _answers(
+    world: World, clock: Clock, members: Sequence[str], tasks: Sequence[Task]
+) -> tuple[SkillMatrix, list[Response]]:
+    """Skills and responses of members that are in the store."""
+    if not tasks:
+        return skill_matrix.EMPTY, []
+    store = world.store
+    found = _evaluate(
+        world,
+        clock,
+        members,
+        lambda name, group: store.get(name, group.number),
+        lambda names, group: store.prefetch(names, group.number),
+        tasks,
+    )
+    return _skills(world, found, without=()), list(found.responses)
+
+
+def _gibberish(world: World, found: Evaluation, tasks: Sequence[Task], key: jax.Array) -> list[str]:
+    """Members that no longer speak, judged on a few random responses of each (paper §3.1).
+
+    The first process asks; only it has everybody's responses.
+    """
+    if not world.config.evolve.gibberish_filter or not multihost.is_first():
+        return []
+    asked = {task.id: task.instructions for task in tasks}
+    shown_of = []
+    for m, member in enumerate(found.members):
+        own = [response for response in found.responses if response.member == member]
+        rng = host_rng(jax.random.fold_in(key, m))
+        shown = rng.choice(len(own), min(_SHOWN_RESPONSES, len(own)), replace=False)
+        shown_of.append([(asked[own[i].task][own[i].instance], own[i].text) for i in shown])
+
+    async def judge_all() -> list[bool]:
+        return await gathered(world.workshop.scientist.is_gibberish(shown) for shown in shown_of)
+
+    verdicts = world.portal.call(judge_all)
+    return [member for member, verdict in zip(found.members, verdicts, strict=True) if verdict]
+
+
+def _start_adapting(world: World, state: State, key: jax.Array, generation: int) -> Future[Growth]:
+    """Adapts the tasks to an archive, beside whatever this thread does next."""
+    return world.portal.start_task_soon(
+        adapted_tasks,
+        world.workshop,
+        state.library,
+        state.pool,
+        skill_matrix.pass_rates(state.skills),
+        key,
+        generation,
+    )
+
+
+def _asked_again(world: World, clock: Clock, state: State) -> tuple[State, list[Response]]:
+    """Scores that the infrastructure owes the archive, had now if it has recovered."""
+    owed = (state.skills.values == skill_matrix.MISSING).any(0)
+    names = [task for task, missing in zip(state.skills.tasks, owed, strict=True) if missing]
+    tasks = [state.library.tasks[name] for name in names]
+    met, responses = _answers(world, clock, state.archive, tasks)
+    skills = skill_matrix.join(state.skills, met)
+    skills = skill_matrix.take(skills, state.archive, state.skills.tasks)
+    return dataclasses.replace(state, skills=skills), responses
+
+
+def _update_archive(
+    world: World,
+    state: State,
+    skills: SkillMatrix,
+    recipes: Mapping[str, Recipe],
+) -> tuple[State, dict[str, float]]:
+    """The archive and new members compete; returns also every candidate's novelty."""
+    candidates = skill_matrix.join(state.skills, skills)
+    all_recipes = {**state.recipes, **recipes}
+    selected = dns.select(
+        candidates.values,
+        [all_recipes[name].generation for name in candidates.members],
+        candidates.members,
+        world.config.evolve.to_selection(world.config.run.population),
+    )
+    kept = tuple(candidates.members[i] for i in selected.indices)
+    replicate.adopt(world, kept, all_recipes)
+    state = dataclasses.replace(
+        state,
+        archive=kept,
+        recipes={name: all_recipes[name] for name in kept},
+        skills=skill_matrix.take(candidates, kept, candidates.tasks),
+    )
+    return state, dict(zip(candidates.members, selected.novelty.tolist(), strict=True))
+
+
+def _rewards(
+    world: World, names: Sequence[str], skills: SkillMatrix, novelty: Mapping[str, float]
+) -> list[float]:
+    """What the strategy maximises; a child that was dropped gets the least there is."""
+    if world.config.evolve.strategy_reward == "novelty":
+        return [novelty.get(name, 0.0) for name in names]
+    fitness = dict(zip(skills.members, dns.fitness(skills.values).tolist(), strict=True))
+    return [fitness.get(name, 0.0) for name in names]
+
+
+def _finish(
+    world: World,
+    state: State,
+    recipes: Mapping[str, Recipe],
+    gibberish: Sequence[str],
+    novelty: Mapping[str, float],
+    responses: Sequence[Response],
+    rejections: Sequence[Rejection],
+    clock: Clock,
+) -> tuple[State, Record]:
+    """Decides what stays on disk, and writes down what the generation did."""
+    if state.generation % world.config.run.keep_every == 0:
+        state = dataclasses.replace(state, kept={**state.kept, state.generation: state.archive})
+    costs = world.workshop.scientist.costs()
+    written = sum(
+        task.generation == state.generation and task.draft.kind != "seed"
+        for task in state.library.tasks.values()
+    )
+    solved = state.skills.values == skill_matrix.SOLVED
+    fitness = dns.fitness(state.skills.values)
+    times = {"decode_s": 0.0, "scoring_s": 0.0} | clock.metrics()
+    tokens = sum(response.tokens for response in responses)
+    metrics = {
+        "fitness_best": float(fitness.max()),
+        "fitness_mean": float(fitness.mean()),
+        "coverage_archive": coverage(solved),
+        "coverage_3": coverage(solved[list(greedy(solved, 3))]),
+        "active_tasks": len(state.pool.active),
+        "new_tasks": sum(
+            state.library.tasks[task].generation == state.generation for task in state.pool.active
+        ),
+        "limbo": len(state.pool.limbo),
+        "new_members": sum(name in recipes for name in state.archive),
+        "gibberish": len(gibberish),
+        "rejected_drafts": len(rejections),
+        "missing_scores": sum(response.score is None for response in responses),
+        "responses": len(responses),
+        "tokens": tokens,
+        "tokens_per_s": round(tokens / max(times["decode_s"], 1e-3), 1),
+        **costs,
+        **per_task(costs, written),
+        **times,
+    }
+    record = Record(list(recipes.values()), gibberish, novelty, responses, rejections, metrics)
+    return state, record

@@ -1,0 +1,133 @@
+"""Reward models: decoders of our families with one number in place of the vocabulary.
+
+They are transformers' `…ForSequenceClassification` with one label: the head `score` [1, width]
+reads the last token of a question and its answer.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.inference.buckets import bucket, padded
+from acdc_jax.models import hf, tokenizer
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.families import from_hf
+from acdc_jax.models.safetensors_io import Stored, find_tensors, read_json, views
+from acdc_jax.models.transformer import forward
+from acdc_jax.params import Params
+from acdc_jax.sharding import make_mesh, weight_shardings
+
+_CLASSIFIER, _HEAD = "ForSequenceClassification", "score.weight"
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A reward model in memory, with its tokenizer.
+
+    Attributes:
+        config: The decoder below the head.
+        weights: Its weights; `head.weight` [1, width] is the head.
+        tokenizer: From `load_tokenizer`.
+        pad_token: Fills rows up; never looked at.
+    """
+
+    config: ModelConfig
+    weights: Params
+    tokenizer: Any
+    pad_token: int
+
+    def encode(self, question: str, answer: str) -> list[int]:
+        """Tokens of an answer and what it answers, in the model's chat template."""
+        return tokenizer.encode_exchange(self.tokenizer, question, answer)
+
+
+def check_reward_model(folder: Path) -> ModelConfig:
+    """Reads the description of a reward model; none of its weights.
+
+    Raises:
+        AcdcError: It is none, has several labels, or is of a family that is not known here.
+    """
+    return _description(folder)[0]
+
+
+def load_reward_model(folder: Path, devices: Sequence[jax.Device]) -> RewardModel:
+    """Reads a reward model, its weights spread over the devices.
+
+    Raises:
+        AcdcError: As `check_reward_model`, or weights or tokenizer cannot be read.
+    """
+    config, head = _description(folder)
+    mesh = make_mesh("model:-1", devices)
+    shardings = weight_shardings(mesh, config, population=False)
+    weights = hf.load_weights(folder, config, shardings, beside=(_HEAD,))
+    (values,) = views([head])
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    score = jax.device_put(np.array(values).astype(config.dtype), everywhere)
+    tok = tokenizer.load_tokenizer(folder)
+    pad = tok.pad_token_id if tok.pad_token_id is not None else 0
+    return RewardModel(config, {**weights, "head.weight": score}, tok, pad)
+
+
+def rewards(model: RewardModel, texts: Sequence[Sequence[int]]) -> list[float]:
+    """The head's value at the last token of each text.
+
+    Args:
+        model: From `load_reward_model`.
+        texts: Token ids, at least one each; read as one batch.
+
+    Raises:
+        AcdcError: A text is longer than the model's window, by its index.
+    """
+    for i, text in enumerate(texts):
+        if len(text) > model.config.max_positions:
+            raise AcdcError(
+                f"text {i} has {len(text)} tokens; the reward model's window is "
+                f"{model.config.max_positions}"
+            )
+    width = min(bucket(max(map(len, texts))), model.config.max_positions)
+    tokens = padded(texts, len(texts), width, model.pad_token)
+    last = np.asarray([len(text) - 1 for text in texts], np.int32)
+    values = _values(model.config, model.weights, tokens, last)
+    return [float(value) for value in jax.device_get(values)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _values(config: ModelConfig, weights: Params, tokens: jax.Array, last: jax.Array) -> jax.Array:
+    """[rows] float32; padding is to the right, where no earlier token sees it."""
+    where = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    logits, _ = forward(
+        config, weights, tokens, jnp.broadcast_to(where[None], tokens.shape), last=last
+    )
+    return logits[:, 0, 0]
+
+
+def _description(folder: Path) -> tuple[ModelConfig, Stored]:
+    """The decoder's configuration, and where its head is stored."""
+    path = folder / "config.json"
+    fields = read_json(path)
+    name = str((fields.get("architectures") or [""])[0])
+    if not name.endswith(_CLASSIFIER):
+        raise AcdcError(f"{path}: {name or 'no architecture'} is no reward model (…{_CLASSIFIER})")
+    # Gemma 3's text model alone carries the word in one name and not in the other.
+    decoder = name.removesuffix(_CLASSIFIER).removesuffix("Text") + "ForCausalLM"
+    # Neither a head over the vocabulary nor what would be done to its logits.
+    changes = {"architectures": [decoder], "tie_word_embeddings": True}
+    config = replace(from_hf(fields | changes, str(path)), logit_softcap=0.0)
+    tensors = find_tensors(folder)
+    embedding = tensors.get(hf.hf_names(config)["embed.weight"])
+    head = tensors.get(_HEAD)
+    if embedding is None or head is None:
+        raise AcdcError(f"{folder}: tensor {_HEAD} or the embedding is missing")
+    if head.shape != (1, config.hidden_size):
+        raise AcdcError(
+            f"{head.file}: {_HEAD} has shape {head.shape}; a reward model has one label, "
+            f"(1, {config.hidden_size})"
+        )
+    return replace(config, dtype=embedding.dtype), head

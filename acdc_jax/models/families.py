@@ -1,0 +1,330 @@
+"""Model families: what an architecture's `config.json` says, and in which words.
+
+Everything in which one family differs from another is in `FAMILIES` and in the fields of
+`ModelConfig`. A field that would change the computation in a way that the decoder lacks is refused
+by name; fields that no family's decoder reads are ignored, as transformers ignores them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.models.config import ModelConfig
+
+Fields = Mapping[str, Any]
+_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
+
+# Fields that change what a decoder computes, and the values that mean "not used". A family that
+# reads one of them does not refuse it.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_cross_attention": (None, False),
+    "attention_bias": (None, False),
+    "attn_logit_softcapping": (None,),
+    "auto_map": (None,),  # code of its own, which is never executed
+    "final_logit_softcapping": (None,),
+    "is_encoder_decoder": (None, False),
+    "mlp_bias": (None, False),
+    "partial_rotary_factor": (None, 1, 1.0),
+    "pretraining_tp": (None, 0, 1),
+    "quantization_config": (None,),
+    "sliding_window": (None,),
+    "use_bidirectional_attention": (None, False),
+    "use_qk_norm": (None, False),
+    "use_sliding_window": (None, False),
+}
+
+_STRUCTURED: dict[str, type] = {
+    "architectures": list,
+    "layer_types": list,
+    "rope_parameters": dict,
+    "rope_scaling": dict,
+}
+
+
+def _nowhere(given: Fields, layer: int) -> bool:
+    return False
+
+
+def _everywhere(given: Fields, layer: int) -> bool:
+    return given.get("sliding_window", 1) is not None
+
+
+def _from_a_layer_on(given: Fields, layer: int) -> bool:
+    return bool(given.get("use_sliding_window")) and layer >= _number(
+        given, "max_window_layers", 28
+    )
+
+
+def _but_every(period: int) -> Callable[[Fields, int], bool]:
+    def slides(given: Fields, layer: int) -> bool:
+        return (layer + 1) % int(_number(given, "sliding_window_pattern", period) or period) != 0
+
+    return slides
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        model_type: Hugging Face's short name.
+        slides: (fields, layer) → whether the layer has a window, where `layer_types` is not given.
+        fixed: Fields of `ModelConfig` that the architecture fixes.
+        optional: Fields of `config.json` that it reads besides the common ones, with defaults.
+        head_dim: Where `config.json` says nothing; 0: hidden size over heads.
+        tied: Whether the head is the embedding, where `config.json` says nothing.
+        rope_thetas: Bases of the frequencies in layers without and with a window, where
+            `config.json` says nothing; the second is 0 where both kinds rotate alike.
+    """
+
+    model_type: str
+    slides: Callable[[Fields, int], bool] = _nowhere
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    optional: Mapping[str, Any] = field(default_factory=dict)
+    head_dim: int = 0
+    tied: bool = False
+    rope_thetas: tuple[float, float] = (10_000.0, 0.0)
+
+
+_SLIDING = {"sliding_window": 4096}
+_BIASED = {"attention_bias": False}
+_SWITCHED = _SLIDING | {"use_sliding_window": False}
+_GEMMA = {"centred_norms": True, "post_norms": True, "scale_embedding": True}
+_CAPS = {"query_pre_attn_scalar": 256, "attn_logit_softcapping": None} | _SLIDING | _BIASED
+
+FAMILIES = {
+    "LlamaForCausalLM": Family("llama", optional=_BIASED),
+    "MistralForCausalLM": Family("mistral", _everywhere, optional=_SLIDING),
+    "Qwen2ForCausalLM": Family("qwen2", _from_a_layer_on, {"qkv_bias": True}, _SWITCHED),
+    "Qwen3ForCausalLM": Family(
+        "qwen3", _from_a_layer_on, {"qk_norm": True}, _SWITCHED | _BIASED, head_dim=128
+    ),
+    "Gemma2ForCausalLM": Family(
+        "gemma2",
+        _but_every(2),
+        _GEMMA,
+        _CAPS | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        head_dim=256,
+        tied=True,
+    ),
+    "Gemma3ForCausalLM": Family(
+        "gemma3_text",
+        _but_every(6),
+        _GEMMA | {"qk_norm": True},
+        _CAPS | {"final_logit_softcapping": None},
+        head_dim=256,
+        tied=True,
+        rope_thetas=(1_000_000.0, 10_000.0),
+    ),
+}
+
+
+def from_hf(given: Fields, where: str) -> ModelConfig:
+    """Reads the fields of a Hugging Face `config.json`.
+
+    Args:
+        given: The parsed file, as transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`) or
+            5 (`rope_parameters`, `dtype`) writes it.
+        where: The file's name, for messages.
+
+    Raises:
+        AcdcError: An architecture or a field that the decoder does not implement, by name.
+    """
+    try:
+        return _read(given)
+    except AcdcError as error:
+        raise AcdcError(f"{where}: {error}") from None
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    """Returns the fields of a `config.json` that transformers 4 and 5 both read.
+
+    Raises:
+        AcdcError: The family has no words for a field of the configuration, which is named.
+    """
+    family = _family(config.architecture)
+    window = max(config.windows, default=0)
+    local = [bool(config.window(layer)) for layer in range(config.num_layers)]
+    gemma = family.fixed.get("scale_embedding", False)
+    written: dict[str, Any] = {
+        "architectures": [config.architecture],
+        "model_type": family.model_type,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_activation" if gemma else "hidden_act": config.activation,
+        "rms_norm_eps": config.rms_norm_eps,
+        "tie_word_embeddings": config.tie_embeddings,
+        "max_position_embeddings": config.max_positions,
+        "dtype": config.dtype,
+        "torch_dtype": config.dtype,
+    }
+    written |= _write_rope(config, family)
+    own = {
+        "attention_bias": config.o_bias,
+        "sliding_window": window or None,
+        "use_sliding_window": bool(window),
+        "query_pre_attn_scalar": int(config.query_scale),  # transformers insists
+        "attn_logit_softcapping": config.attention_softcap or None,
+        "final_logit_softcapping": config.logit_softcap or None,
+    }
+    written |= {name: own[name] for name in family.optional}
+    if family.slides not in (_nowhere, _everywhere):
+        written["layer_types"] = [_LOCAL if slides else _GLOBAL for slides in local]
+    if family.slides is _from_a_layer_on:
+        written["max_window_layers"] = local.count(False)  # what transformers before 4.53 reads
+    understood = _read(written)
+    for one in fields(ModelConfig):
+        if getattr(understood, one.name) != getattr(config, one.name):
+            raise AcdcError(
+                f"{config.architecture} cannot have {one.name} = {getattr(config, one.name)!r}"
+            )
+    return written
+
+
+def _family(architecture: str) -> Family:
+    if architecture not in FAMILIES:
+        raise AcdcError(
+            f"unsupported architecture {architecture!r}; supported: {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[architecture]
+
+
+def _read(given: Fields) -> ModelConfig:
+    """`from_hf` without the file's name."""
+    for name, structure in _STRUCTURED.items():
+        if not isinstance(given.get(name), (structure, type(None))):
+            raise AcdcError(f"field {name} = {given[name]!r} is no {structure.__name__}")
+    kinds = {family.model_type: name for name, family in FAMILIES.items()}
+    kind = given.get("model_type")
+    architecture = str((given.get("architectures") or [kinds.get(str(kind), kind)])[0])
+    family = _family(architecture)
+    if kind not in (None, family.model_type):
+        raise AcdcError(f"model_type = {kind!r} does not go with {architecture}")
+    for name, neutral in _NEUTRAL.items():
+        if name not in family.optional and given.get(name) not in neutral:
+            raise AcdcError(f"unsupported {name} = {given[name]!r} in {architecture}")
+
+    layers = int(_number(given, "num_hidden_layers"))
+    hidden, heads = int(_number(given, "hidden_size")), int(_number(given, "num_attention_heads"))
+    own = {name: given.get(name, default) for name, default in family.optional.items()}
+    biased = bool(own.get("attention_bias"))
+    return ModelConfig(
+        architecture=architecture,
+        vocab_size=int(_number(given, "vocab_size")),
+        hidden_size=hidden,
+        intermediate_size=int(_number(given, "intermediate_size")),
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=int(_number(given, "num_key_value_heads", heads)),
+        head_dim=int(_number(given, "head_dim", family.head_dim or hidden // max(heads, 1))),
+        windows=_windows(given, family, layers, own),
+        rms_norm_eps=float(_number(given, "rms_norm_eps", 1e-6)),
+        activation=_activation(given, family),
+        query_scale=float(_number(own, "query_pre_attn_scalar", 0)),
+        attention_softcap=float(_number(own, "attn_logit_softcapping", 0)),
+        logit_softcap=float(_number(own, "final_logit_softcapping", 0)),
+        tie_embeddings=bool(given.get("tie_word_embeddings", family.tied)),
+        max_positions=int(_number(given, "max_position_embeddings")),
+        dtype=str(given.get("dtype") or given.get("torch_dtype") or "float32"),
+        **({"qkv_bias": biased, "o_bias": biased} | _rope(given, family) | dict(family.fixed)),
+    )
+
+
+def _number(given: Fields, name: str, default: float | None = None) -> float:
+    value = given.get(name)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        problem = "is missing" if value is None else f"= {value!r} is not a number"
+        raise AcdcError(f"field {name} {problem}")
+    return value
+
+
+def _activation(given: Fields, family: Family) -> str:
+    if family.fixed.get("scale_embedding"):  # Gemma: beside it, old files have another hidden_act
+        return str(given.get("hidden_activation") or "gelu_pytorch_tanh")
+    return str(given.get("hidden_act") or "silu")
+
+
+def _windows(given: Fields, family: Family, layers: int, own: Fields) -> tuple[int, ...]:
+    """The window of every layer; () where there is none."""
+    local = [family.slides(given, layer) for layer in range(layers)]
+    stated = given.get("layer_types")
+    if stated is not None:
+        if len(stated) != layers:
+            raise AcdcError(f"layer_types has {len(stated)} entries for {layers} layers")
+        free = family.slides not in (_nowhere, _everywhere) and own.get("use_sliding_window", True)
+        for kind, slides in zip(stated, local, strict=True):
+            if kind not in (_LOCAL, _GLOBAL) or (not free and slides != (kind == _LOCAL)):
+                raise AcdcError(f"unsupported layer_types entry {kind!r} in {family.model_type}")
+        local = [kind == _LOCAL for kind in stated]
+    if not any(local):
+        return ()
+    window = int(_number(own, "sliding_window"))
+    if window < 1:
+        raise AcdcError(f"sliding_window = {window} must be positive")
+    return tuple(window if slides else 0 for slides in local)
+
+
+def _rope(given: Fields, family: Family) -> dict[str, Any]:
+    """The rotary fields of `ModelConfig`."""
+    rope = dict(given.get("rope_scaling") or given.get("rope_parameters") or {})
+    theta, local_theta = family.rope_thetas
+    local: dict[str, Any] = {}
+    if local_theta:
+        nested = dict(given.get("rope_parameters") or {})
+        local = dict(nested.get(_LOCAL) or {})
+        rope = dict(given.get("rope_scaling") or nested.get(_GLOBAL) or {})
+        rope.setdefault("rope_theta", (nested.get(_GLOBAL) or {}).get("rope_theta"))
+        local_theta = _number(
+            local, "rope_theta", _number(given, "rope_local_base_freq", local_theta)
+        )
+    kind = str(rope.get("rope_type") or rope.get("type") or "default")
+    for one in (rope, local):
+        if one.get("partial_rotary_factor", 1) != 1:
+            raise AcdcError(f"unsupported partial_rotary_factor = {one['partial_rotary_factor']!r}")
+        for name, value in one.items():
+            if isinstance(value, dict):
+                raise AcdcError(f"unsupported rope_parameters.{name}")
+    if local and (local.get("rope_type") or "default") != "default":
+        raise AcdcError(f"unsupported rope_type = {local['rope_type']!r} in layers with a window")
+    found: dict[str, Any] = {
+        "rope_theta": float(_number(rope, "rope_theta", _number(given, "rope_theta", theta))),
+        "local_rope_theta": float(local_theta),
+        "rope_type": kind,
+    }
+    if kind != "default":
+        found["rope_factor"] = float(_number(rope, "factor"))
+    if kind == "llama3":
+        found["rope_low_freq_factor"] = float(_number(rope, "low_freq_factor"))
+        found["rope_high_freq_factor"] = float(_number(rope, "high_freq_factor"))
+        longest = _number(given, "max_position_embeddings")
+        original = _number(rope, "original_max_position_embeddings", longest)
+        original = _number(given, "original_max_position_embeddings", original)
+        found["rope_original_positions"] = int(original)
+    return found
+
+
+def _write_rope(config: ModelConfig, family: Family) -> dict[str, Any]:
+    """The rotary fields of `config.json`."""
+    scaling: dict[str, Any] = {"rope_type": config.rope_type}
+    if config.rope_type != "default":
+        scaling["factor"] = config.rope_factor
+    if config.rope_type == "llama3":
+        scaling["low_freq_factor"] = config.rope_low_freq_factor
+        scaling["high_freq_factor"] = config.rope_high_freq_factor
+        scaling["original_max_position_embeddings"] = config.rope_original_positions
+    parameters: dict[str, Any] = scaling | {"rope_theta": config.rope_theta}
+    written: dict[str, Any] = {"rope_theta": config.rope_theta}
+    if config.rope_type != "default":
+        written["rope_scaling"] = scaling
+    if family.rope_thetas[1]:
+        written["rope_local_base_freq"] = config.local_rope_theta
+        local = {"rope_type": "default", "rope_theta": config.local_rope_theta}
+        parameters = {_GLOBAL: parameters, _LOCAL: local}
+    return written | {"rope_parameters": parameters}

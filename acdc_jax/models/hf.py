@@ -1,0 +1,327 @@
+"""Hugging Face folders in and out, through one table of names.
+
+A folder holds `config.json` and safetensors, in one file or in shards with an index. Every tensor
+is accounted for before any is read; weights go to the devices, and come from them, leaf by leaf.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.families import from_hf, to_hf
+from acdc_jax.models.fetch import fetch
+from acdc_jax.models.safetensors_io import (
+    Stored,
+    find_tensors,
+    read_json,
+    views,
+    write_json,
+    write_tensors,
+)
+from acdc_jax.models.tokenizer import load_tokenizer
+from acdc_jax.models.transformer import shapes
+from acdc_jax.params import Params
+
+# Our module's dotted path ↔ Hugging Face's; {} is the layer.
+_NAMES = {
+    "embed": "model.embed_tokens",
+    "layers.{}.attention_norm": "model.layers.{}.input_layernorm",
+    "layers.{}.attention.q": "model.layers.{}.self_attn.q_proj",
+    "layers.{}.attention.k": "model.layers.{}.self_attn.k_proj",
+    "layers.{}.attention.v": "model.layers.{}.self_attn.v_proj",
+    "layers.{}.attention.o": "model.layers.{}.self_attn.o_proj",
+    "layers.{}.attention.q_norm": "model.layers.{}.self_attn.q_norm",
+    "layers.{}.attention.k_norm": "model.layers.{}.self_attn.k_norm",
+    "layers.{}.mlp_norm": "model.layers.{}.post_attention_layernorm",
+    "layers.{}.mlp.gate": "model.layers.{}.mlp.gate_proj",
+    "layers.{}.mlp.up": "model.layers.{}.mlp.up_proj",
+    "layers.{}.mlp.down": "model.layers.{}.mlp.down_proj",
+    "norm": "model.norm",
+    "head": "lm_head",
+}
+
+# Families with norms behind attention and feed-forward too call the second norm differently.
+_POST_NORM_NAMES = _NAMES | {
+    "layers.{}.attention_post_norm": "model.layers.{}.post_attention_layernorm",
+    "layers.{}.mlp_norm": "model.layers.{}.pre_feedforward_layernorm",
+    "layers.{}.mlp_post_norm": "model.layers.{}.post_feedforward_layernorm",
+}
+
+# Constants that old Llama checkpoints hold beside the weights.
+_CONSTANT = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
+
+_TEXT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+_READERS = 4  # leaves that are on their way to the devices at once
+
+
+def hf_names(config: ModelConfig) -> dict[str, str]:
+    """Returns the Hugging Face name of every weight, by its dotted path here."""
+    table = _POST_NORM_NAMES if config.post_norms else _NAMES
+    names = {}
+    for path in shapes(config):
+        module, leaf = path.rsplit(".", 1)
+        parts = module.split(".")
+        layer = parts[1] if parts[0] == "layers" else ""
+        if layer:
+            module = ".".join([parts[0], "{}", *parts[2:]])
+        names[path] = f"{table[module].format(layer)}.{leaf}"
+    return names
+
+
+def declared_config(folder: str | Path) -> ModelConfig:
+    """Reads a folder's `config.json`, which may name another dtype than the weights have.
+
+    Raises:
+        AcdcError: No such folder, no configuration in it, or an unsupported field.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise AcdcError(f"{folder}: no such folder; give a Hugging Face folder")
+    path = folder / "config.json"
+    return from_hf(read_json(path), str(path))
+
+
+def read_config(folder: str | Path) -> ModelConfig:
+    """Reads a folder's `config.json`; the dtype is the one in which the weights are stored.
+
+    Raises:
+        AcdcError: As `declared_config`, or no weights.
+    """
+    config = declared_config(folder)
+    embedding = hf_names(config)["embed.weight"]
+    found = find_tensors(Path(folder)).get(embedding)
+    if found is None:
+        raise AcdcError(f"{folder}: tensor {embedding} is missing")
+    return replace(config, dtype=found.dtype)
+
+
+def load_weights(
+    folder: str | Path,
+    config: ModelConfig,
+    shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+    beside: Collection[str] = (),
+) -> Params:
+    """Reads a folder's weights, each straight to its sharding, in the stored dtype.
+
+    Args:
+        folder: A Hugging Face folder.
+        config: What `read_config` says of it.
+        shardings: Where each weight goes, by dotted path; None is the default device.
+        beside: Tensors that are no part of the decoder, and left alone.
+
+    Raises:
+        AcdcError: A truncated file, a missing shard, or a tensor that is missing, has no place in
+            the model, has another shape or dtype than the configuration says, or is not finite;
+            file and tensor are named.
+    """
+    stored = _accounted(Path(folder), config, beside)
+
+    def place(path: str, view: np.ndarray) -> jax.Array:
+        # Each device asks for its own slice, which is all that is read for it.
+        leaf: jax.Array = (
+            jax.device_put(np.array(view))
+            if shardings is None
+            else jax.make_array_from_callback(
+                view.shape, shardings[path], lambda index: np.array(view[index])
+            )
+        )
+        return leaf.block_until_ready()  # and its copy on the host is gone
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        placed = readers.map(place, stored, views(stored.values()))
+        weights = dict(zip(stored, placed, strict=True))
+    for path in non_finite(weights):
+        tensor = stored[path]
+        raise AcdcError(f"{tensor.file}: tensor {tensor.name} has values that are not finite")
+    return weights
+
+
+def save(
+    folder: str | Path,
+    config: ModelConfig,
+    weights: Params,
+    tokenizer_from: str | Path,
+    max_shard_bytes: int = 5 * 10**9,
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Writes a folder that transformers and vLLM load; it appears complete or not at all.
+
+    Args:
+        folder: Must not exist, or be empty.
+        config: The decoder.
+        weights: One member's weights, in the dtype of the configuration.
+        tokenizer_from: Folder whose tokenizer, chat template and generation configuration are
+            copied.
+        max_shard_bytes: Of a weight file, unless one tensor is larger.
+        texts: Further files, such as a model card, by name.
+
+    Raises:
+        AcdcError: The folder has something in it or cannot be written, or a weight is missing,
+            superfluous, of another shape or dtype than the configuration says, or not finite.
+    """
+    folder, source = Path(folder), Path(tokenizer_from)
+    check_vacant(folder)
+    fields = to_hf(config)
+    _check_weights(config, weights)
+    generation = _generation_config(source)
+    special = {name: generation[name] for name in _SPECIAL if name in generation}
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        try:
+            names = hf_names(config)
+            tensors = {names[path]: (config.dtype, weights[path].shape) for path in names}
+            leaves = _on_host(weights[path] for path in names)
+            write_tensors(partial, tensors, leaves, max_shard_bytes)
+            copy_text_files(source, partial)
+            write_json(partial / "generation_config.json", generation)
+            write_json(partial / "config.json", fields | special)
+            for name, text in texts.items():
+                (partial / name).write_text(text, encoding="utf-8")
+            partial.replace(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise AcdcError(f"{folder}: cannot write: {error.strerror or error}") from error
+
+
+def check_vacant(folder: Path) -> None:
+    """Raises AcdcError where `save` would not write."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AcdcError(f"{folder}: exists and is not an empty folder; choose another")
+
+
+def copy_text_files(source: Path, target: Path) -> None:
+    """Copies what a folder holds besides weights: configurations, tokenizer, chat template."""
+    for name in _TEXT_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def keep_stop_tokens(folder: Path, stop_tokens: Sequence[int]) -> None:
+    """Writes what ends a response into a folder's generation configuration."""
+    one_or_all = stop_tokens[0] if len(stop_tokens) == 1 else sorted(stop_tokens)
+    fields = _generation_config(folder) | {"eos_token_id": one_or_all}
+    write_json(folder / "generation_config.json", fields)
+
+
+def non_finite(weights: Params) -> list[str]:
+    """Returns the paths of the weights that hold an infinity or a NaN."""
+    finite = fetch([_all_finite(leaf) for leaf in weights.values()])
+    return [path for path, fine in zip(weights, finite, strict=True) if not fine]
+
+
+# Leaf by leaf: of their few shapes each is compiled once, whatever the number of layers.
+@jax.jit
+def _all_finite(leaf: jax.Array) -> jax.Array:
+    return jnp.isfinite(leaf).all()
+
+
+def _check_weights(config: ModelConfig, weights: Params) -> None:
+    """Refuses weights that the configuration does not describe, by name."""
+    expected = shapes(config)
+    for path in sorted(expected.keys() ^ weights.keys()):
+        problem = "is missing" if path in expected else "has no place in the model"
+        raise AcdcError(f"weight {path} {problem}")
+    for path, leaf in weights.items():
+        if (leaf.shape, leaf.dtype) != (expected[path].shape, expected[path].dtype):
+            raise AcdcError(
+                f"weight {path} is {leaf.dtype}{list(leaf.shape)}, but the configuration says "
+                f"{expected[path].dtype}{list(expected[path].shape)}"
+            )
+    for path in non_finite(weights):
+        raise AcdcError(f"weight {path} has values that are not finite")
+
+
+def _generation_config(source: Path) -> dict[str, Any]:
+    """The source's generation configuration; special tokens that it lacks are config.json's.
+
+    The tokenizer says those that both lack, if one of them is the end of a response.
+    """
+    files = (source / "config.json", source / "generation_config.json")  # the later one wins
+    asked = [read_json(path) if path.is_file() else {} for path in files]
+    if all(fields.get("eos_token_id") is None for fields in asked):
+        tokenizer = load_tokenizer(source)
+        asked.insert(0, {name: getattr(tokenizer, name) for name in _SPECIAL})
+    special = {
+        name: fields[name] for fields in asked for name in _SPECIAL if fields.get(name) is not None
+    }
+    return asked[-1] | special
+
+
+def _on_host(leaves: Iterator[jax.Array]) -> Iterator[np.ndarray]:
+    """Yields each leaf's values; the next leaf is on its way meanwhile."""
+    ahead: jax.Array | None = None
+    for leaf in leaves:
+        # A copy on the device: an array keeps what was fetched of it for as long as it lives.
+        copy = leaf.copy()
+        copy.copy_to_host_async()
+        if ahead is not None:
+            yield np.asarray(ahead)
+        ahead = copy
+    if ahead is not None:
+        yield np.asarray(ahead)
+
+
+def _accounted(folder: Path, config: ModelConfig, beside: Collection[str]) -> dict[str, Stored]:
+    """Returns where every weight is stored, by dotted path, having looked at every tensor."""
+    found = find_tensors(folder)
+    names, expected = hf_names(config), shapes(config)
+    for name in names.values():
+        if name not in found:
+            raise AcdcError(f"{folder}: tensor {name} is missing")
+    for name in found.keys() - names.values() - set(beside):
+        if config.tie_embeddings and name == f"{_NAMES['head']}.weight":
+            _check_tied(found[name], found[names["embed.weight"]])
+        elif not _CONSTANT.fullmatch(name):
+            file = found[name].file
+            raise AcdcError(f"{file}: tensor {name} has no place in this {config.architecture}")
+    for path, name in names.items():
+        tensor = found[name]
+        if tensor.shape != expected[path].shape:
+            raise AcdcError(
+                f"{tensor.file}: tensor {name} has shape {tensor.shape}, "
+                f"but the configuration says {expected[path].shape}"
+            )
+        if tensor.dtype != config.dtype:
+            raise AcdcError(
+                f"{tensor.file}: tensor {name} is {tensor.dtype}, others {config.dtype}"
+            )
+    return {path: found[name] for path, name in names.items()}
+
+
+def _check_tied(head: Stored, embedding: Stored) -> None:
+    """Refuses a head beside the embedding that is to be the head, unless it is the same."""
+    if (head.shape, head.kind) == (embedding.shape, embedding.kind):
+        one, other = (view.view(np.uint8) for view in views((head, embedding)))
+        if all(np.array_equal(a, b) for a, b in zip(one, other, strict=True)):
+            return
+    raise AcdcError(
+        f"{head.file}: tensor {head.name} differs from {embedding.name}, although config.json "
+        "ties them; set tie_word_embeddings to false there"
+    )

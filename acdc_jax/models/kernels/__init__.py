@@ -1,0 +1,1 @@
+"""Kernels for what XLA does not do fast enough, each with its fallback."""

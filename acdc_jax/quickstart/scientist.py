@@ -1,0 +1,114 @@
+"""The scientist that needs no LLM: it writes task families in the skill language.
+
+It knows what its own tasks ask (`Draft.metadata`), so that it can make them harder, easier or
+related. It offers no spec twice while there are others, and never a held-out one.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from acdc_jax.quickstart.gibberish import is_gibberish
+from acdc_jax.quickstart.ideas import ideas
+from acdc_jax.quickstart.language import Spec, Split, split
+from acdc_jax.quickstart.source import spec_of, write_draft
+from acdc_jax.tasks.llm import gathered
+from acdc_jax.tasks.scientist import Candidate, Check, Rejection, Wish
+from acdc_jax.tasks.task import Draft, Kind, Task
+from acdc_jax.tasks.validate import Accepted
+
+
+@dataclasses.dataclass(frozen=True)
+class ProceduralScientist:
+    """Writes task families from a grammar; a `Scientist`.
+
+    Attributes:
+        split: which specs it may offer.
+        instances: instances of each family.
+        max_steps: operations that a harder task may compose; when all single operations and pairs
+            are used up, others go beyond.
+    """
+
+    split: Split
+    instances: int = 2
+    max_steps: int = 2
+
+    async def write(
+        self,
+        wishes: Sequence[Wish],
+        known: Sequence[Task],
+        shown: Sequence[Task],
+        check: Check,
+        key: jax.Array,
+    ) -> list[Candidate | Rejection]:
+        """See `Scientist.write`. Drafts of one call know each other."""
+        context, drafts = list(known), list[Draft]()
+        for i, wish in enumerate(wishes):
+            draft = self.propose(wish.kind, wish.parent, context, jax.random.fold_in(key, i))
+            drafts.append(draft)
+            context.append(Task(f"draft {i}", draft, 0, {}, {}))
+        verdicts = await gathered(check(draft) for draft in drafts)
+        return [
+            Candidate(draft, verdict)
+            if isinstance(verdict, Accepted)
+            else Rejection(draft.kind, draft.parent, draft.name, verdict.reason, draft.source)
+            for draft, verdict in zip(drafts, verdicts, strict=True)
+        ]
+
+    def propose(
+        self, kind: Kind, parent: Task | None, context: Sequence[Task], key: jax.Array
+    ) -> Draft:
+        """One draft. A parent in no language of ours is as good as none."""
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        used = {spec_of(task.draft.metadata) for task in context}
+        origin = None if parent is None else spec_of(parent.draft.metadata)
+        spec = self._choose(kind, origin, used | {origin}, rng)
+        parent_id = None if parent is None else parent.id
+        return write_draft(spec, kind, parent_id, self.instances, rng)
+
+    async def is_new(self, draft: Draft, nearest: Sequence[Task]) -> bool:
+        """See `Scientist.is_new`: another spec is another task."""
+        return all(spec_of(draft.metadata) != spec_of(task.draft.metadata) for task in nearest)
+
+    async def is_gibberish(self, replies: Sequence[tuple[str, str]]) -> bool:
+        """See `Scientist.is_gibberish`."""
+        return is_gibberish(replies)
+
+    def costs(self) -> Mapping[str, float]:
+        """See `Scientist.costs`: nothing."""
+        return {}
+
+    def _choose(
+        self,
+        kind: Kind,
+        origin: Spec | None,
+        used: set[Spec | None],
+        rng: np.random.Generator,
+    ) -> Spec:
+        """The best idea of which something is unused; failing all, some pair once more."""
+        times = Counter(spec.words for spec in used if spec is not None and len(spec.words) > 1)
+        for idea in ideas(kind, origin, self.split, self.max_steps, rng):
+            fresh = [s for s in idea if s not in used and not self.split.is_held_out(s)]
+            if fresh:
+                # Pairs take turns; a pair's parameters matter less than its words.
+                fewest = min(times[s.words] for s in fresh)
+                return _pick([s for s in fresh if times[s.words] == fewest], rng)
+        return _pick(self.split.pool_pair_specs, rng)
+
+
+def procedural_scientist(seed: int, instances: int = 2) -> ProceduralScientist:
+    """The scientist of a PRNG seed, which decides what is held out."""
+    return ProceduralScientist(split(seed), instances)
+
+
+def heldout_drafts(seed: int, instances: int = 4) -> list[Draft]:
+    """The 200 families that a run of this PRNG seed is evaluated on: 60 singles and 140 pairs."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(jax.random.key(seed))))
+    return [write_draft(spec, "novel", None, instances, rng) for spec in split(seed).held_out]
+
+
+def _pick(specs: Sequence[Spec], rng: np.random.Generator) -> Spec:
+    return specs[int(rng.integers(len(specs)))]

@@ -1,0 +1,282 @@
+"""Trains the tiny base and its eight experts, and keeps them as Hugging Face folders.
+
+The base learns every operation by its own word. Each expert then learns new words for a few of
+them, almost only in the new words' embedding rows: that is what makes the experts' task vectors
+additive. It is a construction for demonstrations and tests; it says nothing about large models.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import math
+import random
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax import contrib
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.models import hf
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.transformer import forward, init_weights, shapes
+from acdc_jax.params import Params
+from acdc_jax.quickstart.examples import (
+    DrawWords,
+    Examples,
+    base_words,
+    draw_examples,
+    expert_words,
+)
+from acdc_jax.quickstart.language import EXPERTS, TRAIN_PAIRS
+from acdc_jax.quickstart.tokenizer import FIRST_NEW_ROW, MAX_POSITIONS, TOKENS, save_tokenizer
+
+Progress = Callable[[str, int, int], None]  # (what is trained, steps done, steps in all)
+
+TINY = ModelConfig(
+    architecture="Qwen2ForCausalLM",
+    vocab_size=len(TOKENS),
+    hidden_size=96,
+    intermediate_size=264,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=24,
+    rope_theta=10_000.0,
+    tie_embeddings=True,
+    qkv_bias=True,
+    max_positions=MAX_POSITIONS,
+)
+
+_STEPS_PER_CALL = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainRecipe:
+    """Every number of the training.
+
+    Attributes:
+        model: shape of the base and of the experts.
+        experts: own words of the operations that each expert learns new words for.
+        learning_rate: peak, reached after `warmup` steps; a cosine then takes it to a tenth.
+        warmup: steps of linear warm-up.
+        batch: examples per step, drawn with replacement.
+        b2: Adam's second-moment decay.
+        base_steps: steps of the base, by Muon.
+        base_examples: distinct examples of the base.
+        base_pairs: share of compositions in them.
+        expert_steps: steps of an expert, by Adam.
+        expert_examples: distinct examples of an expert.
+        expert_replay: share of the base's examples in them.
+        expert_pairs: share of compositions in the others.
+        clip: largest global gradient norm of an expert.
+        body_rate: an expert's rate outside the new words' rows, relative to theirs.
+    """
+
+    model: ModelConfig = TINY
+    experts: tuple[tuple[str, ...], ...] = EXPERTS
+    learning_rate: float = 1e-2
+    warmup: int = 20
+    batch: int = 128
+    b2: float = 0.98
+    base_steps: int = 600
+    base_examples: int = 40_000
+    base_pairs: float = 0.4
+    expert_steps: int = 60
+    expert_examples: int = 8_000
+    expert_replay: float = 0.2
+    expert_pairs: float = 0.4
+    clip: float = 1.0
+    body_rate: float = 0.03
+
+
+def cached_seeds(
+    cache_dir: Path, seed: int, progress: Progress, recipe: TrainRecipe = TrainRecipe()
+) -> Path:
+    """Folder of the seeds of a PRNG seed; they are trained only if it is not there yet."""
+    out = cache_dir / cache_name(seed, recipe)
+    if not out.exists():
+        train_seeds(out, seed, progress, recipe)
+    return out
+
+
+def cache_name(seed: int, recipe: TrainRecipe) -> str:
+    """Names the seed and a hash of the recipe: a changed recipe is trained anew."""
+    digest = hashlib.sha256(repr((recipe, TOKENS, TRAIN_PAIRS)).encode()).hexdigest()
+    return f"tiny-{seed}-{digest[:10]}"
+
+
+def train_seeds(
+    out: Path, seed: int, progress: Progress, recipe: TrainRecipe = TrainRecipe()
+) -> None:
+    """Trains the seeds and writes `base/`, `expert-0/`, … into `out`, all or nothing.
+
+    Two processes may train the same folder: the first to finish wins, and both end well.
+
+    Args:
+        out: folder to create; it may exist if it is empty.
+        seed: PRNG seed of initial weights and examples.
+        progress: called with ("base" or "experts", steps done, steps in all).
+        recipe: the numbers.
+
+    Raises:
+        AcdcError: `out` exists and is not empty, or cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise AcdcError(f"{out} exists already: remove it or name another folder")
+    scratch = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+    tokenizer = scratch / "tokenizer"
+    try:
+        tokenizer.mkdir(parents=True)  # a folder that cannot be written shows before the training
+        save_tokenizer(tokenizer)
+        for name, weights in _train_all(seed, progress, recipe).items():
+            hf.save(scratch / name, recipe.model, weights, tokenizer_from=tokenizer)
+        shutil.rmtree(tokenizer)
+        _publish(scratch, out)
+    except OSError as error:
+        raise AcdcError(f"{out}: cannot write: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _publish(scratch: Path, out: Path) -> None:
+    try:
+        scratch.rename(out)
+    except OSError:
+        if not (out / "base").is_dir():  # not just another process that was faster
+            raise
+
+
+def _train_all(seed: int, progress: Progress, recipe: TrainRecipe) -> dict[str, Params]:
+    """Base and experts by folder name."""
+    init_key, *keys = jax.random.split(jax.random.key(seed), 2 + len(recipe.experts))
+    rngs = [np.random.default_rng(np.asarray(jax.random.key_data(key))) for key in keys]
+
+    own_words = base_words(recipe.base_pairs)
+    examples = _examples(own_words, recipe.base_examples, rngs[0])
+    fit = _make_fit(recipe, _base_optimizer(recipe), recipe.base_steps, learn_head=True)
+    base = fit(
+        init_weights(recipe.model, init_key),
+        examples,
+        rngs[0],
+        lambda done: progress("base", done, recipe.base_steps),
+    )
+    seeds = {"base": base}
+
+    fit = _make_fit(recipe, _expert_optimizer(recipe), recipe.expert_steps, learn_head=False)
+    total = recipe.expert_steps * len(recipe.experts)
+    for i, (taught, rng) in enumerate(zip(recipe.experts, rngs[1:], strict=True)):
+        words = expert_words(taught, own_words, recipe.expert_replay, recipe.expert_pairs)
+        examples = _examples(words, recipe.expert_examples, rng)
+
+        def report(done: int, before: int = i * recipe.expert_steps) -> None:
+            progress("experts", before + done, total)
+
+        seeds[f"expert-{i}"] = fit(base, examples, rng, report)
+    return seeds
+
+
+def _examples(words: DrawWords, n: int, rng: np.random.Generator) -> Examples:
+    # Python's generator draws single words and characters ten times faster than numpy's.
+    return draw_examples(words, n, random.Random(int(rng.integers(2**62))))
+
+
+def _make_fit(
+    recipe: TrainRecipe, optimizer: optax.GradientTransformation, steps: int, *, learn_head: bool
+) -> Callable[[Params, Examples, np.random.Generator, Callable[[int], None]], Params]:
+    """A function that trains a copy of some weights on examples; compiled once for all experts."""
+    steps_per_call = math.gcd(steps, _STEPS_PER_CALL)
+
+    # Weights and optimizer state are overwritten: nothing needs those of the step before.
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def run(
+        weights: Params, state: optax.OptState, tokens: jax.Array, answer: jax.Array
+    ) -> tuple[Params, optax.OptState]:
+        def step(
+            carry: tuple[Params, optax.OptState], batch: tuple[jax.Array, jax.Array]
+        ) -> tuple[tuple[Params, optax.OptState], None]:
+            weights, state = carry
+            gradient = jax.grad(_loss)(weights, recipe.model, *batch, learn_head)
+            with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+                updates, state = optimizer.update(gradient, state, weights)
+            return (optax.apply_updates(weights, updates), state), None
+
+        return jax.lax.scan(step, (weights, state), (tokens, answer))[0]
+
+    def fit(
+        weights: Params,
+        examples: Examples,
+        rng: np.random.Generator,
+        report: Callable[[int], None],
+    ) -> Params:
+        weights = jax.tree.map(jnp.copy, weights)  # run() takes what it is given
+        state = optimizer.init(weights)
+        for done in range(0, steps, steps_per_call):
+            report(done)
+            rows = rng.integers(len(examples.tokens), size=(steps_per_call, recipe.batch))
+            weights, state = run(weights, state, examples.tokens[rows], examples.answer[rows])
+            jax.block_until_ready(weights)  # the report is of steps taken, not of steps queued
+        report(steps)
+        return weights
+
+    return fit
+
+
+def _loss(
+    weights: Params, model: ModelConfig, tokens: jax.Array, answer: jax.Array, learn_head: bool
+) -> jax.Array:
+    """Mean cross-entropy of the answers' tokens.
+
+    Without `learn_head` the tied embedding learns as input only: its gradient as output head,
+    which would push every new word's row the same way in every expert, is stopped.
+    """
+    if not learn_head:
+        weights = weights | {"head.weight": jax.lax.stop_gradient(weights["embed.weight"])}
+    inputs, targets, counts = tokens[:, :-1], tokens[:, 1:], answer[:, 1:]
+    positions = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), inputs.shape)
+    logits, _ = forward(model, weights, inputs, positions)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return jnp.sum(losses, where=counts) / jnp.sum(counts, dtype=losses.dtype)
+
+
+def _schedule(recipe: TrainRecipe, steps: int) -> optax.Schedule:
+    peak = recipe.learning_rate
+    return optax.warmup_cosine_decay_schedule(0.0, peak, recipe.warmup, steps, 0.1 * peak)
+
+
+def _base_optimizer(recipe: TrainRecipe) -> optax.GradientTransformation:
+    """Muon for matrices (stored [out, in]; the embedding as a map from rows), Adam for the rest."""
+    dimensions = {
+        name: None
+        if len(shape.shape) < 2
+        else contrib.MuonDimensionNumbers(0, 1)
+        if name == "embed.weight"
+        else contrib.MuonDimensionNumbers(1, 0)
+        for name, shape in shapes(recipe.model).items()
+    }
+    return contrib.muon(
+        _schedule(recipe, recipe.base_steps),
+        adam_b2=recipe.b2,
+        muon_weight_dimension_numbers=dimensions,
+    )
+
+
+def _expert_optimizer(recipe: TrainRecipe) -> optax.GradientTransformation:
+    """Adam at the full rate for the new words' embedding rows, much slower for all else."""
+
+    def slow_body(updates: Params) -> Params:
+        slowed = {name: recipe.body_rate * update for name, update in updates.items()}
+        rows = updates["embed.weight"][FIRST_NEW_ROW:]
+        slowed["embed.weight"] = slowed["embed.weight"].at[FIRST_NEW_ROW:].set(rows)
+        return slowed
+
+    return optax.chain(
+        optax.clip_by_global_norm(recipe.clip),
+        optax.adam(_schedule(recipe, recipe.expert_steps), b2=recipe.b2),
+        optax.stateless(lambda updates, _: slow_body(updates)),
+    )

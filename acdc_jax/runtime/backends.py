@@ -1,0 +1,113 @@
+"""Who plays the scientist, the judge and the embedder in a run: built from the flags.
+
+All of them are coroutines on one event loop in a thread of its own, so that they can be asked from
+any thread and go on while the main one decodes. OpenAI's client is imported on first use.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from acdc_jax.config import Config
+from acdc_jax.quickstart.scientist import procedural_scientist
+from acdc_jax.tasks.llm import Chat
+from acdc_jax.tasks.llm_scientist import LlmScientist
+from acdc_jax.tasks.local_llm import LocalChat, LocalEmbedder, load_checkpoint
+from acdc_jax.tasks.novelty import Embedder, Memory, NGrams
+from acdc_jax.tasks.scientist import Judge, Scientist
+
+if TYPE_CHECKING:
+    from acdc_jax.tasks.openai_client import Endpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Backends:
+    """The helpers of a run.
+
+    Attributes:
+        portal: runs their coroutines, from any thread.
+        scientist: writes tasks.
+        memory: embeddings, which decide what is new.
+        judge: grades answers for task code, from any thread; None without an LLM.
+    """
+
+    portal: BlockingPortal
+    scientist: Scientist
+    memory: Memory
+    judge: Judge | None
+
+
+@contextlib.contextmanager
+def open_backends(config: Config, devices: Sequence[jax.Device]) -> Iterator[Backends]:
+    """The helpers that the flags name; connections are closed at the end.
+
+    Args:
+        config: the flags.
+        devices: where checkpoints of `local` lie.
+
+    Raises:
+        AcdcError: a checkpoint cannot be loaded, or it is not said whom to ask.
+    """
+    given = config.scientist
+    memory = Memory(_embedder(config, devices))
+    with start_blocking_portal("asyncio") as portal:
+        if given.scientist == "procedural":
+            scientist = procedural_scientist(config.run.seed)
+            try:
+                yield Backends(portal, scientist, memory, None)
+            finally:
+                portal.call(memory.close)
+            return
+        chat = open_chat(config, devices)
+        writer = LlmScientist(chat, given.reflections)
+
+        def judge(instructions: str, submission: str, criteria: str) -> float:
+            return portal.call(writer.grade, instructions, submission, criteria)
+
+        try:
+            yield Backends(portal, writer, memory, judge)
+        finally:
+            portal.call(chat.close)
+            portal.call(memory.close)
+
+
+def open_chat(config: Config, devices: Sequence[jax.Device]) -> Chat:
+    """The language model that the scientist's flags name; to be closed.
+
+    Raises:
+        AcdcError: a checkpoint cannot be loaded, or it is not said whom to ask.
+    """
+    given = config.scientist
+    sampling = given.scientist_temperature, given.scientist_top_p, given.scientist_max_tokens
+    if given.scientist == "openai":
+        from acdc_jax.tasks.openai_client import OpenAIChat
+
+        return OpenAIChat(_endpoint(config, given.scientist_url), given.scientist_model, *sampling)
+    checkpoint = load_checkpoint(Path(given.scientist_model), devices)
+    return LocalChat(checkpoint, *sampling, config.decode.batch_size)
+
+
+def _embedder(config: Config, devices: Sequence[jax.Device]) -> Embedder:
+    tasks = config.tasks
+    if tasks.embeddings == "openai":
+        from acdc_jax.tasks.openai_client import OpenAIEmbedder
+
+        url = tasks.embedding_url or config.scientist.scientist_url
+        return OpenAIEmbedder(_endpoint(config, url), tasks.embedding_model)
+    if tasks.embeddings == "local":
+        return LocalEmbedder(load_checkpoint(Path(tasks.embedding_model), devices))
+    return NGrams()
+
+
+def _endpoint(config: Config, url: str) -> "Endpoint":
+    from acdc_jax.tasks.openai_client import Endpoint
+
+    given = config.scientist
+    return Endpoint(
+        url, given.scientist_concurrency, given.scientist_timeout_s, given.scientist_retries
+    )

@@ -1,0 +1,241 @@
+"""A member on disk: `members/<id>/` holds the weights (orbax), a list of their files, the recipe.
+
+`weights/` is an orbax checkpoint of plain zarr arrays, not compressed, because bfloat16 weights do
+not get smaller. A folder is complete exactly if it has its `recipe.json`, which is written last.
+What the weights must be is in the recipe (`content_hash`). `files.json` says what orbax must find:
+it is compared before orbax reads, which would fail in many threads at once, each with a trace.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+# `ArrayHandler` takes one, but it has no public name yet.
+from orbax.checkpoint._src.serialization.types import (
+    DefaultSerializationStatusCallback,
+    TransferPriority,
+)
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.evolution.content_hash import content_hash
+from acdc_jax.evolution.recipe import Recipe
+from acdc_jax.files import write_atomic
+from acdc_jax.params import Params
+from acdc_jax.runtime.memory_budget import LEAVES_IN_FLIGHT
+
+HOST_MEMORY = "pinned_host"  # page-locked: devices copy from it at the full rate of their link
+_CHUNK_BYTES = 2**26  # large enough for the disk, small enough that a leaf is read by many threads
+_CHUNK = re.compile(r"\d+(\.\d+)*")  # a zarr array's file of nothing but numbers
+_REMEDY = "restore the folder from a copy, or start a new run"
+
+# What goes wrong in orbax's threads is raised too; the rest is advice about other ways to save.
+logging.getLogger("absl").addFilter(lambda record: "/orbax/checkpoint/" not in record.pathname)
+
+
+def save_member(folder: Path, weights: Params, recipe: Recipe) -> None:
+    """Writes a member; a folder left behind by a crash is replaced.
+
+    Args:
+        folder: `members/<id>`.
+        weights: any sharding and memory of this process; written in their stored dtype.
+        recipe: what made the member.
+
+    Raises:
+        AcdcError: it cannot be written.
+    """
+    place = folder.absolute() / "weights"
+    leaves = {path: _Local(leaf) for path, leaf in weights.items()}
+    how = {path: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES) for path in weights}
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        with _checkpointer(weights) as checkpointer:
+            checkpointer.save(place, args=ocp.args.PyTreeSave(leaves, save_args=how))
+        write_atomic(folder / "files.json", json.dumps(_files(place, sync=True)))
+        write_atomic(folder / "recipe.json", json.dumps(recipe.to_json()))
+    except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+        raise AcdcError(f"{folder}: cannot be written ({_one_line(error)})") from error
+
+
+def load_member(folder: Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[Params, Recipe]:
+    """Reads a member; `check_member` says whether it is what was written.
+
+    Args:
+        folder: `members/<id>`.
+        shapes: path → shape, dtype and sharding that the weights are wanted in.
+
+    Raises:
+        AcdcError: it is missing, corrupt, or of another shape; names the folder.
+    """
+    recipe = load_recipe(folder)
+    _check_files(folder)
+    place = folder.absolute() / "weights"
+    how = {
+        path: ocp.ArrayRestoreArgs(
+            sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
+        )
+        for path, leaf in shapes.items()
+    }
+    try:
+        with _checkpointer(shapes) as checkpointer:
+            _check_shapes(checkpointer.metadata(place).item_metadata.tree, shapes)
+            weights: Params = checkpointer.restore(
+                place, args=ocp.args.PyTreeRestore(dict(shapes), restore_args=how)
+            )
+    except Exception as error:  # orbax raises nothing more special where a disk fails
+        raise AcdcError(
+            f"{folder}: the member cannot be read ({_one_line(error)}); {_REMEDY}"
+        ) from error
+    return weights, recipe
+
+
+def read_member(folder: Path, recipe: Recipe, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+    """A member on disk, if it is what its recipe says; `load_member` and `check_member`."""
+    weights, _ = load_member(folder, shapes)
+    check_member(folder, weights, recipe)
+    return weights
+
+
+def check_member(folder: Path, weights: Params, recipe: Recipe) -> None:
+    """Compares weights that were read with the recipe; damage need not show when they are read.
+
+    Raises:
+        AcdcError: they differ; names the folder.
+    """
+    if (found := content_hash(weights)) != recipe.content:
+        raise AcdcError(
+            f"{folder}: is damaged (its weights hash to {found}, but its recipe says "
+            f"{recipe.content}); {_REMEDY}"
+        )
+
+
+def load_recipe(folder: Path) -> Recipe:
+    """Reads what made a member.
+
+    Raises:
+        AcdcError: it is missing or damaged.
+    """
+    path = folder / "recipe.json"
+    try:
+        return Recipe.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AcdcError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AcdcError(f"{path}: cannot be read ({reason}); {_REMEDY}") from None
+
+
+def on_disk(folder: Path) -> bool:
+    """Whether a member's folder is complete."""
+    return (folder / "recipe.json").exists()
+
+
+class _Local:
+    """An array of this process, for orbax, which takes arrays only if all processes share them.
+
+    It asks jax's own arrays whether they do. Here one process writes a member, alone.
+    """
+
+    def __init__(self, array: jax.Array) -> None:
+        self._array = array
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._array, name)
+
+
+class _InTurn(DefaultSerializationStatusCallback):  # type: ignore[misc]
+    """Tells orbax that no leaf has to be on the host at once: the limit is for those alone."""
+
+    def key_priority(self, _: Any) -> TransferPriority:
+        return TransferPriority.ASYNCHRONOUS_DEPRIORITIZED
+
+
+def _checkpointer(leaves: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> ocp.Checkpointer:
+    """Reads or writes a few leaves at a time: no member is ever in the host's memory twice."""
+    largest = max(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
+    # No fewer than one leaf, and then all layers' are much smaller.
+    in_flight = LEAVES_IN_FLIGHT * largest / 1e9
+    process = jax.process_index()
+    # The settings of orbax for a disk that is this process's own: others do not take part.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=None, active_processes={process}, barrier_sync_key_prefix=f"p{process}"
+    )
+    arrays = ocp.type_handlers.ArrayHandler(
+        primary_host=None,
+        replica_id=None,
+        use_replica_parallel=False,
+        enable_write_sharding_file=False,
+        callback=_InTurn(),
+    )
+    handler = ocp.PyTreeCheckpointHandler(
+        save_concurrent_gb=in_flight,
+        save_device_host_concurrent_gb=largest / 1e9,  # and the ones before, which are written
+        restore_concurrent_gb=in_flight,
+        use_ocdbt=False,  # a file of its own for each chunk: as fast, and damage has a name
+        use_compression=False,
+        multiprocessing_options=alone,
+        type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+            (jax.Array, arrays), (_Local, arrays)
+        ),
+        enable_pinned_host_transfer=True,
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _files(weights: Path, *, sync: bool = False) -> dict[str, list[int]]:
+    """File → its bytes and their CRC-32; 0 for numbers, which the content hash vouches for.
+
+    Args:
+        weights: the folder.
+        sync: waits until the disk has them; for numbers, tensorstore did.
+    """
+    found = {}
+    for path in sorted(weights.rglob("*")):
+        if path.is_file():
+            digest = 0
+            if not _CHUNK.fullmatch(path.name):
+                with path.open("rb") as file:
+                    digest = zlib.crc32(file.read())
+                    if sync:
+                        os.fsync(file.fileno())
+            found[str(path.relative_to(weights))] = [path.stat().st_size, digest]
+    return found
+
+
+def _check_files(folder: Path) -> None:
+    listed = folder / "files.json"
+    try:
+        expected = dict(json.loads(listed.read_text(encoding="utf-8")))
+        found = _files(folder / "weights")
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        where = getattr(error, "filename", None) or listed
+        raise AcdcError(f"{where}: cannot be read ({reason}); {_REMEDY}") from None
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise AcdcError(f"{folder / 'weights' / name}: is missing; {_REMEDY}")
+        if found[name] != expected.get(name):
+            raise AcdcError(f"{folder / 'weights' / name}: is not what was written; {_REMEDY}")
+
+
+def _check_shapes(found: Mapping[str, Any], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Raises ValueError for the first leaf that is not as wanted; orbax would cast it."""
+    for path in sorted(found.keys() | wanted.keys()):
+        one, other = (
+            f"{leaves[path].dtype}{list(leaves[path].shape)}" if path in leaves else "missing"
+            for leaves in (found, wanted)
+        )
+        if one != other:
+            raise ValueError(f"{path} is {one}, not {other}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,89 @@
+"""Making a member again that was dropped: its ancestry is replayed, recipe by recipe."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Container, Mapping
+from pathlib import Path
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.evolution.recipe import Recipe
+from acdc_jax.params import Params
+from acdc_jax.runtime.breed import make_child
+from acdc_jax.runtime.member_store import Store
+from acdc_jax.runtime.memory_budget import Budget, Shapes
+
+
+def to_make(member: str, recipes: Mapping[str, Recipe], given: Container[str]) -> list[str]:
+    """What must be made for a member, itself included: each once, parents before children.
+
+    Args:
+        member: who is wanted.
+        recipes: id → recipe, of all its ancestors.
+        given: members that need not be made.
+    """
+    found: set[str] = set()
+    waiting = [member]
+    while waiting:
+        if (name := waiting.pop()) not in given and name not in found:
+            found.add(name)
+            waiting += recipes[name].parents
+    return sorted(found, key=lambda name: (recipes[name].generation, name))
+
+
+def rebuild(
+    member: str,
+    recipes: Mapping[str, Recipe],
+    base: Params,
+    given: Mapping[str, Callable[[], Params]],
+    group_of: Mapping[str, int],
+    shapes: Shapes,
+    scratch: Path,
+    budget: Budget,
+) -> Params:
+    """Makes a member again, and every ancestor on the way that is not given.
+
+    Each is made once, compared with the hash in its recipe, and dropped after its last child.
+
+    Args:
+        member: who is wanted.
+        recipes: id → recipe, of all its ancestors.
+        base: weights θ₀.
+        given: id → reads a member that is there, seeds at least.
+        group_of: weight path → index into the recipes' groups.
+        shapes: path → shape, dtype and sharding of a member's weights.
+        scratch: empty folder for what does not fit into the budget.
+        budget: memory that ancestors may take.
+
+    Raises:
+        AcdcError: what was made is not what the recipe says; names the member and both hashes.
+    """
+    if member in given:
+        return given[member]()
+    order = to_make(member, recipes, given)
+    children_left = Counter(parent for name in order for parent in recipes[name].parents)
+    children_left[member] = 1
+    store = Store(scratch, shapes, budget, elsewhere=given)
+    for name in order:
+        parents = [store.get(parent) for parent in recipes[name].parents]
+        weights, made = make_child(recipes[name], base, parents, group_of)
+        check_made(made, recipes[name])
+        store.put(made, weights)
+        children_left.subtract(recipes[name].parents)
+        store.retain(other for other in children_left if children_left[other] > 0)
+        for parent in recipes[name].parents:
+            if not children_left[parent]:
+                shutil.rmtree(scratch / parent, ignore_errors=True)
+    return store.get(member)
+
+
+def check_made(made: Recipe, recipe: Recipe) -> None:
+    """Raises AcdcError where a member that was made again is another one."""
+    if made.content == recipe.content:
+        return
+    reason = "another version of jax rounds differently, or a parent is another one"
+    if made.device != recipe.device:
+        reason = f"it was made on {recipe.device}, which rounds differently: use that"
+    raise AcdcError(
+        f"{made.id}: rebuilt on {made.device}, it hashes to {made.content}, but its recipe says "
+        f"{recipe.content}; {reason}"
+    )

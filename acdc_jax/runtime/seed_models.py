@@ -1,0 +1,200 @@
+"""The models that a run starts from: checked by name before anything expensive happens."""
+
+import dataclasses
+import functools
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from acdc_jax.config import Config, DecodeConfig
+from acdc_jax.errors import ConfigError
+from acdc_jax.models import hf, tokenizer
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.hub import find_model
+from acdc_jax.models.merge_compatibility import Checkpoint, adapt, common_config
+from acdc_jax.models.transformer import shapes
+from acdc_jax.params import Params
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """Hugging Face folders of the base and of the seeds, of one architecture.
+
+    Attributes:
+        base: the model that the seeds were tuned from.
+        seeds: at least one.
+        model: their common architecture.
+        stored: what each folder's own configuration says.
+    """
+
+    base: Path
+    seeds: tuple[Path, ...]
+    model: ModelConfig
+    stored: Mapping[Path, ModelConfig]
+
+
+def check_folders(
+    base: str | Path, seeds: Sequence[str | Path], *, adopt_base_config: bool = False
+) -> Folders:
+    """Finds the models and refuses those that cannot be merged, before any weight is fetched.
+
+    What is done to make them alike is logged.
+
+    Args:
+        base: A folder or a Hub id, as `find_model` takes it.
+        seeds: The same.
+        adopt_base_config: See `common_config`.
+
+    Raises:
+        AcdcError: a model is missing, or differs from the base in a named field.
+    """
+    names = (base, *seeds)
+    words: dict[tuple[bytes, ...], Mapping[str, int]] = {}
+
+    def describe(name: str | Path, folder: Path, config: ModelConfig) -> Checkpoint:
+        files = tokenizer.content(folder)
+        if files not in words:
+            words[files] = tokenizer.vocabulary(folder)
+        return Checkpoint(str(name), config, words[files])
+
+    def agree(
+        weights: bool, read: Callable[[Path], ModelConfig]
+    ) -> tuple[list[Path], list[ModelConfig], ModelConfig, list[str]]:
+        found = [find_model(name, weights=weights) for name in names]
+        configs = [read(folder) for folder in found]
+        models = list(map(describe, names, found, configs))
+        return found, configs, *common_config(models[0], models[1:], adopt=adopt_base_config)
+
+    agree(False, hf.declared_config)
+    found, configs, model, notes = agree(True, hf.read_config)
+    for note in notes:
+        _log.warning("%s", note)
+    return Folders(found[0], tuple(found[1:]), model, dict(zip(found, configs, strict=True)))
+
+
+def cache_dir(config: Config) -> Path:
+    """Where tiny seeds and compiled programs are kept between runs."""
+    if config.seeds.cache_dir:
+        return Path(config.seeds.cache_dir)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acdc_jax"
+
+
+def load_model(
+    folders: Folders,
+    folder: Path,
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    base: Params | None = None,
+) -> Params:
+    """Reads the base or a seed, leaf by leaf, to the shardings of `wanted`, as the others are.
+
+    Args:
+        folders: From `check_folders`.
+        folder: One of them.
+        wanted: Path → shape, dtype and sharding of a member's weights.
+        base: The base's weights, of which a seed takes the rows that it lacks; None for the base.
+    """
+    stored = folders.stored[folder]
+    shardings = {path: leaf.sharding for path, leaf in wanted.items()}
+    if stored == folders.model:
+        return hf.load_weights(folder, stored, shardings)
+    # Rows that are still to be cut or added may not divide among the devices.
+    where = {
+        path: shardings[path] if leaf.shape == wanted[path].shape else _everywhere(shardings[path])
+        for path, leaf in shapes(stored).items()
+    }
+    return adapt(hf.load_weights(folder, stored, where), folders.model, base, shardings)
+
+
+def _everywhere(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """The same devices, each with a whole copy."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    return sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class TextCodec:
+    """Between text and tokens, by a tokenizer and its chat template.
+
+    Attributes:
+        encode: instructions → prompt tokens; remembered: a generation asks the same of every child.
+        decode: response tokens → text, up to the first stop string.
+        stop_tokens: each of them ends a response.
+        stopped: whether response tokens hold a stop string; None where there are none.
+        pad_token: fills rows up.
+    """
+
+    encode: Callable[[str], tuple[int, ...]]
+    decode: Callable[[tuple[int, ...]], str]
+    stop_tokens: tuple[int, ...]
+    stopped: Callable[[tuple[int, ...]], bool] | None
+    pad_token: int
+
+
+def text_codec(seeds: Sequence[Path], config: DecodeConfig, rows: int) -> TextCodec:
+    """Returns the first seed's tokenizer and chat template as functions.
+
+    Args:
+        seeds: their folders.
+        config: the run's way to decode.
+        rows: of the members' embedding; a prompt with a token that has none is refused.
+
+    Raises:
+        AcdcError: no tokenizer, no chat template, or one that refuses instructions.
+    """
+    tok = tokenizer.load_tokenizer(seeds[0])
+    tok.chat_template = chat_template(config) or tok.chat_template
+    # Children may have inherited any seed's way to end a response.
+    toks = (tok, *map(tokenizer.load_tokenizer, seeds[1:]))
+    stops = map(tokenizer.stop_tokens, seeds, toks)
+    stop_tokens = tuple(sorted({token for stop in stops for token in stop}))
+    stop_strings = config.stop_texts()
+
+    @functools.lru_cache(maxsize=100_000)
+    def encode(instructions: str) -> tuple[int, ...]:
+        tokens = tokenizer.encode_chat(
+            tok, instructions, config.system_prompt or None, thinking=config.thinking
+        )
+        return tuple(tokenizer.with_rows(tok, tokens, rows))
+
+    def stopped(tokens: tuple[int, ...]) -> bool:
+        text = tokenizer.decode(tok, list(tokens))
+        return any(stop in text for stop in stop_strings)
+
+    @functools.lru_cache(maxsize=100_000)
+    def decode(tokens: tuple[int, ...]) -> str:
+        text = tokenizer.decode(tok, list(tokens))
+        return text[: min((i for i in map(text.find, stop_strings) if i >= 0), default=len(text))]
+
+    encode("")  # a template that is missing or refuses is better known now
+    pad = tokenizer.pad_token(tok, stop_tokens, rows)
+    return TextCodec(encode, decode, stop_tokens, stopped if stop_strings else None, pad)
+
+
+def chat_template(config: DecodeConfig) -> str:
+    """The text of the chat template that the flags name; empty where they name none."""
+    if not config.chat_template:
+        return ""
+    try:
+        return Path(config.chat_template).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"--chat_template={config.chat_template}: {error}") from None
+
+
+def keep_text_files(
+    seed: Path, config: DecodeConfig, stop_tokens: Sequence[int], target: Path
+) -> None:
+    """Copies what a seed holds besides weights, with what is the run's own.
+
+    That is the chat template that the flags name, and the stop tokens.
+    """
+    hf.copy_text_files(seed, target)
+    hf.keep_stop_tokens(target, stop_tokens)
+    if template := chat_template(config):
+        (target / "chat_template.jinja").write_text(template, encoding="utf-8")

@@ -1,0 +1,302 @@
+"""What a run works with: checked by name first, then built."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from anyio.from_thread import BlockingPortal
+
+from acdc_jax import multihost
+from acdc_jax.config import Config
+from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.evaluation.answer_tasks import Engine
+from acdc_jax.evaluation.device_groups import Group, Groups
+from acdc_jax.evolution.evosax_strategy import Strategy
+from acdc_jax.evolution.merge import module_groups
+from acdc_jax.evolution.propose import Proposer
+from acdc_jax.inference.buckets import common_prefix
+from acdc_jax.inference.memory import choose_population, device_room, weight_bytes
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.transformer import shapes
+from acdc_jax.params import Params
+from acdc_jax.quickstart.language import EXPERTS
+from acdc_jax.quickstart.train import cached_seeds
+from acdc_jax.runtime.backends import Backends
+from acdc_jax.runtime.breed import Operators, member_id
+from acdc_jax.runtime.member_store import Store
+from acdc_jax.runtime.memory_budget import choose_budget
+from acdc_jax.runtime.seed_models import Folders, cache_dir, check_folders, load_model, text_codec
+from acdc_jax.sandbox import Sandbox
+from acdc_jax.sharding import default_mesh, make_mesh, member_shapes, pop_groups, weight_shardings
+from acdc_jax.tasks.adapt import Workshop
+from acdc_jax.tasks.library import Curator
+from acdc_jax.tasks.seed_families import seed_families
+from acdc_jax.tasks.task import Draft
+
+Progress = Callable[[str, int, int], None]
+
+_UNLIKE = ("a", "Z", "0", "(", "é")  # instructions whose prompts share only what all prompts share
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What a run works with and never changes.
+
+    Attributes:
+        config: every setting.
+        groups: this process's groups of devices, which make and decode members.
+        sandbox: runs task code.
+        workshop: where tasks are made; its scientist judges gibberish too.
+        portal: runs the workshop's coroutines.
+        families: the seed task families.
+        operators: make children.
+        base: weights θ₀, on the first group.
+        seeds: seed member id → Hugging Face folder.
+        store: every member's weights.
+        progress: told what is being done, how much of it, of how much.
+        decoding: how members are decoded, together or one by one, and why: a line for the log.
+    """
+
+    config: Config
+    groups: Groups
+    sandbox: Sandbox
+    workshop: Workshop
+    portal: BlockingPortal
+    families: Sequence[Draft]
+    operators: Operators
+    base: Params
+    seeds: Mapping[str, Path]
+    store: Store
+    progress: Progress
+    decoding: str
+
+
+def fitting_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
+    """The mesh that the flags describe, or else one with as few devices per member as it takes.
+
+    Raises:
+        ConfigError: it does not fit the devices, or a generation does not fit it.
+    """
+    members, _ = split_devices(config)
+    spec = config.run.mesh
+    if not spec:
+        held = 2 + config.evolve.max_parents  # the base, a child and its parents
+        spec = default_mesh(members, weight_bytes(model), device_room(), held)
+    return make_mesh(spec, members)
+
+
+def check_scientist(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """Refuses a local scientist on the devices over which members are spread.
+
+    It judges while members decode. Where both run programs over several devices, one device may
+    begin with the one program and another with the other: then each waits for the other for ever.
+    """
+    given, spread = config.scientist, mesh.shape.get("model", 1)
+    if given.scientist == "local" and not given.scientist_devices and spread > 1:
+        raise ConfigError(
+            f"--scientist=local: a member is spread over {spread} devices, which it cannot share "
+            "with the scientist; give that devices of its own with --scientist_devices=N"
+        )
+
+
+def split_devices(config: Config) -> tuple[Sequence[jax.Device], Sequence[jax.Device]]:
+    """The members' devices and the local scientist's; the same ones where it has none of its own.
+
+    Raises:
+        ConfigError: none is left for the members.
+    """
+    devices, own = jax.devices(), config.scientist.scientist_devices
+    if own >= len(devices):
+        raise ConfigError(
+            f"--scientist_devices={own}: of {len(devices)} devices, none is left for the members"
+        )
+    return (devices[:-own], devices[-own:]) if own else (devices, devices)
+
+
+def given_folders(config: Config) -> Folders:
+    given = config.seeds
+    seeds = [name.strip() for name in given.seed_models.split(",") if name.strip()]
+    return check_folders(given.base_model, seeds, adopt_base_config=given.adopt_base_config)
+
+
+def given_families(config: Config) -> list[Draft]:
+    """The seed task families that the flags name."""
+    fitting = "tiny" if config.scientist.scientist == "procedural" else "general"
+    return seed_families(config.tasks.seed_families or fitting)
+
+
+def tiny_folders(config: Config, advance: Progress) -> Folders:
+    """The embedded seeds, trained once per PRNG seed and then taken from the cache."""
+    folder = cached_seeds(
+        cache_dir(config),
+        config.run.seed,
+        lambda what, done, total: advance(f"training {what}", done, total),
+    )
+    seeds = tuple(folder / f"expert-{i}" for i in range(len(EXPERTS)))
+    return check_folders(folder / "base", seeds)
+
+
+def make_operators(config: Config, model: ModelConfig, seeds: int) -> Operators:
+    """The operators that the flags name; refuses those that cannot work together."""
+    given = config.evolve
+    if seeds < given.min_parents:
+        raise AcdcError(
+            f"--min_parents={given.min_parents}: generation 0 has only {seeds} seeds to choose from"
+        )
+    groups, group_of = module_groups(shapes(model), _granularity(given.granularity))
+    strategy = None
+    if given.proposer == "evosax":
+        strategy = Strategy(
+            given.strategy,
+            config.run.children,
+            given.max_parents,
+            len(groups),
+            given.strategy_std,
+        )
+    return Operators(
+        Proposer(given.proposer, given.min_parents, given.max_parents),
+        strategy,
+        given.to_merge(),
+        given.to_mutation(),
+        groups,
+        group_of,
+    )
+
+
+def _granularity(name: str) -> Any:
+    return name  # the flag's choices are the type's values
+
+
+def check_lengths(config: Config, model: ModelConfig) -> None:
+    """Refuses responses that leave no room for a prompt."""
+    longest = config.decode.max_new_tokens
+    if longest >= model.max_positions:
+        raise ConfigError(
+            f"--max_new_tokens={longest}: the models' window is {model.max_positions} tokens, "
+            "prompt included; lower it"
+        )
+
+
+def check_disk(config: Config, model: ModelConfig) -> None:
+    """Refuses to start where not even two archives of members fit."""
+    one = weight_bytes(model)
+    needed, free = 2 * config.run.population * one, shutil.disk_usage(config.run.run_dir).free
+    if free < needed:
+        raise AcdcError(
+            f"--run_dir={config.run.run_dir}: {free / 2**30:.1f} GiB are free, but two archives of "
+            f"{config.run.population} members take {needed / 2**30:.1f} GiB; make room"
+        )
+
+
+def build_world(
+    config: Config,
+    folders: Folders,
+    operators: Operators,
+    sandbox: Sandbox,
+    backends: Backends,
+    families: Sequence[Draft],
+    progress: Progress,
+    mesh: jax.sharding.Mesh,
+) -> World:
+    codec = text_codec(folders.seeds, config.decode, folders.model.vocab_size)
+    wanted = [member_shapes(part, folders.model) for _, part in _own_groups(mesh)]
+    base = load_model(folders, folders.base, wanted[0])
+    seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
+    engine = Engine(
+        folders.model,
+        codec.encode,
+        codec.decode,
+        codec.stop_tokens,
+        codec.pad_token,
+        config.decode.max_new_tokens,
+        config.decode.batch_size,
+        1,
+        {},
+        common_prefix([codec.encode(instructions) for instructions in _UNLIKE]),
+        codec.stopped,
+    )
+    groups, decoding = make_groups(mesh, engine, base, config.run.children)
+    given, run_dir = config.run, Path(config.run.run_dir)
+    store = Store(
+        run_dir / "members",
+        wanted[0],
+        choose_budget(given.device_budget_gb, given.host_budget_gb, wanted[0]),
+        elsewhere={
+            name: partial(load_model, folders, folder, wanted[0], base)
+            for name, folder in seeds.items()
+        },
+        others=wanted[1:],
+        overflow=None if multihost.is_first() else overflow_dir(run_dir),
+    )
+    decides = backends.scientist if config.tasks.novelty_decision == "llm" else None
+    return World(
+        config=config,
+        groups=groups,
+        sandbox=sandbox,
+        workshop=Workshop(
+            config.tasks,
+            backends.scientist,
+            Curator(backends.memory, config.tasks.novelty_threshold, decides),
+            sandbox,
+            codec.encode,
+            folders.model.max_positions - config.decode.max_new_tokens,
+        ),
+        portal=backends.portal,
+        families=families,
+        operators=operators,
+        base=base,
+        seeds=seeds,
+        store=store,
+        progress=progress,
+        decoding=decoding,
+    )
+
+
+def make_groups(
+    mesh: jax.sharding.Mesh, engine: Engine, base: Params, children: int
+) -> tuple[Groups, str]:
+    """This process's groups of a mesh, each with the base on its devices.
+
+    Args:
+        mesh: of all processes.
+        engine: how to decode; population and shardings are chosen here.
+        base: weights θ₀, anywhere.
+        children: of a generation.
+
+    Returns:
+        The groups, and how they decode members: a line for the log.
+    """
+    ranks, own = len(pop_groups(mesh)), _own_groups(mesh)
+    share = -(-children // ranks)
+    population, decoding = choose_population(engine.model, share, own[0][1].size)
+
+    def group(number: int, rank: int, part: jax.sharding.Mesh) -> Group:
+        where = weight_shardings(part, engine.model, population=population > 1)
+        return Group(
+            number,
+            rank,
+            dataclasses.replace(engine, population=population, shardings=where),
+            jax.device_put(base, weight_shardings(part, engine.model, population=False)),
+            part.devices.flat[0],
+        )
+
+    groups = tuple(group(n, rank, part) for n, (rank, part) in enumerate(own))
+    return Groups(groups, ranks), decoding
+
+
+def _own_groups(mesh: jax.sharding.Mesh) -> list[tuple[int, jax.sharding.Mesh]]:
+    """Rank and devices of the groups that are this process's."""
+    return [
+        (rank, part)
+        for rank, part in enumerate(pop_groups(mesh))
+        if part.devices.flat[0].process_index == jax.process_index()
+    ]
+
+
+def overflow_dir(run_dir: Path) -> Path:
+    """Where a process that does not write the run's members puts what its memory cannot hold."""
+    return run_dir / "overflow" / f"p{jax.process_index()}"

@@ -1,0 +1,121 @@
+"""Our engine and the harness's own HFLM give the same numbers on the same checkpoints and tasks."""
+
+import random
+import shutil
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from acdc_jax.evaluation.lm_eval.lm import HarnessLM, Voice
+from acdc_jax.evaluation.lm_eval.tasks import Asking, Benchmark, ask
+from acdc_jax.models import hf, tokenizer
+from acdc_jax.models.fused_weights import decode_layout
+from tests.models.conftest import Checkpoint
+from tests.support import harness_tasks
+
+# torch and the harness warn about their own dependencies.
+pytestmark = [pytest.mark.xdist_group("torch"), pytest.mark.filterwarnings("ignore")]
+
+_NAMES = ("gemma2", "begins")
+
+
+def _text(rng: random.Random, length: int) -> str:
+    return "".join(rng.choices(string.ascii_letters + string.digits + " ", k=length)).strip() or "a"
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> list[Benchmark]:
+    """Choices of one and of many tokens, responses, and texts beyond the window of 128 tokens."""
+    rng, folder = random.Random(0), tmp_path_factory.mktemp("tasks")
+    choices = [
+        {
+            "question": _text(rng, rng.randint(1, 60)),
+            "choices": list("ABCD") if i % 2 else [_text(rng, rng.randint(1, 9)) for _ in "123"],
+            "answer": i % 3,
+        }
+        for i in range(12)
+    ]
+    # One is longer than the window: its beginning is cut off.
+    questions = [
+        {"question": _text(rng, n), "answer": "a"} for n in (3, 40, 9, 200, 22, 31, 5, 64, 12)
+    ]
+    texts = [{"text": _text(rng, n)} for n in (1, 30, 127, 128, 129, 400)]
+    return harness_tasks.load(
+        harness_tasks.write_task(folder, "choice", harness_tasks.CHOICE, choices),
+        harness_tasks.write_task(folder, "generate", harness_tasks.GENERATE, questions),
+        harness_tasks.write_task(folder, "rolling", harness_tasks.ROLLING, texts),
+    )
+
+
+@pytest.fixture(scope="module")
+def folders(
+    checkpoints: dict[str, Checkpoint], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Checkpoints by name; of one the tokenizer puts a begin-of-text token first."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    found = {name: checkpoints[name].folder for name in _NAMES if name in checkpoints}
+    begins = tmp_path_factory.mktemp("begins") / "model"
+    shutil.copytree(checkpoints["llama2"].folder, begins)
+    tok = AutoTokenizer.from_pretrained(begins)
+    tok.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    tok.save_pretrained(begins)
+    return found | {"begins": begins}
+
+
+def _ours(folder: Path) -> HarnessLM:
+    config, tok = hf.read_config(folder), tokenizer.load_tokenizer(folder)
+    weights = decode_layout(config, dict(hf.load_weights(folder, config)))
+    stops = tokenizer.stop_tokens(folder, tok)
+    return HarnessLM(Voice(folder.name, config, [weights], tok, stops, batch_size=16))
+
+
+def _theirs(folder: Path) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(str(folder), device="cpu", dtype="float32", batch_size=16)
+
+
+def _responses(lm: Any, benchmark: Benchmark, *, chat: bool = False) -> list[Any]:
+    found: Mapping[str, Any] = ask(lm, benchmark, Asking(chat=chat))
+    return [sample["resps"] for sample in found["samples"][benchmark.name]]
+
+
+def _assert_equal(ours: Any, theirs: Any, name: str) -> None:
+    choice, generate, rolling = ours
+    assert generate == theirs[1], name
+    np.testing.assert_allclose(np.ravel(rolling), np.ravel(theirs[2]), rtol=0, atol=1e-3)
+    for one, other in zip(choice, theirs[0], strict=True):
+        scores, greedy = zip(*(response for (response,) in one), strict=True)
+        expected, expected_greedy = zip(*(response for (response,) in other), strict=True)
+        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-3)
+        assert greedy == expected_greedy
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_numbers(name: str, folders: dict[str, Path], benchmarks: list[Benchmark]) -> None:
+    ours, theirs = _ours(folders[name]), _theirs(folders[name])
+    expected = [_responses(theirs, benchmark) for benchmark in benchmarks]
+    assert len({str(response) for response in expected[1]}) > 3
+    _assert_equal([_responses(ours, benchmark) for benchmark in benchmarks], expected, name)
+
+
+def test_chat_templates(folders: dict[str, Path], benchmarks: list[Benchmark]) -> None:
+    """Questions as dialogues: the same text, and no begin-of-text token twice."""
+    ours, theirs = _ours(folders["begins"]), _theirs(folders["begins"])
+    assert ours.chat_template(True) == theirs.chat_template(True)
+    assert ours.tokenizer_name == theirs.tokenizer_name
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    text = ours.apply_chat_template(messages)
+    assert text == theirs.apply_chat_template(messages)
+    assert ours.tok_encode(text) == theirs.tok_encode(text)
+    assert ours.tok_encode(text).count(1) == text.count("<s>")
+    generate = benchmarks[1]
+    assert _responses(ours, generate, chat=True) == _responses(theirs, generate, chat=True)

@@ -1,0 +1,253 @@
+"""Scores land at their member, task and instance; what is missing is not failed."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from acdc_jax.evaluation import answer_tasks
+from acdc_jax.evaluation.answer_tasks import Engine, answer
+from acdc_jax.evaluation.device_groups import Group, Groups, evaluate_members
+from acdc_jax.inference.continuous_batching import Batch
+from acdc_jax.inference.population import in_populations, stack
+from acdc_jax.models.transformer import init_weights
+from acdc_jax.params import Params
+from acdc_jax.quickstart.train import TINY
+from acdc_jax.sandbox import Outcome
+from acdc_jax.tasks.task import Draft, Task
+
+_MEMBERS = ("a", "b", "c")
+
+
+def _task(name: str, instances: int) -> Task:
+    draft = Draft(name, "d", "c", 1, "e", f"source of {name}", "novel")
+    keys = [str(i) for i in range(instances)]
+    return Task(name, draft, 0, {k: f"{name}{k}" for k in keys}, {k: f"{name} {k}" for k in keys})
+
+
+class _Sandbox:
+    """Scores 1 where the answer is the instance; fails where a task says so."""
+
+    def __init__(self, broken: str = "") -> None:
+        self.calls: list[tuple[str, list[tuple[str, str]]]] = []
+        self._broken = broken
+
+    def score(self, source: str, items: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
+        self.calls.append((source, list(items)))
+        future: Future[list[Outcome]] = Future()
+        future.set_result([self._outcome(*item) for item in items])
+        return future
+
+    def _outcome(self, instance: str, answer: str) -> Outcome:
+        if instance == self._broken:
+            return Outcome("infrastructure", None, "the machine is gone")
+        if answer == "crash":
+            return Outcome("task error", None, "ZeroDivisionError")
+        return Outcome("score", 1.0 if answer == instance else 0.0)
+
+
+# What each member says to each prompt, by member then prompt text.
+_SAYS = {
+    "a": {"x 0": "x0", "x 1": "wrong", "y 0": "y0"},
+    "b": {"x 0": "wrong", "x 1": "wrong", "y 0": "crash"},
+    "c": {"x 0": "x0", "x 1": "x1", "y 0": "y0"},
+}
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Decoding is replaced by a script: one batch per prompt, the last prompt first."""
+    texts: list[str] = []
+
+    def encode(instructions: str) -> tuple[int, ...]:
+        texts.append(instructions)
+        return (len(texts) - 1,)
+
+    answers = sorted({text for said in _SAYS.values() for text in said.values()})
+
+    def generate(
+        config: object, weights: Params, prompts: Sequence[Sequence[int]], **_: object
+    ) -> list[Batch]:
+        def said(member: str, index: int) -> list[int]:
+            return [answers.index(_SAYS[member][texts[prompts[index][0]]])]
+
+        rows = [*_MEMBERS, "a"]  # the last row is padding
+        return [
+            Batch([i], [[said(member, i)] for member in rows])
+            for i in reversed(range(len(prompts)))
+        ]
+
+    monkeypatch.setattr(answer_tasks, "generate", generate)
+    return Engine(TINY, encode, lambda t: answers[t[0]], (1,), 0, 4, 4, 4, {})
+
+
+def test_scores_are_aligned(engine: Engine) -> None:
+    sandbox = _Sandbox()
+    tasks = [_task("x", 2), _task("y", 1)]
+    found = answer(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)()  # type: ignore[arg-type]
+    assert found.scores[:, 0].tolist() == [[1, 0], [0, 0], [1, 1]]
+    assert found.scores[:, 1, 0].tolist() == [1, 0, 1]
+    assert np.isnan(found.scores[:, 1, 1]).all()  # y has one instance only
+    assert found.skills(0.5).values.tolist() == [[1, 1], [0, 0], [1, 1]]
+    assert found.skills(0.6).values.tolist() == [[0, 1], [0, 0], [1, 1]]
+    responses = {(r.member, r.task, r.instance): (r.text, r.score) for r in found.responses}
+    assert len(responses) == 9
+    assert responses["b", "y", "0"] == ("crash", 0.0)
+
+
+def test_a_family_is_scored_in_one_call_and_equal_answers_once(engine: Engine) -> None:
+    sandbox = _Sandbox()
+    tasks = [_task("x", 2), _task("y", 1)]
+    answer(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)()  # type: ignore[arg-type]
+    calls = dict(sandbox.calls)
+    assert len(sandbox.calls) == 2
+    assert calls["source of x"] == [("x0", "x0"), ("x0", "wrong"), ("x1", "wrong"), ("x1", "x1")]
+    assert calls["source of y"] == [("y0", "y0"), ("y0", "crash")]
+
+
+def test_scoring_begins_while_others_decode(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A family goes to the sandbox as soon as its last instance is answered."""
+    sandbox, scored = _Sandbox(), []
+    scripted = answer_tasks.generate
+
+    def generate(*given: Any, **named: Any) -> Iterator[Batch]:
+        for batch in scripted(*given, **named):
+            scored.append(len(sandbox.calls))
+            yield batch
+
+    monkeypatch.setattr(answer_tasks, "generate", generate)
+    tasks = [_task("x", 2), _task("y", 1)]
+    found = answer(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)()  # type: ignore[arg-type]
+    assert scored == [0, 1, 1]
+    assert found.decode_s > 0
+    assert found.scoring_s >= 0
+
+
+class _Slow(_Sandbox):
+    """Has no score before the last member answered; then all at once."""
+
+    def __init__(self, answers: int) -> None:
+        super().__init__()
+        self.owed: list[tuple[Future[list[Outcome]], list[tuple[str, str]]]] = []
+        self.answers = answers
+
+    def score(self, source: str, items: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
+        future: Future[list[Outcome]] = Future()
+        self.owed.append((future, list(items)))
+        if len(self.owed) == self.answers:
+            for one, asked in self.owed:
+                one.set_result([self._outcome(*item) for item in asked])
+        return future
+
+
+def test_the_next_members_do_not_wait_for_scores(engine: Engine) -> None:
+    """It would never end if they did."""
+    tasks, device = [_task("x", 2), _task("y", 1)], jax.devices()[0]
+    group = Group(0, 0, dataclasses.replace(engine, population=2), {}, device)
+    sandbox = _Slow(2 * len(tasks))  # two of the members, and then the third
+    found = evaluate_members(
+        Groups((group,), 1),
+        sandbox,  # type: ignore[arg-type]
+        _MEMBERS,
+        lambda member, group: {},
+        tasks,
+        instances_per_task=2,
+    )
+    assert found.members == _MEMBERS
+    assert found.scores[:, 0].tolist() == [[1, 0], [0, 0], [1, 0]]  # the third speaks as the first
+
+
+def test_members_together_or_one_by_one() -> None:
+    """A population answers as its members do; one member has no leading axis."""
+    small = dataclasses.replace(TINY, num_layers=1)
+    members = [init_weights(small, jax.random.key(i)) for i in range(2)]
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    tasks = [_task("x", 2), _task("y", 3)]
+
+    def ask(population: int, weights: Params, names: Sequence[str]) -> list[tuple[str, str, str]]:
+        engine = Engine(
+            small,
+            lambda text: [1, 2, 3, *(ord(letter) % 30 for letter in text)],
+            lambda tokens: " ".join(map(str, tokens)),
+            (),
+            0,
+            5,
+            4,
+            population,
+            dict.fromkeys(weights, device),
+            prefix=3,
+        )
+        found = answer(engine, _Sandbox(), weights, names, tasks, instances_per_task=3)()  # type: ignore[arg-type]
+        return [(r.member, r.task + r.instance, r.text) for r in found.responses]
+
+    together = ask(2, stack(members), "ab")
+    assert len({text for *_, text in together}) > 5
+    alone = ask(1, members[0], "a") + ask(1, members[1], "b")
+    assert sorted(alone) == sorted(together)
+    assert not any(leaf.is_deleted() for leaf in members[0].values())
+
+
+def test_responses_know_how_sure_their_member_was() -> None:
+    """Means of what the decoder says of each token, the stop token's included."""
+    small, seen = dataclasses.replace(TINY, num_layers=1), []
+    weights = init_weights(small, jax.random.key(0))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    engine = Engine(
+        small,
+        lambda text: [1, 2, 3, *(ord(letter) % 30 for letter in text)],
+        lambda tokens: " ".join(map(str, tokens)),
+        (),
+        0,
+        5,
+        4,
+        1,
+        dict.fromkeys(weights, device),
+    )
+    decode = answer_tasks.generate
+
+    def watched(*given: Any, **named: Any) -> Iterator[Batch]:
+        for batch in decode(*given, **named):
+            seen.extend(batch.log_probs[0] + batch.mean_log_probs[0] if batch.log_probs else [])
+            yield batch
+
+    ask = {"engine": engine, "sandbox": _Sandbox(), "population": weights, "members": ["a"]}
+    tasks = [_task("x", 1)]
+    plain = answer(**ask, tasks=tasks)()  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer_tasks, "generate", watched)
+        found = answer(**ask, tasks=tasks, log_probs=True)()  # type: ignore[arg-type]
+    (response,) = found.responses
+    assert (response.tokens, found.tokens) == (5, 5)
+    assert [len(values) for values in seen] == [5, 5]
+    assert response.log_prob == pytest.approx(np.mean(seen[0]))
+    assert response.mean_log_prob == pytest.approx(np.mean(seen[1]))
+    assert response.mean_log_prob < response.log_prob < 0  # greedy: no token is likelier
+    (unasked,) = plain.responses
+    assert unasked.text == response.text
+    assert "log_prob" not in unasked.to_json()
+    assert unasked.to_json()["score"] == 0.0
+
+
+def test_only_the_first_instances_count(engine: Engine) -> None:
+    found = answer(engine, _Sandbox(), {}, _MEMBERS, [_task("x", 2)])()  # type: ignore[arg-type]
+    assert found.scores.shape == (3, 1, 1)
+
+
+def test_an_infrastructure_failure_is_missing(engine: Engine) -> None:
+    tasks = [_task("x", 2), _task("y", 1)]
+    found = answer(engine, _Sandbox("x1"), {}, _MEMBERS, tasks, instances_per_task=2)()  # type: ignore[arg-type]
+    assert found.skills(0.5).values.tolist() == [[-1, 1], [-1, 0], [-1, 1]]
+    assert {r.score for r in found.responses if (r.task, r.instance) == ("x", "1")} == {None}
+
+
+def test_populations_are_padded_to_one_size() -> None:
+    weights = {name: {"w": jax.numpy.full((2,), i)} for i, name in enumerate("abcde")}
+    groups = list(in_populations("abcde", weights.__getitem__, 3))
+    assert [list(names) for names, _ in groups] == [["a", "b", "c"], ["d", "e"]]
+    assert [population["w"][:, 0].tolist() for _, population in groups] == [[0, 1, 2], [3, 4, 3]]

@@ -1,0 +1,194 @@
+"""Novelty search against the rules in plain Python, and what must not matter to it."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.evolution import dns
+from acdc_jax.evolution.dns import Selection, fitness, rank, select
+
+from .plain_archive import plain_select
+
+EXACT = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+RULES = [
+    {},
+    {"weighted": False},
+    {"denominator": "unsolved"},
+    {"denominator": "unsolved", "weighted": False},
+    {"distance": "hamming"},
+    {"by": "fitness"},
+    {"k": 1},
+    {"k": 5, "dominated_score": 7.0},
+]
+
+
+@st.composite
+def candidates(draw, missing=True):
+    """Skills with many equal rows and equal fitnesses, few birth generations, shuffled ids."""
+    n, tasks = draw(st.integers(1, 8)), draw(st.integers(1, 10))
+    values = st.sampled_from([0, 1, 1, 0, 1, 0, 1, 0, -1] if missing else [0, 1])
+    skills = draw(arrays(np.int8, (n, tasks), elements=values))
+    for _ in range(draw(st.integers(0, 2))):
+        skills[draw(st.integers(0, n - 1))] = skills[draw(st.integers(0, n - 1))]
+    if not (skills >= 0).all(axis=0).any():
+        skills[:, 0] = np.abs(skills[:, 0])
+    births = draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))
+    ids = draw(st.permutations([f"m{i}" for i in range(n)]))
+    return skills, births, list(ids)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=json.dumps)
+@EXACT
+@given(given=candidates())
+def test_equals_plain_python(rule, given):
+    skills, births, ids = given
+    selected = select(skills, births, ids, Selection(population=5, **rule))
+    kept, novelty = plain_select(skills.tolist(), births, ids, population=5, **rule)
+    np.testing.assert_allclose(selected.novelty, [float(x) for x in novelty], rtol=1e-5)
+    if rule.get("denominator") == "unsolved":  # Compared in float32, hence equal up to its ties.
+        by_id = {ids[i]: float(novelty[i]) for i in range(len(ids))}
+        scores = [by_id[ids[i]] for i in selected.indices]
+        np.testing.assert_allclose(scores, [by_id[ids[i]] for i in kept], rtol=1e-5)
+    else:
+        assert selected.indices.tolist() == kept
+
+
+@pytest.mark.parametrize("rule", RULES, ids=json.dumps)
+@EXACT
+@given(given=candidates(), seed=st.integers(0, 2**32 - 1))
+def test_order_of_candidates_and_tasks_does_not_matter(rule, given, seed):
+    skills, births, ids = given
+    rng = np.random.default_rng(seed)
+    rows, columns = rng.permutation(len(ids)), rng.permutation(skills.shape[1])
+    selection = Selection(population=4, **rule)
+    selected = select(skills, births, ids, selection)
+    shuffled = select(
+        skills[rows][:, columns], [births[i] for i in rows], [ids[i] for i in rows], selection
+    )
+    assert [ids[i] for i in selected.indices] == [ids[rows[i]] for i in shuffled.indices]
+    np.testing.assert_array_equal(selected.novelty[rows], shuffled.novelty)
+
+
+def test_larger_than_a_block_and_a_digit(monkeypatch):
+    """Several blocks of candidates and digits of the weights give what one of each gives."""
+    rng = np.random.default_rng(0)
+    skills = (rng.random((40, 90)) < rng.random((40, 1))).astype(np.int8)
+    births, ids = rng.integers(0, 3, 40).tolist(), [f"m{i:02d}" for i in range(40)]
+    kept, _ = plain_select(skills.tolist(), births, ids, population=40)
+    assert select(skills, births, ids, Selection(population=40)).indices.tolist() == kept
+    monkeypatch.setattr(dns, "_BLOCK", 7)
+    monkeypatch.setattr(dns, "_DIGIT", 2)
+    uncached = Selection(population=39)  # Another static argument: compiled with the above.
+    assert select(skills, births, ids, uncached).indices.tolist() == kept[:39]
+
+
+@pytest.mark.parametrize("spec", [PartitionSpec("pop"), PartitionSpec(None, "pop")], ids=str)
+def test_on_a_mesh(spec):
+    """Skills that lie over the devices, by candidate or by task, are ranked as on one."""
+    rng = np.random.default_rng(1)
+    skills = (rng.random((64, 128)) < rng.random((64, 1))).astype(np.int8)
+    births, ids, real = rng.integers(0, 3, 64), np.arange(64), np.ones(64, bool)
+    rest = births.astype(np.int32), ids.astype(np.int32), real, Selection(population=8)
+    mesh = Mesh(np.array(jax.devices()[:4]), ("pop",), axis_types=(AxisType.Auto,))
+    order, novelty = rank(jax.device_put(skills, NamedSharding(mesh, spec)), *rest)
+    expected, scores = rank(skills, *rest)
+    np.testing.assert_array_equal(order, expected)
+    np.testing.assert_array_equal(novelty, scores)
+
+
+def test_hand_computed():
+    """Three tasks, failed by 1, 2 and 3 of 4 candidates."""
+    skills = np.array([[1, 1, 0], [1, 0, 1], [1, 0, 0], [0, 0, 0]], np.int8)
+    selected = select(skills, [1, 0, 0, 0], ["a", "b", "c", "d"], Selection(population=2))
+    # b is as fit as a and older, so b is the fittest; a differs from b in the second task only.
+    np.testing.assert_allclose(selected.novelty, [100 * 3 / 7, 999, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(selected.fitness, [2 / 3, 2 / 3, 1 / 3, 0])
+    assert selected.indices.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("solved", [0, 1])
+@pytest.mark.parametrize("rule", RULES, ids=json.dumps)
+def test_all_pass_and_all_fail(solved, rule):
+    skills = np.full((4, 6), solved, np.int8)
+    selected = select(skills, [2, 0, 0, 1], list("abdc"), Selection(population=3, **rule))
+    assert selected.indices.tolist() == [1, 2, 3]  # Age, then id.
+    assert np.isfinite(selected.novelty).all()
+    assert sorted(selected.novelty)[:3] == [0, 0, 0]
+
+
+def test_one_candidate_one_task():
+    selected = select([[0]], [0], ["a"], Selection(population=3))
+    assert selected.indices.tolist() == [0]
+    assert selected.novelty.tolist() == [999]
+
+
+def test_missing_is_not_failed():
+    skills = np.array([[1, 1, -1], [1, 0, 0]], np.int8)
+    assert fitness(skills).tolist() == [1, 1 / 3]
+    selected = select(skills, [0, 0], ["a", "b"], Selection(population=2))
+    assert selected.indices.tolist() == [0, 1]
+    assert selected.novelty.tolist() == [999, 0]
+
+
+def test_fitness_is_compared_exactly():
+    """1/3 of three entries equals 2/6 of six, and 3333/9999 exceeds 3332/9998."""
+    skills = np.full((2, 9999), 0, np.int8)
+    skills[0, :3333] = 1
+    skills[1, :3332] = 1
+    skills[1, -1] = -1
+    selected = select(skills, [1, 0], ["a", "b"], Selection(population=1, by="fitness"))
+    assert selected.indices.tolist() == [0]
+    skills = np.array([[1, 0, 0, -1, -1, -1], [1, 1, 0, 0, 0, 0]], np.int8)
+    selected = select(skills, [1, 0], ["a", "b"], Selection(population=1, by="fitness"))
+    assert selected.indices.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("skills", "births", "ids", "message"),
+    [
+        (np.zeros((0, 3)), [], [], "no candidates"),
+        (np.zeros((2, 0)), [0, 0], ["a", "b"], "no task"),
+        ([[1, -1], [-1, 0]], [0, 0], ["a", "b"], "no task"),
+        ([[1], [0]], [0, 0], ["a", "a"], "'a' appears twice"),
+        ([[1], [0]], [0], ["a", "b"], "do not align"),
+        (np.zeros((1, 50_000)), [0], ["a"], "too many"),
+    ],
+)
+def test_impossible_updates_are_refused(skills, births, ids, message):
+    with pytest.raises(AcdcError, match=message):
+        select(skills, births, ids, Selection(population=2))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"population": 0},
+        {"k": 0},
+        {"dominated_score": float("nan")},
+        {"by": "luck"},
+        {"denominator": "some"},
+        {"distance": "hamming", "denominator": "unsolved"},
+    ],
+)
+def test_impossible_selections_are_refused(values):
+    with pytest.raises(ConfigError):
+        Selection(**{"population": 4, **values})
+
+
+def test_nearby_sizes_share_a_compilation():
+    rng = np.random.default_rng(0)
+    selection = Selection(population=2, k=2)
+    before = rank._cache_size()
+    for n, tasks in ((10, 250), (16, 256), (12, 225)):
+        skills = rng.integers(0, 2, (n, tasks))
+        select(skills, [0] * n, [f"m{i}" for i in range(n)], selection)
+    assert rank._cache_size() == before + 1

@@ -1,0 +1,76 @@
+"""Devices add up by themselves only where their sums are right; the kernel itself needs GPUs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from acdc_jax.bench.decode import step_settings
+from acdc_jax.inference import all_reduce_trial
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.models.kernels import residual_norm
+from acdc_jax.models.transformer import init_weights
+from acdc_jax.sharding import make_mesh, weight_shardings
+
+CONFIG = ModelConfig("LlamaForCausalLM", 40, 32, 48, 1, 4, 2, 8, max_positions=64)
+MESH = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
+
+
+@pytest.mark.parametrize("off", [0, 1])
+def test_sums_are_tried_out(
+    off: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A device that gets a wrong one is named."""
+
+    def stand_in(x: jax.Array, parts: jax.Array, *_: Any, **named: Any) -> tuple[jax.Array, ...]:
+        assert named["spread"].peers is not None
+        total = x + parts.sum(0).astype(x.dtype)
+        return total.at[1, 5].add(off), x
+
+    monkeypatch.setattr(residual_norm, "residual_norm", stand_in)
+    all_reduce_trial.adds_up.cache_clear()
+    assert all_reduce_trial.adds_up(MESH, "model", 3, 48, jnp.dtype("bfloat16")) == (not off)
+    assert ("got a wrong sum from its peers" in caplog.text) == bool(off)
+    all_reduce_trial.adds_up.cache_clear()
+
+
+def test_the_trial_compiles_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as that can be seen without one."""
+    texts = []
+
+    def lowered(run: Any, **_: Any) -> Any:
+        def call(*given: Any) -> Any:
+            traced = real(run).trace(*given)
+            texts.append(traced.lower(lowering_platforms=("cuda",)).as_text())
+            return given[0]
+
+        return call
+
+    real = jax.jit
+    monkeypatch.setattr(all_reduce_trial.jax, "jit", lowered)
+    all_reduce_trial.adds_up.cache_clear()
+    assert not all_reduce_trial.adds_up(
+        MESH, "model", 2, 3584, jnp.dtype("bfloat16")
+    )  # nothing was added
+    all_reduce_trial.adds_up.cache_clear()
+    assert "residual_norm" in texts[0]
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_devices_exchange_where_their_sums_are_right(
+    right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are tried out first."""
+    mesh = make_mesh("model:2", jax.devices()[:2])
+    weights = init_weights(CONFIG, jax.random.key(0))
+    placed = jax.device_put(weights, weight_shardings(mesh, CONFIG, population=False))
+    laid_out = decode_layout(CONFIG, placed)
+    monkeypatch.setattr(all_reduce_trial, "LEAST_WIDTH", CONFIG.hidden_size)
+    monkeypatch.setattr(all_reduce_trial, "reachable", lambda mesh: True)
+    monkeypatch.setattr(residual_norm, "supported", lambda x: True)
+    monkeypatch.setattr(all_reduce_trial, "adds_up", lambda *given: right)
+    found = all_reduce_trial.connected(step_settings(CONFIG, laid_out, 8), laid_out, 4)
+    assert (found is not None) == right

@@ -1,0 +1,79 @@
+"""Models by Hub id, from a cache laid out as huggingface_hub lays it out, without a network."""
+
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import jax
+import numpy as np
+import pytest
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.models import hf
+from acdc_jax.models.hub import find_model
+
+from .conftest import Checkpoint
+
+pytestmark = pytest.mark.xdist_group("torch")
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def cache(
+    checkpoints: dict[str, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """`some/model` with two revisions: `main`, sharded, and the tag `v1`."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "hub" / "models--some--model"
+    for tag, commit, name in (("main", NEW, "qwen2-shards"), ("v1", OLD, "llama2")):
+        (repository / "refs").mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / tag).write_text(commit)
+        (repository / "blobs").mkdir(exist_ok=True)
+        snapshot = repository / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        for file in checkpoints[name].folder.iterdir():
+            blob = repository / "blobs" / f"{commit[:4]}{file.name}"
+            shutil.copy(file, blob)
+            (snapshot / file.name).symlink_to(Path("..", "..", "blobs", blob.name))
+    return repository
+
+
+def test_revisions(cache: Path, checkpoints: dict[str, Checkpoint]) -> None:
+    """The default branch, a tag and a commit; a folder is taken as it is."""
+    assert find_model("some/model") == cache / "snapshots" / NEW
+    for revision in ("v1", OLD):
+        found = find_model(f"some/model@{revision}")
+        assert found == cache / "snapshots" / OLD
+        config = hf.read_config(found)
+        assert config.architecture == "LlamaForCausalLM"
+        weights = hf.load_weights(found, config)
+        expected = hf.load_weights(checkpoints["llama2"].folder, config)
+        jax.tree.map(np.testing.assert_array_equal, weights, expected)
+    assert find_model(cache / "snapshots" / OLD) == cache / "snapshots" / OLD
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("other/model", "offline|cache|Hub"),
+        ("some/model@v2", "offline|cache|Hub"),
+        ("/no/such/folder", "no such folder; give"),
+        ("model", "no such folder; give"),
+    ],
+)
+def test_not_to_be_had(name: str, reason: str, cache: Path) -> None:
+    """One line, which names the model."""
+    with pytest.raises(AcdcError, match=reason) as caught:
+        find_model(name)
+    assert str(caught.value).startswith(f"{name}: no such folder")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_interrupted_download(cache: Path) -> None:
+    """What the cache lacks is named."""
+    gone = next((cache / "snapshots" / NEW).glob("model-00002*"))
+    gone.unlink()
+    with pytest.raises(AcdcError, match=f"{gone.name}: shard is missing"):
+        hf.read_config(find_model("some/model"))

@@ -1,0 +1,294 @@
+"""Models made alike before merging: on checkpoints that transformers wrote."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from acdc_jax.config import DecodeConfig
+from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.models import hf
+from acdc_jax.models.transformer import forward, shapes
+from acdc_jax.params import Params
+from acdc_jax.runtime.seed_models import (
+    Folders,
+    check_folders,
+    keep_text_files,
+    load_model,
+    text_codec,
+)
+from acdc_jax.sharding import make_mesh, weight_shardings
+
+pytestmark = pytest.mark.xdist_group("torch")  # transformers imports torch where it finds it
+
+TOKENS = ["<pad>", "<s>", "</s>", *"abcdefghijklmnop"]
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' and no_system is defined %}"
+    "{{ raise_exception('no system') }}{% endif %}{{ m.content }}{% endfor %}"
+    "{% if enable_thinking %}k{% endif %}{% if add_generation_prompt %}</s>{% endif %}"
+)
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def write(tmp_path_factory: pytest.TempPathFactory) -> Write:
+    """`write(name, rows, dtype, tokens=…, template=…, **fields)`: a Llama by transformers."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("models")
+
+    def write(
+        name: str,
+        rows: int = 24,
+        dtype: str = "float32",
+        tokens: list[str] = TOKENS,
+        template: str = TEMPLATE,
+        eos: int | list[int] = 2,
+        **fields: Any,
+    ) -> Path:
+        folder = out / name
+        shutil.rmtree(folder, ignore_errors=True)
+        torch.manual_seed(len(name))
+        sizes: dict[str, Any] = {
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+            "eos_token_id": eos,
+        }
+        model = LlamaForCausalLM(LlamaConfig(**sizes | {"vocab_size": rows} | fields))
+        model.to(getattr(torch, dtype)).save_pretrained(folder)
+        core = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, []))
+        PreTrainedTokenizerFast(
+            tokenizer_object=core,
+            bos_token=tokens[1],
+            eos_token=tokens[2],
+            pad_token=tokens[0],
+            chat_template=template,
+        ).save_pretrained(folder)
+        return folder
+
+    return write
+
+
+def _stored(folder: Path) -> dict[str, np.ndarray]:
+    weights = hf.load_weights(folder, hf.read_config(folder))
+    return {path: np.asarray(leaf.astype("float32")) for path, leaf in weights.items()}
+
+
+def _load(folders: Folders, where: Mapping[str, jax.sharding.Sharding]) -> list[Params]:
+    """The base and the seeds."""
+    wanted = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where[path])
+        for path, leaf in shapes(folders.model).items()
+    }
+    base = load_model(folders, folders.base, wanted)
+    return [base, *(load_model(folders, folder, wanted, base) for folder in folders.seeds)]
+
+
+def test_reconciled_exactly(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    """A tied bfloat16 base of 24 rows, a float16 seed of 19, an untied float32 seed of 30."""
+    base = write("base", 24, "bfloat16", tie_word_embeddings=True)
+    short = write("short", 19, "float16", tie_word_embeddings=True)
+    long = write("long", 30, tie_word_embeddings=False)
+    with caplog.at_level(logging.WARNING):
+        folders = check_folders(base, [short, long])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{base}: bfloat16 → float32, because the models' dtypes differ",
+        f"{base}: the head becomes a copy of the embedding, because others' are apart",
+        f"{short}: float16 → float32, because the models' dtypes differ",
+        f"{short}: the head becomes a copy of the embedding, because others' are apart",
+        f"{short}: 5 rows that no token uses are added, copied from the base",
+        f"{long}: 6 rows of the embedding that no token uses are cut",
+    ]
+    assert (folders.model.vocab_size, folders.model.dtype) == (24, "float32")
+    assert not folders.model.tie_embeddings
+    where = weight_shardings(make_mesh("pop:2,model:2", jax.devices()[:4]), folders.model, False)
+    weights, first, second = _load(folders, where)
+    for folder, got in ((base, weights), (short, first), (long, second)):
+        stored = _stored(folder)
+        rows = min(24, stored["embed.weight"].shape[0])
+        stored.setdefault("head.weight", stored["embed.weight"])
+        assert got.keys() == stored.keys()
+        for path, leaf in got.items():
+            assert leaf.dtype == jnp.float32
+            assert leaf.sharding == where[path]
+            same = slice(rows if path in ("embed.weight", "head.weight") else None)
+            np.testing.assert_array_equal(leaf[same], stored[path][same])
+    np.testing.assert_array_equal(first["head.weight"][19:], weights["head.weight"][19:])
+    # Nothing that a token uses has changed: the logits of tokens are the same.
+    config = hf.read_config(short)
+    tokens = jnp.asarray([[1, 5, 9, 18]], jnp.int32)
+    positions = jnp.arange(4, dtype=jnp.int32)[None]
+    widened = {
+        path: leaf.astype("float32") for path, leaf in hf.load_weights(short, config).items()
+    }
+    run = jax.jit(forward, static_argnums=0)
+    alone, _ = run(config, widened, tokens, positions)
+    alike, _ = run(folders.model, jax.device_put(first, jax.devices()[0]), tokens, positions)
+    np.testing.assert_allclose(alike[..., :19], alone, atol=1e-6)
+
+
+def test_models_that_are_alike_are_left_alone(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In their stored dtype, and nothing is said."""
+    base, seed = write("one", dtype="bfloat16"), write("two!", dtype="bfloat16")
+    folders = check_folders(base, [seed, base])
+    assert not caplog.records
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    weights, first, second = _load(folders, dict.fromkeys(shapes(folders.model), here))
+    assert weights["norm.weight"].dtype == jnp.bfloat16
+    assert first["norm.weight"].dtype == jnp.bfloat16
+    assert second["embed.weight"] is not weights["embed.weight"]
+
+
+MOVED = ["<pad>", "<s>", "</s>", *"bacdefghijklmnop"]
+
+
+@pytest.mark.parametrize(
+    ("base", "seed", "message"),
+    [
+        ({}, {"tokens": MOVED}, "token 'b' has id 3, but 4 in"),
+        ({"rows": 18}, {}, "the embedding has 18 rows, but its tokenizer has token 'p' with id 18"),
+        ({"rows": 19}, {"tokens": [*TOKENS, "q"]}, "has 19 rows, but .*seed's tokenizer has token"),
+        ({}, {"hidden_size": 32}, "hidden_size is 32, but the base .* has 16"),
+        ({}, {"num_key_value_heads": 1}, "num_kv_heads is 1, but the base .* has 2"),
+        ({}, {"attention_bias": True}, "qkv_bias is True, but the base .* has False"),
+        (
+            {},
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 99.0}},
+            "rope_theta is 99.0, but the base .* has 10000.0; .*--adopt_base_config",
+        ),
+    ],
+)
+def test_refused_by_name(
+    base: dict[str, Any], seed: dict[str, Any], message: str, write: Write
+) -> None:
+    """In one line, before any weight is read."""
+    folders = write("base", **base), write("seed", **seed)
+    for folder in folders:
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(AcdcError, match=message) as caught:
+        check_folders(folders[0], folders[1:])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_token_that_no_model_has_a_row_for(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Gemma 3's <image_soft_token>, Llama 2's [PAD]: noted, and refused where a prompt holds it."""
+    more = [*TOKENS, "[PAD]", "q"]
+    base = write("base", rows=19, tokens=[*TOKENS, "r"])
+    seed = write("seed", rows=19, tokens=more)
+    other = write("other", rows=19, tokens=[*TOKENS, "q"])  # by which q has another id
+    folders = check_folders(base, [seed, other])
+    assert folders.model.vocab_size == 19
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{base}: tokens for which no model has a row: 1, such as 'r' with id 19; "
+        "no prompt may hold them",
+        f"{seed}: tokens for which no model has a row: 2, such as '[PAD]' with id 19; "
+        "no prompt may hold them",
+        f"{other}: tokens for which no model has a row: 1, such as 'q' with id 19; "
+        "no prompt may hold them",
+    ]
+    codec = text_codec(folders.seeds, DecodeConfig(system_prompt=""), 19)
+    assert codec.encode("p") == (18, 2)
+    with pytest.raises(AcdcError, match=r"seed: .* token 'q' with id 20, .* has 19 rows"):
+        codec.encode("pq")
+    with pytest.raises(AcdcError, match="token 'q' with id 20"):
+        text_codec([seed], DecodeConfig(system_prompt="q"), 19)
+
+
+def test_a_pad_token_without_a_row(write: Write) -> None:
+    """It would fill prompts up: another does."""
+    seed = write("seed", rows=19, tokens=[*TOKENS, "q"])
+    fields = json.loads((seed / "tokenizer_config.json").read_text())
+    (seed / "tokenizer_config.json").write_text(json.dumps(fields | {"pad_token": "q"}))
+    config = DecodeConfig(system_prompt="")
+    assert [text_codec([seed], config, rows).pad_token for rows in (19, 20)] == [2, 19]
+
+
+def test_a_rotary_base_can_be_adopted(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    """And renamed tokens are stated."""
+    rope = {"rope_type": "default", "rope_theta": 99.0}
+    base = write("base")
+    seed = write("seed", rope_parameters=rope, tokens=[*TOKENS[:-1], "think"])
+    folders = check_folders(base, [seed], adopt_base_config=True)
+    assert folders.model == hf.read_config(base)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{seed}: tokens with other names than in the base: 1, such as 'think' for 'p'",
+        f"{seed}: rope_theta 99.0 → 10000.0, as the base has it",
+    ]
+
+
+def test_codec(write: Write) -> None:
+    """Stop tokens of all seeds, stop strings cut, thinking off, the system prompt said."""
+    seeds = [write("seed-a", eos=2), write("seed-b", eos=[4, 6])]
+    config = DecodeConfig(system_prompt="ab", stop_strings=r"mn,o\,p")
+    codec = text_codec(seeds, config, 24)
+    assert codec.stop_tokens == (2, 4, 6)
+    assert codec.pad_token == 0
+    spelled = {letter: i for i, letter in enumerate(TOKENS)}
+    assert codec.encode("cd") == (*(spelled[letter] for letter in "abcd"), 2)
+    assert codec.decode(tuple(spelled[letter] for letter in "lopmna")).replace(" ", "") == "lopmna"
+    assert codec.stopped is not None
+    assert not codec.stopped(tuple(spelled[letter] for letter in "lopmna"))  # words: "m n"
+    single = text_codec(seeds, DecodeConfig(system_prompt="ab", stop_strings="m"), 24)
+    assert single.stopped is not None
+    assert [single.stopped(tuple(spelled[c] for c in text)) for text in ("lop", "lopm")] == [0, 1]
+    assert single.decode(tuple(spelled[letter] for letter in "lopmna")).split() == [*"lop"]
+    assert text_codec(seeds, DecodeConfig(), 24).stopped is None
+    thinking = text_codec(seeds, DecodeConfig(system_prompt="", thinking=True), 24)
+    assert thinking.encode("cd") == (*(spelled[letter] for letter in "cdk"), 2)
+
+
+def test_chat_template_flag(write: Write, tmp_path: Path) -> None:
+    """A file goes before the tokenizer's own, and along with the run."""
+    seed = write("seed", template="")
+    with pytest.raises(AcdcError, match="no chat template; give --chat_template"):
+        text_codec([seed], DecodeConfig(), 24)
+    with pytest.raises(ConfigError, match="--chat_template=nowhere"):
+        text_codec([seed], DecodeConfig(chat_template="nowhere"), 24)
+    (tmp_path / "mine.jinja").write_text("{% set no_system = 1 %}" + TEMPLATE)
+    config = DecodeConfig(chat_template=str(tmp_path / "mine.jinja"), system_prompt="a")
+    codec = text_codec([seed], config, 24)
+    # It refuses system messages: the user says both.
+    assert codec.encode("b") == text_codec([seed], config, 24).encode("b")
+    assert codec.encode("b")[0] == TOKENS.index("a")
+    (tmp_path / "kept").mkdir()
+    keep_text_files(seed, config, codec.stop_tokens, tmp_path / "kept")
+    assert text_codec([tmp_path / "kept"], DecodeConfig(system_prompt="a"), 24).encode("b")
+
+
+@pytest.mark.parametrize(("eos", "kept"), [(5, [2, 5]), ([6, 4], [2, 4, 6]), (2, 2)])
+def test_exports_stop_where_any_seed_does(
+    eos: int | list[int], kept: int | list[int], write: Write, tmp_path: Path
+) -> None:
+    """A child may have inherited it; also where the first seed says nothing but in config.json."""
+    from transformers import AutoModelForCausalLM
+
+    seeds = [write("seed-a"), write("seed-b", eos=eos)]
+    (seeds[0] / "generation_config.json").unlink()
+    target = tmp_path / "kept"
+    target.mkdir()
+    stop_tokens = text_codec(seeds, DecodeConfig(), 24).stop_tokens
+    keep_text_files(seeds[0], DecodeConfig(), stop_tokens, target)
+    assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == kept
+    assert text_codec([target], DecodeConfig(), 24).stop_tokens == stop_tokens
+    config = hf.read_config(seeds[0])
+    hf.save(tmp_path / "out", config, hf.load_weights(seeds[0], config), target)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.generation_config.eos_token_id == kept

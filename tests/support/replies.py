@@ -1,0 +1,49 @@
+"""A `Chat` inside the process: exact conversations, in any order of arrival."""
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import Callable
+
+from acdc_jax.tasks.llm import Request, Usage, alone
+
+
+class Replies:
+    """Answers by rule, after pauses that a PRNG seed decides.
+
+    Attributes:
+        asked: the requests, in the order of arrival.
+    """
+
+    def __init__(self, rule: Callable[[Request], str | Exception], shuffle: int = 0) -> None:
+        self.usage = Usage()
+        self.asked: list[Request] = []
+        self._rule, self._rng = rule, random.Random(shuffle)
+
+    async def complete(self, request: Request) -> str:
+        self.asked.append(request)
+        for _ in range(self._rng.randrange(20)):
+            await asyncio.sleep(0)
+        answer = self._rule(request)
+        if isinstance(answer, Exception):
+            raise answer
+        self.usage.add(request.purpose, 1, 1, 0.0)
+        return answer
+
+    def writing(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return alone()
+
+    async def close(self) -> None:
+        pass
+
+
+def in_turn(*answers: str | Exception | dict[str, object]) -> Callable[[Request], str | Exception]:
+    """A rule that gives these answers one after the other; objects as JSON."""
+    left = list(answers)
+
+    def rule(request: Request) -> str | Exception:
+        answer = left.pop(0)
+        return json.dumps(answer) if isinstance(answer, dict) else answer
+
+    return rule

@@ -1,0 +1,256 @@
+"""Pools grow and adapt with the real scientist and the real sandbox."""
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import pytest
+
+from acdc_jax.config import TaskConfig
+from acdc_jax.errors import AcdcError
+from acdc_jax.quickstart.language import split
+from acdc_jax.quickstart.scientist import procedural_scientist
+from acdc_jax.quickstart.source import spec_of
+from acdc_jax.sandbox import Limits, Sandbox
+from acdc_jax.tasks.adapt import Growth, Workshop, adapted_tasks, first_tasks
+from acdc_jax.tasks.library import Curator, Library
+from acdc_jax.tasks.novelty import Memory, NGrams
+from acdc_jax.tasks.pool import Pool
+from acdc_jax.tasks.scientist import Candidate, Check, Rejection, Scientist, Wish
+from acdc_jax.tasks.seed_families import seed_families
+from acdc_jax.tasks.task import Draft, Kind, Task
+from acdc_jax.tasks.validate import Accepted, Rejected
+
+_FLAGS = TaskConfig(
+    initial_tasks=12, max_tasks=30, new_tasks=6, micro_batch=5, novelty_threshold=0.995
+)
+_FAMILIES = seed_families()
+_SCIENTIST = procedural_scientist(0)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    """The real one."""
+    with Sandbox(2, Limits()) as sandbox:
+        yield sandbox
+
+
+class _Scripted:
+    """Asks the real scientist, except for some of its drafts."""
+
+    def __init__(self, replies: Sequence[str]) -> None:
+        self.asked: list[tuple[Kind, str]] = []
+        self._replies = replies
+
+    async def write(
+        self,
+        wishes: Sequence[Wish],
+        known: Sequence[Task],
+        shown: Sequence[Task],
+        check: Check,
+        key: jax.Array,
+    ) -> list[Candidate | Rejection]:
+        async def spoilt(draft: Draft) -> Accepted | Rejected:
+            return await check(
+                dataclasses.replace(draft, source=draft.source + "raise RuntimeError")
+            )
+
+        found: list[Candidate | Rejection] = []
+        for i, wish in enumerate(wishes):
+            reply = self._replies[len(self.asked) % len(self._replies)]
+            self.asked.append((wish.kind, wish.parent.id))
+            if reply == "none":
+                found.append(Rejection(wish.kind, wish.parent.id, "", "no idea"))
+                continue
+            step = jax.random.fold_in(key, i)
+            tried = check if reply != "broken" else spoilt
+            (item,) = await _SCIENTIST.write([wish], known, shown, tried, step)
+            if reply == "repeat" and isinstance(item, Candidate):
+                draft = dataclasses.replace(_FAMILIES[0], kind=wish.kind, parent=wish.parent.id)
+                item = Candidate(draft, item.found)
+            found.append(item)
+        return found
+
+    async def is_new(self, draft: Draft, nearest: Sequence[Task]) -> bool:
+        return await _SCIENTIST.is_new(draft, nearest)
+
+    async def is_gibberish(self, replies: Sequence[tuple[str, str]]) -> bool:
+        return False
+
+    def costs(self) -> Mapping[str, float]:
+        return {}
+
+
+def _shop(
+    sandbox: Sandbox, flags: TaskConfig = _FLAGS, scientist: Scientist = _SCIENTIST
+) -> Workshop:
+    curator = Curator(Memory(NGrams()), flags.novelty_threshold)
+    return Workshop(flags, scientist, curator, sandbox, str.encode, 60)
+
+
+def _first(
+    sandbox: Sandbox,
+    flags: TaskConfig = _FLAGS,
+    scientist: Scientist = _SCIENTIST,
+    key: int = 0,
+    progress: list[int] | None = None,
+    families: Sequence[Draft] = _FAMILIES,
+) -> Growth:
+    told = [] if progress is None else progress
+    shop = _shop(sandbox, flags, scientist)
+    return asyncio.run(first_tasks(shop, families, jax.random.key(key), told.append))
+
+
+def _adapt(
+    sandbox: Sandbox,
+    flags: TaskConfig,
+    library: Library,
+    pool: Pool,
+    rates: Mapping[str, float],
+    scientist: Scientist = _SCIENTIST,
+    generation: int = 5,
+) -> Growth:
+    shop = _shop(sandbox, flags, scientist)
+    key = jax.random.key(3)
+    return asyncio.run(adapted_tasks(shop, library, pool, rates, key, generation))
+
+
+def test_first_tasks_in_micro_batches(sandbox: Sandbox) -> None:
+    progress: list[int] = []
+    library, pool, rejections = _first(sandbox, progress=progress)
+    assert progress == [5, 10, 12]
+    assert len(library.tasks) + len(rejections) == len(_FAMILIES) + 12
+    assert list(library.tasks) == [f"t{i:05d}" for i in range(len(library.tasks))]
+    assert pool == Pool(tuple(library.tasks), {}, len(library.tasks))
+    assert [task.draft for task in library.tasks.values()][: len(_FAMILIES)] == _FAMILIES
+    new = list(library.tasks.values())[len(_FAMILIES) :]
+    assert new
+    specs = [spec_of(task.draft.metadata) for task in library.tasks.values()]
+    assert len(set(specs)) == len(specs)  # nothing twice
+    assert not set(specs) & set(split(0).held_out)
+    for task in new:
+        assert task.draft.kind in ("novel", "inspired")
+        assert task.draft.parent in library.tasks
+        assert task.draft.parent < task.id
+        assert task.generation == 0
+        assert task.instructions.keys() == task.instances.keys()
+
+
+def test_equal_keys_give_equal_pools(sandbox: Sandbox) -> None:
+    library, pool, rejections = _first(sandbox)
+    again, pool_again, rejections_again = _first(sandbox)
+    assert (again.tasks, pool_again, rejections_again) == (library.tasks, pool, rejections)
+    assert _first(sandbox, key=1)[0].tasks != library.tasks
+
+
+@pytest.mark.parametrize(("max_tasks", "drafts"), [(10, 2), (8, 0), (5, 0)])
+def test_first_tasks_stop_where_the_pool_is_full(
+    max_tasks: int, drafts: int, sandbox: Sandbox
+) -> None:
+    flags = dataclasses.replace(_FLAGS, max_tasks=max_tasks)
+    scientist = _Scripted(["real"])
+    library, pool, _ = _first(sandbox, flags, scientist)
+    assert len(pool.active) <= max_tasks
+    assert len(scientist.asked) >= drafts
+    assert (len(scientist.asked) == 0) == (drafts == 0)
+    assert pool.active == tuple(library.tasks)[-max_tasks:]
+
+
+def test_what_is_not_usable_is_recorded(sandbox: Sandbox) -> None:
+    scientist = _Scripted(["none", "broken", "repeat", "real"])
+    library, pool, rejections = _first(sandbox, scientist=scientist)
+    assert len(scientist.asked) == 12
+    reasons = [rejection.reason for rejection in rejections]
+    assert sum("no idea" in reason for reason in reasons) == 3
+    assert sum("RuntimeError" in reason for reason in reasons) == 3
+    assert sum("too similar to t00000" in reason for reason in reasons) == 3
+    assert len(library.tasks) == len(_FAMILIES) + 12 - len(rejections)
+    assert list(library.tasks) == [f"t{i:05d}" for i in range(pool.next_id)]  # no gaps
+    assert all(rejection.parent in library.tasks for rejection in rejections)
+
+
+def test_what_the_members_cannot_read_is_turned_away(sandbox: Sandbox) -> None:
+    shop = dataclasses.replace(_shop(sandbox), room=5)
+    verdict = asyncio.run(shop.check(_FAMILIES[0]))
+    assert isinstance(verdict, Rejected)
+    assert "room for 5" in verdict.reason
+
+
+def test_a_scientist_without_ideas_ends(sandbox: Sandbox) -> None:
+    library, pool, rejections = _first(sandbox, scientist=_Scripted(["none"]))
+    assert len(rejections) == 12
+    assert pool.active == tuple(library.tasks)
+    assert len(library.tasks) == len(_FAMILIES)
+
+
+def test_a_broken_seed_family_is_named(sandbox: Sandbox) -> None:
+    broken = dataclasses.replace(_FAMILIES[1], source=_FAMILIES[1].source + "1 / 0\n")
+    with pytest.raises(AcdcError, match=f"seed task family {broken.name}"):
+        _first(sandbox, families=[_FAMILIES[0], broken])
+
+
+def test_a_judged_seed_family_that_cannot_be_judged_is_left_out(sandbox: Sandbox) -> None:
+    source = _FAMILIES[1].source.replace("return float(", "return eval_with_llm_judge('', '', '')#")
+    judged = dataclasses.replace(_FAMILIES[1], source=source)
+    flags = dataclasses.replace(_FLAGS, initial_tasks=0)
+    library, _, (rejection,) = _first(sandbox, flags, families=[_FAMILIES[0], judged])
+    assert [task.draft.name for task in library.tasks.values()] == [_FAMILIES[0].name]
+    assert rejection.name == judged.name
+    with pytest.raises(AcdcError, match="no seed task family is valid"):
+        _first(sandbox, flags, families=[judged])
+
+
+def test_adaptation(sandbox: Sandbox) -> None:
+    library, pool, _ = _first(sandbox)
+    names = pool.active
+    rates = {name: (0.0, 0.3, 0.9)[i % 3] for i, name in enumerate(names)}
+    flags = dataclasses.replace(_FLAGS, discard_impossible=False)
+
+    scientist = _Scripted(["real"])
+    grown, adapted, rejections = _adapt(sandbox, flags, library, pool, rates, scientist, 4)
+    expected = {0.0: {"easier"}, 0.3: {"novel", "related"}, 0.9: {"harder"}}
+    assert len(scientist.asked) == flags.new_tasks
+    for kind, parent in scientist.asked:
+        assert kind in expected[rates[parent]]
+    new = [task for name, task in grown.tasks.items() if name not in library.tasks]
+    assert len(new) == flags.new_tasks - len(rejections) > 0
+    assert [task.id for task in new] == [f"t{pool.next_id + i:05d}" for i in range(len(new))]
+    assert {task.generation for task in new} == {4}
+    replaced = {
+        task.id: task.draft.parent for task in new if task.draft.kind in ("easier", "harder")
+    }
+    assert adapted.limbo == replaced
+    assert set(adapted.active) == set(names) - set(replaced.values()) | {t.id for t in new}
+    assert grown.tasks.items() >= library.tasks.items()  # the library forgets nothing
+    again = _adapt(sandbox, flags, library, pool, rates, _Scripted(["real"]), 4)
+    assert again[1:] == (adapted, rejections)
+
+
+def test_adaptation_settles_limbo_discards_and_prunes(sandbox: Sandbox) -> None:
+    library, pool, _ = _first(sandbox)
+    names = tuple(library.tasks)
+    # The first waits while the last, its easier child, is tried; nobody solves the child.
+    pool = Pool(names[1:], {names[-1]: names[0]}, len(names))
+    rates = dict.fromkeys(names[1:], 1.0) | {names[-1]: 0.0, names[1]: 0.0}
+    flags = dataclasses.replace(_FLAGS, new_tasks=0, max_tasks=6)
+    _, kept, _ = _adapt(sandbox, dataclasses.replace(flags, max_tasks=99), library, pool, rates)
+    assert kept.active == (names[0], *names[2:-1])
+    assert kept.limbo == {}
+    _, pruned, _ = _adapt(sandbox, flags, library, pool, rates)
+    assert pruned.active == kept.active[-6:]
+    flags = dataclasses.replace(flags, discard_impossible=False, max_tasks=99)
+    _, lenient, _ = _adapt(sandbox, flags, library, pool, rates)
+    assert lenient.active == (*names[:2], *names[2:-1])
+
+
+def test_a_draft_that_members_cannot_be_asked_is_rejected(sandbox: Sandbox) -> None:
+    """Not the end of the run."""
+
+    def tokens(text: str) -> bytes:
+        raise AcdcError("a prompt has token '[PAD]'")
+
+    shop = dataclasses.replace(_shop(sandbox), tokens=tokens)
+    verdict = asyncio.run(shop.check(_FAMILIES[0]))
+    assert isinstance(verdict, Rejected)
+    assert "[PAD]" in verdict.reason

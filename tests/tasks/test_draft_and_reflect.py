@@ -1,0 +1,154 @@
+"""The life of a draft, word by word, with the real sandbox."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from acdc_jax.sandbox import Limits, Sandbox
+from acdc_jax.tasks.draft_and_reflect import parse_draft, write_draft
+from acdc_jax.tasks.llm import ChatError, ChatRefusal
+from acdc_jax.tasks.scientist import Candidate, Rejection, Wish
+from acdc_jax.tasks.seed_families import seed_families
+from acdc_jax.tasks.task import Draft, Kind, Task
+from acdc_jax.tasks.validate import Accepted, Rejected, check_draft
+from tests.support.replies import Replies, in_turn
+from tests.support.scripted_server import draft
+
+_POOL = [Task(f"t{i:05d}", d, 0, {}, {}) for i, d in enumerate(seed_families("general"))]
+_GOOD, _BETTER = draft(1), draft(2)
+_BROKEN = {**_GOOD, "code": "class TaskFamily(\n"}
+_WRONG = {**_GOOD, "reference": [{"instance": "1", "submission": "0"}]}
+_DONE, _NOT_DONE = {"done": "True"}, {"done": False}
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    """The real one."""
+    with Sandbox(1, Limits()) as sandbox:
+        yield sandbox
+
+
+def _write(
+    sandbox: Sandbox, *answers: Any, kind: Kind = "harder", reflections: int = 3
+) -> tuple[Candidate | Rejection, Replies]:
+    chat = Replies(in_turn(*answers))
+
+    async def check(draft: Draft) -> Accepted | Rejected:
+        return await check_draft(draft, sandbox, 0.5)
+
+    wish = Wish(kind, _POOL[3])
+    rng = np.random.default_rng(0)
+    return asyncio.run(write_draft(chat, wish, _POOL, check, reflections, rng)), chat
+
+
+def test_a_draft_with_which_its_author_is_content(sandbox: Sandbox) -> None:
+    found, chat = _write(sandbox, _GOOD, _GOOD | _DONE)
+    assert isinstance(found, Candidate)
+    assert found.draft.name == _GOOD["name"]
+    assert found.draft.source == _GOOD["code"].strip("\n") + "\n"
+    assert found.draft.reference == {r["instance"]: r["submission"] for r in _GOOD["reference"]}
+    assert (found.draft.kind, found.draft.parent) == ("harder", "t00003")
+    assert set(found.found.instructions) == {"1", "2"}
+    assert [request.purpose for request in chat.asked] == ["propose", "reflect"]
+    assert len({request.seed for request in chat.asked}) == 2
+
+
+def test_what_the_author_sees(sandbox: Sandbox) -> None:
+    found, chat = _write(sandbox, _GOOD, _BROKEN | _NOT_DONE, _BETTER | _NOT_DONE, _BETTER | _DONE)
+    assert isinstance(found, Candidate)
+    assert found.draft.name == _BETTER["name"]
+    first, *rounds = (request.user for request in chat.asked)
+    assert _POOL[3].draft.source in first
+    assert sum(task.draft.description in first for task in _POOL) in (3, 4)
+    assert "clearly harder" in first
+    assert _GOOD["code"] in rounds[0]
+    assert found.found.instructions["1"] not in rounds[0]
+    assert "it runs" in rounds[0]
+    assert "round 1 of at most 3" in rounds[0]
+    assert _BROKEN["code"] in rounds[1]
+    assert "does not parse" in rounds[1]
+    assert found.found.instructions["1"] in rounds[2]
+
+
+def test_the_last_version_that_works_counts(sandbox: Sandbox) -> None:
+    found, _ = _write(sandbox, _GOOD, _BETTER | _NOT_DONE, _BROKEN | _NOT_DONE, "I give up.")
+    assert isinstance(found, Candidate)
+    assert found.draft.name == _BETTER["name"]
+
+
+def test_a_draft_that_never_works_leaves_its_reason_and_source(sandbox: Sandbox) -> None:
+    found, chat = _write(sandbox, "What?", _BROKEN | _DONE, _WRONG | _NOT_DONE, _WRONG | _DONE)
+    assert isinstance(found, Rejection)
+    assert found.reason == "the reference solution fails on instance 1"
+    assert found.source.strip() == _WRONG["code"].strip()
+    assert (found.kind, found.parent, found.name) == ("harder", "t00003", _WRONG["name"])
+    assert len(chat.asked) == 4  # "done" does not save a draft that does not work
+    assert "no JSON object" in chat.asked[1].user
+    assert "What?" in chat.asked[1].user
+
+
+def test_without_reflection(sandbox: Sandbox) -> None:
+    found, chat = _write(sandbox, "no idea", reflections=0)
+    assert isinstance(found, Rejection)
+    assert found.source == "no idea"
+    assert len(chat.asked) == 1
+
+
+@pytest.mark.parametrize("kind", ["novel", "inspired", "harder", "easier", "related"])
+def test_every_kind_asks_for_something_else(kind: Kind, sandbox: Sandbox) -> None:
+    found, chat = _write(sandbox, _GOOD, kind=kind, reflections=0)
+    assert isinstance(found, Candidate)
+    assert found.draft.kind == kind
+    word = {
+        "novel": "unrelated",
+        "inspired": "takes up one idea",
+        "harder": "clearly harder",
+        "easier": "clearly easier",
+        "related": "different skill of that field",
+    }[kind]
+    assert word in " ".join(chat.asked[0].user.split())
+
+
+def test_a_refusal_costs_a_draft_and_a_failure_the_call(sandbox: Sandbox) -> None:
+    found, _ = _write(sandbox, ChatRefusal("too long"))
+    assert found == Rejection("harder", "t00003", "", "too long")
+    found, _ = _write(sandbox, _GOOD, ChatRefusal("too long now"))
+    assert isinstance(found, Candidate)
+    with pytest.raises(ChatError):
+        _write(sandbox, _GOOD, ChatError("gone"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"name": ""}, "'name'"),
+        ({"description": 3}, "'description'"),
+        ({"capability": None}, "'capability'"),
+        ({"difficulty": "high"}, "difficulty"),
+        ({"code": ""}, "no code"),
+        ({"reference": ["5", "6"]}, "reference"),
+        ({"reference": [{"1": "5"}]}, "reference"),
+    ],
+)
+def test_a_field_that_is_missing_is_named(change: dict[str, Any], reason: str) -> None:
+    import json
+
+    with pytest.raises(ValueError, match=reason):
+        parse_draft(json.dumps(_GOOD | change), Wish("novel", _POOL[0]))
+
+
+def test_fields_in_other_clothes() -> None:
+    import json
+
+    odd = {"difficulty": "9.0", "reference": {"1": 3}, "name": "x" * 500}
+    found = parse_draft(json.dumps(_GOOD | odd), Wish("novel", _POOL[0]))
+    assert found.difficulty == 5
+    assert found.reference == {"1": "3"}
+    assert len(found.name) == 80
+    one = {"reference": {"instance": 1, "submission": "5"}}
+    assert parse_draft(json.dumps(_GOOD | one), Wish("novel", _POOL[0])).reference == {"1": "5"}
+    none = {"reference": []}
+    assert parse_draft(json.dumps(_GOOD | none), Wish("novel", _POOL[0])).reference is None
