@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from acdc_jax.models.transformer import shapes
+from acdc_jax.models.transformer import param_shapes
 from acdc_jax.runtime.member_files import load_member
 from tests.support.short_runs import (
     QUICK_RECIPE,
@@ -87,7 +87,7 @@ def found(run_dir: Path) -> Found:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-        for path, leaf in shapes(QUICK_RECIPE.model).items()
+        for path, leaf in param_shapes(QUICK_RECIPE.model).items()
     }
     weights = {
         folder.name: jax.device_get(load_member(folder, wanted)[0])

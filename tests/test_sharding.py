@@ -10,9 +10,10 @@ from acdc_jax.errors import ConfigError
 from acdc_jax.inference.continuous_batching import generate
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.transformer import forward, shapes
+from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.models.transformer import forward, param_shapes
 from acdc_jax.params import Params
-from acdc_jax.sharding import make_mesh, sharding, weight_shardings
+from acdc_jax.sharding import make_mesh, sharding
 
 CONFIG = ModelConfig("Qwen2ForCausalLM", 50, 32, 48, 1, 4, 2, 8, qkv_bias=True)
 
@@ -22,7 +23,7 @@ def members(n: int) -> Params:
     rng = np.random.default_rng(0)
     return {
         path: jnp.asarray(rng.normal(size=(n, *leaf.shape)) * leaf.shape[-1] ** -0.5, leaf.dtype)
-        for path, leaf in shapes(CONFIG).items()
+        for path, leaf in param_shapes(CONFIG).items()
     }
 
 
@@ -80,11 +81,11 @@ def test_rules() -> None:
     assert sharding(make_mesh("pop:4", jax.devices()[:4]), ("mlp",), (4,)).spec == P(None)
 
 
-def test_weight_shardings() -> None:
+def test_param_shardings() -> None:
     """Every weight has one, with or without the members' axis."""
     mesh = make_mesh("pop:2,model:2", jax.devices()[:4])
-    one, many = weight_shardings(mesh, CONFIG, False), weight_shardings(mesh, CONFIG, True)
-    assert one.keys() == many.keys() == shapes(CONFIG).keys()
+    one, many = param_shardings(mesh, CONFIG, False), param_shardings(mesh, CONFIG, True)
+    assert one.keys() == many.keys() == param_shapes(CONFIG).keys()
     assert one["layers.0.attention.o.weight"].spec == P(None, "model")
     assert many["layers.0.attention.o.weight"].spec == P("pop", None, "model")
     assert many["norm.weight"].spec == P("pop", None)
@@ -92,7 +93,7 @@ def test_weight_shardings() -> None:
 
 def test_heads_are_not_cut() -> None:
     """Two key heads over four devices: all of the attention on each, the rest is shared out."""
-    where = weight_shardings(make_mesh("model:4", jax.devices()[:4]), CONFIG, False)
+    where = param_shardings(make_mesh("model:4", jax.devices()[:4]), CONFIG, False)
     for name in ("q.weight", "k.weight", "k.bias", "v.weight", "o.weight"):
         assert where[f"layers.0.attention.{name}"].is_fully_replicated, name
     assert where["layers.0.mlp.up.weight"].spec == P("model", None)
@@ -104,7 +105,7 @@ def test_forward_on_a_mesh_equals_one_device() -> None:
     tokens = np.random.default_rng(0).integers(0, 50, (3, 6), np.int32)
     positions = np.broadcast_to(np.arange(6, dtype=np.int32), (3, 6))
     run = jax.jit(jax.vmap(lambda w: forward(CONFIG, w, tokens, positions)[0]))
-    where = weight_shardings(make_mesh("pop:2,model:2", jax.devices()[:4]), CONFIG, True)
+    where = param_shardings(make_mesh("pop:2,model:2", jax.devices()[:4]), CONFIG, True)
     placed = jax.device_put(weights, where)
     logits = run(placed)
     assert len(logits.sharding.device_set) == 4
@@ -117,7 +118,7 @@ def test_generation_on_a_mesh_equals_one_device() -> None:
     rng = np.random.default_rng(1)
     prompts = [rng.integers(0, 50, n).tolist() for n in (3, 9, 5)]
     weights = members(4)
-    where = weight_shardings(make_mesh("pop:2,model:2", jax.devices()[:4]), CONFIG, True)
+    where = param_shardings(make_mesh("pop:2,model:2", jax.devices()[:4]), CONFIG, True)
 
     def respond(weights: Params) -> list[list[list[int]]]:
         batches = generate(

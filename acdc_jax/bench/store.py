@@ -27,12 +27,13 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.content_hash import content_hash
 from acdc_jax.flags import setting
 from acdc_jax.inference.memory import weight_bytes
+from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.params import Params
 from acdc_jax.runtime.breed import member_id, seed_recipe
 from acdc_jax.runtime.member_files import HOST_MEMORY
 from acdc_jax.runtime.member_store import Store
 from acdc_jax.runtime.memory_budget import Budget, Shapes, bytes_on_device, limit_pinned_memory
-from acdc_jax.sharding import make_mesh, member_shapes
+from acdc_jax.sharding import make_mesh
 
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
 _HOST_BUDGET_7B = 48.0  # GB
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
     # counts as large is scaled with the members, or their memory would not be.
     ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, max(int(2**25 * share), 2**17))
     limit_pinned_memory(budget_gb)
-    shapes = member_shapes(make_mesh("pop:1", jax.devices()[:1]), SHAPES[bench.shape])
+    shapes = sharded_param_shapes(make_mesh("pop:1", jax.devices()[:1]), SHAPES[bench.shape])
     size = bytes_on_device(shapes)
     budget = Budget(bench.device_members * size, budget_gb * 1e9)
     free = shutil.disk_usage(bench.folder).free

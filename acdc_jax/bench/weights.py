@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from acdc_jax.bench.limits import SHAPES
 from acdc_jax.flags import setting
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.transformer import shapes
+from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
 
 
@@ -22,12 +22,12 @@ class ModelBench:
 
 def random_weights(config: ModelConfig, seed: int) -> Params:
     """N(0, 0.02²) in every weight but the norms' gains, which are one; made on the device."""
-    keys = jax.random.split(jax.random.key(seed), len(shapes(config)))
+    keys = jax.random.split(jax.random.key(seed), len(param_shapes(config)))
     drawn: Params = {
         path: jnp.ones(leaf.shape, leaf.dtype)
         if path.endswith("norm.weight")
         else _normal(keys[i], leaf.shape, leaf.dtype)
-        for i, (path, leaf) in enumerate(shapes(config).items())
+        for i, (path, leaf) in enumerate(param_shapes(config).items())
     }
     jax.block_until_ready(drawn)
     return drawn

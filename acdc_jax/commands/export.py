@@ -25,6 +25,7 @@ from acdc_jax.flags import check_bounds, setting
 from acdc_jax.inference.memory import weight_bytes
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.params import Params
 from acdc_jax.report.card import force_page, model_card
 from acdc_jax.report.lineage import ancestors
@@ -38,7 +39,7 @@ from acdc_jax.runtime.run_reader import RunRecord, read_run
 from acdc_jax.runtime.seed_models import cache_dir
 from acdc_jax.runtime.setup import fitting_mesh
 from acdc_jax.runtime.sources import load_base, load_seed, read_sources
-from acdc_jax.sharding import make_mesh, member_shapes, pop_groups
+from acdc_jax.sharding import make_mesh, pop_groups
 
 _HELP = """acdc export RUN MEMBER OUT: write a member of a run as a Hugging Face folder.
 acdc export RUN --task_force=N --out=DIR: write a task force, one such folder per member.
@@ -125,7 +126,9 @@ def _open(run_dir: Path) -> _Run:
     record = read_run(run_dir)
     config, model = Config.from_settings(record.manifest.flags), read_model(run_dir)
     recipes = run_directory.read_recipes(run_dir, record.manifest.generation)
-    return _Run(run_dir, record, recipes, config, model, member_shapes(_mesh(config, model), model))
+    return _Run(
+        run_dir, record, recipes, config, model, sharded_param_shapes(_mesh(config, model), model)
+    )
 
 
 def _export_force(run: _Run, n: int, out: Path) -> None:

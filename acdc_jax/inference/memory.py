@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.transformer import shapes
+from acdc_jax.models.transformer import param_shapes
 
 _LOG = logging.getLogger(__name__)
 _GIB = 2**30
@@ -56,12 +56,14 @@ def free_host_bytes() -> int:
 
 def weight_bytes(config: ModelConfig) -> int:
     """Bytes of one member's weights."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes(config).values())
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in param_shapes(config).values()
+    )
 
 
 def parameter_count(config: ModelConfig) -> int:
     """Numbers in one member's weights."""
-    return sum(math.prod(leaf.shape) for leaf in shapes(config).values())
+    return sum(math.prod(leaf.shape) for leaf in param_shapes(config).values())
 
 
 def token_bytes(config: ModelConfig) -> int:

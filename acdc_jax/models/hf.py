@@ -31,7 +31,7 @@ from acdc_jax.models.safetensors_io import (
     write_tensors,
 )
 from acdc_jax.models.tokenizer import load_tokenizer
-from acdc_jax.models.transformer import shapes
+from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
 
 # Our module's dotted path ↔ Hugging Face's; {} is the layer.
@@ -83,7 +83,7 @@ def hf_names(config: ModelConfig) -> dict[str, str]:
     """Returns the Hugging Face name of every weight, by its dotted path here."""
     table = _POST_NORM_NAMES if config.post_norms else _NAMES
     names = {}
-    for path in shapes(config):
+    for path in param_shapes(config):
         module, leaf = path.rsplit(".", 1)
         parts = module.split(".")
         layer = parts[1] if parts[0] == "layers" else ""
@@ -244,7 +244,7 @@ def _all_finite(leaf: jax.Array) -> jax.Array:
 
 def _check_weights(config: ModelConfig, weights: Params) -> None:
     """Refuses weights that the configuration does not describe, by name."""
-    expected = shapes(config)
+    expected = param_shapes(config)
     for path in sorted(expected.keys() ^ weights.keys()):
         problem = "is missing" if path in expected else "has no place in the model"
         raise AcdcError(f"weight {path} {problem}")
@@ -291,7 +291,7 @@ def _on_host(leaves: Iterator[jax.Array]) -> Iterator[np.ndarray]:
 def _accounted(folder: Path, config: ModelConfig, beside: Collection[str]) -> dict[str, Stored]:
     """Returns where every weight is stored, by dotted path, having looked at every tensor."""
     found = find_tensors(folder)
-    names, expected = hf_names(config), shapes(config)
+    names, expected = hf_names(config), param_shapes(config)
     for name in names.values():
         if name not in found:
             raise AcdcError(f"{folder}: tensor {name} is missing")

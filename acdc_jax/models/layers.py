@@ -13,8 +13,8 @@ from acdc_jax.models.attention import Sight, attend, rope, write
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.kernels import decode_attention, residual_norm, swiglu
 from acdc_jax.models.kernels.head_sharding import Spread
+from acdc_jax.sharding import Axes
 
-Axes = tuple[str | None, ...]
 Angles = tuple[jax.Array, jax.Array]
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {

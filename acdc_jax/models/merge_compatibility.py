@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.transformer import shapes
+from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
 
 _RECONCILED = ("vocab_size", "tie_embeddings", "dtype", "max_positions")
@@ -107,7 +107,7 @@ def adapt(
         shardings: Where each weight goes, by dotted path; None leaves it where it is.
     """
     adapted: Params = {}
-    for path, expected in shapes(config).items():
+    for path, expected in param_shapes(config).items():
         # A tied model's head is its embedding, from here on as a weight of its own.
         leaf = weights.pop(path) if path in weights else adapted["embed.weight"].copy()
         leaf = leaf.astype(expected.dtype)

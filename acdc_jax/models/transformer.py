@@ -18,8 +18,9 @@ from jax.sharding import PartitionSpec
 from acdc_jax.models.attention import Cache, rope_angles, rope_frequencies, sights
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.kernels.head_sharding import Spread
-from acdc_jax.models.layers import Axes, Layer, Linear, Norm
+from acdc_jax.models.layers import Layer, Linear, Norm
 from acdc_jax.params import Params
+from acdc_jax.sharding import Axes
 
 
 class Transformer(nnx.Module):  # type: ignore[misc]
@@ -115,7 +116,7 @@ def structure(
     }
 
 
-def shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def param_shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns shape and dtype of every weight, by dotted path."""
     return {name: param.get_value() for name, (_, param) in structure(config)[1].items()}
 
@@ -132,7 +133,7 @@ def logical_axes(config: ModelConfig) -> dict[str, Axes]:
     }
 
 
-def init_weights(config: ModelConfig, key: jax.Array) -> Params:
+def init_params(config: ModelConfig, key: jax.Array) -> Params:
     """Draws fresh weights: N(0, 1/fan-in) matrices, zero biases, unit norm gains.
 
     Projections back into the residual stream are divided by √(2 · layers) (GPT-2).

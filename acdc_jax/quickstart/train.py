@@ -24,7 +24,7 @@ from optax import contrib
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.transformer import forward, init_weights, shapes
+from acdc_jax.models.transformer import forward, init_params, param_shapes
 from acdc_jax.params import Params
 from acdc_jax.quickstart.examples import (
     DrawWords,
@@ -161,7 +161,7 @@ def _train_all(seed: int, progress: Progress, recipe: TrainRecipe) -> dict[str, 
     examples = _examples(own_words, recipe.base_examples, rngs[0])
     fit = _make_fit(recipe, _base_optimizer(recipe), recipe.base_steps, learn_head=True)
     base = fit(
-        init_weights(recipe.model, init_key),
+        init_params(recipe.model, init_key),
         examples,
         rngs[0],
         lambda done: progress("base", done, recipe.base_steps),
@@ -257,7 +257,7 @@ def _base_optimizer(recipe: TrainRecipe) -> optax.GradientTransformation:
         else contrib.MuonDimensionNumbers(0, 1)
         if name == "embed.weight"
         else contrib.MuonDimensionNumbers(1, 0)
-        for name, shape in shapes(recipe.model).items()
+        for name, shape in param_shapes(recipe.model).items()
     }
     return contrib.muon(
         _schedule(recipe, recipe.base_steps),

@@ -16,7 +16,7 @@ from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.hub import find_model
 from acdc_jax.models.merge_compatibility import Checkpoint, adapt, common_config
-from acdc_jax.models.transformer import shapes
+from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
 
 _log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def load_model(
     # Rows that are still to be cut or added may not divide among the devices.
     where = {
         path: shardings[path] if leaf.shape == wanted[path].shape else _everywhere(shardings[path])
-        for path, leaf in shapes(stored).items()
+        for path, leaf in param_shapes(stored).items()
     }
     return adapt(hf.load_weights(folder, stored, where), folders.model, base, shardings)
 

@@ -21,7 +21,8 @@ from acdc_jax.evolution.propose import Proposer
 from acdc_jax.inference.buckets import common_prefix
 from acdc_jax.inference.memory import choose_population, device_room, weight_bytes
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.transformer import shapes
+from acdc_jax.models.param_shardings import param_shardings, sharded_param_shapes
+from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
 from acdc_jax.quickstart.language import EXPERTS
 from acdc_jax.quickstart.train import cached_seeds
@@ -31,7 +32,7 @@ from acdc_jax.runtime.member_store import Store
 from acdc_jax.runtime.memory_budget import choose_budget
 from acdc_jax.runtime.seed_models import Folders, cache_dir, check_folders, load_model, text_codec
 from acdc_jax.sandbox import Sandbox
-from acdc_jax.sharding import default_mesh, make_mesh, member_shapes, pop_groups, weight_shardings
+from acdc_jax.sharding import default_mesh, make_mesh, pop_groups
 from acdc_jax.tasks.adapt import Workshop
 from acdc_jax.tasks.library import Curator
 from acdc_jax.tasks.seed_families import seed_families
@@ -147,7 +148,7 @@ def make_operators(config: Config, model: ModelConfig, seeds: int) -> Operators:
         raise AcdcError(
             f"--min_parents={given.min_parents}: generation 0 has only {seeds} seeds to choose from"
         )
-    groups, group_of = module_groups(shapes(model), _granularity(given.granularity))
+    groups, group_of = module_groups(param_shapes(model), _granularity(given.granularity))
     strategy = None
     if given.proposer == "evosax":
         strategy = Strategy(
@@ -203,7 +204,7 @@ def build_world(
     mesh: jax.sharding.Mesh,
 ) -> World:
     codec = text_codec(folders.seeds, config.decode, folders.model.vocab_size)
-    wanted = [member_shapes(part, folders.model) for _, part in _own_groups(mesh)]
+    wanted = [sharded_param_shapes(part, folders.model) for _, part in _own_groups(mesh)]
     base = load_model(folders, folders.base, wanted[0])
     seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
     engine = Engine(
@@ -275,12 +276,12 @@ def make_groups(
     population, decoding = choose_population(engine.model, share, own[0][1].size)
 
     def group(number: int, rank: int, part: jax.sharding.Mesh) -> Group:
-        where = weight_shardings(part, engine.model, population=population > 1)
+        where = param_shardings(part, engine.model, population=population > 1)
         return Group(
             number,
             rank,
             dataclasses.replace(engine, population=population, shardings=where),
-            jax.device_put(base, weight_shardings(part, engine.model, population=False)),
+            jax.device_put(base, param_shardings(part, engine.model, population=False)),
             part.devices.flat[0],
         )
 

@@ -27,9 +27,10 @@ from acdc_jax.inference.continuous_batching import generate
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.transformer import forward
 from acdc_jax.params import Params
-from acdc_jax.sharding import make_mesh, weight_shardings
+from acdc_jax.sharding import make_mesh
 from acdc_jax.tasks.llm import NO_TEXT, ChatRefusal, Request, Usage
 
 _WRITING = contextvars.ContextVar("writing", default=False)
@@ -60,7 +61,7 @@ def load_checkpoint(folder: Path, devices: Sequence[jax.Device]) -> Checkpoint:
         AcdcError: it is not one, or of an architecture that is not known here.
     """
     model = hf.read_config(folder)
-    shardings = weight_shardings(make_mesh("model:-1", devices), model, population=False)
+    shardings = param_shardings(make_mesh("model:-1", devices), model, population=False)
     tok = tokenizer.load_tokenizer(folder)
     stop = tokenizer.stop_tokens(folder, tok)
     pad = tok.pad_token_id if tok.pad_token_id is not None else stop[0]

@@ -11,7 +11,7 @@ from acdc_jax.commands import run as run_command
 from acdc_jax.commands.main import main
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.transformer import init_weights
+from acdc_jax.models.transformer import init_params
 from acdc_jax.quickstart.tokenizer import save_tokenizer
 from acdc_jax.quickstart.train import TINY
 
@@ -40,7 +40,7 @@ def write_model(tokenizer_folder: Path) -> Callable[..., Path]:
 
     def write(folder: Path, seed: int = 0, **fields: object) -> Path:
         config: ModelConfig = dataclasses.replace(SMALL, **fields)  # type: ignore[arg-type]
-        weights = init_weights(config, jax.random.key(seed))
+        weights = init_params(config, jax.random.key(seed))
         hf.save(folder, config, weights, tokenizer_folder)
         return folder
 

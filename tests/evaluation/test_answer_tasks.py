@@ -14,7 +14,7 @@ from acdc_jax.evaluation.answer_tasks import Engine, answer
 from acdc_jax.evaluation.device_groups import Group, Groups, evaluate_members
 from acdc_jax.inference.continuous_batching import Batch
 from acdc_jax.inference.population import in_populations, stack
-from acdc_jax.models.transformer import init_weights
+from acdc_jax.models.transformer import init_params
 from acdc_jax.params import Params
 from acdc_jax.quickstart.train import TINY
 from acdc_jax.sandbox import Outcome
@@ -166,7 +166,7 @@ def test_the_next_members_do_not_wait_for_scores(engine: Engine) -> None:
 def test_members_together_or_one_by_one() -> None:
     """A population answers as its members do; one member has no leading axis."""
     small = dataclasses.replace(TINY, num_layers=1)
-    members = [init_weights(small, jax.random.key(i)) for i in range(2)]
+    members = [init_params(small, jax.random.key(i)) for i in range(2)]
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     tasks = [_task("x", 2), _task("y", 3)]
 
@@ -196,7 +196,7 @@ def test_members_together_or_one_by_one() -> None:
 def test_responses_know_how_sure_their_member_was() -> None:
     """Means of what the decoder says of each token, the stop token's included."""
     small, seen = dataclasses.replace(TINY, num_layers=1), []
-    weights = init_weights(small, jax.random.key(0))
+    weights = init_params(small, jax.random.key(0))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     engine = Engine(
         small,

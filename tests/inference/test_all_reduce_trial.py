@@ -12,8 +12,9 @@ from acdc_jax.inference import all_reduce_trial
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import decode_layout
 from acdc_jax.models.kernels import residual_norm
-from acdc_jax.models.transformer import init_weights
-from acdc_jax.sharding import make_mesh, weight_shardings
+from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.models.transformer import init_params
+from acdc_jax.sharding import make_mesh
 
 CONFIG = ModelConfig("LlamaForCausalLM", 40, 32, 48, 1, 4, 2, 8, max_positions=64)
 MESH = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
@@ -65,8 +66,8 @@ def test_devices_exchange_where_their_sums_are_right(
 ) -> None:
     """They are tried out first."""
     mesh = make_mesh("model:2", jax.devices()[:2])
-    weights = init_weights(CONFIG, jax.random.key(0))
-    placed = jax.device_put(weights, weight_shardings(mesh, CONFIG, population=False))
+    weights = init_params(CONFIG, jax.random.key(0))
+    placed = jax.device_put(weights, param_shardings(mesh, CONFIG, population=False))
     laid_out = decode_layout(CONFIG, placed)
     monkeypatch.setattr(all_reduce_trial, "LEAST_WIDTH", CONFIG.hidden_size)
     monkeypatch.setattr(all_reduce_trial, "reachable", lambda mesh: True)

@@ -15,16 +15,17 @@ from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import decode_layout
 from acdc_jax.models.kernels.peer_all_reduce import Peers, connect
-from acdc_jax.models.transformer import forward, shapes
+from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.models.transformer import forward, param_shapes
 from acdc_jax.params import Params
-from acdc_jax.sharding import make_mesh, weight_shardings
+from acdc_jax.sharding import make_mesh
 
 CONFIG = ModelConfig("LlamaForCausalLM", 40, 32, 48, 1, 4, 2, 8, max_positions=64)
 MEMBERS = 3
 RNG = np.random.default_rng(0)
 POPULATION = {
     path: jnp.asarray(RNG.normal(size=(MEMBERS, *leaf.shape)) * leaf.shape[-1] ** -0.5, leaf.dtype)
-    for path, leaf in shapes(CONFIG).items()
+    for path, leaf in param_shapes(CONFIG).items()
 }
 WEIGHTS = {path: leaf[0] for path, leaf in POPULATION.items()}
 PROMPTS = [RNG.integers(0, 40, n).tolist() for n in (3, 11, 8, 1, 14, 9, 5, 12, 7, 2)]
@@ -90,7 +91,7 @@ def test_greedy_equals_forward_without_cache(fields: dict[str, Any]) -> None:
     rng = np.random.default_rng(1)
     weights = WEIGHTS | {
         path: jnp.asarray(rng.normal(size=leaf.shape) * 0.3, leaf.dtype)
-        for path, leaf in shapes(config).items()
+        for path, leaf in param_shapes(config).items()
         if path not in WEIGHTS
     }
     responses = respond(weights, config=config, batch_size=3)[0]
@@ -308,7 +309,7 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_devices_that_exchange_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same responses; here, where no kernel runs, XLA adds up what they are given."""
     mesh = make_mesh("model:2", jax.devices()[:2])
-    placed = jax.device_put(WEIGHTS, weight_shardings(mesh, CONFIG, population=False))
+    placed = jax.device_put(WEIGHTS, param_shardings(mesh, CONFIG, population=False))
     laid_out = decode_layout(CONFIG, placed)
     expected = [batch.tokens for batch in batches(laid_out)]
     asked = []

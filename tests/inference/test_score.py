@@ -12,15 +12,16 @@ from acdc_jax.inference import score
 from acdc_jax.inference.score import log_likelihoods
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import decode_layout
-from acdc_jax.models.transformer import forward, shapes
+from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.models.transformer import forward, param_shapes
 from acdc_jax.params import Params
-from acdc_jax.sharding import make_mesh, weight_shardings
+from acdc_jax.sharding import make_mesh
 
 CONFIG = ModelConfig("LlamaForCausalLM", 40, 32, 48, 1, 4, 2, 8, max_positions=64)
 RNG = np.random.default_rng(0)
 WEIGHTS = {
     path: jnp.asarray(RNG.normal(size=leaf.shape) * leaf.shape[-1] ** -0.5, leaf.dtype)
-    for path, leaf in shapes(CONFIG).items()
+    for path, leaf in param_shapes(CONFIG).items()
 }
 TEXTS = [RNG.integers(0, 40, n).tolist() for n in (2, 65, 9, 61, 12, 12, 3, 64, 8, 5)]
 COUNTS = [1, 64, 3, 1, 11, 9, 2, 20, 7, 2]
@@ -71,7 +72,7 @@ def test_a_plain_forward_pass_says_the_same(
         weights = decode_layout(CONFIG, dict(WEIGHTS))
     elif how == "mesh":
         mesh = make_mesh("model:2", jax.devices()[:2])
-        weights = jax.device_put(WEIGHTS, weight_shardings(mesh, CONFIG, population=False))
+        weights = jax.device_put(WEIGHTS, param_shardings(mesh, CONFIG, population=False))
     totals, greedy = zip(*_scored(weights, 1 if how == "one by one" else 8), strict=True)
     np.testing.assert_allclose(totals, expected[0], rtol=0, atol=1e-4)
     assert list(greedy) == expected[1]

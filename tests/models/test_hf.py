@@ -17,8 +17,9 @@ from safetensors.numpy import load_file, save_file
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.transformer import init_weights
-from acdc_jax.sharding import make_mesh, weight_shardings
+from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.models.transformer import init_params
+from acdc_jax.sharding import make_mesh
 
 LLAMA = ModelConfig("LlamaForCausalLM", 50, 32, 48, 2, 4, 2, 8)
 QWEN2 = dataclasses.replace(
@@ -41,7 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def single(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
     """A good folder with one weight file."""
     folder = tmp_path_factory.mktemp("good") / "single"
-    hf.save(folder, LLAMA, init_weights(LLAMA, jax.random.key(0)), source)
+    hf.save(folder, LLAMA, init_params(LLAMA, jax.random.key(0)), source)
     return folder
 
 
@@ -68,7 +69,7 @@ def test_round_trip_is_bit_exact(
 ) -> None:
     """Load → save → load, weights and configuration."""
     config = dataclasses.replace(config, dtype=dtype)
-    weights = init_weights(config, jax.random.key(1))
+    weights = init_params(config, jax.random.key(1))
     hf.save(tmp_path / "a", config, weights, source)
     assert hf.read_config(tmp_path / "a") == config
     first = hf.load_weights(tmp_path / "a", config)
@@ -98,7 +99,7 @@ def test_save_brings_everything_along(single: Path) -> None:
 def test_shards_equal_the_single_file(single: Path, sharded: Path) -> None:
     """And lie on the devices where they are asked to."""
     config = hf.read_config(sharded)
-    where = weight_shardings(make_mesh("pop:2,model:2", jax.devices()[:4]), config, False)
+    where = param_shardings(make_mesh("pop:2,model:2", jax.devices()[:4]), config, False)
     one, many = hf.load_weights(single, config), hf.load_weights(sharded, config, where)
     for path, leaf in one.items():
         np.testing.assert_array_equal(leaf, many[path])
@@ -110,7 +111,7 @@ def test_shards_equal_the_single_file(single: Path, sharded: Path) -> None:
 
 def test_what_older_checkpoints_hold_besides(source: Path, tmp_path: Path) -> None:
     """A second copy of the embedding as the head, and the rotary frequencies: neither is needed."""
-    weights = init_weights(QWEN2, jax.random.key(0))
+    weights = init_params(QWEN2, jax.random.key(0))
     hf.save(tmp_path / "old", QWEN2, weights, source)
     file = tmp_path / "old" / "model.safetensors"
     tensors = load_file(file)
@@ -236,7 +237,7 @@ def test_save_refuses_bad_weights(
     change: Callable[[dict[str, jax.Array]], None], named: str, source: Path, tmp_path: Path
 ) -> None:
     """By name, and nothing is left behind."""
-    weights = init_weights(LLAMA, jax.random.key(0))
+    weights = init_params(LLAMA, jax.random.key(0))
     change(weights)
     with pytest.raises(AcdcError, match=re.escape(named)):
         hf.save(tmp_path / "out", LLAMA, weights, source)
@@ -246,7 +247,7 @@ def test_save_refuses_bad_weights(
 def test_save_refuses_to_overwrite(single: Path, source: Path) -> None:
     """A folder with something in it stays as it is."""
     with pytest.raises(AcdcError, match="not an empty folder"):
-        hf.save(single, LLAMA, init_weights(LLAMA, jax.random.key(1)), source)
+        hf.save(single, LLAMA, init_params(LLAMA, jax.random.key(1)), source)
 
 
 def test_a_failed_save_leaves_nothing(
@@ -259,5 +260,5 @@ def test_a_failed_save_leaves_nothing(
 
     monkeypatch.setattr(hf, "write_tensors", full)
     with pytest.raises(AcdcError, match=r"out: cannot write: No space left on device"):
-        hf.save(tmp_path / "out", LLAMA, init_weights(LLAMA, jax.random.key(1)), source)
+        hf.save(tmp_path / "out", LLAMA, init_params(LLAMA, jax.random.key(1)), source)
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from acdc_jax.inference.continuous_batching import generate
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.transformer import forward, shapes
+from acdc_jax.models.transformer import forward, param_shapes
 
 from .conftest import SIZES, Checkpoint
 
@@ -53,7 +53,7 @@ def test_logits(checkpoint: Checkpoint) -> None:
     tokens, valid, positions = _batch([40, 23, 1])
 
     def compare(config: ModelConfig, positions: np.ndarray, expected: np.ndarray) -> None:
-        part = {path: weights[path] for path in shapes(config)}
+        part = {path: weights[path] for path in param_shapes(config)}
         where = jnp.asarray(positions, jnp.int32)
         ours, _ = _forward(config, part, jnp.asarray(tokens), where, None, valid)
         assert expected[valid].std() > 0.5

@@ -10,7 +10,7 @@ import pytest
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.transformer import init_weights
+from acdc_jax.models.transformer import init_params
 from tests.support.short_runs import without_torch
 
 from .conftest import CHAT_TEMPLATE
@@ -69,7 +69,7 @@ def test_bad_chat_templates(tokenizer_folder: Path) -> None:
 def test_save_beside_a_bare_tokenizer(tokenizer_folder: Path, tmp_path: Path) -> None:
     """Without a configuration to copy from, the tokenizer says where responses end."""
     config = ModelConfig("LlamaForCausalLM", 99, 8, 8, 1, 1, 1, 8)
-    hf.save(tmp_path / "out", config, init_weights(config, jax.random.key(0)), tokenizer_folder)
+    hf.save(tmp_path / "out", config, init_params(config, jax.random.key(0)), tokenizer_folder)
     loaded = tokenizer.load_tokenizer(tmp_path / "out")
     assert loaded.chat_template == CHAT_TEMPLATE
     for name in ("generation_config.json", "config.json"):
@@ -101,7 +101,7 @@ def test_special_tokens_of_a_generation_configuration(
     """What it lacks config.json says, and the tokenizer, where neither says how responses end."""
     source = Path(shutil.copytree(tokenizer_folder, tmp_path / "source"))
     config = ModelConfig("LlamaForCausalLM", 99, 8, 8, 1, 1, 1, 8)
-    weights = init_weights(config, jax.random.key(0))
+    weights = init_params(config, jax.random.key(0))
 
     def saved(name: str, generation: str, own: str) -> list[int | list[int] | None]:
         (source / "generation_config.json").write_text(generation)

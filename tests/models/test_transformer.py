@@ -13,8 +13,9 @@ from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import decode_layout
 from acdc_jax.models.kernels.head_sharding import Spread
 from acdc_jax.models.kernels.peer_all_reduce import connect
-from acdc_jax.models.transformer import forward, init_weights, logical_axes, shapes
-from acdc_jax.sharding import make_mesh, weight_shardings
+from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.models.transformer import forward, init_params, logical_axes, param_shapes
+from acdc_jax.sharding import make_mesh
 
 CONFIG = ModelConfig("Qwen2ForCausalLM", 50, 32, 48, 2, 4, 2, 8, tie_embeddings=True, qkv_bias=True)
 TOKENS = np.random.default_rng(0).integers(0, 50, (3, 10), np.int32)
@@ -28,18 +29,18 @@ def weights() -> dict[str, jax.Array]:
     keys = iter(jax.random.split(jax.random.key(0), 100))
     return {
         path: leaf + 0.2 * jax.random.normal(next(keys), leaf.shape) if leaf.ndim == 1 else leaf
-        for path, leaf in init_weights(CONFIG, jax.random.key(1)).items()
+        for path, leaf in init_params(CONFIG, jax.random.key(1)).items()
     }
 
 
 def test_declarations_agree() -> None:
     """One leaf per layer per weight; shapes, axes and initial weights come from one place."""
     untied = dataclasses.replace(CONFIG, tie_embeddings=False, dtype="bfloat16")
-    weights = init_weights(untied, jax.random.key(0))
-    assert weights.keys() == shapes(untied).keys() == logical_axes(untied).keys()
-    assert shapes(untied).keys() - shapes(CONFIG).keys() == {"head.weight"}
+    weights = init_params(untied, jax.random.key(0))
+    assert weights.keys() == param_shapes(untied).keys() == logical_axes(untied).keys()
+    assert param_shapes(untied).keys() - param_shapes(CONFIG).keys() == {"head.weight"}
     for path, leaf in weights.items():
-        assert (leaf.shape, leaf.dtype) == (shapes(untied)[path].shape, jnp.bfloat16)
+        assert (leaf.shape, leaf.dtype) == (param_shapes(untied)[path].shape, jnp.bfloat16)
         assert len(logical_axes(untied)[path]) == leaf.ndim
     assert logical_axes(untied)["layers.1.attention.k.bias"] == ("kv_heads",)
     assert logical_axes(untied)["layers.1.mlp.down.weight"] == ("embed", "mlp")
@@ -84,7 +85,7 @@ def test_padding_of_a_cached_pass_is_on_the_right(weights: dict[str, jax.Array])
 def test_decode_layout(tied: bool) -> None:
     """Fewer leaves, the same logits; what is laid out anew is not kept twice."""
     config = dataclasses.replace(CONFIG, tie_embeddings=tied, qk_norm=True, post_norms=True)
-    weights = init_weights(config, jax.random.key(1))
+    weights = init_params(config, jax.random.key(1))
     given = dict(weights)
     laid_out = decode_layout(config, given)
     assert "layers.0.attention.q.weight" not in laid_out.keys() | given.keys()
@@ -99,9 +100,9 @@ def test_decode_layout(tied: bool) -> None:
 @pytest.mark.parametrize(("devices", "heads_cut"), [(2, True), (4, False)])
 def test_decode_layout_over_devices(devices: int, heads_cut: bool) -> None:
     """Every device joins what it has; nothing moves, and the logits are the same."""
-    weights = init_weights(CONFIG, jax.random.key(1))
+    weights = init_params(CONFIG, jax.random.key(1))
     mesh = make_mesh(f"model:{devices}", jax.devices()[:devices])
-    placed = jax.device_put(dict(weights), weight_shardings(mesh, CONFIG, population=False))
+    placed = jax.device_put(dict(weights), param_shardings(mesh, CONFIG, population=False))
     laid_out = decode_layout(CONFIG, placed)
     qkv, gate_up, down = (
         laid_out[f"layers.1.{name}.weight"] for name in ("attention.qkv", "mlp.gate_up", "mlp.down")
@@ -123,9 +124,9 @@ def test_decode_layout_over_devices(devices: int, heads_cut: bool) -> None:
 def test_parts_on_each_device(tied: bool) -> None:
     """What devices that exchange by themselves are given to add up; here XLA adds it up."""
     config = dataclasses.replace(CONFIG, tie_embeddings=tied)
-    weights = init_weights(config, jax.random.key(1))
+    weights = init_params(config, jax.random.key(1))
     mesh = make_mesh("model:2", jax.devices()[:2])
-    placed = jax.device_put(dict(weights), weight_shardings(mesh, config, population=False))
+    placed = jax.device_put(dict(weights), param_shardings(mesh, config, population=False))
     spread = Spread(mesh, "model", connect(mesh, "model", len(TOKENS), config.hidden_size))
     laid_out, past = decode_layout(config, placed), empty_cache(config, 3, 10, jnp.float32)
 
@@ -178,7 +179,7 @@ def test_last(weights: dict[str, jax.Array]) -> None:
 
 def test_population_equals_member_by_member(weights: dict[str, jax.Array]) -> None:
     """vmap over weights with a leading axis."""
-    others = init_weights(CONFIG, jax.random.key(7))
+    others = init_params(CONFIG, jax.random.key(7))
     both = {path: jnp.stack([leaf, others[path]]) for path, leaf in weights.items()}
     mapped = jax.jit(jax.vmap(lambda w: forward(CONFIG, w, TOKENS, POSITIONS)[0]))(both)
     for one, member in zip(mapped, (weights, others), strict=True):

@@ -40,7 +40,7 @@ def load(folder: Path) -> Params:
 
 
 def test_the_shape_is_the_recipes() -> None:
-    assert sum(np.prod(s.shape) for s in train.shapes(TINY).values()) == 323_808
+    assert sum(np.prod(s.shape) for s in train.param_shapes(TINY).values()) == 323_808
 
 
 def test_writes_ordinary_folders(seeds: Path) -> None:

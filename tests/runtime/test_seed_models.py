@@ -15,7 +15,8 @@ import pytest
 from acdc_jax.config import DecodeConfig
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.models import hf
-from acdc_jax.models.transformer import forward, shapes
+from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.models.transformer import forward, param_shapes
 from acdc_jax.params import Params
 from acdc_jax.runtime.seed_models import (
     Folders,
@@ -24,7 +25,7 @@ from acdc_jax.runtime.seed_models import (
     load_model,
     text_codec,
 )
-from acdc_jax.sharding import make_mesh, weight_shardings
+from acdc_jax.sharding import make_mesh
 
 pytestmark = pytest.mark.xdist_group("torch")  # transformers imports torch where it finds it
 
@@ -92,7 +93,7 @@ def _load(folders: Folders, where: Mapping[str, jax.sharding.Sharding]) -> list[
     """The base and the seeds."""
     wanted = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where[path])
-        for path, leaf in shapes(folders.model).items()
+        for path, leaf in param_shapes(folders.model).items()
     }
     base = load_model(folders, folders.base, wanted)
     return [base, *(load_model(folders, folder, wanted, base) for folder in folders.seeds)]
@@ -115,7 +116,7 @@ def test_reconciled_exactly(write: Write, caplog: pytest.LogCaptureFixture) -> N
     ]
     assert (folders.model.vocab_size, folders.model.dtype) == (24, "float32")
     assert not folders.model.tie_embeddings
-    where = weight_shardings(make_mesh("pop:2,model:2", jax.devices()[:4]), folders.model, False)
+    where = param_shardings(make_mesh("pop:2,model:2", jax.devices()[:4]), folders.model, False)
     weights, first, second = _load(folders, where)
     for folder, got in ((base, weights), (short, first), (long, second)):
         stored = _stored(folder)
@@ -149,7 +150,7 @@ def test_models_that_are_alike_are_left_alone(
     folders = check_folders(base, [seed, base])
     assert not caplog.records
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    weights, first, second = _load(folders, dict.fromkeys(shapes(folders.model), here))
+    weights, first, second = _load(folders, dict.fromkeys(param_shapes(folders.model), here))
     assert weights["norm.weight"].dtype == jnp.bfloat16
     assert first["norm.weight"].dtype == jnp.bfloat16
     assert second["embed.weight"] is not weights["embed.weight"]

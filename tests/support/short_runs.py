@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from acdc_jax.models.transformer import shapes
+from acdc_jax.models.transformer import param_shapes
 from acdc_jax.quickstart.language import EXPERTS
 from acdc_jax.quickstart.train import TINY, TrainRecipe, cached_seeds
 from acdc_jax.runtime.member_files import load_member
@@ -272,7 +272,7 @@ def fingerprint(run_dir: Path) -> dict[str, Any]:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-        for path, leaf in shapes(QUICK_RECIPE.model).items()
+        for path, leaf in param_shapes(QUICK_RECIPE.model).items()
     }
     for folder in sorted((run_dir / "members").iterdir()):
         weights, recipe = load_member(folder, wanted)

@@ -20,7 +20,8 @@ from acdc_jax.evolution.mutate import Mutation, mutate_leaf, mutated_paths
 from acdc_jax.inference import steps
 from acdc_jax.inference.steps import Prompts
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.sharding import make_mesh, member_shapes
+from acdc_jax.models.param_shardings import sharded_param_shapes
+from acdc_jax.sharding import make_mesh
 
 _KINDS = (
     "all-reduce",
@@ -72,7 +73,7 @@ def lowered(
     Returns:
         By name: decode, prefill, merge, and the mutation of each kind of projection.
     """
-    wanted = member_shapes(mesh, config)
+    wanted = sharded_param_shapes(mesh, config)
     settings = step_settings(config, wanted, 16)
     assert settings.placement is not None
     rest, key = settings.placement[1], jax.eval_shape(lambda: jax.random.key(0))

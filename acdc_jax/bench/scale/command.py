@@ -22,9 +22,10 @@ from acdc_jax.inference.buckets import bucket
 from acdc_jax.inference.memory import weight_bytes
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.runtime.backends import open_backends
 from acdc_jax.runtime.memory_budget import limit_pinned_memory
-from acdc_jax.sharding import make_mesh, weight_shardings
+from acdc_jax.sharding import make_mesh
 
 _COLUMNS = ("what", "mesh", "value", "over one device", "beside")
 
@@ -119,7 +120,7 @@ def _decode(
     alone: float | None = None
     for count in counts:
         mesh = make_mesh(f"model:{count}", jax.devices()[:count])
-        here = weight_shardings(mesh, model, population=False)
+        here = param_shardings(mesh, model, population=False)
         weights = decode_layout(model, jax.device_put(random_weights(model, 0), here))
         taken, first = step_seconds(model, weights, bench.batch, bench.cache)
         alone = taken if count == 1 else alone

@@ -11,9 +11,10 @@ from acdc_jax.bench.host import disk_rates, forget
 from acdc_jax.bench.scale.settings import Figure
 from acdc_jax.bench.weights import random_weights, size_bytes
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.runtime.breed import member_id, seed_recipe
 from acdc_jax.runtime.member_files import HOST_MEMORY, check_member, load_member, save_member
-from acdc_jax.sharding import make_mesh, member_shapes
+from acdc_jax.sharding import make_mesh
 
 _PLAIN_BYTES = 2**30
 
@@ -31,7 +32,7 @@ def measure(model: ModelConfig, members: int, folder: Path) -> Iterator[str | Fi
         path: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=leaf.sharding.with_memory_kind(HOST_MEMORY)
         )
-        for path, leaf in member_shapes(mesh, model).items()
+        for path, leaf in sharded_param_shapes(mesh, model).items()
     }
     weights = random_weights(model, 0)
     size, recipe = size_bytes(weights), seed_recipe(member_id(0, 0), weights)

@@ -23,6 +23,7 @@ from acdc_jax.evolution import dns
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.inference.memory import weight_bytes
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.param_shardings import param_shardings, sharded_param_shapes
 from acdc_jax.runtime.backends import Backends
 from acdc_jax.runtime.breed import member_id, propose_children, seed_recipe
 from acdc_jax.runtime.member_files import HOST_MEMORY
@@ -31,7 +32,7 @@ from acdc_jax.runtime.memory_budget import Budget, Shapes, choose_budget
 from acdc_jax.runtime.setup import World, make_groups, make_operators
 from acdc_jax.runtime.state import State
 from acdc_jax.sandbox import Sandbox
-from acdc_jax.sharding import make_mesh, member_shapes, pop_groups, weight_shardings
+from acdc_jax.sharding import make_mesh, pop_groups
 from acdc_jax.tasks.adapt import Workshop
 from acdc_jax.tasks.library import Curator, Library
 from acdc_jax.tasks.pool import Pool
@@ -140,8 +141,8 @@ def _start(
     folder: Path,
 ) -> tuple[World, State]:
     """A world with random members, about half of whose answers are right."""
-    wanted = [member_shapes(part, model) for part in pop_groups(mesh)]
-    there = weight_shardings(pop_groups(mesh)[0], model, population=False)
+    wanted = [sharded_param_shapes(part, model) for part in pop_groups(mesh)]
+    there = param_shardings(pop_groups(mesh)[0], model, population=False)
     base = jax.block_until_ready(jax.device_put(random_weights(model, 0), there))
     budget = choose_budget(config.run.device_budget_gb, config.run.host_budget_gb, wanted[0])
     folder.mkdir(parents=True)

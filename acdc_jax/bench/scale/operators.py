@@ -11,10 +11,11 @@ from acdc_jax.bench.weights import random_weights
 from acdc_jax.config import Config
 from acdc_jax.evaluation.device_groups import Group
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.runtime.breed import make_child, member_id, propose_children
 from acdc_jax.runtime.setup import make_groups, make_operators
 from acdc_jax.runtime.timer import Clock
-from acdc_jax.sharding import make_mesh, pop_groups, weight_shardings
+from acdc_jax.sharding import make_mesh, pop_groups
 
 _PARENTS = (member_id(0, 0), member_id(0, 1))
 
@@ -36,7 +37,7 @@ def making_seconds(
         Wall seconds of all children as "all", and those of the parts, averaged over the groups.
     """
     mesh = make_mesh(spec, jax.devices()[:devices])
-    here = weight_shardings(pop_groups(mesh)[0], model, population=False)
+    here = param_shardings(pop_groups(mesh)[0], model, population=False)
     base = jax.device_put(random_weights(model, 0), here)
     groups, _ = make_groups(mesh, engine_of(config, model, workload), base, children)
     del base

@@ -19,10 +19,11 @@ from acdc_jax.inference.buckets import bucket, padded
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import from_hf
+from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.safetensors_io import Stored, find_tensors, read_json, views
 from acdc_jax.models.transformer import forward
 from acdc_jax.params import Params
-from acdc_jax.sharding import make_mesh, weight_shardings
+from acdc_jax.sharding import make_mesh
 
 _CLASSIFIER, _HEAD = "ForSequenceClassification", "score.weight"
 
@@ -65,7 +66,7 @@ def load_reward_model(folder: Path, devices: Sequence[jax.Device]) -> RewardMode
     """
     config, head = _description(folder)
     mesh = make_mesh("model:-1", devices)
-    shardings = weight_shardings(mesh, config, population=False)
+    shardings = param_shardings(mesh, config, population=False)
     weights = hf.load_weights(folder, config, shardings, beside=(_HEAD,))
     (values,) = views([head])
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -16,10 +16,11 @@ from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.params import Params
 from acdc_jax.runtime.member_files import on_disk, read_member
 from acdc_jax.runtime.sources import load_base, load_seed, read_sources
-from acdc_jax.sharding import default_mesh, make_mesh, member_shapes, pop_groups
+from acdc_jax.sharding import default_mesh, make_mesh, pop_groups
 
 _SAMPLES = Sampling(temperature=0.7)  # the paper's
 _HELD_AT_ONCE = 4  # a model as stored and as laid out for decoding, the one before, the cache
@@ -91,7 +92,7 @@ def _groups(model: ModelConfig) -> list[Shapes]:
     """Shapes of a model's weights on each group of devices, of which it takes as few as it can."""
     devices = jax.local_devices()
     spec = default_mesh(devices, weight_bytes(model), device_room(), _HELD_AT_ONCE)
-    return [member_shapes(mesh, model) for mesh in pop_groups(make_mesh(spec, devices))]
+    return [sharded_param_shapes(mesh, model) for mesh in pop_groups(make_mesh(spec, devices))]
 
 
 def _read(run_dir: Path, recipe: Recipe, model: ModelConfig, wanted: Shapes) -> Params:
