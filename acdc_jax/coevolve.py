@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from acdc_jax import multihost
-from acdc_jax.errors import Ended
+from acdc_jax.errors import Preempted
 from acdc_jax.evaluation.answer_tasks import Evaluation, Response
 from acdc_jax.evaluation.device_groups import Group, evaluate_members
 from acdc_jax.evaluation.task_force import coverage, greedy
@@ -25,13 +25,13 @@ from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.params import Params
 from acdc_jax.runtime import replicate, run_directory
-from acdc_jax.runtime.background_commit import Commits
+from acdc_jax.runtime.background_commit import BackgroundCommits
 from acdc_jax.runtime.breed import make_child, member_id, propose_children, seed_recipe
-from acdc_jax.runtime.preemption import Notice
+from acdc_jax.runtime.preemption import PreemptionNotice
 from acdc_jax.runtime.run_directory import Manifest
-from acdc_jax.runtime.setup import World
+from acdc_jax.runtime.setup import RunContext
 from acdc_jax.runtime.state import Record, State
-from acdc_jax.runtime.timer import Clock
+from acdc_jax.runtime.timer import Timer
 from acdc_jax.tasks.adapt import Growth, adapted_tasks, first_tasks
 from acdc_jax.tasks.library import Library
 from acdc_jax.tasks.llm import gathered, per_task
@@ -48,12 +48,15 @@ _MAKING = ("store", "merge", "mutate", "check")
 
 
 def evolve(
-    world: World, manifest: Manifest, report: Callable[[State, Record], None], notice: Notice
+    context: RunContext,
+    manifest: Manifest,
+    report: Callable[[State, Record], None],
+    notice: PreemptionNotice,
 ) -> tuple[Manifest, State]:
     """Runs generations until there are as many as the flags ask for, committing each.
 
     Args:
-        world: what the run works with.
+        context: what the run works with.
         manifest: the commit point to go on from.
         report: told about every generation.
         notice: whether the run has been told to end.
@@ -62,43 +65,43 @@ def evolve(
         The last commit point and its state.
 
     Raises:
-        Ended: it has been told to, and everything is committed.
+        Preempted: it has been told to, and everything is committed.
     """
-    run_dir = Path(world.config.run.run_dir)
-    with Commits(run_dir, manifest, world.store) as commits:
+    run_dir = Path(context.config.run.run_dir)
+    with BackgroundCommits(run_dir, manifest, context.store) as commits:
         notice.settle = commits.settle
         if manifest.generation < 0:
-            state, record = first_generation(world)
+            state, record = first_generation(context)
             commits.begin(state, record)
             report(state, record)
         else:
-            state = run_directory.restore(run_dir, manifest, world.operators.strategy)
-            world.store.warm(state.archive)
-        while state.generation < world.config.run.generations:
+            state = run_directory.restore(run_dir, manifest, context.operators.strategy)
+            context.store.warm(state.archive)
+        while state.generation < context.config.run.generations:
             if notice.anywhere():
                 commits.wait()
-                raise Ended(f"generation {state.generation} is committed", notice.status)
-            state, record = next_generation(world, state)
+                raise Preempted(f"generation {state.generation} is committed", notice.status)
+            state, record = next_generation(context, state)
             commits.begin(state, record)
             report(state, record)
-        return run_directory.all_know(commits.wait()), state
+        return run_directory.share_manifest(commits.wait()), state
 
 
-def first_generation(world: World) -> tuple[State, Record]:
+def first_generation(context: RunContext) -> tuple[State, Record]:
     """The first tasks, the seeds as they are, and children of seeds."""
-    clock, run = Clock(), world.config.run
-    task_key, child_key, filter_key, strategy_key = jax.random.split(_key(world, 0), 4)
+    clock, run = Timer(), context.config.run
+    task_key, child_key, filter_key, strategy_key = jax.random.split(_key(context, 0), 4)
 
     # -- tasks: grown from the seed families
     grown_tasks: Growth | None = None
     if multihost.is_first():
-        grown_tasks = world.portal.call(
+        grown_tasks = context.portal.call(
             first_tasks,
-            world.workshop,
-            world.families,
+            context.workshop,
+            context.families,
             task_key,
-            lambda drafted: world.progress(
-                "first tasks", drafted, world.config.tasks.initial_tasks
+            lambda drafted: context.progress(
+                "first tasks", drafted, context.config.tasks.initial_tasks
             ),
         )
     library, pool, rejections = replicate.all_growth(Library(), grown_tasks)
@@ -107,25 +110,25 @@ def first_generation(world: World) -> tuple[State, Record]:
 
     # -- seeds: as they are, whatever they say
     recipes: dict[str, Recipe] = {}
-    for name in world.seeds:
-        weights = world.store.get(name)
+    for name in context.seeds:
+        weights = context.store.get(name)
         recipes[name] = seed_recipe(name, weights)
-        world.store.put(recipes[name], weights)
-    skills, responses = _answers(world, clock, list(recipes), tasks)
+        context.store.put(recipes[name], weights)
+    skills, responses = _answers(context, clock, list(recipes), tasks)
 
     # -- children of seeds: until the population is full or the spare ones are used up
     gibberish: list[str] = []
     seeds, seed_fitness = list(recipes), dns.fitness(skills.values)
-    spare = _SPARE_CHILDREN if world.config.evolve.gibberish_filter else 0
+    spare = _SPARE_CHILDREN if context.config.evolve.gibberish_filter else 0
     size = run.init_population
     while len(gibberish) <= spare and (wanted := size - len(recipes) + len(gibberish)) > 0:
         made = len(recipes)
         names = [member_id(0, made + c) for c in range(run.children)]
         proposed = propose_children(
-            world.operators, seeds, seed_fitness, names, 0, jax.random.fold_in(child_key, made)
+            context.operators, seeds, seed_fitness, names, 0, jax.random.fold_in(child_key, made)
         )
         grown = _grow(
-            world,
+            context,
             clock,
             proposed.recipes[:wanted],
             tasks,
@@ -135,11 +138,11 @@ def first_generation(world: World) -> tuple[State, Record]:
         recipes |= {recipe.id: recipe for recipe in grown.recipes}
         responses += grown.responses
         gibberish += grown.gibberish
-        world.progress("first members", len(recipes) - len(gibberish), size)
+        context.progress("first members", len(recipes) - len(gibberish), size)
     clock.lap("members")
 
     # -- archive: the best of them, where there are more than it holds
-    strategy = world.operators.strategy
+    strategy = context.operators.strategy
     state = State(
         generation=0,
         archive=(),
@@ -150,25 +153,25 @@ def first_generation(world: World) -> tuple[State, Record]:
         strategy=es_init(strategy, strategy_key) if strategy else None,
         kept={},
     )
-    state, novelty = _update_archive(world, state, skills, recipes)
+    state, novelty = _update_archive(context, state, skills, recipes)
     clock.lap("archive")
-    return _finish(world, state, recipes, gibberish, novelty, responses, rejections, clock)
+    return _finish(context, state, recipes, gibberish, novelty, responses, rejections, clock)
 
 
-def next_generation(world: World, state: State) -> tuple[State, Record]:
+def next_generation(context: RunContext, state: State) -> tuple[State, Record]:
     """Propose, evaluate, filter, update the archive, adapt the tasks."""
-    clock, generation = Clock(), state.generation + 1
-    child_key, filter_key, strategy_key, adapt_key = jax.random.split(_key(world, generation), 4)
+    clock, generation = Timer(), state.generation + 1
+    child_key, filter_key, strategy_key, adapt_key = jax.random.split(_key(context, generation), 4)
     tasks = [state.library.tasks[task] for task in state.pool.active]
-    interval = world.config.tasks.task_interval
+    interval = context.config.tasks.task_interval
     adapts = bool(interval) and generation % interval == 0
-    ahead = adapts and world.config.scientist.adapt_ahead and multihost.is_first()
-    adapting = _start_adapting(world, state, adapt_key, generation) if ahead else None
+    ahead = adapts and context.config.scientist.adapt_ahead and multihost.is_first()
+    adapting = _start_adapting(context, state, adapt_key, generation) if ahead else None
 
     # -- propose: parents and coefficients of all children
-    names = [member_id(generation, c) for c in range(world.config.run.children)]
+    names = [member_id(generation, c) for c in range(context.config.run.children)]
     proposed = propose_children(
-        world.operators,
+        context.operators,
         state.archive,
         dns.fitness(state.skills.values),
         names,
@@ -178,48 +181,48 @@ def next_generation(world: World, state: State) -> tuple[State, Record]:
     )
 
     # -- make and evaluate: each child on every active task; filter gibberish
-    grown = _grow(world, clock, proposed.recipes, tasks, filter_key)
+    grown = _grow(context, clock, proposed.recipes, tasks, filter_key)
     recipes = {recipe.id: recipe for recipe in grown.recipes}
     clock.lap("members")
 
     # -- update the archive, and tell the strategy how its children did
     state = dataclasses.replace(state, generation=generation)
-    state, novelty = _update_archive(world, state, grown.skills, recipes)
-    if world.operators.strategy and proposed.learnt and proposed.solutions is not None:
-        rewards = _rewards(world, names, grown.skills, novelty)
+    state, novelty = _update_archive(context, state, grown.skills, recipes)
+    if context.operators.strategy and proposed.learnt and proposed.solutions is not None:
+        rewards = _rewards(context, names, grown.skills, novelty)
         learnt = es_tell(
-            world.operators.strategy, strategy_key, proposed.learnt, proposed.solutions, rewards
+            context.operators.strategy, strategy_key, proposed.learnt, proposed.solutions, rewards
         )
         state = dataclasses.replace(state, strategy=learnt)
     clock.lap("archive")
 
     # -- ask again where a score is missing: the judge may be back
-    state, again = _asked_again(world, clock, state)
+    state, again = _asked_again(context, clock, state)
 
     # -- adapt the tasks, and evaluate the archive on the new ones
     responses, rejections = [*grown.responses, *again], list[Rejection]()
     if adapts:
         if adapting is None and multihost.is_first():
-            adapting = _start_adapting(world, state, adapt_key, generation)
+            adapting = _start_adapting(context, state, adapt_key, generation)
         growth = adapting.result() if adapting else None
         library, pool, rejections = replicate.all_growth(state.library, growth)
         clock.lap("tasks")
         unmet = [library.tasks[task] for task in pool.active if task not in state.skills.tasks]
-        met, answers = _answers(world, clock, state.archive, unmet)
+        met, answers = _answers(context, clock, state.archive, unmet)
         skills = skill_matrix.take(skill_matrix.join(state.skills, met), state.archive, pool.active)
         state = dataclasses.replace(state, pool=pool, library=library, skills=skills)
         responses += answers
         clock.lap("tasks_answered")
 
-    return _finish(world, state, recipes, grown.gibberish, novelty, responses, rejections, clock)
+    return _finish(context, state, recipes, grown.gibberish, novelty, responses, rejections, clock)
 
 
 # ---------------------------------------------------------------------------------------- its parts
 
 
-def _key(world: World, generation: int) -> jax.Array:
+def _key(context: RunContext, generation: int) -> jax.Array:
     """The key from which all decisions of a generation are split."""
-    return jax.random.fold_in(jax.random.key(world.config.run.seed), generation)
+    return jax.random.fold_in(jax.random.key(context.config.run.seed), generation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,8 +243,8 @@ class _Grown:
 
 
 def _grow(
-    world: World,
-    clock: Clock,
+    context: RunContext,
+    clock: Timer,
     proposed: Sequence[Recipe],
     tasks: Sequence[Task],
     filter_key: jax.Array,
@@ -252,41 +255,41 @@ def _grow(
     in the store, and within the store's budget.
     """
     wanted, made = {recipe.id: recipe for recipe in proposed}, dict[str, Recipe]()
-    laps = [Clock() for _ in world.groups.own]
+    laps = [Timer() for _ in context.groups.own]
 
     def make(name: str, group: Group) -> Params:
         lap = laps[group.number].lap
         lap("answers")  # of the child before
-        parents = [world.store.get(parent, group.number) for parent in wanted[name].parents]
+        parents = [context.store.get(parent, group.number) for parent in wanted[name].parents]
         jax.block_until_ready(parents)
         lap("store")
         weights, made[name] = make_child(
-            wanted[name], group.base, parents, world.operators.group_of, lap
+            wanted[name], group.base, parents, context.operators.group_of, lap
         )
-        world.store.put(made[name], weights, group.number)
+        context.store.put(made[name], weights, group.number)
         lap("store")
         return weights
 
     def prefetch(names: Sequence[str], group: Group) -> None:
         parents = [parent for name in names for parent in wanted[name].parents]
-        world.store.prefetch(parents, group.number)
+        context.store.prefetch(parents, group.number)
 
-    found = _evaluate(world, clock, list(wanted), make, prefetch, tasks)
+    found = _evaluate(context, clock, list(wanted), make, prefetch, tasks)
     for part in _MAKING:
         clock.add(f"{part}_s", sum(lap.seconds(part) for lap in laps) / len(laps))
     recipes = replicate.all_recipes(made)
-    dropped = multihost.broadcast(_gibberish(world, found, tasks, filter_key))
+    dropped = multihost.broadcast(_gibberish(context, found, tasks, filter_key))
     return _Grown(
         [recipes[name] for name in wanted],
-        _skills(world, found, without=dropped),
+        _skills(context, found, without=dropped),
         dropped,
         found.responses,
     )
 
 
 def _evaluate(
-    world: World,
-    clock: Clock,
+    context: RunContext,
+    clock: Timer,
     names: Sequence[str],
     weights: Callable[[str, Group], Params],
     prefetch: Callable[[Sequence[str], Group], None],
@@ -294,49 +297,51 @@ def _evaluate(
 ) -> Evaluation:
     """Greedy answers of members, and their scores."""
     found = evaluate_members(
-        world.groups,
-        world.sandbox,
+        context.groups,
+        context.sandbox,
         names,
         weights,
         tasks,
         prefetch=prefetch,
-        instances_per_task=world.config.tasks.instances_per_task,
+        instances_per_task=context.config.tasks.instances_per_task,
     )
     clock.add("decode_s", found.decode_s)
     clock.add("scoring_s", found.scoring_s)
     return found
 
 
-def _skills(world: World, found: Evaluation, without: Sequence[str]) -> SkillMatrix:
+def _skills(context: RunContext, found: Evaluation, without: Sequence[str]) -> SkillMatrix:
     names = [name for name in found.members if name not in without]
-    skills = found.skills(world.config.tasks.skill_threshold)
+    skills = found.skills(context.config.tasks.skill_threshold)
     return skill_matrix.take(skills, names, found.tasks)
 
 
 def _answers(
-    world: World, clock: Clock, members: Sequence[str], tasks: Sequence[Task]
+    context: RunContext, clock: Timer, members: Sequence[str], tasks: Sequence[Task]
 ) -> tuple[SkillMatrix, list[Response]]:
     """Skills and responses of members that are in the store."""
     if not tasks:
         return skill_matrix.EMPTY, []
-    store = world.store
+    store = context.store
     found = _evaluate(
-        world,
+        context,
         clock,
         members,
         lambda name, group: store.get(name, group.number),
         lambda names, group: store.prefetch(names, group.number),
         tasks,
     )
-    return _skills(world, found, without=()), list(found.responses)
+    return _skills(context, found, without=()), list(found.responses)
 
 
-def _gibberish(world: World, found: Evaluation, tasks: Sequence[Task], key: jax.Array) -> list[str]:
+def _gibberish(
+    context: RunContext, found: Evaluation, tasks: Sequence[Task], key: jax.Array
+) -> list[str]:
     """Members that no longer speak, judged on a few random responses of each (paper §3.1).
 
     The first process asks; only it has everybody's responses.
     """
-    if not world.config.evolve.gibberish_filter or not multihost.is_first():
+    if not context.config.evolve.gibberish_filter or not multihost.is_first():
         return []
     asked = {task.id: task.instructions for task in tasks}
     shown_of = []
@@ -347,17 +352,19 @@ def _gibberish(world: World, found: Evaluation, tasks: Sequence[Task], key: jax.
         shown_of.append([(asked[own[i].task][own[i].instance], own[i].text) for i in shown])
 
     async def judge_all() -> list[bool]:
-        return await gathered(world.workshop.scientist.is_gibberish(shown) for shown in shown_of)
+        return await gathered(context.workshop.scientist.is_gibberish(shown) for shown in shown_of)
 
-    verdicts = world.portal.call(judge_all)
+    verdicts = context.portal.call(judge_all)
     return [member for member, verdict in zip(found.members, verdicts, strict=True) if verdict]
 
 
-def _start_adapting(world: World, state: State, key: jax.Array, generation: int) -> Future[Growth]:
+def _start_adapting(
+    context: RunContext, state: State, key: jax.Array, generation: int
+) -> Future[Growth]:
     """Adapts the tasks to an archive, beside whatever this thread does next."""
-    return world.portal.start_task_soon(
+    return context.portal.start_task_soon(
         adapted_tasks,
-        world.workshop,
+        context.workshop,
         state.library,
         state.pool,
         skill_matrix.pass_rates(state.skills),
@@ -366,19 +373,19 @@ def _start_adapting(world: World, state: State, key: jax.Array, generation: int)
     )
 
 
-def _asked_again(world: World, clock: Clock, state: State) -> tuple[State, list[Response]]:
+def _asked_again(context: RunContext, clock: Timer, state: State) -> tuple[State, list[Response]]:
     """Scores that the infrastructure owes the archive, had now if it has recovered."""
     owed = (state.skills.values == skill_matrix.MISSING).any(0)
     names = [task for task, missing in zip(state.skills.tasks, owed, strict=True) if missing]
     tasks = [state.library.tasks[name] for name in names]
-    met, responses = _answers(world, clock, state.archive, tasks)
+    met, responses = _answers(context, clock, state.archive, tasks)
     skills = skill_matrix.join(state.skills, met)
     skills = skill_matrix.take(skills, state.archive, state.skills.tasks)
     return dataclasses.replace(state, skills=skills), responses
 
 
 def _update_archive(
-    world: World,
+    context: RunContext,
     state: State,
     skills: SkillMatrix,
     recipes: Mapping[str, Recipe],
@@ -390,10 +397,10 @@ def _update_archive(
         candidates.values,
         [all_recipes[name].generation for name in candidates.members],
         candidates.members,
-        world.config.evolve.to_selection(world.config.run.population),
+        context.config.evolve.to_selection(context.config.run.population),
     )
     kept = tuple(candidates.members[i] for i in selected.indices)
-    replicate.adopt(world, kept, all_recipes)
+    replicate.adopt(context, kept, all_recipes)
     state = dataclasses.replace(
         state,
         archive=kept,
@@ -404,29 +411,29 @@ def _update_archive(
 
 
 def _rewards(
-    world: World, names: Sequence[str], skills: SkillMatrix, novelty: Mapping[str, float]
+    context: RunContext, names: Sequence[str], skills: SkillMatrix, novelty: Mapping[str, float]
 ) -> list[float]:
     """What the strategy maximises; a child that was dropped gets the least there is."""
-    if world.config.evolve.strategy_reward == "novelty":
+    if context.config.evolve.strategy_reward == "novelty":
         return [novelty.get(name, 0.0) for name in names]
     fitness = dict(zip(skills.members, dns.fitness(skills.values).tolist(), strict=True))
     return [fitness.get(name, 0.0) for name in names]
 
 
 def _finish(
-    world: World,
+    context: RunContext,
     state: State,
     recipes: Mapping[str, Recipe],
     gibberish: Sequence[str],
     novelty: Mapping[str, float],
     responses: Sequence[Response],
     rejections: Sequence[Rejection],
-    clock: Clock,
+    clock: Timer,
 ) -> tuple[State, Record]:
     """Decides what stays on disk, and writes down what the generation did."""
-    if state.generation % world.config.run.keep_every == 0:
+    if state.generation % context.config.run.keep_every == 0:
         state = dataclasses.replace(state, kept={**state.kept, state.generation: state.archive})
-    costs = world.workshop.scientist.costs()
+    costs = context.workshop.scientist.costs()
     written = sum(
         task.generation == state.generation and task.draft.kind != "seed"
         for task in state.library.tasks.values()

@@ -9,7 +9,7 @@ class ConfigError(AcdcError):
     """A flag, or a combination of flags, that cannot work; the command exits with status 2."""
 
 
-class Ended(Exception):
+class Preempted(Exception):
     """A run was told to end, and has: what is done is committed."""
 
     def __init__(self, done: str, status: int = 0) -> None:

@@ -25,7 +25,7 @@ _PIECE = 2**20  # bytes per message: far below any limit of the service
 _WAIT_MS = 1_000  # of one attempt to read, so that signals are seen in between
 
 
-class _Peers:
+class _Connection:
     """This process's connection to the others; `client` is None as long as it is alone."""
 
     client: Any = None
@@ -53,7 +53,7 @@ def initialise(
         ConfigError: the environment does not say who the processes are.
         AcdcError: the others do not come.
     """
-    if (not detect and num_processes == 1) or _Peers.client is not None:
+    if (not detect and num_processes == 1) or _Connection.client is not None:
         return
     # A dead peer would abort this process from within C++; `_watch` ends it with a line instead.
     jax.config.update("jax_enable_recoverability", True)
@@ -85,13 +85,17 @@ def initialise(
     from jax._src import distributed
 
     state = distributed.global_state
-    _Peers.client, _Peers.me, _Peers.count = state.client, state.process_id, state.num_processes
+    _Connection.client, _Connection.me, _Connection.count = (
+        state.client,
+        state.process_id,
+        state.num_processes,
+    )
     threading.Thread(target=_watch, args=(timeout_s,), name="peers", daemon=True).start()
 
 
 def is_first() -> bool:
     """Whether this process talks to the scientist and writes the run directory."""
-    return _Peers.me == 0
+    return _Connection.me == 0
 
 
 def all_gather(value: Any) -> list[Any]:
@@ -99,34 +103,34 @@ def all_gather(value: Any) -> list[Any]:
 
     The first one reads what each gave, and the others what it read: 2P messages in all, not P².
     """
-    if _Peers.client is None:
+    if _Connection.client is None:
         return [value]
     number = _next()
-    _announce(_key(number, _Peers.me), value)
+    _announce(_key(number, _Connection.me), value)
     if is_first():
-        found = [_read(_key(number, process)) for process in range(_Peers.count)]
+        found = [_read(_key(number, process)) for process in range(_Connection.count)]
         _announce(_key(number, _ALL), found)
     else:
         found = _read(_key(number, _ALL))
     # Everybody has come to this exchange, and so has read whatever was said before it.
-    for old in [key for key in _Peers.published if _number(key) < number]:
-        _Peers.client.key_value_delete(f"{old}/")
-        _Peers.published.remove(old)
+    for old in [key for key in _Connection.published if _number(key) < number]:
+        _Connection.client.key_value_delete(f"{old}/")
+        _Connection.published.remove(old)
     return found
 
 
 def gather(value: Any) -> list[Any]:
     """What every process gave, by process, in the first one; an empty list in the others."""
-    if _Peers.client is None:
+    if _Connection.client is None:
         return [value]
     number = _next()
-    _announce(_key(number, _Peers.me), value)
-    return [_read(_key(number, p)) for p in range(_Peers.count)] if is_first() else []
+    _announce(_key(number, _Connection.me), value)
+    return [_read(_key(number, p)) for p in range(_Connection.count)] if is_first() else []
 
 
 def broadcast(value: Any) -> Any:
     """What the first process gave; the others' values are ignored."""
-    if _Peers.client is None:
+    if _Connection.client is None:
         return value
     key = _key(_next(), 0)
     if is_first():
@@ -136,11 +140,11 @@ def broadcast(value: Any) -> Any:
 
 def barrier() -> None:
     """Returns when every process has come here."""
-    if _Peers.client is not None:
+    if _Connection.client is not None:
         all_gather(None)
 
 
-def same_everywhere(what: str, value: Any) -> None:
+def assert_equal(what: str, value: Any) -> None:
     """Raises ConfigError, in every process, where processes differ in `value`."""
     values = all_gather(value)
     for process, other in enumerate(values):
@@ -154,30 +158,30 @@ def same_everywhere(what: str, value: Any) -> None:
             )
 
 
-def leave(problem: str = "") -> None:
+def shutdown(problem: str = "") -> None:
     """Parts from the others: in peace, when all have come here; or telling them the problem."""
-    if (client := _Peers.client) is None:
+    if (client := _Connection.client) is None:
         return
     if problem:
-        with _Peers.last_word:
-            _Peers.client = None
-            client.key_value_set(_sign(_Peers.me), f"!{problem}", True)
+        with _Connection.last_word:
+            _Connection.client = None
+            client.key_value_set(_sign(_Connection.me), f"!{problem}", True)
         time.sleep(4 * _TICK_S)  # the first process serves the store: until the others have read it
         return
     barrier()
-    with _Peers.last_word:
-        _Peers.client = None
-        client.key_value_set(_sign(_Peers.me), _BYE, True)
+    with _Connection.last_word:
+        _Connection.client = None
+        client.key_value_set(_sign(_Connection.me), _BYE, True)
     if is_first():
         # Returns when nobody else is connected. JAX aborts a process that is when the service ends.
-        client.get_live_nodes(list(range(_Peers.count)))
+        client.get_live_nodes(list(range(_Connection.count)))
     jax.distributed.shutdown()
 
 
 def _next() -> int:
     """The number of the exchange that begins."""
-    _Peers.exchanges += 1
-    return _Peers.exchanges
+    _Connection.exchanges += 1
+    return _Connection.exchanges
 
 
 def _announce(key: str, value: Any) -> None:
@@ -185,10 +189,10 @@ def _announce(key: str, value: Any) -> None:
     data = json.dumps(value).encode()
     pieces = [data[i : i + _PIECE] for i in range(0, len(data), _PIECE)]
     for i, piece in enumerate(pieces[1:], 1):
-        _Peers.client.key_value_set_bytes(f"{key}/{i}", piece)
+        _Connection.client.key_value_set_bytes(f"{key}/{i}", piece)
     head = len(pieces).to_bytes(4, "big") + pieces[0]
-    _Peers.client.key_value_set_bytes(f"{key}/0", head)
-    _Peers.published.append(key)
+    _Connection.client.key_value_set_bytes(f"{key}/0", head)
+    _Connection.published.append(key)
 
 
 def _read(key: str) -> Any:
@@ -202,7 +206,7 @@ def _wait_for(key: str) -> bytes:
     """The peers' watch ends this process where nobody will write the key any more."""
     while True:
         try:
-            value: bytes = _Peers.client.blocking_key_value_get_bytes(key, _WAIT_MS)
+            value: bytes = _Connection.client.blocking_key_value_get_bytes(key, _WAIT_MS)
             return value
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
@@ -211,22 +215,22 @@ def _wait_for(key: str) -> bytes:
 
 def _watch(timeout_s: float) -> None:
     """Gives signs of life, and ends this process when another one's stop."""
-    me, tick = _Peers.me, 0
+    me, tick = _Connection.me, 0
     seen: dict[int, tuple[str, float]] = {}
-    while (client := _Peers.client) is not None:
+    while (client := _Connection.client) is not None:
         tick += 1
         try:
-            with _Peers.last_word:
-                if _Peers.client is not None:  # has not parted meanwhile
+            with _Connection.last_word:
+                if _Connection.client is not None:  # has not parted meanwhile
                     client.key_value_set(_sign(me), str(tick), True)
             found = client.key_value_dir_get(_sign(""))
         except jax.errors.JaxRuntimeError as error:
-            if _Peers.client is not None:
+            if _Connection.client is not None:
                 _end(f"the first process is gone ({_short(error)})")
             return
         now = time.monotonic()
         signs = {int(key.rpartition("/")[2]): sign for key, sign in found}
-        for process in range(_Peers.count):
+        for process in range(_Connection.count):
             sign = signs.get(process, "")
             if sign.startswith("!"):
                 _end(f"process {process} failed: {sign[1:]}")

@@ -31,7 +31,7 @@ from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.params import Params
 from acdc_jax.runtime.breed import member_id, seed_recipe
 from acdc_jax.runtime.member_files import HOST_MEMORY
-from acdc_jax.runtime.member_store import Store
+from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import Budget, Shapes, bytes_on_device, limit_pinned_memory
 from acdc_jax.sharding import make_mesh
 
@@ -134,7 +134,7 @@ def _measure(
     names = [member_id(0, i) for i in range(bench.members)]
     numbers = {name: i for i, name in enumerate(names)}
     again = {name: partial(_draw, shapes, number) for name, number in numbers.items()}
-    store = Store(folder, shapes, budget, again)
+    store = MemberStore(folder, shapes, budget, again)
     rows = []
 
     def row(what: str, moved: float, took: float, limit: float, of: str) -> None:
@@ -169,7 +169,7 @@ def _measure(
 
     del store
     host.forget(folder)
-    name, fresh = names[0], Store(folder, shapes, budget)
+    name, fresh = names[0], MemberStore(folder, shapes, budget)
     began = time.perf_counter()
     weights = jax.block_until_ready(fresh.get(name))
     took = time.perf_counter() - began

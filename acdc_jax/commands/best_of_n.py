@@ -42,7 +42,7 @@ from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.backends import open_chat
 from acdc_jax.runtime.member_files import on_disk
 from acdc_jax.runtime.progress import Advance, progress
-from acdc_jax.runtime.reopen import reopened
+from acdc_jax.runtime.reopen import reopen_context
 from acdc_jax.runtime.run_reader import RunRecord
 from acdc_jax.tasks.task import Task
 
@@ -266,16 +266,16 @@ def _answer(
     owed = lacking(run_dir, voices, questions_of(tasks, per_task))
     if not owed:
         return
-    with run_directory.open_run(settings), reopened(settings, console) as world:
+    with run_directory.lock_run(settings), reopen_context(settings, console) as context:
         spent = complete_answers(
-            world.groups,
-            world.sandbox,
-            world.store,
+            context.groups,
+            context.sandbox,
+            context.store,
             run_dir,
             tasks,
             per_task,
             owed,
-            lambda done: world.progress("answers", done, len(owed)),
+            lambda done: context.progress("answers", done, len(owed)),
         )
     console.print(
         f"answers: decode {spent.decode_s:.1f} s + scoring {spent.scoring_s:.1f} s, "

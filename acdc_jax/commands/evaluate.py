@@ -21,7 +21,7 @@ from acdc_jax.flags import check_bounds, setting
 from acdc_jax.report.benchmarks import runs_table
 from acdc_jax.report.tables import forces_table
 from acdc_jax.runtime import run_directory
-from acdc_jax.runtime.reopen import reopened
+from acdc_jax.runtime.reopen import reopen_context
 from acdc_jax.runtime.run_directory import Manifest
 from acdc_jax.runtime.run_reader import RunRecord, read_run
 
@@ -172,7 +172,7 @@ def _evaluate_run(
         run_best_of_n(run, forces, best, samples, config.prng_seed, console)
     if not benchmarks.harness_tasks:
         return {}
-    with run_directory.open_run(run.settings):
+    with run_directory.lock_run(run.settings):
         written = run_benchmarks(run, forces, benchmarks, config.prng_seed, console)
     return cast(Mapping[str, Any], written["benchmarks"])
 
@@ -189,7 +189,7 @@ def complete_skills(run_dir: Path, console: Console) -> None:
         run_directory.save_skills(run_dir, known)
         return
     config = run.settings
-    with run_directory.open_run(config) as manifest:
+    with run_directory.lock_run(config) as manifest:
         _evaluate(config, run_dir, manifest, run, skill_matrix.incomplete(known), console)
 
 
@@ -202,23 +202,23 @@ def _evaluate(
     console: Console,
 ) -> None:
     done = 0
-    with reopened(config, console) as world:
-        groups = -(-len(lacking) // world.groups.members_at_once)
+    with reopen_context(config, console) as context:
+        groups = -(-len(lacking) // context.groups.members_at_once)
 
         def step(what: str) -> None:
             nonlocal done
             done += 1
-            world.progress(what, done, groups)
+            context.progress(what, done, groups)
 
         judges = Judges(
-            world.groups,
-            world.sandbox,
+            context.groups,
+            context.sandbox,
             config.tasks.skill_threshold,
             config.tasks.instances_per_task,
             step,
             config.samples.to_sampling(),
         )
-        global_skills(judges, run_dir, manifest, world.store, run.tasks)
+        global_skills(judges, run_dir, manifest, context.store, run.tasks)
 
 
 def task_forces(run: RunRecord, config: EvaluateConfig) -> dict[str, Any]:

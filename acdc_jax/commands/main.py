@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn, cast
 
 from acdc_jax import __version__
-from acdc_jax.errors import AcdcError, ConfigError, Ended
+from acdc_jax.errors import AcdcError, ConfigError, Preempted
 
 COMMANDS = {
     "run": "coevolve models and tasks, choose the task force, report",
@@ -69,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"acdc: {error}", file=sys.stderr)
         _part(str(error))
         return 2 if isinstance(error, ConfigError) else 1
-    except Ended as ended:
-        print(f"acdc: ended by SIGTERM: {ended}; the same command goes on", file=sys.stderr)
+    except Preempted as preempted:
+        print(f"acdc: ended by SIGTERM: {preempted}; the same command goes on", file=sys.stderr)
         _part()
-        return ended.status
+        return preempted.status
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = f"{where}{error.strerror or error}"

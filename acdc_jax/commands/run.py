@@ -33,13 +33,13 @@ from acdc_jax.runtime.backends import open_backends
 from acdc_jax.runtime.compilation_cache import keep_compiled
 from acdc_jax.runtime.memory_budget import limit_pinned_memory
 from acdc_jax.runtime.metrics import Log, live
-from acdc_jax.runtime.preemption import Notice, heeded
+from acdc_jax.runtime.preemption import PreemptionNotice, preemption_notice
 from acdc_jax.runtime.progress import Advance, progress
 from acdc_jax.runtime.run_directory import Manifest
 from acdc_jax.runtime.seed_models import Folders, cache_dir, keep_text_files
 from acdc_jax.runtime.setup import (
-    World,
-    build_world,
+    RunContext,
+    build_context,
     check_disk,
     check_lengths,
     check_scientist,
@@ -128,13 +128,15 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
     Raises:
         AcdcError: bad input, before anything expensive; or a failure that loses at most the
             generation that was under way.
-        Ended: SIGTERM came; everything up to a generation is committed.
+        Preempted: SIGTERM came; everything up to a generation is committed.
     """
-    with heeded(config.processes.grace_s, config.processes.sigterm_status) as notice:
+    with preemption_notice(config.processes.grace_s, config.processes.sigterm_status) as notice:
         return _execute(config, console, notice, baselines)
 
 
-def _execute(config: Config, console: Console, notice: Notice, baselines: bool) -> dict[str, Any]:
+def _execute(
+    config: Config, console: Console, notice: PreemptionNotice, baselines: bool
+) -> dict[str, Any]:
     """`execute`, listening to SIGTERM."""
     began, first = time.monotonic(), multihost.is_first()
     tiny = config.seeds.seed_models == "tiny"
@@ -146,7 +148,7 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
     check_scientist(config, mesh)
     check_lengths(config, model)
     operators = make_operators(config, model, len(folders.seeds) if folders else len(EXPERTS))
-    with run_directory.open_run(config) as manifest:
+    with run_directory.lock_run(config) as manifest:
         run_dir = Path(config.run.run_dir)
         if (finished := _finished(run_dir, manifest, config)) is not None:
             return finished
@@ -167,19 +169,21 @@ def _execute(config: Config, console: Console, notice: Notice, baselines: bool) 
             if first and sandbox.tier != "full":
                 missing = "; ".join(sandbox.probed.missing)
                 console.print(f"sandbox: {sandbox.tier} ({missing})", markup=False, highlight=False)
-            world = build_world(
+            context = build_context(
                 config, folders, operators, sandbox, backends, families, advance, mesh
             )
             started = manifest.generation >= 0
             if first:
-                console.print(world.decoding, markup=False, highlight=False, soft_wrap=True)
-                _keep_model_files(run_dir, folders, config, world.groups.own[0].engine.stop_tokens)
-                keep_sources(run_dir, folders, world.base, started=started)
-            for seed in () if started else world.seeds:
-                world.store.get(seed)  # a damaged one shows before anything expensive
-            manifest, state = evolve(world, manifest, _reporter(config, advance, log), notice)
+                console.print(context.decoding, markup=False, highlight=False, soft_wrap=True)
+                _keep_model_files(
+                    run_dir, folders, config, context.groups.own[0].engine.stop_tokens
+                )
+                keep_sources(run_dir, folders, context.base, started=started)
+            for seed in () if started else context.seeds:
+                context.store.get(seed)  # a damaged one shows before anything expensive
+            manifest, state = evolve(context, manifest, _reporter(config, advance, log), notice)
             evolved = time.monotonic()
-            results = _measure(world, run_dir, manifest, state, advance, baselines)
+            results = _measure(context, run_dir, manifest, state, advance, baselines)
         ended = time.monotonic()
         results |= {
             "seed": config.run.seed,
@@ -249,7 +253,7 @@ def _reporter(config: Config, advance: Advance, log: Log) -> Any:
 
 
 def _measure(
-    world: World,
+    context: RunContext,
     run_dir: Path,
     manifest: Manifest,
     state: State,
@@ -257,10 +261,10 @@ def _measure(
     baselines: bool,
 ) -> dict[str, Any]:
     """Global skill matrix, task forces, held-out table."""
-    config = world.config
+    config = context.config
     # At most: some may have been measured before.
-    members = {*run_directory.retained(manifest), *world.seeds}
-    groups = -(-len(members) // world.groups.members_at_once)
+    members = {*run_directory.retained(manifest), *context.seeds}
+    groups = -(-len(members) // context.groups.members_at_once)
     done, steps = 0, groups + measuring_steps(baselines)
 
     def step(_: str) -> None:
@@ -269,23 +273,23 @@ def _measure(
         advance("measuring", done, steps)
 
     judges = Judges(
-        world.groups,
-        world.sandbox,
+        context.groups,
+        context.sandbox,
         config.tasks.skill_threshold,
         config.tasks.instances_per_task,
         step,
         config.samples.to_sampling(),
     )
-    skills = global_skills(judges, run_dir, manifest, world.store, state.library.tasks)
+    skills = global_skills(judges, run_dir, manifest, context.store, state.library.tasks)
     tasks = held_out_tasks(
-        heldout_drafts(config.run.seed), world.sandbox, config.tasks.skill_threshold
+        heldout_drafts(config.run.seed), context.sandbox, config.tasks.skill_threshold
     )
     results = measure(
         judges,
         tasks,
         skills,
-        world.store,
-        list(world.seeds),
+        context.store,
+        list(context.seeds),
         state.archive,
         {g: run_directory.read_archive(run_dir, g) for g in {*manifest.kept, state.generation}},
         [state.library.tasks[task] for task in state.pool.active],

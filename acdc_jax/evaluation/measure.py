@@ -26,7 +26,7 @@ from acdc_jax.evolution.skills import MISSING, SOLVED, SkillMatrix
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.params import Params
 from acdc_jax.runtime import run_directory
-from acdc_jax.runtime.member_store import Store
+from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.run_directory import Manifest
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.tasks.task import Draft, Task
@@ -82,7 +82,7 @@ def global_skills(
     judges: Judges,
     run_dir: Path,
     manifest: Manifest,
-    store: Store,
+    store: MemberStore,
     tasks: Mapping[str, Task],
 ) -> SkillMatrix:
     """Retained members and all seeds × every task ever active; only what is missing is evaluated.
@@ -228,7 +228,7 @@ def measure(
     judges: Judges,
     tasks: Sequence[Task],
     skills: SkillMatrix,
-    store: Store,
+    store: MemberStore,
     seeds: Sequence[str],
     archive: Sequence[str],
     archives: Mapping[int, SkillMatrix],
@@ -288,7 +288,7 @@ def _seed_rows(
     judges: Judges,
     held: HeldOut,
     skills: SkillMatrix,
-    store: Store,
+    store: MemberStore,
     seeds: Sequence[str],
     pool: Sequence[Task],
     seed: int,

@@ -7,19 +7,19 @@ from typing import Self
 
 from acdc_jax import multihost
 from acdc_jax.runtime import run_directory
-from acdc_jax.runtime.member_store import Store
+from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.run_directory import Manifest
 from acdc_jax.runtime.state import Record, State
 
 
-class Commits:
+class BackgroundCommits:
     """The commits of a run, one at a time and in order.
 
     A kill loses what is not committed: at most the generation that is at work and the one before
     it, as long as that is being written.
     """
 
-    def __init__(self, run_dir: Path, manifest: Manifest, store: Store) -> None:
+    def __init__(self, run_dir: Path, manifest: Manifest, store: MemberStore) -> None:
         """Nothing is being written yet; `manifest` is the commit point so far."""
         self._run_dir = run_dir
         self._manifest = manifest

@@ -26,7 +26,7 @@ from acdc_jax.runtime.member_files import (
 from acdc_jax.runtime.memory_budget import Budget, Shapes
 
 
-class Store:
+class MemberStore:
     """The members of a run, each in the fastest tier that has room for it.
 
     All members have the same size, so that a tier holds a number of them; the one that was not

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from acdc_jax import multihost
 
 
-class Notice:
+class PreemptionNotice:
     """Whether this process has been told to end."""
 
     def __init__(self, status: int) -> None:
@@ -35,7 +35,7 @@ class Notice:
 
 
 @contextlib.contextmanager
-def heeded(grace_s: float, status: int = 0) -> Iterator[Notice]:
+def preemption_notice(grace_s: float, status: int = 0) -> Iterator[PreemptionNotice]:
     """Listens to SIGTERM while the body runs; only in the main thread.
 
     Args:
@@ -46,7 +46,7 @@ def heeded(grace_s: float, status: int = 0) -> Iterator[Notice]:
     Yields:
         What to look at between generations.
     """
-    notice, (reader, writer) = Notice(status), socket.socketpair()
+    notice, (reader, writer) = PreemptionNotice(status), socket.socketpair()
     writer.setblocking(False)
     # The first process serves the others' messages: it is the last to go.
     patience = grace_s if multihost.is_first() else 0.8 * grace_s
@@ -76,7 +76,7 @@ def heeded(grace_s: float, status: int = 0) -> Iterator[Notice]:
         reader.close()
 
 
-def _abandon(notice: Notice) -> None:
+def _abandon(notice: PreemptionNotice) -> None:
     """Ends the process, whatever its other threads wait for."""
     notice.settle()
     print(

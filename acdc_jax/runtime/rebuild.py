@@ -9,7 +9,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.params import Params
 from acdc_jax.runtime.breed import make_child
-from acdc_jax.runtime.member_store import Store
+from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import Budget, Shapes
 
 
@@ -62,7 +62,7 @@ def rebuild(
     order = to_make(member, recipes, given)
     children_left = Counter(parent for name in order for parent in recipes[name].parents)
     children_left[member] = 1
-    store = Store(scratch, shapes, budget, elsewhere=given)
+    store = MemberStore(scratch, shapes, budget, elsewhere=given)
     for name in order:
         parents = [store.get(parent) for parent in recipes[name].parents]
         weights, made = make_child(recipes[name], base, parents, group_of)

@@ -1,4 +1,4 @@
-"""The world of a run that is over: for whatever is evaluated afterwards."""
+"""The context of a run that is over: for whatever is evaluated afterwards."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from acdc_jax.runtime.compilation_cache import keep_compiled
 from acdc_jax.runtime.progress import progress
 from acdc_jax.runtime.seed_models import cache_dir
 from acdc_jax.runtime.setup import (
-    World,
-    build_world,
+    RunContext,
+    build_context,
     fitting_mesh,
     given_families,
     given_folders,
@@ -23,8 +23,8 @@ from acdc_jax.runtime.setup import (
 
 
 @contextlib.contextmanager
-def reopened(config: Config, console: Console) -> Iterator[World]:
-    """Builds what a run worked with, from its flags; hold the run (`open_run`) meanwhile.
+def reopen_context(config: Config, console: Console) -> Iterator[RunContext]:
+    """Builds what a run worked with, from its flags; hold the run (`lock_run`) meanwhile.
 
     Raises:
         AcdcError: the seeds or a helper are not to be had any more.
@@ -40,6 +40,8 @@ def reopened(config: Config, console: Console) -> Iterator[World]:
         operators = make_operators(config, folders.model, len(folders.seeds))
         families = given_families(config)
         mesh = fitting_mesh(config, folders.model)
-        world = build_world(config, folders, operators, sandbox, backends, families, advance, mesh)
-        console.print(world.decoding, markup=False, highlight=False, soft_wrap=True)
-        yield world
+        context = build_context(
+            config, folders, operators, sandbox, backends, families, advance, mesh
+        )
+        console.print(context.decoding, markup=False, highlight=False, soft_wrap=True)
+        yield context

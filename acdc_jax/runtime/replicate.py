@@ -13,7 +13,7 @@ from acdc_jax.evaluation.device_groups import Group
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.runtime.breed import make_child
 from acdc_jax.runtime.rebuild import check_made
-from acdc_jax.runtime.setup import World
+from acdc_jax.runtime.setup import RunContext
 from acdc_jax.tasks.adapt import Growth
 from acdc_jax.tasks.library import Library
 from acdc_jax.tasks.pool import Pool
@@ -27,22 +27,24 @@ def all_recipes(made: Mapping[str, Recipe]) -> dict[str, Recipe]:
     return {name: Recipe.from_json(fields) for part in parts for name, fields in part.items()}
 
 
-def adopt(world: World, members: Sequence[str], recipes: Mapping[str, Recipe]) -> None:
+def adopt(context: RunContext, members: Sequence[str], recipes: Mapping[str, Recipe]) -> None:
     """Makes the members that this process needs and does not have; their parents are in its store.
 
     Raises:
         AcdcError: what was made differs from what another process made; names both hashes.
     """
-    missing = [member for member in members if member not in world.store]
+    missing = [member for member in members if member not in context.store]
 
     def make(group: Group) -> None:
-        for name in missing[group.number :: len(world.groups.own)]:
-            parents = [world.store.get(parent, group.number) for parent in recipes[name].parents]
-            weights, made = make_child(recipes[name], group.base, parents, world.operators.group_of)
+        for name in missing[group.number :: len(context.groups.own)]:
+            parents = [context.store.get(parent, group.number) for parent in recipes[name].parents]
+            weights, made = make_child(
+                recipes[name], group.base, parents, context.operators.group_of
+            )
             check_made(made, recipes[name])
-            world.store.put(made, weights, group.number)
+            context.store.put(made, weights, group.number)
 
-    world.groups.run(make)
+    context.groups.run(make)
     multihost.barrier()  # from here on the parents may go, also from the run's directory
 
 

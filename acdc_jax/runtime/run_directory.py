@@ -31,7 +31,7 @@ from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.files import write_atomic
 from acdc_jax.flags import file_lines
 from acdc_jax.runtime.member_files import load_recipe
-from acdc_jax.runtime.member_store import Store
+from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.state import Record, State
 from acdc_jax.tasks.library import library_of
 from acdc_jax.tasks.pool import Pool, task_id
@@ -67,7 +67,7 @@ class Manifest:
 
 
 @contextlib.contextmanager
-def open_run(config: Config) -> Iterator[Manifest]:
+def lock_run(config: Config) -> Iterator[Manifest]:
     """Creates or reopens the run directory and holds it: two runs never share one.
 
     Of several processes the first one does, and the others are told what it found.
@@ -77,12 +77,12 @@ def open_run(config: Config) -> Iterator[Manifest]:
             named.
         AcdcError: not writable, in use by another process, or not a run directory.
     """
-    multihost.same_everywhere("flags", config.shared_settings())
+    multihost.assert_equal("flags", config.shared_settings())
     if multihost.is_first():
         with _held(config) as manifest:
-            yield all_know(manifest)
+            yield share_manifest(manifest)
         return
-    manifest = all_know(None)
+    manifest = share_manifest(None)
     if not (Path(config.run.run_dir) / "manifest.json").exists():
         raise AcdcError(
             f"--run_dir={config.run.run_dir}: is not the first process's directory; all processes "
@@ -91,7 +91,7 @@ def open_run(config: Config) -> Iterator[Manifest]:
     yield manifest
 
 
-def all_know(manifest: Manifest | None) -> Manifest:
+def share_manifest(manifest: Manifest | None) -> Manifest:
     """The first process's manifest, in every process."""
     # The others' own, if they have one, is as old as the start of the run.
     return _parsed(multihost.broadcast(dataclasses.asdict(manifest) if manifest else None))
@@ -178,7 +178,7 @@ def _parsed(fields: Mapping[str, Any]) -> Manifest:
 
 
 def commit(
-    run_dir: Path, manifest: Manifest, state: State, record: Record, store: Store
+    run_dir: Path, manifest: Manifest, state: State, record: Record, store: MemberStore
 ) -> Manifest:
     """Makes a generation permanent, atomically; the next one may be at work meanwhile.
 
@@ -219,7 +219,7 @@ def commit(
 
 
 def _write_generation(
-    run_dir: Path, name: str, manifest: Manifest, state: State, record: Record, store: Store
+    run_dir: Path, name: str, manifest: Manifest, state: State, record: Record, store: MemberStore
 ) -> None:
     for folder in ("archive", "members", "tasks", "pool", "responses", "strategy"):
         (run_dir / folder).mkdir(exist_ok=True)

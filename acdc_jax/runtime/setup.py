@@ -28,7 +28,7 @@ from acdc_jax.quickstart.language import EXPERTS
 from acdc_jax.quickstart.train import cached_seeds
 from acdc_jax.runtime.backends import Backends
 from acdc_jax.runtime.breed import Operators, member_id
-from acdc_jax.runtime.member_store import Store
+from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import choose_budget
 from acdc_jax.runtime.seed_models import Folders, cache_dir, check_folders, load_model, text_codec
 from acdc_jax.sandbox import Sandbox
@@ -44,7 +44,7 @@ _UNLIKE = ("a", "Z", "0", "(", "é")  # instructions whose prompts share only wh
 
 
 @dataclasses.dataclass(frozen=True)
-class World:
+class RunContext:
     """What a run works with and never changes.
 
     Attributes:
@@ -71,7 +71,7 @@ class World:
     operators: Operators
     base: Params
     seeds: Mapping[str, Path]
-    store: Store
+    store: MemberStore
     progress: Progress
     decoding: str
 
@@ -193,7 +193,7 @@ def check_disk(config: Config, model: ModelConfig) -> None:
         )
 
 
-def build_world(
+def build_context(
     config: Config,
     folders: Folders,
     operators: Operators,
@@ -202,7 +202,7 @@ def build_world(
     families: Sequence[Draft],
     progress: Progress,
     mesh: jax.sharding.Mesh,
-) -> World:
+) -> RunContext:
     codec = text_codec(folders.seeds, config.decode, folders.model.vocab_size)
     wanted = [sharded_param_shapes(part, folders.model) for _, part in _own_groups(mesh)]
     base = load_model(folders, folders.base, wanted[0])
@@ -222,7 +222,7 @@ def build_world(
     )
     groups, decoding = make_groups(mesh, engine, base, config.run.children)
     given, run_dir = config.run, Path(config.run.run_dir)
-    store = Store(
+    store = MemberStore(
         run_dir / "members",
         wanted[0],
         choose_budget(given.device_budget_gb, given.host_budget_gb, wanted[0]),
@@ -234,7 +234,7 @@ def build_world(
         overflow=None if multihost.is_first() else overflow_dir(run_dir),
     )
     decides = backends.scientist if config.tasks.novelty_decision == "llm" else None
-    return World(
+    return RunContext(
         config=config,
         groups=groups,
         sandbox=sandbox,

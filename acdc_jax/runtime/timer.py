@@ -3,7 +3,7 @@
 import time
 
 
-class Clock:
+class Timer:
     """Seconds by part of a generation: each lap counts for the part that it names.
 
     Devices work while Python goes on: what a part only starts counts for the one that waits for it.

@@ -25,15 +25,15 @@ def process(flags: list[str]) -> None:
     from acdc_jax.runtime import preemption
 
     seen: list[Counted] = []
-    ask = preemption.Notice.anywhere
+    ask = preemption.PreemptionNotice.anywhere
 
-    def anywhere(notice: preemption.Notice) -> bool:
+    def anywhere(notice: preemption.PreemptionNotice) -> bool:
         if not seen:
             seen.append(count())
         print("counted " + json.dumps([seen[0].calls, seen[0].bytes]), flush=True)
         return ask(notice)
 
-    preemption.Notice.anywhere = anywhere  # type: ignore[method-assign]
+    preemption.PreemptionNotice.anywhere = anywhere  # type: ignore[method-assign]
     sys.exit(acdc(["run", *flags]))
 
 

@@ -9,24 +9,26 @@ import pytest
 
 from acdc_jax.commands import run as run_command
 from acdc_jax.runtime import run_directory
-from acdc_jax.runtime.member_store import Store
-from acdc_jax.runtime.setup import World
+from acdc_jax.runtime.member_store import MemberStore
+from acdc_jax.runtime.setup import RunContext
 
 
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Members are decoded one after the other, as large ones are."""
-    build = run_command.build_world
+    build = run_command.build_context
 
-    def alone(*arguments: Any) -> World:
-        world = build(*arguments)
-        there = {path: leaf.sharding for path, leaf in world.base.items()}
-        (group,) = world.groups.own
+    def alone(*arguments: Any) -> RunContext:
+        context = build(*arguments)
+        there = {path: leaf.sharding for path, leaf in context.base.items()}
+        (group,) = context.groups.own
         engine = dataclasses.replace(group.engine, population=1, shardings=there)
         group = dataclasses.replace(group, engine=engine)
-        return dataclasses.replace(world, groups=dataclasses.replace(world.groups, own=(group,)))
+        return dataclasses.replace(
+            context, groups=dataclasses.replace(context.groups, own=(group,))
+        )
 
-    monkeypatch.setattr(run_command, "build_world", alone)
+    monkeypatch.setattr(run_command, "build_context", alone)
 
 
 def test_groups_and_budgets_change_nothing(
@@ -46,13 +48,13 @@ def test_groups_and_budgets_change_nothing(
 
     request.getfixturevalue("one_by_one")
     rooms = []
-    put = Store.put
+    put = MemberStore.put
 
-    def watched(store: Store, *arguments: Any) -> None:
+    def watched(store: MemberStore, *arguments: Any) -> None:
         put(store, *arguments)
         rooms.append((len(store._device), len(store._host)))
 
-    monkeypatch.setattr(Store, "put", watched)
+    monkeypatch.setattr(MemberStore, "put", watched)
     nothing = ("--device_budget_gb=1e-9", "--host_budget_gb=1e-9")
     assert acdc_run(tmp_path / "b", *flags, *nothing) == 0
     assert set(rooms) == {(0, 0)}  # everything went through the disk

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from acdc_jax.runtime import run_directory
-from acdc_jax.runtime.background_commit import Commits
+from acdc_jax.runtime.background_commit import BackgroundCommits
 
 
 class _Store:
@@ -31,7 +31,7 @@ def test_who_ends_the_process_waits_for_a_commit_that_others_wait_for(
 
     monkeypatch.setattr(run_directory, "commit", commit)
     first: Any = "the first"
-    with Commits(Path("nowhere"), first, _Store()) as commits:  # type: ignore[arg-type]
+    with BackgroundCommits(Path("nowhere"), first, _Store()) as commits:  # type: ignore[arg-type]
         commits.begin(state, None)  # type: ignore[arg-type]
         waiting = threading.Thread(target=commits.wait)
         settling = threading.Thread(target=commits.settle)

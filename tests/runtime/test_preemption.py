@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from acdc_jax.runtime.preemption import heeded
+from acdc_jax.runtime.preemption import preemption_notice
 
 
 def test_it_is_heard_while_the_main_thread_waits_and_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with heeded(grace_s=1.5) as notice:
+    with preemption_notice(grace_s=1.5) as notice:
         assert not notice.anywhere()
         os.kill(os.getpid(), signal.SIGTERM)
         assert notice.given.wait(5)
@@ -27,14 +27,14 @@ def test_it_is_heard_while_the_main_thread_waits_and_handlers_come_back() -> Non
 def test_out_of_patience_it_abandons_what_is_not_being_committed(committing: bool) -> None:
     script = f"""
         import time
-        from acdc_jax.preemption import heeded
+        from acdc_jax.runtime.preemption import preemption_notice
 
         def settle():
             if {committing}:
                 time.sleep(0.5)
                 print("committed", flush=True)
 
-        with heeded(grace_s=0.2, status=7) as notice:
+        with preemption_notice(grace_s=0.2, status=7) as notice:
             notice.settle = settle
             print("here", flush=True)
             time.sleep(3600)  # as if it waited for the devices

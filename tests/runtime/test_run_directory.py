@@ -18,7 +18,7 @@ from acdc_jax.files import write_atomic
 from acdc_jax.params import Params
 from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.breed import seed_recipe
-from acdc_jax.runtime.member_store import Store
+from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import Budget
 from acdc_jax.runtime.run_directory import Manifest
 from acdc_jax.runtime.state import Record, State
@@ -38,15 +38,15 @@ def _weights(name: str) -> Params:
     return {"w": jnp.full((2, 3), int(name[-2:]) + 0.5, jnp.bfloat16)}
 
 
-def _store(run_dir: Path, archive: tuple[str, ...] = ()) -> Store:
-    store = Store(run_dir / "members", _shapes(), Budget())
+def _store(run_dir: Path, archive: tuple[str, ...] = ()) -> MemberStore:
+    store = MemberStore(run_dir / "members", _shapes(), Budget())
     for name in archive:
         store.put(seed_recipe(name, _weights(name)), _weights(name))
     return store
 
 
 def _commit(run_dir: Path, manifest: Manifest, state: State) -> Manifest:
-    """Commits a generation that made all of its archive."""
+    """BackgroundCommits a generation that made all of its archive."""
     record = Record(list(state.recipes.values()), metrics={"seconds": 1.0})
     return run_directory.commit(run_dir, manifest, state, record, _store(run_dir, state.archive))
 
@@ -141,7 +141,7 @@ def test_what_was_not_committed_is_removed(tmp_path: Path, two_generations: Mani
         path.write_text("{}")
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"generation": 2}\n{"generation": 2, "cut sho')
-    with run_directory.open_run(config) as manifest:
+    with run_directory.lock_run(config) as manifest:
         assert manifest.generation == 1
         assert not any(path.exists() for path in stray)
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -149,7 +149,7 @@ def test_what_was_not_committed_is_removed(tmp_path: Path, two_generations: Mani
         run_directory.restore(tmp_path, manifest, _STRATEGY)  # nothing of it is gone
         with (
             pytest.raises(AcdcError, match="another process"),
-            run_directory.open_run(config),
+            run_directory.lock_run(config),
         ):
             pass
 
@@ -158,19 +158,19 @@ def test_other_flags_are_refused_only_once_something_is_committed(tmp_path: Path
     run_dir = str(tmp_path / "run")
     for children in (4, 6):  # nothing is committed yet: flags may still be corrected
         config = Config(run=RunConfig(run_dir=run_dir, children=children))
-        with run_directory.open_run(config) as manifest:
+        with run_directory.lock_run(config) as manifest:
             pass
     state = _state(0, _FIRST, {})
     _commit(Path(run_dir), manifest, state)
     other = Config(run=RunConfig(run_dir=run_dir, children=4))
-    with pytest.raises(ConfigError, match="--children=4"), run_directory.open_run(other):
+    with pytest.raises(ConfigError, match="--children=4"), run_directory.lock_run(other):
         pass
 
 
 def test_flags_txt_repeats_the_run(tmp_path: Path) -> None:
     prompt = DecodeConfig(system_prompt="Think.\nThen answer. ")
     config = Config(run=RunConfig(run_dir=str(tmp_path / "run")), decode=prompt)
-    with run_directory.open_run(config):
+    with run_directory.lock_run(config):
         pass
     sections, _ = flags.parse(SECTIONS, [f"--flagfile={tmp_path / 'run' / 'flags.txt'}"])
     assert Config(*sections) == config

@@ -3,13 +3,13 @@
 import pytest
 
 from acdc_jax.runtime import timer
-from acdc_jax.runtime.timer import Clock
+from acdc_jax.runtime.timer import Timer
 
 
 def test_parts_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([10.0, 11.0, 13.5, 14.0, 14.25])
     monkeypatch.setattr(timer.time, "monotonic", lambda: next(times))
-    watch = Clock()
+    watch = Timer()
     watch.lap("members")
     watch.lap("tasks")
     watch.lap("members")

@@ -37,5 +37,5 @@ class Counted:
 
 def count() -> Counted:
     """Counts from now on, in a process that has met the others."""
-    counted = multihost._Peers.client = Counted(multihost._Peers.client)
+    counted = multihost._Connection.client = Counted(multihost._Connection.client)
     return counted

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from acdc_jax import multihost
-from acdc_jax.runtime.preemption import heeded
+from acdc_jax.runtime.preemption import preemption_notice
 from tests.support.counted import Counted, count
 
 
@@ -27,8 +27,8 @@ def exchange(counted: Counted, me: int) -> None:
     measured("long", lambda: [len(text) for text in multihost.all_gather(long[: me + 2_000_000])])
     for _ in range(5):
         multihost.barrier()
-    last = f"acdc/{multihost._Peers.exchanges}/"
-    found["kept"] = [key for key in multihost._Peers.published if not key.startswith(last)]
+    last = f"acdc/{multihost._Connection.exchanges}/"
+    found["kept"] = [key for key in multihost._Connection.published if not key.startswith(last)]
     print(json.dumps(found), flush=True)
 
 
@@ -42,14 +42,14 @@ def wait(me: int) -> None:
 
 def fail(me: int) -> None:
     if me:
-        multihost.leave("the disk is full")
+        multihost.shutdown("the disk is full")
         sys.exit(1)
     multihost.barrier()
 
 
 def generations() -> None:
     """Short ones, until somebody is told to end."""
-    with heeded(grace_s=60) as notice:
+    with preemption_notice(grace_s=60) as notice:
         number = 0
         while not notice.anywhere():
             if not number:
@@ -71,7 +71,7 @@ def main() -> None:
             fail(int(me))
         case "generations":
             generations()
-    multihost.leave()
+    multihost.shutdown()
 
 
 if __name__ == "__main__":

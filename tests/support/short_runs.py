@@ -148,7 +148,7 @@ def free_address() -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ended:
+class Exit:
     """How a run's process ended: exit status, and the last of what it said."""
 
     status: int
@@ -156,11 +156,11 @@ class Ended:
     stderr: str
 
 
-def run_to_end(flags: Sequence[str], compiled: Path) -> Ended:
+def run_to_end(flags: Sequence[str], compiled: Path) -> Exit:
     """Runs to the end, whatever its status."""
     with started(flags, compiled) as process:
         stdout, stderr = process.communicate(timeout=300)
-        return Ended(process.returncode, stdout, stderr)
+        return Exit(process.returncode, stdout, stderr)
 
 
 def wait_for_commit(process: subprocess.Popen[str], run_dir: Path, generation: int) -> bool:

@@ -27,9 +27,9 @@ from acdc_jax.models.param_shardings import param_shardings, sharded_param_shape
 from acdc_jax.runtime.backends import Backends
 from acdc_jax.runtime.breed import member_id, propose_children, seed_recipe
 from acdc_jax.runtime.member_files import HOST_MEMORY
-from acdc_jax.runtime.member_store import Store
+from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import Budget, Shapes, choose_budget
-from acdc_jax.runtime.setup import World, make_groups, make_operators
+from acdc_jax.runtime.setup import RunContext, make_groups, make_operators
 from acdc_jax.runtime.state import State
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import make_mesh, pop_groups
@@ -109,23 +109,23 @@ def measure(
     folder = Path(config.run.run_dir) / spec.replace(":", "").replace(",", "-")
     mesh = make_mesh(spec, jax.devices()[:devices])
     began = time.perf_counter()
-    world, state = _start(config, model, workload, sandbox, backends, mesh, folder)
+    context, state = _start(config, model, workload, sandbox, backends, mesh, folder)
     yield f"generation on {spec}: random members made in {time.perf_counter() - began:.1f} s"
 
-    few = dataclasses.replace(config.run, children=world.groups.members_at_once)
-    less = dataclasses.replace(world, config=dataclasses.replace(config, run=few))
+    few = dataclasses.replace(config.run, children=context.groups.members_at_once)
+    less = dataclasses.replace(context, config=dataclasses.replace(config, run=few))
     with compilations() as compiled:
         state, first = _generation(less, state)
-        _compile_rest(world, state)
+        _compile_rest(context, state)
     yield (
         f"generation on {spec}: the first, of {few.children} children, {first.wall:.1f} s; "
         f"{compiled.count} functions compiled in {compiled.seconds:.1f} s of all threads together"
     )
     with compilations() as compiled:
-        state, measured = _generation(world, state)
+        state, measured = _generation(context, state)
     if compiled.count:
         yield f"generation on {spec}: {compiled.count} functions compiled in what follows"
-    del world, less, state
+    del context, less, state
     gc.collect()  # the next mesh needs the memory
     shutil.rmtree(folder, ignore_errors=True)
     yield measured
@@ -139,8 +139,8 @@ def _start(
     backends: Backends,
     mesh: jax.sharding.Mesh,
     folder: Path,
-) -> tuple[World, State]:
-    """A world with random members, about half of whose answers are right."""
+) -> tuple[RunContext, State]:
+    """A context with random members, about half of whose answers are right."""
     wanted = [sharded_param_shapes(part, model) for part in pop_groups(mesh)]
     there = param_shardings(pop_groups(mesh)[0], model, population=False)
     base = jax.block_until_ready(jax.device_put(random_weights(model, 0), there))
@@ -148,7 +148,7 @@ def _start(
     folder.mkdir(parents=True)
     _check_room(config, budget, wanted[0], folder)
     engine = engine_of(config, model, workload)
-    store = Store(folder / "members", wanted[0], budget, others=wanted[1:])
+    store = MemberStore(folder / "members", wanted[0], budget, others=wanted[1:])
     recipes = {}
     for number in range(config.run.population):
         name = member_id(0, number)
@@ -161,7 +161,7 @@ def _start(
     groups, decoding = make_groups(mesh, engine, base, config.run.children)
     room = budget.members_on_host(wanted[0]) - config.run.population
     _take_host_memory(groups, max(min(room, config.run.children), 0))
-    world = World(
+    context = RunContext(
         config=config,
         decoding=decoding,
         groups=groups,
@@ -192,7 +192,7 @@ def _start(
         strategy=None,
         kept={},
     )
-    return world, state
+    return context, state
 
 
 def _take_host_memory(groups: Groups, members: int) -> None:
@@ -222,11 +222,11 @@ def _check_room(config: Config, budget: Budget, wanted: Shapes, folder: Path) ->
         )
 
 
-def _generation(world: World, state: State) -> tuple[State, Measured]:
+def _generation(context: RunContext, state: State) -> tuple[State, Measured]:
     """One generation of the run, until all copies of what the archive keeps are made."""
     began = time.perf_counter()
-    state, record = next_generation(world, state)
-    world.store.retain(state.archive)
+    state, record = next_generation(context, state)
+    context.store.retain(state.archive)
     jax.block_until_ready(jax.live_arrays())
     wall = time.perf_counter() - began
     if missing := record.metrics["missing_scores"]:
@@ -237,18 +237,18 @@ def _generation(world: World, state: State) -> tuple[State, Measured]:
     return state, Measured(wall, parts | {"the rest": wall - sum(parts.values())})
 
 
-def _compile_rest(world: World, state: State) -> None:
+def _compile_rest(context: RunContext, state: State) -> None:
     """Compiles what depends on the number of children, which were fewer."""
-    run = world.config.run
+    run = context.config.run
     fitness = dns.fitness(state.skills.values)
     names = [member_id(2, c) for c in range(run.children)]
-    propose_children(world.operators, state.archive, fitness, names, 2, jax.random.key(0))
+    propose_children(context.operators, state.archive, fitness, names, 2, jax.random.key(0))
     candidates = len(state.archive) + run.children
     dns.select(
         np.zeros((candidates, len(state.skills.tasks)), np.int8),
         [0] * candidates,
         [str(i) for i in range(candidates)],
-        world.config.evolve.to_selection(run.population),
+        context.config.evolve.to_selection(run.population),
     )
 
 

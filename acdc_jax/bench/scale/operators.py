@@ -14,7 +14,7 @@ from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.runtime.breed import make_child, member_id, propose_children
 from acdc_jax.runtime.setup import make_groups, make_operators
-from acdc_jax.runtime.timer import Clock
+from acdc_jax.runtime.timer import Timer
 from acdc_jax.sharding import make_mesh, pop_groups
 
 _PARENTS = (member_id(0, 0), member_id(0, 1))
@@ -49,7 +49,7 @@ def making_seconds(
     del parents
     jax.block_until_ready(beside)
     operators = make_operators(config, model, len(_PARENTS))
-    clocks = {group.number: Clock() for group in groups.own}
+    clocks = {group.number: Timer() for group in groups.own}
 
     def make(names: list[str]) -> float:
         recipes = propose_children(
@@ -57,7 +57,7 @@ def making_seconds(
         ).recipes
 
         def work(group: Group) -> None:
-            clocks[group.number] = Clock()
+            clocks[group.number] = Timer()
             for recipe in groups.share(group, recipes):
                 make_child(
                     recipe,

@@ -21,7 +21,7 @@ from acdc_jax.evaluation.answer_tasks import GREEDY, Response
 from acdc_jax.evaluation.device_groups import Groups, evaluate_members
 from acdc_jax.files import write_atomic
 from acdc_jax.inference.sampling import Sampling
-from acdc_jax.runtime.member_store import Store
+from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.tasks.task import Task
 
@@ -89,7 +89,7 @@ def lacking(
 def complete_answers(
     groups: Groups,
     sandbox: Sandbox,
-    store: Store,
+    store: MemberStore,
     run_dir: Path,
     tasks: Sequence[Task],
     instances_per_task: int,
