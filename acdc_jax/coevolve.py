@@ -32,11 +32,10 @@ from acdc_jax.runtime.run_directory import Manifest
 from acdc_jax.runtime.setup import RunContext
 from acdc_jax.runtime.state import Record, State
 from acdc_jax.runtime.timer import Timer
-from acdc_jax.tasks.adapt import Growth, adapted_tasks, first_tasks
+from acdc_jax.tasks.adapt import PoolUpdate, adapt_pool, create_pool
 from acdc_jax.tasks.library import Library
-from acdc_jax.tasks.llm import gathered, per_task
-from acdc_jax.tasks.scientist import Rejection
-from acdc_jax.tasks.task import Task
+from acdc_jax.tasks.llm import gather, per_task
+from acdc_jax.tasks.task import Rejection, Task
 
 _SPARE_CHILDREN = 8  # tried in generation 0, so that rejected children leave no gap
 _SHOWN_RESPONSES = 3  # that the gibberish filter looks at
@@ -93,11 +92,11 @@ def first_generation(context: RunContext) -> tuple[State, Record]:
     task_key, child_key, filter_key, strategy_key = jax.random.split(_key(context, 0), 4)
 
     # -- tasks: grown from the seed families
-    grown_tasks: Growth | None = None
+    grown_tasks: PoolUpdate | None = None
     if multihost.is_first():
         grown_tasks = context.portal.call(
-            first_tasks,
-            context.workshop,
+            create_pool,
+            context.task_generator,
             context.families,
             task_key,
             lambda drafted: context.progress(
@@ -352,7 +351,9 @@ def _gibberish(
         shown_of.append([(asked[own[i].task][own[i].instance], own[i].text) for i in shown])
 
     async def judge_all() -> list[bool]:
-        return await gathered(context.workshop.scientist.is_gibberish(shown) for shown in shown_of)
+        return await gather(
+            context.task_generator.scientist.is_gibberish(shown) for shown in shown_of
+        )
 
     verdicts = context.portal.call(judge_all)
     return [member for member, verdict in zip(found.members, verdicts, strict=True) if verdict]
@@ -360,11 +361,11 @@ def _gibberish(
 
 def _start_adapting(
     context: RunContext, state: State, key: jax.Array, generation: int
-) -> Future[Growth]:
+) -> Future[PoolUpdate]:
     """Adapts the tasks to an archive, beside whatever this thread does next."""
     return context.portal.start_task_soon(
-        adapted_tasks,
-        context.workshop,
+        adapt_pool,
+        context.task_generator,
         state.library,
         state.pool,
         skill_matrix.pass_rates(state.skills),
@@ -433,7 +434,7 @@ def _finish(
     """Decides what stays on disk, and writes down what the generation did."""
     if state.generation % context.config.run.keep_every == 0:
         state = dataclasses.replace(state, kept={**state.kept, state.generation: state.archive})
-    costs = context.workshop.scientist.costs()
+    costs = context.task_generator.scientist.costs()
     written = sum(
         task.generation == state.generation and task.draft.kind != "seed"
         for task in state.library.tasks.values()

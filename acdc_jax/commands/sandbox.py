@@ -9,7 +9,7 @@ from rich.table import Table
 from acdc_jax import flags
 from acdc_jax.config import SandboxConfig
 from acdc_jax.errors import ConfigError
-from acdc_jax.sandbox.speed import speeds
+from acdc_jax.sandbox.throughput import speeds
 
 _HELP = """acdc sandbox check: which walls stand around task code on this machine, tried by
 attacking them, and how many calls a second they let through.

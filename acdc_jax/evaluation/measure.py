@@ -29,8 +29,8 @@ from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.run_directory import Manifest
 from acdc_jax.sandbox import Sandbox
-from acdc_jax.tasks.task import Draft, Task
-from acdc_jax.tasks.validate import Rejected, check_drafts
+from acdc_jax.tasks.task import Draft, Rejection, Task
+from acdc_jax.tasks.validate import check_drafts
 
 TASK_FORCES = (3, 8)
 _RANDOM_DRAWS = 32
@@ -149,7 +149,7 @@ def held_out_tasks(drafts: Sequence[Draft], sandbox: Sandbox, threshold: float) 
     for number, (draft, verdict) in enumerate(
         zip(drafts, check_drafts(drafts, sandbox, threshold), strict=True)
     ):
-        if isinstance(verdict, Rejected):
+        if isinstance(verdict, Rejection):
             raise AcdcError(f"held-out task {draft.name} is not valid: {verdict.reason}")
         tasks.append(Task(f"h{number:05d}", draft, 0, verdict.instances, verdict.instructions))
     return tasks

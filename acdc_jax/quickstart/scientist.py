@@ -15,10 +15,9 @@ from acdc_jax.quickstart.gibberish import is_gibberish
 from acdc_jax.quickstart.ideas import ideas
 from acdc_jax.quickstart.language import Spec, Split, split
 from acdc_jax.quickstart.source import spec_of, write_draft
-from acdc_jax.tasks.llm import gathered
-from acdc_jax.tasks.scientist import Candidate, Check, Rejection, Wish
-from acdc_jax.tasks.task import Draft, Kind, Task
-from acdc_jax.tasks.validate import Accepted
+from acdc_jax.tasks.llm import gather
+from acdc_jax.tasks.scientist import Check, TaskRequest
+from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Rejection, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,25 +37,19 @@ class ProceduralScientist:
 
     async def write(
         self,
-        wishes: Sequence[Wish],
+        requests: Sequence[TaskRequest],
         known: Sequence[Task],
         shown: Sequence[Task],
         check: Check,
         key: jax.Array,
-    ) -> list[Candidate | Rejection]:
+    ) -> list[CheckedDraft | Rejection]:
         """See `Scientist.write`. Drafts of one call know each other."""
         context, drafts = list(known), list[Draft]()
-        for i, wish in enumerate(wishes):
-            draft = self.propose(wish.kind, wish.parent, context, jax.random.fold_in(key, i))
+        for i, request in enumerate(requests):
+            draft = self.propose(request.kind, request.parent, context, jax.random.fold_in(key, i))
             drafts.append(draft)
             context.append(Task(f"draft {i}", draft, 0, {}, {}))
-        verdicts = await gathered(check(draft) for draft in drafts)
-        return [
-            Candidate(draft, verdict)
-            if isinstance(verdict, Accepted)
-            else Rejection(draft.kind, draft.parent, draft.name, verdict.reason, draft.source)
-            for draft, verdict in zip(drafts, verdicts, strict=True)
-        ]
+        return await gather(check(draft) for draft in drafts)
 
     def propose(
         self, kind: Kind, parent: Task | None, context: Sequence[Task], key: jax.Array

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.linalg
 from threadpoolctl import threadpool_limits
 
-from acdc_jax.tasks.novelty import hashed_ngrams
+from acdc_jax.tasks.embeddings import hashed_ngrams
 
 _COMPONENTS = 30  # kept of the likenesses before t-SNE, as van der Maaten and Hinton advise
 _FEWEST = 8  # tasks below which a map by neighbourhoods says nothing

@@ -15,11 +15,12 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from acdc_jax.config import Config
 from acdc_jax.quickstart.scientist import procedural_scientist
-from acdc_jax.tasks.llm import Chat
+from acdc_jax.sandbox import Judge
+from acdc_jax.tasks.embeddings import Embedder, NGrams, TaskIndex
+from acdc_jax.tasks.llm import ChatModel
 from acdc_jax.tasks.llm_scientist import LlmScientist
-from acdc_jax.tasks.local_llm import LocalChat, LocalEmbedder, load_checkpoint
-from acdc_jax.tasks.novelty import Embedder, Memory, NGrams
-from acdc_jax.tasks.scientist import Judge, Scientist
+from acdc_jax.tasks.local_llm import LocalChat, LocalEmbedder, load_local_model
+from acdc_jax.tasks.scientist import Scientist
 
 if TYPE_CHECKING:
     from acdc_jax.tasks.openai_client import Endpoint
@@ -32,13 +33,13 @@ class Backends:
     Attributes:
         portal: runs their coroutines, from any thread.
         scientist: writes tasks.
-        memory: embeddings, which decide what is new.
+        task_index: embeddings, which decide what is new.
         judge: grades answers for task code, from any thread; None without an LLM.
     """
 
     portal: BlockingPortal
     scientist: Scientist
-    memory: Memory
+    task_index: TaskIndex
     judge: Judge | None
 
 
@@ -54,14 +55,14 @@ def open_backends(config: Config, devices: Sequence[jax.Device]) -> Iterator[Bac
         AcdcError: a checkpoint cannot be loaded, or it is not said whom to ask.
     """
     given = config.scientist
-    memory = Memory(_embedder(config, devices))
+    task_index = TaskIndex(_embedder(config, devices))
     with start_blocking_portal("asyncio") as portal:
         if given.scientist == "procedural":
             scientist = procedural_scientist(config.run.seed)
             try:
-                yield Backends(portal, scientist, memory, None)
+                yield Backends(portal, scientist, task_index, None)
             finally:
-                portal.call(memory.close)
+                portal.call(task_index.close)
             return
         chat = open_chat(config, devices)
         writer = LlmScientist(chat, given.reflections)
@@ -70,13 +71,13 @@ def open_backends(config: Config, devices: Sequence[jax.Device]) -> Iterator[Bac
             return portal.call(writer.grade, instructions, submission, criteria)
 
         try:
-            yield Backends(portal, writer, memory, judge)
+            yield Backends(portal, writer, task_index, judge)
         finally:
             portal.call(chat.close)
-            portal.call(memory.close)
+            portal.call(task_index.close)
 
 
-def open_chat(config: Config, devices: Sequence[jax.Device]) -> Chat:
+def open_chat(config: Config, devices: Sequence[jax.Device]) -> ChatModel:
     """The language model that the scientist's flags name; to be closed.
 
     Raises:
@@ -88,7 +89,7 @@ def open_chat(config: Config, devices: Sequence[jax.Device]) -> Chat:
         from acdc_jax.tasks.openai_client import OpenAIChat
 
         return OpenAIChat(_endpoint(config, given.scientist_url), given.scientist_model, *sampling)
-    checkpoint = load_checkpoint(Path(given.scientist_model), devices)
+    checkpoint = load_local_model(Path(given.scientist_model), devices)
     return LocalChat(checkpoint, *sampling, config.decode.batch_size)
 
 
@@ -100,7 +101,7 @@ def _embedder(config: Config, devices: Sequence[jax.Device]) -> Embedder:
         url = tasks.embedding_url or config.scientist.scientist_url
         return OpenAIEmbedder(_endpoint(config, url), tasks.embedding_model)
     if tasks.embeddings == "local":
-        return LocalEmbedder(load_checkpoint(Path(tasks.embedding_model), devices))
+        return LocalEmbedder(load_local_model(Path(tasks.embedding_model), devices))
     return NGrams()
 
 

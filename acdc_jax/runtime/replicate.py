@@ -14,11 +14,10 @@ from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.runtime.breed import make_child
 from acdc_jax.runtime.rebuild import check_made
 from acdc_jax.runtime.setup import RunContext
-from acdc_jax.tasks.adapt import Growth
+from acdc_jax.tasks.adapt import PoolUpdate
 from acdc_jax.tasks.library import Library
 from acdc_jax.tasks.pool import Pool
-from acdc_jax.tasks.scientist import Rejection
-from acdc_jax.tasks.task import Draft, Task
+from acdc_jax.tasks.task import Draft, Rejection, Task
 
 
 def all_recipes(made: Mapping[str, Recipe]) -> dict[str, Recipe]:
@@ -48,7 +47,7 @@ def adopt(context: RunContext, members: Sequence[str], recipes: Mapping[str, Rec
     multihost.barrier()  # from here on the parents may go, also from the run's directory
 
 
-def all_growth(before: Library, grown: Growth | None) -> Growth:
+def all_growth(before: Library, grown: PoolUpdate | None) -> PoolUpdate:
     """New tasks and the pool, which only the first process knows; rejections stay with it."""
     told: Any = None
     rejections: list[Rejection] = []
@@ -61,4 +60,4 @@ def all_growth(before: Library, grown: Growth | None) -> Growth:
         tasks = [Task(**{**fields, "draft": Draft(**fields["draft"])}) for fields in told["tasks"]]
         library = Library({**before.tasks, **{task.id: task for task in tasks}})
         pool = Pool(**{**told["pool"], "active": tuple(told["pool"]["active"])})
-    return library, pool, rejections
+    return PoolUpdate(library, pool, rejections)

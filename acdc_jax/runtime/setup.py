@@ -33,8 +33,8 @@ from acdc_jax.runtime.memory_budget import choose_budget
 from acdc_jax.runtime.seed_models import Folders, cache_dir, check_folders, load_model, text_codec
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import default_mesh, make_mesh, pop_groups
-from acdc_jax.tasks.adapt import Workshop
-from acdc_jax.tasks.library import Curator
+from acdc_jax.tasks.adapt import TaskGenerator
+from acdc_jax.tasks.novelty import NoveltyFilter
 from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Draft
 
@@ -51,8 +51,8 @@ class RunContext:
         config: every setting.
         groups: this process's groups of devices, which make and decode members.
         sandbox: runs task code.
-        workshop: where tasks are made; its scientist judges gibberish too.
-        portal: runs the workshop's coroutines.
+        task_generator: where tasks are made; its scientist judges gibberish too.
+        portal: runs the task_generator's coroutines.
         families: the seed task families.
         operators: make children.
         base: weights θ₀, on the first group.
@@ -65,7 +65,7 @@ class RunContext:
     config: Config
     groups: Groups
     sandbox: Sandbox
-    workshop: Workshop
+    task_generator: TaskGenerator
     portal: BlockingPortal
     families: Sequence[Draft]
     operators: Operators
@@ -238,10 +238,10 @@ def build_context(
         config=config,
         groups=groups,
         sandbox=sandbox,
-        workshop=Workshop(
+        task_generator=TaskGenerator(
             config.tasks,
             backends.scientist,
-            Curator(backends.memory, config.tasks.novelty_threshold, decides),
+            NoveltyFilter(backends.task_index, config.tasks.novelty_threshold, decides),
             sandbox,
             codec.encode,
             folders.model.max_positions - config.decode.max_new_tokens,

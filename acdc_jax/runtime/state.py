@@ -12,7 +12,7 @@ from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.tasks.library import Library
 from acdc_jax.tasks.pool import Pool
-from acdc_jax.tasks.scientist import Rejection
+from acdc_jax.tasks.task import Rejection
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,9 @@ import socket
 import time
 from dataclasses import dataclass, field
 
-from acdc_jax.sandbox.desk import AskFailed, Desk
-from acdc_jax.sandbox.inside import wire
-from acdc_jax.sandbox.inside.wire import Frame, ProtocolError
+from acdc_jax.sandbox.host_requests import HostRequests, RequestFailed
+from acdc_jax.sandbox.jail import wire
+from acdc_jax.sandbox.jail.wire import Frame, ProtocolError
 
 _LISTEN_S = 5.0  # for a child to take an answer that it asked for
 
@@ -39,10 +39,15 @@ class Call:
     """The parent's end of one child's job channel."""
 
     def __init__(
-        self, job: socket.socket, token: bytes, items: int, max_body: int, desk: Desk | None
+        self,
+        job: socket.socket,
+        token: bytes,
+        items: int,
+        max_body: int,
+        host_requests: HostRequests | None,
     ) -> None:
         self.job, self.reply = job, Reply()
-        self._token, self._max_body, self._desk = token, max_body, desk
+        self._token, self._max_body, self._desk = token, max_body, host_requests
         self._most_frames = items + 2  # READY and LOADED
         self._buffer = bytearray()
 
@@ -81,7 +86,7 @@ class Call:
             return  # nobody is there to be answered
         try:
             answer = self._desk.answer(frame.body)
-        except AskFailed as error:
+        except RequestFailed as error:
             self.reply.failed = str(error)
             return
         self.job.settimeout(_LISTEN_S)

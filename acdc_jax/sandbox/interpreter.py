@@ -13,7 +13,7 @@ _NEEDS = {"numpy": ("numpy",), "sympy": ("numpy", "sympy", "mpmath")}
 # What each kind of zygote imports before its first fork.
 PRELOADED = {"stdlib": (), "numpy": ("numpy",), "sympy": ("numpy", "sympy")}
 
-_BOOT = "import sys; sys.path.insert(0, sys.argv[2]); from inside.zygote import main; main()"
+_BOOT = "import sys; sys.path.insert(0, sys.argv[2]); from jail.zygote_main import main; main()"
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Interpreter:
     Attributes:
         command: the program and its options, up to the configuration.
         prefix: the folder that the interpreter was installed in.
-        program: the folder that holds the package `inside`.
+        program: the folder that holds the package `jail`.
         packages: for each kind of zygote, the folders of the packages that it imports.
     """
 

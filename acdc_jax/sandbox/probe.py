@@ -9,12 +9,12 @@ import json
 import sys
 from dataclasses import dataclass
 
-from acdc_jax.sandbox.inside import seccomp, wire
-from acdc_jax.sandbox.inside.kernel import MACHINE
 from acdc_jax.sandbox.interpreter import Interpreter
+from acdc_jax.sandbox.jail import seccomp, wire
+from acdc_jax.sandbox.jail.syscalls import MACHINE
 from acdc_jax.sandbox.launchers import Launcher
 from acdc_jax.sandbox.outcomes import Limits, SandboxError
-from acdc_jax.sandbox.verdicts import score_outcomes
+from acdc_jax.sandbox.parse_reply import score_outcomes
 from acdc_jax.sandbox.zygote import Tier, Zygote, ZygoteLost
 
 TIERS = (

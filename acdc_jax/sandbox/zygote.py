@@ -10,12 +10,12 @@ import time
 from typing import NamedTuple
 
 from acdc_jax.sandbox.call import Call, Reply
-from acdc_jax.sandbox.desk import Desk
-from acdc_jax.sandbox.inside import wire
+from acdc_jax.sandbox.host_requests import HostRequests
 from acdc_jax.sandbox.interpreter import PRELOADED, Interpreter, data_folders
+from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.launchers import Launcher
 from acdc_jax.sandbox.outcomes import Limits
-from acdc_jax.sandbox.start import start
+from acdc_jax.sandbox.start_zygote import start
 
 _GRACE_S = 5.0  # for what no task's code takes part in
 _TICK_S = 0.05
@@ -55,7 +55,7 @@ class Zygote:
             "program": interpreter.program,
             # Overmounted in the zygote's own mount namespace: a folder that surely exists and
             # that holds nothing a task needs.
-            "root": interpreter.program + "/inside",
+            "root": interpreter.program + "/jail",
             "paths": sorted({folder.rpartition("/")[0] for folder in packages}),
             "packages": interpreter.visible,
             "data": data_folders(),
@@ -78,7 +78,7 @@ class Zygote:
         items: int,
         limits: Limits,
         *,
-        desk: Desk | None = None,
+        host_requests: HostRequests | None = None,
         eager: bool = True,
     ) -> Reply:
         """Fork one child, give it a payload, and collect what it says until it is dead.
@@ -88,7 +88,7 @@ class Zygote:
             payload: JSON of what the operation needs.
             items: results that the child may send.
             limits: of each item's time; the others are as the zygote was started with.
-            desk: answers its questions; without one, a question breaks the protocol.
+            host_requests: answers its questions; without one, a question breaks the protocol.
             eager: wake at everything that arrives, not only at its end and at each tick.
 
         Raises:
@@ -106,7 +106,7 @@ class Zygote:
                 with contextlib.suppress(ConnectionError):
                     ours.sendall(header + payload)
                 ours.setblocking(False)
-                call = Call(ours, token, items, limits.output_kb << 10, desk)
+                call = Call(ours, token, items, limits.output_kb << 10, host_requests)
                 return self._collect(call, limits, eager=eager)
         except OSError as error:
             raise ZygoteLost(str(error)) from error

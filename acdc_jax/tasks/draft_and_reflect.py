@@ -1,7 +1,7 @@
 """The life of one LLM-written draft: propose, parse, run, reflect, and run again (paper §3.2).
 
 One coroutine per draft; hundreds of them wait for the model and the sandbox at the same time. What
-a draft becomes depends on its wish and its key alone, not on when the others finish.
+a draft becomes depends on its request and its key alone, not on when the others finish.
 """
 
 import dataclasses
@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from acdc_jax.tasks import prompts
-from acdc_jax.tasks.llm import Chat, ChatRefusal, Request
+from acdc_jax.tasks.llm import ChatModel, ChatRefusal, ChatRequest
 from acdc_jax.tasks.llm_output import extract_code, extract_object, is_true
-from acdc_jax.tasks.scientist import Candidate, Check, Rejection, Wish
-from acdc_jax.tasks.task import Draft, Task
-from acdc_jax.tasks.validate import Accepted, Rejected
+from acdc_jax.tasks.scientist import Check, TaskRequest
+from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection, Task
 
 _SHOWN_TASKS = 3  # of the pool, by description
 _SHOWN_ANSWER = 4_000  # characters of an answer in which no draft was found
@@ -26,28 +25,23 @@ _NAME, _TEXT = 80, 2_000  # characters of a name and of other fields
 class _Version:
     """One answer of the model: the draft in it, and what became of it."""
 
-    answer: str
-    draft: Draft | None
-    verdict: Accepted | Rejected
-
-    @property
-    def source(self) -> str:
-        return self.draft.source if self.draft else self.answer[:_SHOWN_ANSWER]
+    source: str
+    verdict: CheckedDraft | Rejection
 
 
 async def write_draft(
-    chat: Chat,
-    wish: Wish,
+    chat: ChatModel,
+    request: TaskRequest,
     shown: Sequence[Task],
     check: Check,
     reflections: int,
     rng: np.random.Generator,
-) -> Candidate | Rejection:
-    """Takes one draft from the wish to its last version.
+) -> CheckedDraft | Rejection:
+    """Takes one draft from the request to its last version.
 
     Args:
         chat: who writes.
-        wish: what is wanted.
+        request: what is wanted.
         shown: active tasks, of which a few are shown.
         check: tries a draft in the sandbox.
         reflections: rounds in which the model may improve the draft.
@@ -60,38 +54,40 @@ async def write_draft(
         AcdcError: the model or the sandbox failed.
     """
     picked = rng.choice(len(shown), min(_SHOWN_TASKS, len(shown)), replace=False)
-    others = [shown[i] for i in picked if shown[i].id != wish.parent.id]
+    others = [shown[i] for i in picked if shown[i].id != request.parent.id]
     seeds = [int(seed) for seed in rng.integers(2**31, size=1 + reflections)]
     versions: list[_Version] = []
     try:
         async with chat.writing():
-            prompt = prompts.propose(wish.kind, wish.parent, others)
+            prompt = prompts.propose(request.kind, request.parent, others)
             answer = await _ask(chat, "propose", prompt, seeds[0], prompts.DRAFT_SCHEMA)
-            versions.append(await _try(answer, wish, check))
+            versions.append(await _try(answer, request, check))
             for round_ in range(1, 1 + reflections):
                 last = versions[-1]
                 prompt = prompts.reflect(
-                    wish.kind, wish.parent, last.source, _evaluation(last), round_, reflections
+                    request.kind,
+                    request.parent,
+                    last.source,
+                    _evaluation(last),
+                    round_,
+                    reflections,
                 )
                 answer = await _ask(
                     chat, "reflect", prompt, seeds[round_], prompts.REFLECTION_SCHEMA
                 )
-                if _is_done(answer) and isinstance(last.verdict, Accepted):
+                if _is_done(answer) and isinstance(last.verdict, CheckedDraft):
                     break
-                versions.append(await _try(answer, wish, check))
+                versions.append(await _try(answer, request, check))
     except ChatRefusal as error:
         if not versions:
-            return Rejection(wish.kind, wish.parent.id, "", str(error))
+            return Rejection(request.kind, request.parent.id, "", str(error))
     for version in reversed(versions):
-        if version.draft is not None and isinstance(version.verdict, Accepted):
-            return Candidate(version.draft, version.verdict)
-    last = versions[-1]
-    assert isinstance(last.verdict, Rejected)
-    name = last.draft.name if last.draft else ""
-    return Rejection(wish.kind, wish.parent.id, name, last.verdict.reason, last.source)
+        if isinstance(version.verdict, CheckedDraft):
+            return version.verdict
+    return versions[-1].verdict
 
 
-def parse_draft(answer: str, wish: Wish) -> Draft:
+def parse_draft(answer: str, request: TaskRequest) -> Draft:
     """The draft in a model's answer; nothing of it is run.
 
     Raises:
@@ -108,27 +104,31 @@ def parse_draft(answer: str, wish: Wish) -> Draft:
         difficulty=_difficulty(fields.get("difficulty")),
         example_instruction=_text(fields, "example_instruction", _TEXT),
         source=source,
-        kind=wish.kind,
-        parent=wish.parent.id,
+        kind=request.kind,
+        parent=request.parent.id,
         reference=_reference(fields.get("reference")),
     )
 
 
-async def _ask(chat: Chat, purpose: str, prompt: prompts.Prompt, seed: int, schema: Any) -> str:
-    return await chat.complete(Request(purpose, *prompt, seed, schema))
+async def _ask(
+    chat: ChatModel, purpose: str, prompt: prompts.Prompt, seed: int, schema: Any
+) -> str:
+    return await chat.complete(ChatRequest(purpose, *prompt, seed, schema))
 
 
-async def _try(answer: str, wish: Wish, check: Check) -> _Version:
+async def _try(answer: str, request: TaskRequest, check: Check) -> _Version:
     try:
-        draft = parse_draft(answer, wish)
+        draft = parse_draft(answer, request)
     except ValueError as error:
-        return _Version(answer, None, Rejected(str(error)))
-    return _Version(answer, draft, await check(draft))
+        source = answer[:_SHOWN_ANSWER]
+        rejection = Rejection(request.kind, request.parent.id, "", str(error), source)
+        return _Version(source, rejection)
+    return _Version(draft.source, await check(draft))
 
 
 def _evaluation(version: _Version) -> str:
     """What running a version has shown, in words for its author."""
-    if isinstance(version.verdict, Rejected):
+    if isinstance(version.verdict, Rejection):
         return f"it cannot be used, because {version.verdict.reason}."
     asked = "\n".join(
         f"instance {key}: {text}" for key, text in version.verdict.instructions.items()

@@ -28,7 +28,7 @@ class ChatRefusal(AcdcError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class ChatRequest:
     """One question.
 
     Attributes:
@@ -82,12 +82,12 @@ def per_task(costs: Mapping[str, float], tasks: int) -> dict[str, float]:
     return {f"llm_{unit}_per_task": round(total / tasks, 3) for unit, total in sums.items()}
 
 
-class Chat(Protocol):
+class ChatModel(Protocol):
     """A language model that answers requests, many at once."""
 
     usage: Usage
 
-    async def complete(self, request: Request) -> str:
+    async def complete(self, request: ChatRequest) -> str:
         """The answer's text, never empty.
 
         Raises:
@@ -107,7 +107,7 @@ class Chat(Protocol):
 
 @contextlib.asynccontextmanager
 async def alone() -> AsyncIterator[None]:
-    """`Chat.writing` for models whose answers do not depend on who else is asking."""
+    """`ChatModel.writing` for models whose answers do not depend on who else is asking."""
     yield
 
 
@@ -123,7 +123,7 @@ def content_seed(*parts: str) -> int:
     return int.from_bytes(digest(*parts)[:4], "big") >> 1
 
 
-async def gathered(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results in order; the first failure ends the others and is raised as it is."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:

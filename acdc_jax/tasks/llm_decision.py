@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from acdc_jax.tasks.llm import Chat, Request, content_seed
+from acdc_jax.tasks.llm import ChatModel, ChatRequest, content_seed
 from acdc_jax.tasks.llm_output import extract_object
 from acdc_jax.tasks.prompts import Prompt
 
@@ -13,7 +13,7 @@ _TRIES = 3  # for a decision that can be read
 
 
 async def decide(
-    chat: Chat,
+    chat: ChatModel,
     purpose: str,
     prompt: Prompt,
     schema: Mapping[str, Any],
@@ -39,7 +39,7 @@ async def decide(
     for attempt in range(_TRIES):
         seed = content_seed(purpose, *prompt, str(attempt))
         # The most likely answer first; only one that cannot be read is worth a draw.
-        request = Request(purpose, *prompt, seed, schema, sampled=attempt > 0)
+        request = ChatRequest(purpose, *prompt, seed, schema, sampled=attempt > 0)
         answer = await chat.complete(request)
         try:
             return read(extract_object(answer, field)[field])

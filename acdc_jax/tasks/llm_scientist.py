@@ -1,6 +1,6 @@
 """The scientist that is a language model: it writes tasks, compares them, and judges answers.
 
-The same code asks a server or a checkpoint on this project's own engine; see `Chat`.
+The same code asks a server or a checkpoint on this project's own engine; see `ChatModel`.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ import jax
 from acdc_jax.evolution.propose import host_rng
 from acdc_jax.tasks import prompts
 from acdc_jax.tasks.draft_and_reflect import write_draft
-from acdc_jax.tasks.llm import Chat, ChatError, ChatRefusal, digest, gathered
+from acdc_jax.tasks.llm import ChatError, ChatModel, ChatRefusal, digest, gather
 from acdc_jax.tasks.llm_decision import decide
 from acdc_jax.tasks.llm_output import is_true
-from acdc_jax.tasks.scientist import Candidate, Check, Rejection, Wish
-from acdc_jax.tasks.task import Draft, Task
+from acdc_jax.tasks.scientist import Check, TaskRequest
+from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection, Task
 from acdc_jax.tasks.validate import NO_VERDICT
 
 _TOP_GRADE = 10.0
@@ -25,25 +25,25 @@ _SILENCE_S = 30.0  # after a judge has not answered
 
 
 class LlmScientist:
-    """A `Scientist` that asks a `Chat`."""
+    """A `Scientist` that asks a `ChatModel`."""
 
-    def __init__(self, chat: Chat, reflections: int) -> None:
+    def __init__(self, chat: ChatModel, reflections: int) -> None:
         self._chat, self._reflections = chat, reflections
         self._grades: dict[bytes, asyncio.Task[float]] = {}
         self._silent_until = 0.0
 
     async def write(
         self,
-        wishes: Sequence[Wish],
+        requests: Sequence[TaskRequest],
         known: Sequence[Task],
         shown: Sequence[Task],
         check: Check,
         key: jax.Array,
-    ) -> list[Candidate | Rejection]:
+    ) -> list[CheckedDraft | Rejection]:
         """See `Scientist.write`; all drafts are in flight at once."""
-        return await gathered(
-            write_draft(self._chat, wish, shown, check, self._reflections, rng)
-            for wish, rng in zip(wishes, host_rng(key).spawn(len(wishes)), strict=True)
+        return await gather(
+            write_draft(self._chat, request, shown, check, self._reflections, rng)
+            for request, rng in zip(requests, host_rng(key).spawn(len(requests)), strict=True)
         )
 
     async def is_new(self, draft: Draft, nearest: Sequence[Task]) -> bool:

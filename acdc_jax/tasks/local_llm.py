@@ -1,4 +1,4 @@
-"""Chat and embeddings from a Hugging Face checkpoint on this project's own engine.
+"""A chat model and embeddings from a Hugging Face model on this project's own engine.
 
 Requests that arrive together are decoded together. A sampled answer depends on its place in the
 batch, so sampled requests wait for each other: a batch goes off when every coroutine that is
@@ -31,30 +31,30 @@ from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.transformer import forward
 from acdc_jax.params import Params
 from acdc_jax.sharding import make_mesh
-from acdc_jax.tasks.llm import NO_TEXT, ChatRefusal, Request, Usage
+from acdc_jax.tasks.llm import NO_TEXT, ChatRefusal, ChatRequest, Usage
 
 _WRITING = contextvars.ContextVar("writing", default=False)
 _EMBEDDED_TOKENS = 1024  # of a text, at most (the paper's length)
 
-Waiting = tuple[Request, "asyncio.Future[str]"]
+Waiting = tuple[ChatRequest, "asyncio.Future[str]"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
+class LoadedModel:
     """A language model in memory, with its tokenizer."""
 
-    model: ModelConfig
+    config: ModelConfig
     weights: Params
     tokenizer: Any
     stop_tokens: tuple[int, ...]
     pad_token: int
 
-    def encode(self, request: Request) -> list[int]:
+    def encode(self, request: ChatRequest) -> list[int]:
         """The prompt's tokens."""
         return tokenizer.encode_chat(self.tokenizer, request.user, request.system)
 
 
-def load_checkpoint(folder: Path, devices: Sequence[jax.Device]) -> Checkpoint:
+def load_local_model(folder: Path, devices: Sequence[jax.Device]) -> LoadedModel:
     """Reads a Hugging Face folder, its weights spread over the devices.
 
     Raises:
@@ -65,22 +65,22 @@ def load_checkpoint(folder: Path, devices: Sequence[jax.Device]) -> Checkpoint:
     tok = tokenizer.load_tokenizer(folder)
     stop = tokenizer.stop_tokens(folder, tok)
     pad = tok.pad_token_id if tok.pad_token_id is not None else stop[0]
-    return Checkpoint(model, hf.load_weights(folder, model, shardings), tok, stop, pad)
+    return LoadedModel(model, hf.load_weights(folder, model, shardings), tok, stop, pad)
 
 
 class LocalChat:
-    """A `Chat` on a checkpoint."""
+    """A `ChatModel` that decodes with a `LoadedModel`."""
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        model: LoadedModel,
         temperature: float,
         top_p: float,
         max_tokens: int,
         batch_size: int,
     ) -> None:
         self.usage = Usage()
-        self._checkpoint = checkpoint
+        self._model = model
         self._sampling = Sampling(temperature, top_p)
         self._max_tokens, self._batch_size = max_tokens, batch_size
         self._writers = 0
@@ -91,14 +91,14 @@ class LocalChat:
         self._thread = ThreadPoolExecutor(1, "local-chat")
         self._running: set[asyncio.Task[None]] = set()
 
-    async def complete(self, request: Request) -> str:
-        """See `Chat.complete`."""
-        prompt = self._checkpoint.encode(request)
-        room = self._checkpoint.model.max_positions - self._max_tokens
+    async def complete(self, request: ChatRequest) -> str:
+        """See `ChatModel.complete`."""
+        prompt = self._model.encode(request)
+        room = self._model.config.max_positions - self._max_tokens
         if len(prompt) > room:
             raise ChatRefusal(
                 f"a prompt of {len(prompt)} tokens leaves no room for --scientist_max_tokens="
-                f"{self._max_tokens} in the model's {self._checkpoint.model.max_positions}"
+                f"{self._max_tokens} in the model's {self._model.config.max_positions}"
             )
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         if request.sampled and _WRITING.get():
@@ -109,13 +109,13 @@ class LocalChat:
             self._start(self._answer_others())
         began = time.monotonic()
         text = await answer
-        new = len(self._checkpoint.tokenizer.encode(text, add_special_tokens=False))
+        new = len(self._model.tokenizer.encode(text, add_special_tokens=False))
         self.usage.add(request.purpose, len(prompt), new, time.monotonic() - began)
         return text if text.strip() else NO_TEXT  # an answer, if a useless one
 
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
-        """See `Chat.writing`."""
+        """See `ChatModel.writing`."""
         self._writers += 1
         token = _WRITING.set(True)
         try:
@@ -126,7 +126,7 @@ class LocalChat:
             self._send_drafts()
 
     async def close(self) -> None:
-        """See `Chat.close`."""
+        """See `ChatModel.close`."""
         self._thread.shutdown()
 
     def _send_drafts(self) -> None:
@@ -159,22 +159,22 @@ class LocalChat:
             if not answer.done():
                 answer.set_result(text)
 
-    def _decode(self, requests: Sequence[Request]) -> list[str]:
+    def _decode(self, requests: Sequence[ChatRequest]) -> list[str]:
         """Answers of one batch; all are sampled, or none is."""
-        checkpoint, texts = self._checkpoint, [""] * len(requests)
+        model, texts = self._model, [""] * len(requests)
         for batch in generate(
-            checkpoint.model,
-            checkpoint.weights,
-            [checkpoint.encode(request) for request in requests],
-            stop_tokens=checkpoint.stop_tokens,
-            pad_token=checkpoint.pad_token,
+            model.config,
+            model.weights,
+            [model.encode(request) for request in requests],
+            stop_tokens=model.stop_tokens,
+            pad_token=model.pad_token,
             max_new_tokens=self._max_tokens,
             sampling=self._sampling if requests[0].sampled else Sampling(),
             key=jax.random.key(requests[0].seed),
             batch_size=self._batch_size,
         ):
             for index, tokens in zip(batch.indices, batch.tokens[0], strict=True):
-                texts[index] = tokenizer.decode(checkpoint.tokenizer, tokens)
+                texts[index] = tokenizer.decode(model.tokenizer, tokens)
         return texts
 
     def _start(self, coroutine: Any) -> None:
@@ -184,10 +184,10 @@ class LocalChat:
 
 
 class LocalEmbedder:
-    """An `Embedder`: a checkpoint's last hidden states, averaged over a text's tokens."""
+    """An `Embedder`: a model's last hidden states, averaged over a text's tokens."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
 
     async def embed(self, texts: Sequence[str]) -> np.ndarray:
         """See `Embedder.embed`."""
@@ -197,19 +197,17 @@ class LocalEmbedder:
         """See `Embedder.close`."""
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        longest = min(_EMBEDDED_TOKENS, self._checkpoint.model.max_positions)
+        longest = min(_EMBEDDED_TOKENS, self._model.config.max_positions)
         rows = []
         for text in texts:
-            tokens = self._checkpoint.tokenizer.encode(text, add_special_tokens=False)[:longest]
+            tokens = self._model.tokenizer.encode(text, add_special_tokens=False)[:longest]
             if not tokens:
                 raise AcdcError("--embedding_model: its tokenizer makes nothing of a task's text")
             # One at a time, padded on the right: a row must not depend on its neighbours.
             width = min(bucket(len(tokens)), longest)
-            padded = np.full((1, width), self._checkpoint.pad_token, np.int32)
+            padded = np.full((1, width), self._model.pad_token, np.int32)
             padded[0, : len(tokens)] = tokens
-            pooled = _pooled(
-                self._checkpoint.model, self._checkpoint.weights, padded, np.int32(len(tokens))
-            )
+            pooled = _pooled(self._model.config, self._model.weights, padded, np.int32(len(tokens)))
             rows.append(np.asarray(pooled, np.float64))
         return np.stack(rows)
 

@@ -1,97 +1,79 @@
-"""Which earlier tasks is a draft close to? Cosine similarity of embeddings.
+"""Which drafts are new, compared with all earlier tasks and with each other (paper §3.3)."""
 
-Every task there ever was is compared, not only the active ones, so that an idea that left the pool
-is not proposed again (paper §3.3).
-"""
-
-import functools
+import asyncio
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import scipy.sparse
-import scipy.sparse.linalg
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.tasks.embeddings import TaskIndex, similarities
+from acdc_jax.tasks.llm import gather
+from acdc_jax.tasks.scientist import Scientist
+from acdc_jax.tasks.task import Draft, Task
 
-Rows: TypeAlias = Any  # np.ndarray or scipy.sparse.csr_matrix, which has no types
+_NEIGHBOURS = 3  # shown to the scientist that decides
 
 
-@functools.cache
-def hashed_ngrams() -> Any:
-    """Character n-grams within words: robust to inflection, blind to order beyond a word's border.
+@dataclasses.dataclass(frozen=True)
+class NoveltyFilter:
+    """The rule that decides whether a draft is new.
 
-    scikit-learn takes a second to import, which only those wait who come here.
+    Attributes:
+        index: Embeddings of tasks and drafts.
+        threshold: A draft with a larger cosine similarity to an earlier task is not new.
+        scientist: Decides instead of the threshold, given the most similar tasks; None to use the
+            threshold.
     """
-    from sklearn.feature_extraction.text import HashingVectorizer
 
-    return HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), n_features=2**18)
+    index: TaskIndex
+    threshold: float
+    scientist: Scientist | None = None
 
+    async def rejection_reasons(
+        self, tasks: Sequence[Task], drafts: Sequence[Draft]
+    ) -> list[str | None]:
+        """Return for each draft why it is not new, or None if it is.
 
-class Embedder(Protocol):
-    """Turns texts into directions."""
-
-    async def embed(self, texts: Sequence[str]) -> Rows:
-        """Embeddings [n, d], in order; their lengths do not matter.
-
-        Raises:
-            AcdcError: there are none. Never zeros instead.
-        """
-
-    async def close(self) -> None:
-        """Gives connections back."""
-
-
-class NGrams:
-    """Hashed character n-grams, [n, 2¹⁸] sparse: no model, no network."""
-
-    async def embed(self, texts: Sequence[str]) -> Rows:
-        """See `Embedder.embed`."""
-        return hashed_ngrams().transform(texts)
-
-    async def close(self) -> None:
-        """See `Embedder.close`."""
-
-
-class Memory:
-    """Unit embeddings of an embedder, by text: each text is embedded once per process."""
-
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
-        self._rows: dict[str, Rows] = {}
-
-    async def rows(self, texts: Sequence[str]) -> Rows:
-        """Embeddings [n, d] of unit length, in order.
+        A draft is compared with `tasks` and with the new drafts before it. Each decision waits
+        only for those earlier drafts that may be among its nearest neighbours: most decisions run
+        concurrently, and none depends on timing.
 
         Raises:
-            AcdcError: an embedding is missing, not finite, or zero.
+            AcdcError: The embedder or the scientist failed.
         """
-        unknown = [text for text in dict.fromkeys(texts) if text not in self._rows]
-        if unknown:
-            new = _unit(await self._embedder.embed(unknown))
-            self._rows |= {text: new[i : i + 1] for i, text in enumerate(unknown)}
-        rows = [self._rows[text] for text in texts]
-        sparse = scipy.sparse.issparse(rows[0])
-        return scipy.sparse.vstack(rows, "csr") if sparse else np.concatenate(rows)
+        texts = [draft.text() for draft in drafts]
+        similarity = await similarities(
+            self.index, texts, [*(task.draft.text() for task in tasks), *texts]
+        )
+        # Drafts have no task id yet. Only the draft of a neighbour is shown to the scientist.
+        batch = [Task(f"{draft.name} of this batch", draft, 0, {}, {}) for draft in drafts]
+        earlier = [*tasks, *batch]
+        loop = asyncio.get_running_loop()
+        reasons: list[asyncio.Future[str | None]] = [loop.create_future() for _ in drafts]
 
-    async def close(self) -> None:
-        """See `Embedder.close`."""
-        await self._embedder.close()
+        async def decide(i: int) -> str | None:
+            cosines = similarity[i, : len(tasks) + i]
+            nearest: list[tuple[Task, float]] = []
+            for j in np.argsort(-cosines, kind="stable"):
+                if len(nearest) == _NEIGHBOURS:
+                    break
+                if j < len(tasks) or await asyncio.shield(reasons[j - len(tasks)]) is None:
+                    nearest.append((earlier[j], float(cosines[j])))
+            reason = await self._reason(drafts[i], nearest)
+            reasons[i].set_result(reason)
+            return reason
 
+        return await gather(decide(i) for i in range(len(drafts)))
 
-async def similarities(memory: Memory, texts: Sequence[str], earlier: Sequence[str]) -> np.ndarray:
-    """Cosine similarities [len(texts), len(earlier)], float64 in [-1, 1]."""
-    if not texts or not earlier:
-        return np.zeros((len(texts), len(earlier)))
-    rows = await memory.rows([*texts, *earlier])
-    product = rows[: len(texts)] @ rows[len(texts) :].T
-    return product.toarray() if scipy.sparse.issparse(product) else np.asarray(product)
-
-
-def _unit(rows: Rows) -> Rows:
-    """The rows at unit length; refuses those that have none."""
-    sparse = scipy.sparse.issparse(rows)
-    lengths = scipy.sparse.linalg.norm(rows, axis=1) if sparse else np.linalg.norm(rows, axis=1)
-    if not (np.isfinite(lengths).all() and (lengths > 0).all()):
-        raise AcdcError("an embedding is zero or not finite; use another --embedding_model")
-    return rows if sparse else rows / lengths[:, None]  # HashingVectorizer has divided already
+    async def _reason(self, draft: Draft, nearest: Sequence[tuple[Task, float]]) -> str | None:
+        """Return why `draft` is not new beside its neighbours, most similar first, or None."""
+        if not nearest:
+            return None
+        if self.scientist is None:
+            task, cosine = nearest[0]
+            similar = cosine > self.threshold
+            return f"too similar to {task.id} (cosine {cosine:.3f})" if similar else None
+        tasks = [task for task, _ in nearest]
+        if await self.scientist.is_new(draft, tasks):
+            return None
+        return f"not interestingly new beside {', '.join(task.id for task in tasks)}"

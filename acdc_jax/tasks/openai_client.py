@@ -1,4 +1,4 @@
-"""Chat and embeddings from any OpenAI-compatible server: vLLM, SGLang, Ollama, a hosted API.
+"""ChatModel and embeddings from any OpenAI-compatible server: vLLM, SGLang, Ollama, a hosted API.
 
 The official client brings timeouts, retries with backoff and jitter, and obeys Retry-After. What
 it takes for an answer although it is none (half of a JSON document, no choices) is retried here.
@@ -19,7 +19,7 @@ import tenacity
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from acdc_jax.errors import ConfigError
-from acdc_jax.tasks.llm import NO_TEXT, ChatError, ChatRefusal, Request, Usage, alone
+from acdc_jax.tasks.llm import NO_TEXT, ChatError, ChatRefusal, ChatRequest, Usage, alone
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class Endpoint:
 
 
 class OpenAIChat:
-    """A `Chat` on an endpoint."""
+    """A `ChatModel` on an endpoint."""
 
     def __init__(
         self, endpoint: Endpoint, model: str, temperature: float, top_p: float, max_tokens: int
@@ -115,8 +115,8 @@ class OpenAIChat:
         self._max_tokens = max_tokens
         self._takes_schema = True  # until the server says otherwise
 
-    async def complete(self, request: Request) -> str:
-        """See `Chat.complete`."""
+    async def complete(self, request: ChatRequest) -> str:
+        """See `ChatModel.complete`."""
         if request.schema is not None and self._takes_schema:
             try:
                 return await self._complete(request, {"response_format": _format(request)})
@@ -127,14 +127,14 @@ class OpenAIChat:
         return await self._complete(request, {})
 
     def writing(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """See `Chat.writing`."""
+        """See `ChatModel.writing`."""
         return alone()
 
     async def close(self) -> None:
-        """See `Chat.close`."""
+        """See `ChatModel.close`."""
         await self._endpoint.close()
 
-    async def _complete(self, request: Request, more: Mapping[str, Any]) -> str:
+    async def _complete(self, request: ChatRequest, more: Mapping[str, Any]) -> str:
         sampling = self._sampling if request.sampled else {"temperature": 0.0}
         body = {
             "model": self._model,
@@ -207,6 +207,6 @@ class OpenAIEmbedder:
         return await self._endpoint.ask(call)
 
 
-def _format(request: Request) -> dict[str, Any]:
+def _format(request: ChatRequest) -> dict[str, Any]:
     schema = {"name": request.purpose, "schema": request.schema, "strict": True}
     return {"type": "json_schema", "json_schema": schema}

@@ -83,7 +83,7 @@ def prune(pool: Pool, max_tasks: int) -> Pool:
     return dataclasses.replace(pool, active=active, limbo=limbo)
 
 
-def draw_wishes(
+def draw_requests(
     pool: Pool,
     pass_rate: Mapping[str, float],
     n: int,
@@ -99,7 +99,7 @@ def draw_wishes(
     → easier; medium, or back from limbo and not yet rated → novel, or with
     1 − `novel_probability` novel but related.
     """
-    wishes: list[tuple[Kind, str]] = []
+    requests: list[tuple[Kind, str]] = []
     for _ in range(n):
         parent = pool.active[int(rng.integers(len(pool.active)))]
         rate, novel = pass_rate.get(parent), rng.random() < novel_probability
@@ -110,5 +110,5 @@ def draw_wishes(
             kind = "easier"
         else:
             kind = "novel" if novel else "related"
-        wishes.append((kind, parent))
-    return wishes
+        requests.append((kind, parent))
+    return requests

@@ -6,38 +6,17 @@ from typing import Any, Protocol
 
 import jax
 
-from acdc_jax.tasks.task import Draft, Kind, Task
-from acdc_jax.tasks.validate import Accepted, Rejected
+from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Rejection, Task
 
-Check = Callable[[Draft], Coroutine[Any, Any, Accepted | Rejected]]
-Judge = Callable[[str, str, str], float]  # instructions, submission, criteria → 0 to 1
+Check = Callable[[Draft], Coroutine[Any, Any, CheckedDraft | Rejection]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class TaskRequest:
     """What a scientist is asked for: a kind of draft, and the task to start from."""
 
     kind: Kind
     parent: Task
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """A draft that behaves, and what its methods returned."""
-
-    draft: Draft
-    found: Accepted
-
-
-@dataclasses.dataclass(frozen=True)
-class Rejection:
-    """A draft that did not become a task, why, and its source where there was any."""
-
-    kind: Kind
-    parent: str | None
-    name: str
-    reason: str
-    source: str = ""
 
 
 class Scientist(Protocol):
@@ -45,23 +24,23 @@ class Scientist(Protocol):
 
     async def write(
         self,
-        wishes: Sequence[Wish],
+        requests: Sequence[TaskRequest],
         known: Sequence[Task],
         shown: Sequence[Task],
         check: Check,
         key: jax.Array,
-    ) -> list[Candidate | Rejection]:
-        """Writes one draft per wish.
+    ) -> list[CheckedDraft | Rejection]:
+        """Writes one draft per request.
 
         Args:
-            wishes: what is wanted.
+            requests: what is wanted.
             known: every task there ever was.
             shown: the active ones, of which a few may be shown to whoever writes.
             check: tries a draft in the sandbox.
             key: PRNG key of this call; equal arguments give equal drafts.
 
         Returns:
-            For every wish, in order, a draft that passed `check`, or why there is none.
+            For every request, in order, a draft that passed `check`, or why there is none.
 
         Raises:
             AcdcError: the infrastructure failed; nothing is known about the drafts.

@@ -54,6 +54,45 @@ class Draft:
 
 
 @dataclasses.dataclass(frozen=True)
+class CheckedDraft:
+    """A draft that passed the check.
+
+    Attributes:
+        draft: The draft.
+        instances: Instance key → what `get_tasks()` returned for it.
+        instructions: Instance key → text of `get_instructions`.
+    """
+
+    draft: Draft
+    instances: Mapping[str, Json]
+    instructions: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejection:
+    """Why a draft did not become a task.
+
+    Attributes:
+        kind: The kind of draft that was requested.
+        parent: Id of the task to start from, if any.
+        name: The draft's name; empty if there is no draft.
+        reason: The reason, in one line.
+        source: The draft's source, if there is any.
+    """
+
+    kind: Kind
+    parent: str | None
+    name: str
+    reason: str
+    source: str = ""
+
+    @classmethod
+    def of_draft(cls, draft: Draft, reason: str) -> "Rejection":
+        """Return the rejection of `draft` for `reason`."""
+        return cls(draft.kind, draft.parent, draft.name, reason, draft.source)
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """An accepted task family.
 

@@ -7,16 +7,15 @@ passes where there is one.
 
 import ast
 import asyncio
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.sandbox import FamilyReport, Outcome, Sandbox
-from acdc_jax.tasks.llm import gathered
-from acdc_jax.tasks.task import Draft, Json
+from acdc_jax.tasks.llm import gather
+from acdc_jax.tasks.task import CheckedDraft, Draft, Json, Rejection
 
 T = TypeVar("T")
 
@@ -37,24 +36,9 @@ _MOST_SHOWN = 200  # characters of a list of instances
 _HAND_OVER = ThreadPoolExecutor(8, "hand-over")
 
 
-@dataclasses.dataclass(frozen=True)
-class Accepted:
-    """What a valid family returned: instances and their instructions, by instance key."""
-
-    instances: Mapping[str, Json]
-    instructions: Mapping[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rejected:
-    """Why a draft did not become a task."""
-
-    reason: str
-
-
 async def check_draft(
     draft: Draft, sandbox: Sandbox, skill_threshold: float
-) -> Accepted | Rejected:
+) -> CheckedDraft | Rejection:
     """Runs a draft in the sandbox and judges it.
 
     Args:
@@ -66,10 +50,10 @@ async def check_draft(
         AcdcError: the sandbox, or the judge behind it, failed; nothing is known about the draft.
     """
     if flaw := static_flaw(draft.source):
-        return Rejected(flaw)
+        return Rejection.of_draft(draft, flaw)
     report = await _handed_over(functools.partial(sandbox.inspect, draft.source))
     if flaw := _report_flaw(report) or _reference_flaw(draft, report):
-        return Rejected(flaw)
+        return Rejection.of_draft(draft, flaw)
     items = _trial_items(draft, report)
     # One alone first: what hangs on it would hang on all. Then everything twice, in separate
     # processes: a score that depends on anything else shows itself.
@@ -77,18 +61,20 @@ async def check_draft(
     for part in (items[:1], items, items):
         runs.append(await _handed_over(functools.partial(sandbox.score, draft.source, part)))
         if flaw := _outcome_flaw(draft, runs[-1]):
-            return Rejected(flaw)
+            return Rejection.of_draft(draft, flaw)
     flaw = _score_flaw(draft, report, runs[1], runs[2], skill_threshold)
-    return Rejected(flaw) if flaw else Accepted(report.tasks, report.instructions)
+    if flaw:
+        return Rejection.of_draft(draft, flaw)
+    return CheckedDraft(draft, report.tasks, report.instructions)
 
 
 def check_drafts(
     drafts: Sequence[Draft], sandbox: Sandbox, skill_threshold: float
-) -> list[Accepted | Rejected]:
+) -> list[CheckedDraft | Rejection]:
     """`check_draft` of all, at once; one verdict per draft, in order."""
 
-    async def check_all() -> list[Accepted | Rejected]:
-        return await gathered(check_draft(draft, sandbox, skill_threshold) for draft in drafts)
+    async def check_all() -> list[CheckedDraft | Rejection]:
+        return await gather(check_draft(draft, sandbox, skill_threshold) for draft in drafts)
 
     return asyncio.run(check_all())
 

@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.tasks.llm_scientist import LlmScientist
 from acdc_jax.tasks.openai_client import Endpoint, OpenAIChat
-from acdc_jax.tasks.scientist import Candidate, Wish
+from acdc_jax.tasks.scientist import TaskRequest
 from acdc_jax.tasks.seed_families import seed_families
-from acdc_jax.tasks.task import Draft, Task
-from acdc_jax.tasks.validate import Accepted, Rejected, check_draft
+from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection, Task
+from acdc_jax.tasks.validate import check_draft
 
 _PORT, _LATENCY, _CONCURRENCY = 8765, 0.05, 64
 
@@ -36,15 +36,15 @@ async def measure(drafts: int, sandbox: Sandbox | None) -> tuple[float, float, i
     scientist = LlmScientist(OpenAIChat(endpoint, "m", 0.7, 0.95, 2000), reflections=0)
     tasks = [Task(f"t{i:05d}", d, 0, {}, {}) for i, d in enumerate(seed_families("general"))]
 
-    async def check(draft: Draft) -> Accepted | Rejected:
+    async def check(draft: Draft) -> CheckedDraft | Rejection:
         if sandbox is not None:
             return await check_draft(draft, sandbox, 0.5)
-        return Accepted({"1": 1}, {"1": "go"})
+        return CheckedDraft(draft, {"1": 1}, {"1": "go"})
 
     async def write(count: int) -> int:
-        wishes = [Wish("novel", tasks[i % len(tasks)]) for i in range(count)]
-        found = await scientist.write(wishes, tasks, tasks, check, jax.random.key(0))
-        return sum(isinstance(item, Candidate) for item in found)
+        requests = [TaskRequest("novel", tasks[i % len(tasks)]) for i in range(count)]
+        found = await scientist.write(requests, tasks, tasks, check, jax.random.key(0))
+        return sum(isinstance(item, CheckedDraft) for item in found)
 
     await write(_CONCURRENCY)  # connections are open, code is warm
     began, cpu = time.monotonic(), time.process_time()

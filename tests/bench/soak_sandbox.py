@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from acdc_jax.sandbox import Limits, Outcome, Sandbox, speed
+from acdc_jax.sandbox import Limits, Outcome, Sandbox, throughput
 from tests.sandbox.helpers import family
 from tests.sandbox.test_pool import descendants
 
@@ -94,8 +94,8 @@ def main() -> int:
     wrong: list[tuple[str, Outcome]] = []
     killed = 0
     with Sandbox(args.workers, Limits(wall_s=0.5, cpu_s=1, memory_mb=128)) as sandbox:
-        zygotes = [worker._zygotes for worker in sandbox._crew.workers]
-        for name, (single, batched) in speed.speeds(sandbox).items():
+        zygotes = [worker._zygotes for worker in sandbox._workers.workers]
+        for name, (single, batched) in throughput.speeds(sandbox).items():
             print(f"{name}: {single:.0f} calls/s, {batched:.0f} batched")
         began, before = time.monotonic(), {}
         for start in range(0, args.calls, 100):

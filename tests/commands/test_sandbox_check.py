@@ -4,12 +4,12 @@ import pytest
 
 from acdc_jax.commands import sandbox
 from acdc_jax.commands.main import main
-from acdc_jax.sandbox import Limits, Sandbox, SandboxError, probe, speed
+from acdc_jax.sandbox import Limits, Sandbox, SandboxError, probe, throughput
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "speeds", lambda opened: speed.speeds(opened, seconds=0.01))
+    monkeypatch.setattr(sandbox, "speeds", lambda opened: throughput.speeds(opened, seconds=0.01))
     monkeypatch.setenv("COLUMNS", "200")
 
 
@@ -59,4 +59,4 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_speed_refuses_to_time_failures() -> None:
     with Sandbox(1, Limits()) as opened, pytest.raises(SandboxError, match="a call failed: task"):
-        speed.calls_per_second(opened, "class TaskFamily: pass", 1, 0.01)
+        throughput.calls_per_second(opened, "class TaskFamily: pass", 1, 0.01)

@@ -19,13 +19,13 @@ from acdc_jax.evaluation.best_of_n import METHODS
 from acdc_jax.evaluation.best_of_n.candidate import Candidate, Helpers, Undecided
 from acdc_jax.evaluation.best_of_n.choices import Memory, any_one, choose_all, row, worth
 from acdc_jax.evaluation.best_of_n.self_certainty import self_certainty
-from acdc_jax.tasks.llm import ChatError, ChatRefusal, Request, Usage, alone
+from acdc_jax.tasks.llm import ChatError, ChatRefusal, ChatRequest, Usage, alone
 
 _ANSWERS = re.compile(r"Answer (\d+):\n~~~~\n(.*?)\n~~~~", re.DOTALL)
 
 
 class _Judge:
-    """A `Chat` that decides by rule: the answers in their order → the best one's place, from 0."""
+    """A `ChatModel` that decides by rule: ordered answers → index of the best one."""
 
     def __init__(
         self,
@@ -33,10 +33,10 @@ class _Judge:
         grade: Callable[[str], object] = len,
     ) -> None:
         self.usage = Usage()
-        self.asked: list[Request] = []
+        self.asked: list[ChatRequest] = []
         self._rule, self._grade = rule, grade
 
-    async def complete(self, request: Request) -> str:
+    async def complete(self, request: ChatRequest) -> str:
         self.asked.append(request)
         await asyncio.sleep(0)
         if request.purpose == "llm_score":
@@ -178,7 +178,7 @@ def test_a_judge_that_cannot_be_reached_makes_results_missing(tmp_path: Path) ->
     panels, judge = _panels(40), _Judge(_longest)
     answer = judge.complete
 
-    async def down(request: Request) -> str:
+    async def down(request: ChatRequest) -> str:
         if len(judge.asked) >= 8:
             judge.asked.append(request)
             raise ChatError("nobody is there")
@@ -213,7 +213,7 @@ def test_one_undecided_question_is_missing_alone(tmp_path: Path) -> None:
     judge = _Judge(grade=lambda answer: 3)
     answer = judge.complete
 
-    async def sometimes(request: Request) -> str:
+    async def sometimes(request: ChatRequest) -> str:
         if "question 1" in request.user:
             raise ChatRefusal("too long")
         return await answer(request) if "question 2" in request.user else '{"score": 11}'

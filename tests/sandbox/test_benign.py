@@ -149,7 +149,7 @@ import random
 order = list({'alpha', 'beta', 'gamma', 'delta', s})
 return (order.index(s) + random.random()) / 9"""
     alone = sandbox.score(family(body), [(None, "x")]).result()
-    for zygote in sandbox._crew.workers[0]._zygotes.values():
+    for zygote in sandbox._workers.workers[0]._zygotes.values():
         zygote.kill()  # another one, with a hash seed of its own, takes over
     again = sandbox.score(family(body), [(None, "x"), (None, "y"), (None, "x")]).result()
     assert [again[0], again[2]] == alone * 2

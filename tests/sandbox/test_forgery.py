@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acdc_jax.sandbox import Limits, Outcome, Result, Sandbox, call
-from acdc_jax.sandbox.desk import Desk
-from acdc_jax.sandbox.inside import wire
-from acdc_jax.sandbox.verdicts import family_report, score_outcomes
+from acdc_jax.sandbox.host_requests import HostRequests
+from acdc_jax.sandbox.jail import wire
+from acdc_jax.sandbox.parse_reply import family_report, score_outcomes
 from acdc_jax.sandbox.zygote import Reply, ZygoteLost
 
 from .helpers import family
@@ -102,8 +102,8 @@ def _no_run(*_: object) -> Result:
     ).map(lambda value: json.dumps(["judge", value, "", ""]).encode())
 )
 def test_any_question_gets_an_answer(body: bytes) -> None:
-    desk = Desk(Limits(), lambda *_: 1.0, _no_run)
-    answer = desk.answer(body)
+    host_requests = HostRequests(Limits(), lambda *_: 1.0, _no_run)
+    answer = host_requests.answer(body)
     verdict, length = wire.REPLY.unpack_from(answer)
     assert verdict in (wire.GRANTED, wire.REFUSED)
     assert len(answer) == wire.REPLY.size + length

@@ -35,7 +35,7 @@ def test_bubblewrap(bubblewrap: launchers.Launcher) -> None:
             assert sandbox.score(family(attack), [(None, "")]).result()[0].status == "task error"
         (hang,) = sandbox.score(family("while True: pass"), [(None, "")]).result()
         assert hang.status == "timeout"
-        zygotes = [z for worker in sandbox._crew.workers for z in worker._zygotes.values()]
+        zygotes = [z for worker in sandbox._workers.workers for z in worker._zygotes.values()]
         inside = {p for z in zygotes for p in descendants(z.process.pid)}
         assert inside
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inside))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from acdc_jax.sandbox.inside import seccomp
+from acdc_jax.sandbox.jail import seccomp
 
 ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
 FORBIDDEN = """

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from acdc_jax.sandbox import Limits, Outcome, Result, Sandbox, pool
+from acdc_jax.sandbox import Limits, Outcome, Result, Sandbox
 
 from .helpers import family, open_sandbox
 
@@ -192,7 +192,7 @@ def test_a_submission_that_is_executed_changes_no_other_score(
     items = [({}, code), ({}, "honest")]
     assert sandbox.score(source, items).result()[1] == Outcome("score", 0.25)
     # Control: it would, if they shared a process.
-    monkeypatch.setattr(pool, "_EXECUTES_TEXT", re.compile("(?!)"))
+    monkeypatch.setattr("acdc_jax.sandbox.sandbox._EXECUTES_TEXT", re.compile("(?!)"))
     assert sandbox.score(source, items).result()[1] == Outcome("score", 1.0)
 
 

@@ -1,4 +1,4 @@
-"""A `Chat` inside the process: exact conversations, in any order of arrival."""
+"""A `ChatModel` inside the process: exact conversations, in any order of arrival."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable
 
-from acdc_jax.tasks.llm import Request, Usage, alone
+from acdc_jax.tasks.llm import ChatRequest, Usage, alone
 
 
 class Replies:
@@ -16,12 +16,12 @@ class Replies:
         asked: the requests, in the order of arrival.
     """
 
-    def __init__(self, rule: Callable[[Request], str | Exception], shuffle: int = 0) -> None:
+    def __init__(self, rule: Callable[[ChatRequest], str | Exception], shuffle: int = 0) -> None:
         self.usage = Usage()
-        self.asked: list[Request] = []
+        self.asked: list[ChatRequest] = []
         self._rule, self._rng = rule, random.Random(shuffle)
 
-    async def complete(self, request: Request) -> str:
+    async def complete(self, request: ChatRequest) -> str:
         self.asked.append(request)
         for _ in range(self._rng.randrange(20)):
             await asyncio.sleep(0)
@@ -38,11 +38,13 @@ class Replies:
         pass
 
 
-def in_turn(*answers: str | Exception | dict[str, object]) -> Callable[[Request], str | Exception]:
+def in_turn(
+    *answers: str | Exception | dict[str, object],
+) -> Callable[[ChatRequest], str | Exception]:
     """A rule that gives these answers one after the other; objects as JSON."""
     left = list(answers)
 
-    def rule(request: Request) -> str | Exception:
+    def rule(request: ChatRequest) -> str | Exception:
         answer = left.pop(0)
         return json.dumps(answer) if isinstance(answer, dict) else answer
 

@@ -13,14 +13,14 @@ from acdc_jax.quickstart.language import split
 from acdc_jax.quickstart.scientist import procedural_scientist
 from acdc_jax.quickstart.source import spec_of
 from acdc_jax.sandbox import Limits, Sandbox
-from acdc_jax.tasks.adapt import Growth, Workshop, adapted_tasks, first_tasks
-from acdc_jax.tasks.library import Curator, Library
-from acdc_jax.tasks.novelty import Memory, NGrams
+from acdc_jax.tasks.adapt import PoolUpdate, TaskGenerator, adapt_pool, create_pool
+from acdc_jax.tasks.embeddings import NGrams, TaskIndex
+from acdc_jax.tasks.library import Library
+from acdc_jax.tasks.novelty import NoveltyFilter
 from acdc_jax.tasks.pool import Pool
-from acdc_jax.tasks.scientist import Candidate, Check, Rejection, Scientist, Wish
+from acdc_jax.tasks.scientist import Check, Scientist, TaskRequest
 from acdc_jax.tasks.seed_families import seed_families
-from acdc_jax.tasks.task import Draft, Kind, Task
-from acdc_jax.tasks.validate import Accepted, Rejected
+from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Rejection, Task
 
 _FLAGS = TaskConfig(
     initial_tasks=12, max_tasks=30, new_tasks=6, micro_batch=5, novelty_threshold=0.995
@@ -45,30 +45,32 @@ class _Scripted:
 
     async def write(
         self,
-        wishes: Sequence[Wish],
+        requests: Sequence[TaskRequest],
         known: Sequence[Task],
         shown: Sequence[Task],
         check: Check,
         key: jax.Array,
-    ) -> list[Candidate | Rejection]:
-        async def spoilt(draft: Draft) -> Accepted | Rejected:
+    ) -> list[CheckedDraft | Rejection]:
+        async def spoilt(draft: Draft) -> CheckedDraft | Rejection:
             return await check(
                 dataclasses.replace(draft, source=draft.source + "raise RuntimeError")
             )
 
-        found: list[Candidate | Rejection] = []
-        for i, wish in enumerate(wishes):
+        found: list[CheckedDraft | Rejection] = []
+        for i, request in enumerate(requests):
             reply = self._replies[len(self.asked) % len(self._replies)]
-            self.asked.append((wish.kind, wish.parent.id))
+            self.asked.append((request.kind, request.parent.id))
             if reply == "none":
-                found.append(Rejection(wish.kind, wish.parent.id, "", "no idea"))
+                found.append(Rejection(request.kind, request.parent.id, "", "no idea"))
                 continue
             step = jax.random.fold_in(key, i)
             tried = check if reply != "broken" else spoilt
-            (item,) = await _SCIENTIST.write([wish], known, shown, tried, step)
-            if reply == "repeat" and isinstance(item, Candidate):
-                draft = dataclasses.replace(_FAMILIES[0], kind=wish.kind, parent=wish.parent.id)
-                item = Candidate(draft, item.found)
+            (item,) = await _SCIENTIST.write([request], known, shown, tried, step)
+            if reply == "repeat" and isinstance(item, CheckedDraft):
+                draft = dataclasses.replace(
+                    _FAMILIES[0], kind=request.kind, parent=request.parent.id
+                )
+                item = dataclasses.replace(item, draft=draft)
             found.append(item)
         return found
 
@@ -82,11 +84,11 @@ class _Scripted:
         return {}
 
 
-def _shop(
+def _generator(
     sandbox: Sandbox, flags: TaskConfig = _FLAGS, scientist: Scientist = _SCIENTIST
-) -> Workshop:
-    curator = Curator(Memory(NGrams()), flags.novelty_threshold)
-    return Workshop(flags, scientist, curator, sandbox, str.encode, 60)
+) -> TaskGenerator:
+    novelty_filter = NoveltyFilter(TaskIndex(NGrams()), flags.novelty_threshold)
+    return TaskGenerator(flags, scientist, novelty_filter, sandbox, str.encode, 60)
 
 
 def _first(
@@ -96,10 +98,10 @@ def _first(
     key: int = 0,
     progress: list[int] | None = None,
     families: Sequence[Draft] = _FAMILIES,
-) -> Growth:
+) -> PoolUpdate:
     told = [] if progress is None else progress
-    shop = _shop(sandbox, flags, scientist)
-    return asyncio.run(first_tasks(shop, families, jax.random.key(key), told.append))
+    generator = _generator(sandbox, flags, scientist)
+    return asyncio.run(create_pool(generator, families, jax.random.key(key), told.append))
 
 
 def _adapt(
@@ -110,10 +112,10 @@ def _adapt(
     rates: Mapping[str, float],
     scientist: Scientist = _SCIENTIST,
     generation: int = 5,
-) -> Growth:
-    shop = _shop(sandbox, flags, scientist)
+) -> PoolUpdate:
+    generator = _generator(sandbox, flags, scientist)
     key = jax.random.key(3)
-    return asyncio.run(adapted_tasks(shop, library, pool, rates, key, generation))
+    return asyncio.run(adapt_pool(generator, library, pool, rates, key, generation))
 
 
 def test_first_tasks_in_micro_batches(sandbox: Sandbox) -> None:
@@ -171,9 +173,9 @@ def test_what_is_not_usable_is_recorded(sandbox: Sandbox) -> None:
 
 
 def test_what_the_members_cannot_read_is_turned_away(sandbox: Sandbox) -> None:
-    shop = dataclasses.replace(_shop(sandbox), room=5)
-    verdict = asyncio.run(shop.check(_FAMILIES[0]))
-    assert isinstance(verdict, Rejected)
+    generator = dataclasses.replace(_generator(sandbox), room=5)
+    verdict = asyncio.run(generator.check(_FAMILIES[0]))
+    assert isinstance(verdict, Rejection)
     assert "room for 5" in verdict.reason
 
 
@@ -250,7 +252,7 @@ def test_a_draft_that_members_cannot_be_asked_is_rejected(sandbox: Sandbox) -> N
     def tokens(text: str) -> bytes:
         raise AcdcError("a prompt has token '[PAD]'")
 
-    shop = dataclasses.replace(_shop(sandbox), tokens=tokens)
-    verdict = asyncio.run(shop.check(_FAMILIES[0]))
-    assert isinstance(verdict, Rejected)
+    generator = dataclasses.replace(_generator(sandbox), tokens=tokens)
+    verdict = asyncio.run(generator.check(_FAMILIES[0]))
+    assert isinstance(verdict, Rejection)
     assert "[PAD]" in verdict.reason

@@ -10,10 +10,10 @@ import pytest
 from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.tasks.draft_and_reflect import parse_draft, write_draft
 from acdc_jax.tasks.llm import ChatError, ChatRefusal
-from acdc_jax.tasks.scientist import Candidate, Rejection, Wish
+from acdc_jax.tasks.scientist import TaskRequest
 from acdc_jax.tasks.seed_families import seed_families
-from acdc_jax.tasks.task import Draft, Kind, Task
-from acdc_jax.tasks.validate import Accepted, Rejected, check_draft
+from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Rejection, Task
+from acdc_jax.tasks.validate import check_draft
 from tests.support.replies import Replies, in_turn
 from tests.support.scripted_server import draft
 
@@ -33,49 +33,49 @@ def sandbox() -> Iterator[Sandbox]:
 
 def _write(
     sandbox: Sandbox, *answers: Any, kind: Kind = "harder", reflections: int = 3
-) -> tuple[Candidate | Rejection, Replies]:
+) -> tuple[CheckedDraft | Rejection, Replies]:
     chat = Replies(in_turn(*answers))
 
-    async def check(draft: Draft) -> Accepted | Rejected:
+    async def check(draft: Draft) -> CheckedDraft | Rejection:
         return await check_draft(draft, sandbox, 0.5)
 
-    wish = Wish(kind, _POOL[3])
+    request = TaskRequest(kind, _POOL[3])
     rng = np.random.default_rng(0)
-    return asyncio.run(write_draft(chat, wish, _POOL, check, reflections, rng)), chat
+    return asyncio.run(write_draft(chat, request, _POOL, check, reflections, rng)), chat
 
 
 def test_a_draft_with_which_its_author_is_content(sandbox: Sandbox) -> None:
     found, chat = _write(sandbox, _GOOD, _GOOD | _DONE)
-    assert isinstance(found, Candidate)
+    assert isinstance(found, CheckedDraft)
     assert found.draft.name == _GOOD["name"]
     assert found.draft.source == _GOOD["code"].strip("\n") + "\n"
     assert found.draft.reference == {r["instance"]: r["submission"] for r in _GOOD["reference"]}
     assert (found.draft.kind, found.draft.parent) == ("harder", "t00003")
-    assert set(found.found.instructions) == {"1", "2"}
+    assert set(found.instructions) == {"1", "2"}
     assert [request.purpose for request in chat.asked] == ["propose", "reflect"]
     assert len({request.seed for request in chat.asked}) == 2
 
 
 def test_what_the_author_sees(sandbox: Sandbox) -> None:
     found, chat = _write(sandbox, _GOOD, _BROKEN | _NOT_DONE, _BETTER | _NOT_DONE, _BETTER | _DONE)
-    assert isinstance(found, Candidate)
+    assert isinstance(found, CheckedDraft)
     assert found.draft.name == _BETTER["name"]
     first, *rounds = (request.user for request in chat.asked)
     assert _POOL[3].draft.source in first
     assert sum(task.draft.description in first for task in _POOL) in (3, 4)
     assert "clearly harder" in first
     assert _GOOD["code"] in rounds[0]
-    assert found.found.instructions["1"] not in rounds[0]
+    assert found.instructions["1"] not in rounds[0]
     assert "it runs" in rounds[0]
     assert "round 1 of at most 3" in rounds[0]
     assert _BROKEN["code"] in rounds[1]
     assert "does not parse" in rounds[1]
-    assert found.found.instructions["1"] in rounds[2]
+    assert found.instructions["1"] in rounds[2]
 
 
 def test_the_last_version_that_works_counts(sandbox: Sandbox) -> None:
     found, _ = _write(sandbox, _GOOD, _BETTER | _NOT_DONE, _BROKEN | _NOT_DONE, "I give up.")
-    assert isinstance(found, Candidate)
+    assert isinstance(found, CheckedDraft)
     assert found.draft.name == _BETTER["name"]
 
 
@@ -100,7 +100,7 @@ def test_without_reflection(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("kind", ["novel", "inspired", "harder", "easier", "related"])
 def test_every_kind_asks_for_something_else(kind: Kind, sandbox: Sandbox) -> None:
     found, chat = _write(sandbox, _GOOD, kind=kind, reflections=0)
-    assert isinstance(found, Candidate)
+    assert isinstance(found, CheckedDraft)
     assert found.draft.kind == kind
     word = {
         "novel": "unrelated",
@@ -116,7 +116,7 @@ def test_a_refusal_costs_a_draft_and_a_failure_the_call(sandbox: Sandbox) -> Non
     found, _ = _write(sandbox, ChatRefusal("too long"))
     assert found == Rejection("harder", "t00003", "", "too long")
     found, _ = _write(sandbox, _GOOD, ChatRefusal("too long now"))
-    assert isinstance(found, Candidate)
+    assert isinstance(found, CheckedDraft)
     with pytest.raises(ChatError):
         _write(sandbox, _GOOD, ChatError("gone"))
 
@@ -137,18 +137,20 @@ def test_a_field_that_is_missing_is_named(change: dict[str, Any], reason: str) -
     import json
 
     with pytest.raises(ValueError, match=reason):
-        parse_draft(json.dumps(_GOOD | change), Wish("novel", _POOL[0]))
+        parse_draft(json.dumps(_GOOD | change), TaskRequest("novel", _POOL[0]))
 
 
 def test_fields_in_other_clothes() -> None:
     import json
 
     odd = {"difficulty": "9.0", "reference": {"1": 3}, "name": "x" * 500}
-    found = parse_draft(json.dumps(_GOOD | odd), Wish("novel", _POOL[0]))
+    found = parse_draft(json.dumps(_GOOD | odd), TaskRequest("novel", _POOL[0]))
     assert found.difficulty == 5
     assert found.reference == {"1": "3"}
     assert len(found.name) == 80
     one = {"reference": {"instance": 1, "submission": "5"}}
-    assert parse_draft(json.dumps(_GOOD | one), Wish("novel", _POOL[0])).reference == {"1": "5"}
+    assert parse_draft(json.dumps(_GOOD | one), TaskRequest("novel", _POOL[0])).reference == {
+        "1": "5"
+    }
     none = {"reference": []}
-    assert parse_draft(json.dumps(_GOOD | none), Wish("novel", _POOL[0])).reference is None
+    assert parse_draft(json.dumps(_GOOD | none), TaskRequest("novel", _POOL[0])).reference is None

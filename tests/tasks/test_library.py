@@ -1,4 +1,4 @@
-"""What is new is decided in the order of the wishes, whatever the order of the answers."""
+"""What is new is decided in the order of the requests, whatever the order of the answers."""
 
 import asyncio
 import dataclasses
@@ -7,35 +7,36 @@ import random
 
 import pytest
 
-from acdc_jax.tasks.library import Curator, Library, admit
-from acdc_jax.tasks.llm import ChatError, Request
+from acdc_jax.tasks.embeddings import NGrams, TaskIndex
+from acdc_jax.tasks.library import Library, admit_drafts
+from acdc_jax.tasks.llm import ChatError, ChatRequest
 from acdc_jax.tasks.llm_scientist import LlmScientist
-from acdc_jax.tasks.novelty import Memory, NGrams
-from acdc_jax.tasks.scientist import Candidate, Rejection
-from acdc_jax.tasks.task import Task
-from acdc_jax.tasks.validate import Accepted
+from acdc_jax.tasks.novelty import NoveltyFilter
+from acdc_jax.tasks.task import CheckedDraft, Rejection, Task
 from tests.support.replies import Replies
 from tests.tasks.test_validate import draft as sums
 
-_FOUND = Accepted({"1": 1, "2": 2}, {"1": "one", "2": "two"})
+_INSTANCES, _INSTRUCTIONS = {"1": 1, "2": 2}, {"1": "one", "2": "two"}
 
 
-def _candidate(name: str, description: str) -> Candidate:
-    return Candidate(sums(name=name, description=description), _FOUND)
+def _candidate(name: str, description: str) -> CheckedDraft:
+    return CheckedDraft(sums(name=name, description=description), _INSTANCES, _INSTRUCTIONS)
 
 
 def _admit(
-    candidates: list[Candidate | Rejection], curator: Curator, library: Library | None = None
+    candidates: list[CheckedDraft | Rejection],
+    novelty_filter: NoveltyFilter,
+    library: Library | None = None,
 ) -> tuple[Library, list[Task], list[Rejection]]:
     known = library or Library()
-    return asyncio.run(admit(known, candidates, curator, generation=3, next_id=7))
+    return asyncio.run(admit_drafts(known, candidates, novelty_filter, generation=3, next_id=7))
 
 
 def test_the_new_are_numbered_and_the_known_turned_away() -> None:
     plus, silent = _candidate("plus", "Add two numbers."), Rejection("novel", None, "", "no idea")
     times = _candidate("times", "Multiply two by three.")
-    curator = Curator(Memory(NGrams()), threshold=0.97)
-    library, tasks, rejections = _admit([plus, silent, plus, times], curator)
+    novelty_filter = NoveltyFilter(TaskIndex(NGrams()), threshold=0.97)
+    library, tasks, rejections = _admit([plus, silent, plus, times], novelty_filter)
     assert [task.id for task in tasks] == ["t00007", "t00008"]
     assert [task.draft.name for task in tasks] == ["plus", "times"]
     assert list(library.tasks) == ["t00007", "t00008"]
@@ -44,7 +45,7 @@ def test_the_new_are_numbered_and_the_known_turned_away() -> None:
         "no idea",
         "too similar to plus of this batch",
     ]
-    _, tasks, (rejection,) = _admit([plus], curator, library)
+    _, tasks, (rejection,) = _admit([plus], novelty_filter, library)
     assert not tasks
     assert "too similar to t00007" in rejection.reason
     assert rejection.source == plus.draft.source
@@ -53,19 +54,19 @@ def test_the_new_are_numbered_and_the_known_turned_away() -> None:
 def test_the_llm_decides_alike_in_whatever_order_it_answers() -> None:
     rng = random.Random(0)
     words = ["river", "bridge", "castle", "meadow", "harbour", "orchard"]
-    batch: list[Candidate | Rejection] = [
+    batch: list[CheckedDraft | Rejection] = [
         _candidate(f"n{i}", " ".join(rng.choices(words, k=4))) for i in range(40)
     ]
 
-    def rule(request: Request) -> str:
+    def rule(request: ChatRequest) -> str:
         # Depends on the neighbours that are shown, hence on earlier decisions.
         return json.dumps({"new": request.seed % 3 > 0})
 
     results = []
     for shuffle in range(4):
         chat = Replies(rule, shuffle)
-        curator = Curator(Memory(NGrams()), 0.0, LlmScientist(chat, 0))
-        library, tasks, rejections = _admit(batch, curator)
+        novelty_filter = NoveltyFilter(TaskIndex(NGrams()), 0.0, LlmScientist(chat, 0))
+        library, tasks, rejections = _admit(batch, novelty_filter)
         results.append(([task.draft for task in tasks], rejections))
         assert len(tasks) + len(rejections) == len(batch)
         assert 5 < len(rejections) < 30
@@ -75,27 +76,31 @@ def test_the_llm_decides_alike_in_whatever_order_it_answers() -> None:
     # One after the other gives the same: a draft is compared with what was accepted before it.
     library, accepted = Library(), []
     for item in batch:
-        curator = Curator(Memory(NGrams()), 0.0, LlmScientist(Replies(rule), 0))
+        novelty_filter = NoveltyFilter(TaskIndex(NGrams()), 0.0, LlmScientist(Replies(rule), 0))
         known = library
         library, tasks, _ = asyncio.run(
-            admit(known, [item], curator, generation=3, next_id=7 + len(accepted))
+            admit_drafts(known, [item], novelty_filter, generation=3, next_id=7 + len(accepted))
         )
         accepted += [task.draft for task in tasks]
     assert accepted == results[0][0]
 
 
 def test_a_decision_that_cannot_be_had_is_an_error_and_no_decision() -> None:
-    def rule(request: Request) -> Exception:
+    def rule(request: ChatRequest) -> Exception:
         return ChatError("gone")
 
-    curator = Curator(Memory(NGrams()), 0.0, LlmScientist(Replies(rule), 0))
-    batch: list[Candidate | Rejection] = [_candidate(f"n{i}", f"number {i * i}") for i in range(5)]
+    novelty_filter = NoveltyFilter(TaskIndex(NGrams()), 0.0, LlmScientist(Replies(rule), 0))
+    batch: list[CheckedDraft | Rejection] = [
+        _candidate(f"n{i}", f"number {i * i}") for i in range(5)
+    ]
     with pytest.raises(ChatError, match="gone"):
-        _admit(batch, curator)
+        _admit(batch, novelty_filter)
 
 
 def test_a_parent_is_kept() -> None:
     plus = _candidate("plus", "Add two numbers.")
     child = dataclasses.replace(plus.draft, kind="harder", parent="t00001")
-    _, (task,), _ = _admit([Candidate(child, _FOUND)], Curator(Memory(NGrams()), 0.9))
+    _, (task,), _ = _admit(
+        [CheckedDraft(child, _INSTANCES, _INSTRUCTIONS)], NoveltyFilter(TaskIndex(NGrams()), 0.9)
+    )
     assert task.draft.parent == "t00001"

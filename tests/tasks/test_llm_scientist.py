@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from acdc_jax.tasks.llm import ChatError, ChatRefusal, Request
+from acdc_jax.tasks.llm import ChatError, ChatRefusal, ChatRequest
 from acdc_jax.tasks.llm_scientist import LlmScientist
 from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Task
@@ -18,7 +18,7 @@ _TASKS = [Task(f"t{i:05d}", draft, 0, {}, {}) for i, draft in enumerate(_DRAFTS)
 _GONE = ChatError("gone")
 
 
-def _scientist(rule: Callable[[Request], str | Exception]) -> tuple[LlmScientist, Replies]:
+def _scientist(rule: Callable[[ChatRequest], str | Exception]) -> tuple[LlmScientist, Replies]:
     chat = Replies(rule)
     return LlmScientist(chat, 3), chat
 

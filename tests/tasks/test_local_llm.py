@@ -1,4 +1,4 @@
-"""A checkpoint as a scientist: like transformers' own server, and independent of timing."""
+"""A model as a scientist: like transformers' own server, and independent of timing."""
 
 import asyncio
 import os
@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from acdc_jax.tasks.llm import ChatRefusal, Request
-from acdc_jax.tasks.local_llm import Checkpoint, LocalChat, LocalEmbedder, load_checkpoint
+from acdc_jax.tasks.llm import ChatRefusal, ChatRequest
+from acdc_jax.tasks.local_llm import LoadedModel, LocalChat, LocalEmbedder, load_local_model
 from acdc_jax.tasks.openai_client import Endpoint, OpenAIChat
 from tests.support.chat_model import write_chat_model
 
@@ -26,16 +26,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(folder: Path) -> Checkpoint:
-    return load_checkpoint(folder, jax.devices()[:1])
+def model(folder: Path) -> LoadedModel:
+    return load_local_model(folder, jax.devices()[:1])
 
 
-def _request(number: int, *, sampled: bool, user: str = "") -> Request:
+def _request(number: int, *, sampled: bool, user: str = "") -> ChatRequest:
     words = user or f"Write a task about the number {number:03}"
-    return Request("propose", "You are a scientist.", words, 1000 + number, None, sampled)
+    return ChatRequest("propose", "You are a scientist.", words, 1000 + number, None, sampled)
 
 
-def _greedy(chat: LocalChat, requests: Sequence[Request]) -> list[str]:
+def _greedy(chat: LocalChat, requests: Sequence[ChatRequest]) -> list[str]:
     async def ask() -> list[str]:
         return await asyncio.gather(*map(chat.complete, requests))
 
@@ -44,7 +44,7 @@ def _greedy(chat: LocalChat, requests: Sequence[Request]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[str]:
-    """The base URL of `transformers serve` on the same checkpoint."""
+    """The base URL of `transformers serve` on the same model."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -73,7 +73,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def test_a_real_server_says_what_the_local_engine_says(
-    served: str, folder: Path, checkpoint: Checkpoint
+    served: str, folder: Path, model: LoadedModel
 ) -> None:
     requests = [_request(i, sampled=False) for i in range(3)]
 
@@ -85,14 +85,14 @@ def test_a_real_server_says_what_the_local_engine_says(
             await chat.close()
 
     theirs = asyncio.run(ask())
-    ours = _greedy(LocalChat(checkpoint, 0.7, 1.0, 12, 4), requests)
+    ours = _greedy(LocalChat(model, 0.7, 1.0, 12, 4), requests)
     assert theirs == [text.strip() for text in ours]  # as the server does
     assert len(set(ours)) > 1
 
 
-def test_drafts_do_not_depend_on_who_comes_first(checkpoint: Checkpoint) -> None:
+def test_drafts_do_not_depend_on_who_comes_first(model: LoadedModel) -> None:
     def rounds(shuffle: int) -> tuple[list[list[str]], float]:
-        chat, rng = LocalChat(checkpoint, 1.0, 0.95, 12, 4), random.Random(shuffle)
+        chat, rng = LocalChat(model, 1.0, 0.95, 12, 4), random.Random(shuffle)
 
         async def author(number: int) -> list[str]:
             said = []
@@ -117,16 +117,16 @@ def test_drafts_do_not_depend_on_who_comes_first(checkpoint: Checkpoint) -> None
     assert len({text for said in first for text in said}) > 10
 
 
-def test_a_model_on_several_devices_says_the_same(folder: Path, checkpoint: Checkpoint) -> None:
-    spread = load_checkpoint(folder, jax.devices()[2:])
+def test_a_model_on_several_devices_says_the_same(folder: Path, model: LoadedModel) -> None:
+    spread = load_local_model(folder, jax.devices()[2:])
     assert spread.weights["layers.0.mlp.up.weight"].sharding.device_set == {*jax.devices()[2:]}
     requests = [_request(1, sampled=False, user="Hello.")]
-    chats = [LocalChat(each, 0.7, 1.0, 12, 4) for each in (checkpoint, spread)]
+    chats = [LocalChat(each, 0.7, 1.0, 12, 4) for each in (model, spread)]
     assert _greedy(chats[0], requests) == _greedy(chats[1], requests)
 
 
-def test_what_is_too_long_is_refused_alone(checkpoint: Checkpoint) -> None:
-    chat = LocalChat(checkpoint, 1.0, 0.95, 12, 4)
+def test_what_is_too_long_is_refused_alone(model: LoadedModel) -> None:
+    chat = LocalChat(model, 1.0, 0.95, 12, 4)
     long = _request(0, sampled=False, user="word " * 9000)
 
     async def ask() -> list[str | BaseException]:
@@ -140,18 +140,18 @@ def test_what_is_too_long_is_refused_alone(checkpoint: Checkpoint) -> None:
 
 
 def test_embeddings_are_the_mean_of_transformers_hidden_states(
-    folder: Path, checkpoint: Checkpoint
+    folder: Path, model: LoadedModel
 ) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
     texts = ["Sum two numbers.", "Write a limerick about a lighthouse keeper in the rain.", "x"]
-    found = asyncio.run(LocalEmbedder(checkpoint).embed(texts))
+    found = asyncio.run(LocalEmbedder(model).embed(texts))
     model = AutoModel.from_pretrained(str(folder), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     for text, row in zip(texts, found, strict=True):
         with torch.no_grad():
             states = model(torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0]
         np.testing.assert_allclose(row, states.mean(0).numpy(), atol=1e-5)
-    alone = asyncio.run(LocalEmbedder(checkpoint).embed(texts[:1]))
+    alone = asyncio.run(LocalEmbedder(model).embed(texts[:1]))
     np.testing.assert_array_equal(found[:1], alone)

@@ -11,7 +11,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAIError
 
 from acdc_jax.errors import ConfigError
-from acdc_jax.tasks.llm import ChatError, ChatRefusal, Request
+from acdc_jax.tasks.llm import ChatError, ChatRefusal, ChatRequest
 from acdc_jax.tasks.openai_client import Endpoint, OpenAIChat, OpenAIEmbedder
 from tests.support.scripted_server import FAULTS, Script, scientist, serving
 
@@ -20,9 +20,9 @@ T = TypeVar("T")
 _SCHEMA = {"type": "object"}
 
 
-def _request(number: int, **changes: Any) -> Request:
+def _request(number: int, **changes: Any) -> ChatRequest:
     fields = {"purpose": "propose", "system": "be brief", "user": f"question {number}"}
-    return Request(**({**fields, "seed": number, "schema": _SCHEMA} | changes))
+    return ChatRequest(**({**fields, "seed": number, "schema": _SCHEMA} | changes))
 
 
 def _echo(body: dict[str, Any]) -> str:
@@ -30,7 +30,7 @@ def _echo(body: dict[str, Any]) -> str:
 
 
 def _ask(
-    url: str, requests: list[Request], retries: int = 4, timeout: float = 1.0, at_once: int = 16
+    url: str, requests: list[ChatRequest], retries: int = 4, timeout: float = 1.0, at_once: int = 16
 ) -> tuple[list[str | BaseException], dict[str, float]]:
     async def all_of_them() -> Any:
         chat = OpenAIChat(Endpoint(url, at_once, timeout, retries), "m", 0.7, 0.9, 99)

@@ -40,10 +40,10 @@ def test_impossible_tasks_leave_unless_all_are() -> None:
     assert task_pool.discard_impossible(pool, {"t00000": 0.0, "t00001": 0.0}) == pool
 
 
-def test_wishes_follow_the_pass_rate() -> None:
+def test_requests_follow_the_pass_rate() -> None:
     rates = {"t00000": 0.9, "t00001": 0.5, "t00002": 0.05, "t00003": 0.0}
     pool = Pool(tuple(rates), {}, 4)
-    wishes = task_pool.draw_wishes(
+    requests = task_pool.draw_requests(
         pool,
         rates,
         4000,
@@ -52,17 +52,17 @@ def test_wishes_follow_the_pass_rate() -> None:
         novel_probability=0.8,
         rng=np.random.default_rng(0),
     )
-    kinds = {task: {kind for kind, parent in wishes if parent == task} for task in rates}
+    kinds = {task: {kind for kind, parent in requests if parent == task} for task in rates}
     assert kinds == {
         "t00000": {"harder"},
         "t00001": {"novel", "related"},
         "t00002": {"easier"},
         "t00003": {"easier"},
     }
-    medium = [kind for kind, parent in wishes if parent == "t00001"]
+    medium = [kind for kind, parent in requests if parent == "t00001"]
     novel = medium.count("novel") / len(medium)
     assert 0.75 < novel < 0.85  # probability 0.8, more than three standard deviations wide
-    assert all(900 < sum(parent == task for _, parent in wishes) < 1100 for task in rates)
+    assert all(900 < sum(parent == task for _, parent in requests) < 1100 for task in rates)
 
 
 def test_a_parent_waits_for_a_child_whose_scores_are_missing() -> None:
@@ -114,7 +114,7 @@ class PoolMachine(RuleBasedStateMachine):
         else:
             assert pool == settled
 
-        wishes = task_pool.draw_wishes(
+        requests = task_pool.draw_requests(
             pool,
             rates,
             n,
@@ -123,8 +123,8 @@ class PoolMachine(RuleBasedStateMachine):
             novel_probability=0.5,
             rng=np.random.default_rng(data.draw(st.integers(0, 99))),
         )
-        heard = [wish for wish in wishes if data.draw(st.booleans())]
-        new = [_task(pool.next_id + i, *wish) for i, wish in enumerate(heard)]
+        heard = [request for request in requests if data.draw(st.booleans())]
+        new = [_task(pool.next_id + i, *request) for i, request in enumerate(heard)]
         grown = task_pool.add_tasks(pool, new)
         replaced = {t.draft.parent for t in new if t.draft.kind in ("easier", "harder")}
         assert set(grown.active) == (set(pool.active) - replaced) | {task.id for task in new}

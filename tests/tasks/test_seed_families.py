@@ -8,7 +8,8 @@ import pytest
 from acdc_jax.errors import ConfigError
 from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.tasks.seed_families import SETS, seed_families
-from acdc_jax.tasks.validate import Accepted, check_drafts
+from acdc_jax.tasks.task import CheckedDraft
+from acdc_jax.tasks.validate import check_drafts
 
 _JUDGED = "eval_with_llm_judge"
 _GENERAL = seed_families("general")
@@ -34,7 +35,7 @@ def sandbox() -> Iterator[Sandbox]:
 def test_all_are_accepted_with_a_reference_for_every_instance(name: str, sandbox: Sandbox) -> None:
     drafts = seed_families(name)
     for draft, verdict in zip(drafts, check_drafts(drafts, sandbox, 0.5), strict=True):
-        assert isinstance(verdict, Accepted), f"{draft.name}: {verdict}"
+        assert isinstance(verdict, CheckedDraft), f"{draft.name}: {verdict}"
         assert draft.reference is not None
         assert set(draft.reference) == set(verdict.instances)
         assert draft.example_instruction == next(iter(verdict.instructions.values()))

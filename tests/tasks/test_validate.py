@@ -10,8 +10,8 @@ import pytest
 
 from acdc_jax.sandbox import FamilyReport, Limits, Sandbox
 from acdc_jax.tasks import validate
-from acdc_jax.tasks.task import Draft
-from acdc_jax.tasks.validate import Accepted, Rejected, check_draft, check_drafts
+from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection
+from acdc_jax.tasks.validate import check_draft, check_drafts
 
 _GOOD = """
 class TaskFamily:
@@ -51,14 +51,14 @@ def sandbox() -> Iterator[Sandbox]:
 
 def test_a_good_draft_is_accepted_with_its_instances(sandbox: Sandbox) -> None:
     (verdict,) = check_drafts([draft()], sandbox, 0.5)
-    assert isinstance(verdict, Accepted)
+    assert isinstance(verdict, CheckedDraft)
     assert dict(verdict.instances) == {"1": {"a": 2, "b": 3}, "2": {"a": 10, "b": -4}}
     assert verdict.instructions["2"] == "What is 10 plus -4?"
 
 
 def test_without_a_reference_the_rest_must_still_hold(sandbox: Sandbox) -> None:
     (verdict,) = check_drafts([draft(reference=None)], sandbox, 0.5)
-    assert isinstance(verdict, Accepted)
+    assert isinstance(verdict, CheckedDraft)
 
 
 _BAD = {
@@ -95,19 +95,20 @@ _BAD = {
 def test_bad_drafts_are_rejected_with_the_reason(sandbox: Sandbox, name: str) -> None:
     source, reason = _BAD[name]
     (verdict,) = check_drafts([draft(source)], sandbox, 0.5)
-    assert isinstance(verdict, Rejected)
+    assert isinstance(verdict, Rejection)
     assert reason in verdict.reason
 
 
 def test_one_bad_draft_does_not_touch_its_neighbours(sandbox: Sandbox) -> None:
     endless = _GOOD.replace("return 1.0 if", "while True: pass\n        return 1.0 if")
     verdicts = check_drafts([draft(), draft(endless), draft()], sandbox, 0.5)
-    assert [type(verdict) for verdict in verdicts] == [Accepted, Rejected, Accepted]
+    assert [type(verdict) for verdict in verdicts] == [CheckedDraft, Rejection, CheckedDraft]
 
 
 def test_a_reference_for_an_instance_that_is_none_is_rejected(sandbox: Sandbox) -> None:
     (verdict,) = check_drafts([draft(reference={"1": "5", "task 2": "wrong"})], sandbox, 0.5)
-    assert verdict == Rejected(
+    assert isinstance(verdict, Rejection)
+    assert verdict.reason == (
         "the reference is for instance 'task 2', but get_tasks() returns '1', '2'"
     )
 
@@ -134,7 +135,7 @@ def test_while_drafts_wait_for_room_the_loops_common_threads_are_free() -> None:
             room.set()
         return await asyncio.gather(*checks)
 
-    assert asyncio.run(look_up()) == [Rejected("asked")] * 20
+    assert asyncio.run(look_up()) == [Rejection("asked")] * 20
 
 
 def test_drafts_given_up_while_they_wait_for_room_hold_no_thread() -> None:

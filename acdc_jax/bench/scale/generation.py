@@ -33,8 +33,9 @@ from acdc_jax.runtime.setup import RunContext, make_groups, make_operators
 from acdc_jax.runtime.state import State
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import make_mesh, pop_groups
-from acdc_jax.tasks.adapt import Workshop
-from acdc_jax.tasks.library import Curator, Library
+from acdc_jax.tasks.adapt import TaskGenerator
+from acdc_jax.tasks.library import Library
+from acdc_jax.tasks.novelty import NoveltyFilter
 from acdc_jax.tasks.pool import Pool
 
 _PARTS = ("store", "merge", "mutate", "check", "decode", "scoring")  # as in the run's metrics
@@ -166,10 +167,10 @@ def _start(
         decoding=decoding,
         groups=groups,
         sandbox=sandbox,
-        workshop=Workshop(
+        task_generator=TaskGenerator(
             config.tasks,
             backends.scientist,
-            Curator(backends.memory, config.tasks.novelty_threshold),
+            NoveltyFilter(backends.task_index, config.tasks.novelty_threshold),
             sandbox,
             engine.encode,
             model.max_positions - engine.max_new_tokens,

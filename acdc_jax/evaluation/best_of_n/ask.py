@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from acdc_jax.evaluation.best_of_n.candidate import Undecided
-from acdc_jax.tasks.llm import Chat, ChatRefusal
+from acdc_jax.tasks.llm import ChatModel, ChatRefusal
 from acdc_jax.tasks.llm_decision import decide
 from acdc_jax.tasks.prompts import Prompt
 
 
 async def ask_number(
-    judge: Chat | None,
+    judge: ChatModel | None,
     purpose: str,
     prompt: Prompt,
     schema: Mapping[str, Any],

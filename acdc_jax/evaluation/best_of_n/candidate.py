@@ -6,7 +6,7 @@ from typing import Protocol
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.tasks.answer_extraction import extract_answer
-from acdc_jax.tasks.llm import Chat
+from acdc_jax.tasks.llm import ChatModel
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Helpers:
         rewards: a reward model; None where no method needs one.
     """
 
-    judge: Chat | None = None
+    judge: ChatModel | None = None
     rewards: Rewards | None = None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from acdc_jax.evaluation.best_of_n.ask import ask_number
 from acdc_jax.evaluation.best_of_n.candidate import Candidate, Helpers
 from acdc_jax.tasks import prompts
-from acdc_jax.tasks.llm import gathered
+from acdc_jax.tasks.llm import gather
 
 
 async def choose(candidates: Sequence[Candidate], question: str, helpers: Helpers) -> int:
@@ -28,10 +28,10 @@ async def choose(candidates: Sequence[Candidate], question: str, helpers: Helper
             )
             return (one, other)[said - 1]
 
-        verdicts = await gathered([prefers(first, second), prefers(second, first)])
+        verdicts = await gather([prefers(first, second), prefers(second, first)])
         return second if verdicts == [second, second] else first
 
     left = list(range(len(candidates)))
     while len(left) > 1:
-        left = await gathered(winner(left[i : i + 2]) for i in range(0, len(left), 2))
+        left = await gather(winner(left[i : i + 2]) for i in range(0, len(left), 2))
     return left[0]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from acdc_jax.evaluation.best_of_n.ask import ask_number
 from acdc_jax.evaluation.best_of_n.candidate import Candidate, Helpers, first_best
 from acdc_jax.tasks import prompts
-from acdc_jax.tasks.llm import gathered
+from acdc_jax.tasks.llm import gather
 
 
 async def choose(candidates: Sequence[Candidate], question: str, helpers: Helpers) -> int:
@@ -20,5 +20,5 @@ async def choose(candidates: Sequence[Candidate], question: str, helpers: Helper
     texts = list(dict.fromkeys(candidate.text for candidate in candidates))
     if len(texts) == 1:
         return 0
-    grades = dict(zip(texts, await gathered(map(grade, texts)), strict=True))
+    grades = dict(zip(texts, await gather(map(grade, texts)), strict=True))
     return first_best([grades[candidate.text] for candidate in candidates])

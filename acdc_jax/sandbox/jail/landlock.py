@@ -11,7 +11,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterable
 
-from . import kernel
+from . import syscalls
 
 _CREATE, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _READ_FILE, _READ_DIR, _WRITE_FILE = 1 << 2, 1 << 3, 1 << 1
@@ -28,7 +28,7 @@ _RIGHTS_OF_ABI = {1: 13, 2: 14, 3: 15, 4: 15}  # later ones know 16
 
 def abi() -> int:
     """The version that the kernel speaks; raises OSError where there is none."""
-    return kernel.syscall("Landlock", _CREATE, None, ctypes.c_size_t(0), 1)
+    return syscalls.syscall("Landlock", _CREATE, None, ctypes.c_size_t(0), 1)
 
 
 def ruleset(rules: Iterable[tuple[str, int]]) -> int:
@@ -39,7 +39,7 @@ def ruleset(rules: Iterable[tuple[str, int]]) -> int:
     scope = 3 if version >= 6 else 0  # abstract unix sockets and signals to strangers
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     attributes = struct.pack("<QQQ", mask, network, scope)
-    descriptor = kernel.syscall("Landlock", _CREATE, attributes, ctypes.c_size_t(size), 0)
+    descriptor = syscalls.syscall("Landlock", _CREATE, attributes, ctypes.c_size_t(size), 0)
     for path, rights in rules:
         try:
             parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -49,7 +49,7 @@ def ruleset(rules: Iterable[tuple[str, int]]) -> int:
             if not stat.S_ISDIR(os.fstat(parent).st_mode):
                 rights &= _FILE_RIGHTS
             rule = struct.pack("=Qi", rights & mask, parent)
-            kernel.syscall(f"Landlock rule for {path}", _ADD_RULE, descriptor, 1, rule, 0)
+            syscalls.syscall(f"Landlock rule for {path}", _ADD_RULE, descriptor, 1, rule, 0)
         finally:
             os.close(parent)
     return descriptor
@@ -57,4 +57,4 @@ def ruleset(rules: Iterable[tuple[str, int]]) -> int:
 
 def enforcer(descriptor: int) -> Callable[[], None]:
     """A function that restricts the calling process, and whatever it starts, for ever."""
-    return kernel.prepared("landlock_restrict_self", _RESTRICT_SELF, descriptor, 0)
+    return syscalls.prepared("landlock_restrict_self", _RESTRICT_SELF, descriptor, 0)

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from acdc_jax.sandbox import FamilyReport, Limits, Outcome, Sandbox, SandboxError, pool, worker
+from acdc_jax.sandbox import (
+    FamilyReport,
+    Limits,
+    Outcome,
+    Sandbox,
+    SandboxError,
+    worker,
+    worker_pool,
+)
 from acdc_jax.sandbox.call import Reply
 
 from .helpers import LIMITS, family, open_sandbox
@@ -77,7 +85,7 @@ def test_a_lost_zygote_loses_no_job() -> None:
         futures = [sandbox.score(SLOW, [(0.3, "0.5")]) for _ in range(4)]
         for _ in range(2):
             time.sleep(0.15)
-            for worker in sandbox._crew.workers:
+            for worker in sandbox._workers.workers:
                 for zygote in list(worker._zygotes.values()):
                     os.kill(zygote.process.pid, signal.SIGKILL)
         assert [f.result() for f in futures] == [[Outcome("score", 0.5)]] * 4
@@ -88,7 +96,7 @@ def inside(sandbox: Sandbox, old: set[int]) -> list[int]:
     found: list[int] = []
 
     def running() -> bool:
-        zygotes = list(sandbox._crew.workers[0]._zygotes.values())
+        zygotes = list(sandbox._workers.workers[0]._zygotes.values())
         found[:] = sorted(descendants(zygotes[0].process.pid)) if zygotes else []
         return len(found) == 2 and found[1] not in old
 
@@ -127,7 +135,7 @@ def test_signals_that_end_a_batch_job_change_no_score(tier: str) -> None:
     """SLURM signals every process of a job's step, in whatever session it is."""
     with open_sandbox(tier) as sandbox:
         sandbox.score(HONEST, [(None, "1")]).result()  # its zygote has started
-        (zygote,) = sandbox._crew.workers[0]._zygotes.values()
+        (zygote,) = sandbox._workers.workers[0]._zygotes.values()
         future = sandbox.score(SLOW, [(0.4, "0.5")])
         wait_until(lambda: len(descendants(zygote.process.pid)) == (2 if tier == "full" else 1))
         time.sleep(0.1)  # until the task's code is running
@@ -135,7 +143,7 @@ def test_signals_that_end_a_batch_job_change_no_score(tier: str) -> None:
             for number in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCONT"):
                 os.kill(pid, signal.Signals[number])
         assert future.result() == [Outcome("score", 0.5)]
-        assert list(sandbox._crew.workers[0]._zygotes.values()) == [zygote]
+        assert list(sandbox._workers.workers[0]._zygotes.values()) == [zygote]
         assert zygote.process.poll() is None
 
 
@@ -150,7 +158,7 @@ def test_an_always_lost_zygote_is_infrastructure_and_never_a_score(
             raise worker.ZygoteLost("test")
 
     with open_sandbox() as sandbox:
-        monkeypatch.setattr(pool, "Zygote", Broken)
+        monkeypatch.setattr("acdc_jax.sandbox.sandbox.Zygote", Broken)
         outcomes = sandbox.score(HONEST, [(None, "1.0")] * 2).result()
         assert [(o.status, o.score) for o in outcomes] == [("infrastructure", None)] * 2
         assert len(tries) == 3
@@ -216,7 +224,7 @@ def test_outcomes_that_nobody_waits_for_any_more_are_dropped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     parts: list[Future[list[Outcome]]] = [Future(), Future()]
-    whole = pool._gather(parts)
+    whole = worker_pool.join(parts)
     assert whole.cancel()
     for part in parts:
         part.set_result([])

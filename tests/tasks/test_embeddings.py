@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.tasks.novelty import Memory, NGrams, similarities
+from acdc_jax.tasks.embeddings import NGrams, TaskIndex, similarities
 
 _TEXTS = [
     "Sum two numbers between one and a hundred.",
@@ -32,32 +32,32 @@ class _Given:
 
 
 def test_the_same_text_is_as_near_as_can_be() -> None:
-    found = asyncio.run(similarities(Memory(NGrams()), _TEXTS, _TEXTS))
+    found = asyncio.run(similarities(TaskIndex(NGrams()), _TEXTS, _TEXTS))
     np.testing.assert_allclose(found.diagonal(), 1, atol=1e-9)
     assert (found[~np.eye(3, dtype=bool)] < 0.7).all()
 
 
 def test_a_paraphrase_is_nearer_than_another_subject() -> None:
     near = ["Reverse all the letters of one word."]
-    (found,) = asyncio.run(similarities(Memory(NGrams()), near, _TEXTS))
+    (found,) = asyncio.run(similarities(TaskIndex(NGrams()), near, _TEXTS))
     assert found.argmax() == 2
     assert found[2] > 0.7 > np.sort(found)[1]
 
 
 def test_without_earlier_tasks_there_are_no_neighbours() -> None:
-    assert asyncio.run(similarities(Memory(NGrams()), _TEXTS, [])).shape == (3, 0)
+    assert asyncio.run(similarities(TaskIndex(NGrams()), _TEXTS, [])).shape == (3, 0)
 
 
 def test_dense_embeddings_of_any_length_are_compared_by_angle_and_asked_for_once() -> None:
     given = _Given({"a": [3.0, 0.0], "b": [0.0, 0.1], "c": [5.0, 5.0]})
-    memory = Memory(given)
-    first = asyncio.run(similarities(memory, ["c"], ["a", "b"]))
+    index = TaskIndex(given)
+    first = asyncio.run(similarities(index, ["c"], ["a", "b"]))
     np.testing.assert_allclose(first, [[0.5**0.5, 0.5**0.5]])
-    np.testing.assert_allclose(asyncio.run(similarities(memory, ["a"], ["b", "a"])), [[0, 1]])
+    np.testing.assert_allclose(asyncio.run(similarities(index, ["a"], ["b", "a"])), [[0, 1]])
     assert given.asked == ["c", "a", "b"]
 
 
 @pytest.mark.parametrize("row", [[0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]])
 def test_an_embedding_that_is_none_is_an_error(row: list[float]) -> None:
     with pytest.raises(AcdcError, match="zero or not finite"):
-        asyncio.run(similarities(Memory(_Given({"a": row, "b": [1.0, 0.0]})), ["a"], ["b"]))
+        asyncio.run(similarities(TaskIndex(_Given({"a": row, "b": [1.0, 0.0]})), ["a"], ["b"]))

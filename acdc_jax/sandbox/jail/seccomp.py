@@ -10,7 +10,7 @@ import errno
 import struct
 from collections.abc import Callable
 
-from . import kernel
+from . import syscalls
 
 # name, x86-64, aarch64 ("-": the architecture has no such call)
 _NUMBERS = """
@@ -110,7 +110,7 @@ def _zero(argument: int) -> list[bytes]:
     return [_low(argument), _op(_EQUAL, 0, 1), deny, _high(argument), _op(_EQUAL, 0, 1), deny]
 
 
-def build(machine: str = kernel.MACHINE) -> bytes:
+def build(machine: str = syscalls.MACHINE) -> bytes:
     """The filter as an array of `struct sock_filter`."""
     allow = _op(_RETURN, _ALLOW)
     deny = _op(_RETURN, _DENY)
@@ -166,4 +166,4 @@ def installer() -> Callable[[], None]:
     program = build()
     argument = _Program(len(program) // 8, program)
     # SECCOMP_SET_MODE_FILTER, on every thread
-    return kernel.prepared("seccomp", _SECCOMP[kernel.MACHINE], 1, 1, ctypes.byref(argument))
+    return syscalls.prepared("seccomp", _SECCOMP[syscalls.MACHINE], 1, 1, ctypes.byref(argument))

@@ -10,19 +10,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from acdc_jax.sandbox.inside import wire
+from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.outcomes import JSON, Limits, Result, SandboxError
 
 Judge = Callable[[str, str, str], float]
 Run = Callable[[str, str, list[JSON], dict[str, JSON], float], Result]
 
 
-class AskFailed(Exception):
+class RequestFailed(Exception):
     """Ours is the failure: nothing is known about the item that asked."""
 
 
 @dataclass
-class Spent:
+class Budget:
     """What one item has used so far."""
 
     judgements: int = 0
@@ -30,23 +30,23 @@ class Spent:
     call_s: float = 0.0
 
 
-class Desk:
+class HostRequests:
     """Answers the questions of one child's items, one item after the other."""
 
     def __init__(self, limits: Limits, judge: Judge | None, run: Run) -> None:
         """`run` calls a submission's function elsewhere; its last argument is seconds."""
         self._limits, self._judge, self._run = limits, judge, run
-        self.spent = Spent()
+        self.spent = Budget()
 
     def next_item(self) -> None:
         """Give the next item a budget of its own."""
-        self.spent = Spent()
+        self.spent = Budget()
 
     def answer(self, body: bytes) -> bytes:
         """The bytes that answer an ASK frame.
 
         Raises:
-            AskFailed: the judge or the sandbox failed.
+            RequestFailed: the judge or the sandbox failed.
         """
         try:
             question = wire.parse_plain(body)
@@ -71,9 +71,11 @@ class Desk:
         try:
             score = float(self._judge(instructions, submission, criteria))
         except Exception as error:  # whatever a client raises, the item is not to blame
-            raise AskFailed(f"the judge failed: {type(error).__name__}: {error}"[:500]) from error
+            raise RequestFailed(
+                f"the judge failed: {type(error).__name__}: {error}"[:500]
+            ) from error
         if not (math.isfinite(score) and 0.0 <= score <= 1.0):
-            raise AskFailed(f"the judge gave {score:.6g}, not a number in [0, 1]")
+            raise RequestFailed(f"the judge gave {score:.6g}, not a number in [0, 1]")
         return _reply(wire.GRANTED, score)
 
     def _call(self, source: str, function: str, args: list[JSON], kwargs: dict[str, JSON]) -> bytes:
@@ -88,7 +90,7 @@ class Desk:
         try:
             result = self._run(source, function, args, kwargs, left)
         except SandboxError as error:
-            raise AskFailed(str(error)) from error
+            raise RequestFailed(str(error)) from error
         spent.call_s += time.monotonic() - began
         if result.status == "value":
             return _reply(wire.GRANTED, result.value)

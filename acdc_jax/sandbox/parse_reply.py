@@ -5,7 +5,7 @@ import signal
 from typing import cast
 
 from acdc_jax.sandbox.call import Reply
-from acdc_jax.sandbox.inside import wire
+from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.outcomes import JSON, FamilyReport, Limits, Outcome, Result, Status
 from acdc_jax.sandbox.zygote import ZygoteLost
 

@@ -3,26 +3,23 @@
 import dataclasses
 import json
 import math
-import queue
 import re
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Self, TypeVar
+from typing import Self
 
 from acdc_jax.sandbox.call import Reply
-from acdc_jax.sandbox.desk import Desk, Judge
-from acdc_jax.sandbox.inside import helpers, wire
+from acdc_jax.sandbox.host_requests import HostRequests, Judge
 from acdc_jax.sandbox.interpreter import find_interpreter
+from acdc_jax.sandbox.jail import task_helpers, wire
 from acdc_jax.sandbox.launchers import Launcher
 from acdc_jax.sandbox.outcomes import JSON, FamilyReport, Limits, Outcome, Result, SandboxError
+from acdc_jax.sandbox.parse_reply import call_result, family_report, score_outcomes
 from acdc_jax.sandbox.probe import probe
-from acdc_jax.sandbox.verdicts import call_result, family_report, score_outcomes
 from acdc_jax.sandbox.worker import Worker
+from acdc_jax.sandbox.worker_pool import WorkerPool, join
 from acdc_jax.sandbox.zygote import Zygote
 
-_T = TypeVar("_T")
-_QUEUE_PER_WORKER = 8
 _JUDGE = "eval_with_llm_judge"
 # What turns text into code, so that one submission could meddle with the score of the next. Most
 # of sympy does: it evaluates any string that it is given.
@@ -81,11 +78,11 @@ class Sandbox:
         def start(kind: str) -> Zygote:
             return Zygote(interpreter, kind, self.probed.tier, limits, launcher)
 
-        def crew(size: int, name: str) -> _Crew:
-            return _Crew([Worker(start, interpreter.kind) for _ in range(size)], name)
+        def worker_pool(size: int, name: str) -> WorkerPool:
+            return WorkerPool([Worker(start, interpreter.kind) for _ in range(size)], name)
 
-        self._crew = crew(workers, "sandbox")
-        self._judged = crew(judge_workers, "judged") if judge is not None else None
+        self._workers = worker_pool(workers, "sandbox")
+        self._judge_workers = worker_pool(judge_workers, "judged") if judge is not None else None
 
     @property
     def tier(self) -> str:
@@ -115,7 +112,7 @@ class Sandbox:
         def judge(reply: Reply) -> FamilyReport:
             return family_report(reply, self.limits)
 
-        return self._crew.submit(lambda worker: worker.call(source, ask, judge))
+        return self._workers.submit(lambda worker: worker.call(source, ask, judge))
 
     def score(self, source: str, items: Sequence[tuple[JSON, str]]) -> Future[list[Outcome]]:
         """Score submissions to one family.
@@ -135,10 +132,10 @@ class Sandbox:
         def job(part: list[tuple[JSON, str]]) -> Callable[[Worker], list[Outcome]]:
             return lambda worker: self._score_all(worker, source, part)
 
-        if self._judged is None or _JUDGE not in source:
-            return self._crew.submit(job(items))
+        if self._judge_workers is None or _JUDGE not in source:
+            return self._workers.submit(job(items))
         # One by one: they wait for the judge side by side.
-        return _gather([self._judged.submit(job([item])) for item in items])
+        return join([self._judge_workers.submit(job([item])) for item in items])
 
     def run(
         self,
@@ -167,13 +164,13 @@ class Sandbox:
             except SandboxError as error:
                 return Result("infrastructure", None, str(error))
 
-        return self._crew.submit(job)
+        return self._workers.submit(job)
 
     def close(self) -> None:
         """End every process. Calls that have not finished raise SandboxError."""
-        self._crew.close()
-        if self._judged is not None:
-            self._judged.close()
+        self._workers.close()
+        if self._judge_workers is not None:
+            self._judge_workers.close()
 
     def _score_all(
         self, worker: Worker, source: str, items: list[tuple[JSON, str]]
@@ -187,7 +184,7 @@ class Sandbox:
 
     def _score(self, worker: Worker, source: str, items: list[tuple[JSON, str]]) -> list[Outcome]:
         payload = json.dumps([source, items]).encode()
-        asks = any(name in source for name in helpers.NAMES)
+        asks = any(name in source for name in task_helpers.NAMES)
 
         def run(
             code: str, function: str, args: list[JSON], kwargs: dict[str, JSON], wall_s: float
@@ -195,8 +192,15 @@ class Sandbox:
             return self._run(worker.sibling, code, function, args, kwargs, wall_s)
 
         def ask(zygote: Zygote) -> Reply:
-            desk = Desk(self.limits, self._judge, run)
-            return zygote.call(wire.SCORE, payload, len(items), self.limits, desk=desk, eager=asks)
+            host_requests = HostRequests(self.limits, self._judge, run)
+            return zygote.call(
+                wire.SCORE,
+                payload,
+                len(items),
+                self.limits,
+                host_requests=host_requests,
+                eager=asks,
+            )
 
         def judge(reply: Reply) -> list[Outcome]:
             return score_outcomes(reply, len(items), self.limits)
@@ -227,85 +231,3 @@ class Sandbox:
             return call_result(reply, limits)
 
         return worker.call(source, ask, judge)
-
-
-class _Crew:
-    """Threads, each with a worker, that empty one bounded queue."""
-
-    def __init__(self, workers: Sequence[Worker], name: str) -> None:
-        self.workers = workers
-        self._queue: queue.Queue[Callable[[Worker], None] | None]
-        self._queue = queue.Queue(maxsize=len(workers) * _QUEUE_PER_WORKER)
-        self._closed = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._work, args=(worker,), name=f"{name}-{i}", daemon=True)
-            for i, worker in enumerate(workers)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, job: Callable[[Worker], _T]) -> Future[_T]:
-        """Queue a job; blocks while the queue is full.
-
-        Raises:
-            SandboxError: the sandbox is closed.
-        """
-        future: Future[_T] = Future()
-
-        def run(worker: Worker) -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                if self._closed.is_set():
-                    raise SandboxError("the sandbox was closed before the call ran")
-                result = job(worker)
-                if self._closed.is_set():  # it may have been cut short
-                    raise SandboxError("the sandbox was closed while the call ran")
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        if self._closed.is_set():
-            raise SandboxError("the sandbox is closed")
-        self._queue.put(run)
-        return future
-
-    def close(self) -> None:
-        """End every process; a judge that is being waited for is waited for."""
-        self._closed.set()
-        for worker in self.workers:
-            worker.close()
-        for _ in self._threads:
-            self._queue.put(None)
-        for thread in self._threads:
-            thread.join()
-        for worker in self.workers:
-            worker.discard()
-
-    def _work(self, worker: Worker) -> None:
-        while (run := self._queue.get()) is not None:
-            run(worker)
-
-
-def _gather(parts: Sequence[Future[list[Outcome]]]) -> Future[list[Outcome]]:
-    """One future of all outcomes, in order; it fails as the first part that fails."""
-    whole: Future[list[Outcome]] = Future()
-    lock, left = threading.Lock(), len(parts)
-
-    def done(_: Future[list[Outcome]]) -> None:
-        nonlocal left
-        with lock:
-            left -= 1
-            last = left == 0
-        if last and whole.set_running_or_notify_cancel():
-            try:
-                whole.set_result([outcome for part in parts for outcome in part.result()])
-            except BaseException as error:
-                whole.set_exception(error)
-
-    if not parts:
-        whole.set_result([])
-    for part in parts:
-        part.add_done_callback(done)
-    return whole

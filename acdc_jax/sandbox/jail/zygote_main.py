@@ -14,9 +14,9 @@ import socket
 import sys
 from typing import Any, NoReturn
 
-from . import isolate, runner, wire
+from . import runner, wire, zygote_isolation
 from .channel import JOB
-from .walls import Walls
+from .child_isolation import ChildIsolation
 
 CONTROL = JOB + 1  # the descriptor of the control channel; a child closes it
 
@@ -57,12 +57,12 @@ def main() -> NoReturn:
     config = json.loads(sys.argv[1])
     control = _tidy_descriptors(config["control"])
     try:
-        walls = _prepare(config)
+        isolation = _prepare(config)
     except Exception as error:
         control.send(json.dumps({"error": f"{error}"}).encode())
         os._exit(1)
     control.send(json.dumps({"error": None}).encode())
-    _serve(control, config, walls)
+    _serve(control, config, isolation)
 
 
 def _tidy_descriptors(control: int | str) -> socket.socket:
@@ -82,7 +82,7 @@ def _tidy_descriptors(control: int | str) -> socket.socket:
     return socket.socket(fileno=CONTROL)
 
 
-def _prepare(config: dict[str, Any]) -> Walls:
+def _prepare(config: dict[str, Any]) -> ChildIsolation:
     library = [path for path in sys.path if os.path.isdir(path)]
     library.remove(config["program"])  # this package: nothing that a task should import
     sys.path[:] = [*library, *config["paths"]]
@@ -93,14 +93,18 @@ def _prepare(config: dict[str, Any]) -> Walls:
     read_only = [*library, *config["data"], *config["packages"]]
     with open("/proc/self/statm") as statm:
         used = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    own = isolate.enter_namespaces(config["root"], read_only) if config["namespaces"] else None
-    isolate.limit_resources(used + config["memory_bytes"], config["file_bytes"])
+    own = (
+        zygote_isolation.enter_namespaces(config["root"], read_only)
+        if config["namespaces"]
+        else None
+    )
+    zygote_isolation.limit_resources(used + config["memory_bytes"], config["file_bytes"])
     os.chdir("/")
-    walls = Walls(config, own, read_only)
+    isolation = ChildIsolation(config, own, read_only)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.collect()
     gc.freeze()  # or every child's first collection would copy the whole heap
-    return walls
+    return isolation
 
 
 def _warm_up() -> None:
@@ -124,7 +128,7 @@ def _warm_up() -> None:
         sympy.solve(parse_expr("x**2 - 4"))
 
 
-def _serve(control: socket.socket, config: dict[str, Any], walls: Walls) -> NoReturn:
+def _serve(control: socket.socket, config: dict[str, Any], isolation: ChildIsolation) -> NoReturn:
     """One child at a time. Ends when the parent goes away, and takes the child along."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 16, 1)
@@ -134,17 +138,17 @@ def _serve(control: socket.socket, config: dict[str, Any], walls: Walls) -> NoRe
             continue  # a KILL that crossed the end of its call
         job = descriptors[0]
         try:
-            walls.before_fork()
+            isolation.before_fork()
             child = os.fork()
         except OSError as error:
             os.close(job)
             control.send(wire.STATUS.pack(error.errno or -1, 0, 0.0))
             continue
         if child == 0:
-            _become_child(job, config, walls)
+            _become_child(job, config, isolation)
         os.close(job)
         status, seconds = _await(child, control)
-        walls.after()
+        isolation.after()
         control.send(wire.STATUS.pack(0, status, seconds))
 
 
@@ -164,11 +168,11 @@ def _await(child: int, control: socket.socket) -> tuple[int, float]:
     return status, usage.ru_utime + usage.ru_stime
 
 
-def _become_child(job: int, config: dict[str, Any], walls: Walls) -> NoReturn:
+def _become_child(job: int, config: dict[str, Any], isolation: ChildIsolation) -> NoReturn:
     try:
         os.dup2(job, JOB)
         runner.set_limits(config)
-        walls.seal()
+        isolation.seal()
         os.closerange(JOB + 1, 64)
         runner.run(config)
     finally:

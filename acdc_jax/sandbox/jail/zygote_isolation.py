@@ -1,7 +1,7 @@
-"""Walls that are built once per zygote: namespaces, a new root, limits.
+"""Isolation that is set up once per zygote: namespaces, a new root, limits.
 
 Their cost does not matter, and every child inherits them. What is built anew for each child is in
-`walls`.
+`child_isolation`.
 """
 
 import os
@@ -9,7 +9,7 @@ import resource
 import socket
 from collections.abc import Sequence
 
-from . import kernel
+from . import syscalls
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 # Landlock does not see the folder that a file system is mounted on, only those above it: so the
@@ -22,7 +22,7 @@ _NOBODY = 65534
 _OWN_USERS = 0x60000000
 
 # statvfs flags of a mount that a remount in a user namespace must repeat (they are "locked")
-_LOCKED = {8: kernel.NOEXEC, 1024: 1024, 2048: 2048, 4096: 1 << 21}
+_LOCKED = {8: syscalls.NOEXEC, 1024: 1024, 2048: 2048, 4096: 1 << 21}
 
 
 def enter_namespaces(root: str, read_only: Sequence[str]) -> int:
@@ -36,7 +36,13 @@ def enter_namespaces(root: str, read_only: Sequence[str]) -> int:
         A descriptor of the new PID namespace.
     """
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    every = kernel.NEW_MOUNT | kernel.NEW_NET | kernel.NEW_IPC | kernel.NEW_UTS | kernel.NEW_PID
+    every = (
+        syscalls.NEW_MOUNT
+        | syscalls.NEW_NET
+        | syscalls.NEW_IPC
+        | syscalls.NEW_UTS
+        | syscalls.NEW_PID
+    )
     if _may_mount():
         # The interpreter may lie under /root, which no other user may enter: so root builds the
         # new root while it still is root, and only then becomes nobody in particular.
@@ -53,7 +59,7 @@ def enter_namespaces(root: str, read_only: Sequence[str]) -> int:
         os.closerange(0, 64)
         os.waitpid(child, 0)
         os._exit(0)
-    kernel.die_with_parent()
+    syscalls.die_with_parent()
     own = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
     os.close(proc)
     return own
@@ -64,7 +70,7 @@ def _may_mount() -> bool:
     if os.geteuid() != 0:
         return False
     try:
-        kernel.unshare(kernel.NEW_MOUNT)
+        syscalls.unshare(syscalls.NEW_MOUNT)
     except PermissionError:
         return False
     return True
@@ -79,12 +85,12 @@ def _become_nobody() -> None:
         user = _NOBODY
         os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-    kernel.set_dumpable(True)  # or /proc/self/uid_map would belong to root
+    syscalls.set_dumpable(True)  # or /proc/self/uid_map would belong to root
 
 
 def _own_user_namespace(proc: int, others: int) -> None:
     user, group = os.getuid(), os.getgid()
-    kernel.unshare(kernel.NEW_USER | others)
+    syscalls.unshare(syscalls.NEW_USER | others)
     for name, text in (
         ("setgroups", "deny"),
         ("uid_map", f"{_NOBODY} {user} 1"),
@@ -102,36 +108,43 @@ def _own_user_namespace(proc: int, others: int) -> None:
 
 def _new_root(root: str, read_only: Sequence[str]) -> None:
     """A small read-only tmpfs with read-only binds of `read_only`, at the same paths."""
-    careful = kernel.NOSUID | kernel.NODEV
-    kernel.mount(None, "/", None, kernel.REC | kernel.PRIVATE)  # nothing leaks back to the host
-    kernel.mount("tmpfs", root, "tmpfs", careful, "size=1m,nr_inodes=4096,mode=0755")
+    careful = syscalls.NOSUID | syscalls.NODEV
+    syscalls.mount(
+        None, "/", None, syscalls.REC | syscalls.PRIVATE
+    )  # nothing leaks back to the host
+    syscalls.mount("tmpfs", root, "tmpfs", careful, "size=1m,nr_inodes=4096,mode=0755")
     masks = []
     for path in read_only:
         if os.path.isdir(root + path):
             continue  # shown already, as part of a folder above it
         target = root + path
         os.makedirs(target, exist_ok=True)
-        kernel.mount(path, target, None, kernel.BIND | kernel.REC)
+        syscalls.mount(path, target, None, syscalls.BIND | syscalls.REC)
         flags = os.statvfs(target).f_flag
         locked = sum(mount for stat, mount in _LOCKED.items() if flags & stat)
-        kernel.mount(
-            None, target, None, kernel.REMOUNT | kernel.BIND | kernel.RDONLY | careful | locked
+        syscalls.mount(
+            None,
+            target,
+            None,
+            syscalls.REMOUNT | syscalls.BIND | syscalls.RDONLY | careful | locked,
         )
         packages = f"{target}/site-packages"
         if os.path.isdir(packages):  # what else is installed is none of the tasks' business
-            kernel.mount("tmpfs", packages, "tmpfs", careful, "size=64k,nr_inodes=64,mode=0755")
+            syscalls.mount("tmpfs", packages, "tmpfs", careful, "size=64k,nr_inodes=64,mode=0755")
             masks.append(packages)
     for path in DEVICES:
         target = root + path
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC))
-        kernel.mount(path, target, None, kernel.BIND)
+        syscalls.mount(path, target, None, syscalls.BIND)
     os.makedirs(root + SCRATCH)
     for packages in masks:  # no longer written to, now that the packages have their places
-        kernel.mount(None, packages, None, kernel.REMOUNT | kernel.BIND | kernel.RDONLY | careful)
+        syscalls.mount(
+            None, packages, None, syscalls.REMOUNT | syscalls.BIND | syscalls.RDONLY | careful
+        )
     os.chdir(root)
-    kernel.pivot_root_here()
-    kernel.mount(None, "/", None, kernel.REMOUNT | kernel.BIND | kernel.RDONLY | careful)
+    syscalls.pivot_root_here()
+    syscalls.mount(None, "/", None, syscalls.REMOUNT | syscalls.BIND | syscalls.RDONLY | careful)
 
 
 def limit_resources(memory_bytes: int, file_bytes: int) -> None:

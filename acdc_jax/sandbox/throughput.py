@@ -2,9 +2,9 @@
 
 import time
 
-from acdc_jax.sandbox.inside import wire
+from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.outcomes import JSON, SandboxError
-from acdc_jax.sandbox.pool import Sandbox
+from acdc_jax.sandbox.sandbox import Sandbox
 
 _BODY = """
 class TaskFamily:

@@ -16,7 +16,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from . import audit, helpers, wire
+from . import forbidden_code, task_helpers, wire
 from .channel import Channel, read
 
 TASK, SUBMISSION = "task", "submission"
@@ -41,10 +41,10 @@ def run(config: dict[str, Any]) -> NoReturn:
     source, job = json.loads(payload)
     del payload
     name = SUBMISSION if operation == wire.RUN else TASK
-    given = helpers.make_helpers(channel.ask) if operation == wire.SCORE else {}
+    given = task_helpers.make_helpers(channel.ask) if operation == wire.SCORE else {}
     try:
         if operation == wire.INSPECT:
-            audit.check(source)
+            forbidden_code.check(source)
         module = load(source, name, given)
         family = None if operation == wire.RUN else _family(module)
     except BaseException as error:
@@ -163,7 +163,7 @@ def _send_error(channel: Channel, error: BaseException, name: str) -> None:
     tag = wire.ERROR
     if isinstance(error, MemoryError):
         tag = wire.MEMORY
-    elif isinstance(error, helpers.SubmissionError):
+    elif isinstance(error, task_helpers.SubmissionError):
         tag = wire.SUBMISSION
     try:
         line, trace = None, error.__traceback__

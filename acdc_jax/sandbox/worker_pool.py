@@ -1,0 +1,95 @@
+"""Threads that empty a bounded queue of sandbox calls, each with a worker of its own."""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+from acdc_jax.sandbox.outcomes import SandboxError
+from acdc_jax.sandbox.worker import Worker
+
+_T = TypeVar("_T")
+_QUEUE_PER_WORKER = 8
+
+
+class WorkerPool:
+    """Threads, each with a worker, that empty one bounded queue."""
+
+    def __init__(self, workers: Sequence[Worker], name: str) -> None:
+        self.workers = workers
+        self._queue: queue.Queue[Callable[[Worker], None] | None]
+        self._queue = queue.Queue(maxsize=len(workers) * _QUEUE_PER_WORKER)
+        self._closed = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, args=(worker,), name=f"{name}-{i}", daemon=True)
+            for i, worker in enumerate(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Callable[[Worker], _T]) -> Future[_T]:
+        """Queue a job; blocks while the queue is full.
+
+        Raises:
+            SandboxError: the sandbox is closed.
+        """
+        future: Future[_T] = Future()
+
+        def run(worker: Worker) -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                if self._closed.is_set():
+                    raise SandboxError("the sandbox was closed before the call ran")
+                result = job(worker)
+                if self._closed.is_set():  # it may have been cut short
+                    raise SandboxError("the sandbox was closed while the call ran")
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        if self._closed.is_set():
+            raise SandboxError("the sandbox is closed")
+        self._queue.put(run)
+        return future
+
+    def close(self) -> None:
+        """End every process; a judge that is being waited for is waited for."""
+        self._closed.set()
+        for worker in self.workers:
+            worker.close()
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        for worker in self.workers:
+            worker.discard()
+
+    def _work(self, worker: Worker) -> None:
+        while (run := self._queue.get()) is not None:
+            run(worker)
+
+
+def join(parts: Sequence[Future[list[_T]]]) -> Future[list[_T]]:
+    """Return one future of all items, in order; it fails if a part fails."""
+    whole: Future[list[_T]] = Future()
+    lock, left = threading.Lock(), len(parts)
+
+    def done(_: Future[list[_T]]) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            last = left == 0
+        if last and whole.set_running_or_notify_cancel():
+            try:
+                whole.set_result([item for part in parts for item in part.result()])
+            except BaseException as error:
+                whole.set_exception(error)
+
+    if not parts:
+        whole.set_result([])
+    for part in parts:
+        part.add_done_callback(done)
+    return whole
