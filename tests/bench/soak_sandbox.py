@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from acdc_jax.sandbox import Limits, Outcome, Sandbox, throughput
 from tests.sandbox.helpers import family
-from tests.sandbox.test_pool import descendants
+from tests.sandbox.test_sandbox import descendants
 
 HONEST = {
     "standard library": "return float(s)",

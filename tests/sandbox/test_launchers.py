@@ -10,7 +10,7 @@ from acdc_jax.sandbox import Limits, Outcome, Sandbox, SandboxError, launchers
 from acdc_jax.sandbox.launchers import Launch
 
 from .helpers import LIMITS, family
-from .test_pool import descendants, wait_until
+from .test_sandbox import descendants, wait_until
 
 LAUNCH = Launch(["/opt/py/bin/python3", "-c", "run"], {"TZ": "UTC"}, ["/opt/py"], "/tmp/acdc-x")
 

@@ -135,7 +135,7 @@ def test_while_drafts_wait_for_room_the_loops_common_threads_are_free() -> None:
             room.set()
         return await asyncio.gather(*checks)
 
-    assert asyncio.run(look_up()) == [Rejection("asked")] * 20
+    assert asyncio.run(look_up()) == [Rejection.of_draft(draft(), "asked")] * 20
 
 
 def test_drafts_given_up_while_they_wait_for_room_hold_no_thread() -> None:
