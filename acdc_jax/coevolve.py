@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from acdc_jax import multihost
-from acdc_jax.errors import Preempted
+from acdc_jax.errors import AcdcError, Preempted
 from acdc_jax.evaluation.answer_tasks import Evaluation, Response
 from acdc_jax.evaluation.device_groups import Group, evaluate_members
 from acdc_jax.evaluation.task_force import coverage, greedy
@@ -394,12 +394,16 @@ def _update_archive(
     """The archive and new members compete; returns also every candidate's novelty."""
     candidates = skill_matrix.join(state.skills, skills)
     all_recipes = {**state.recipes, **recipes}
-    selected = dns.select(
-        candidates.values,
-        [all_recipes[name].generation for name in candidates.members],
-        candidates.members,
-        context.config.evolve.to_selection(context.config.run.population),
-    )
+    try:
+        selected = dns.select(
+            candidates.values,
+            context.config.run.population,
+            births=[all_recipes[name].generation for name in candidates.members],
+            ids=candidates.members,
+            options=context.config.evolve.to_selection(),
+        )
+    except ValueError as error:
+        raise AcdcError(str(error)) from error
     kept = tuple(candidates.members[i] for i in selected.indices)
     replicate.adopt(context, kept, all_recipes)
     state = dataclasses.replace(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Self, cast
 
 from acdc_jax.errors import ConfigError
-from acdc_jax.evolution.dns import Selection
-from acdc_jax.evolution.merge import METHODS, Merge
-from acdc_jax.evolution.mutate import Mutation
+from acdc_jax.evolution.dns import SelectionOptions
+from acdc_jax.evolution.merge import METHODS, MergeOptions
+from acdc_jax.evolution.mutate import GaussianNoise, Noise, SVDNoise
 from acdc_jax.flags import check_bounds, setting
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.sandbox import Judge, Limits, Sandbox, launchers
@@ -250,18 +250,26 @@ class EvolveConfig:
                 f"--mutation_decomposition={self.mutation_decomposition} is of --mutation=svd, "
                 f"not of --mutation={self.mutation}; drop it"
             )
-        self.to_merge()
+        try:
+            self.to_merge()
+            self.to_mutation()
+            self.to_selection()
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
-    def to_merge(self) -> Merge:
+    def to_merge(self) -> MergeOptions:
         """What the crossover's flags say; refuses those that contradict each other."""
-        return Merge(self.merge_method, self.normalise, self.density, self.epsilon)
+        return MergeOptions(self.merge_method, self.normalise, self.density, self.epsilon)
 
-    def to_mutation(self) -> Mutation | None:
+    def to_mutation(self) -> Noise | None:
         """What the mutation flags say."""
         if self.mutation == "none":
             return None
-        return Mutation(
-            "svd" if self.mutation == "svd" else "gaussian",
+        if self.mutation == "gaussian":
+            return GaussianNoise(
+                self.mutation_scale, self.mutation_relative, self.mutate_embeddings
+            )
+        return SVDNoise(
             self.mutation_scale,
             self.mutation_rank,
             self.mutation_relative,
@@ -269,10 +277,9 @@ class EvolveConfig:
             cast(Any, self.mutation_decomposition),  # the flag's choices are the type's values
         )
 
-    def to_selection(self, population: int) -> Selection:
+    def to_selection(self) -> SelectionOptions:
         """What the archive flags say."""
-        return Selection(
-            population,
+        return SelectionOptions(
             "novelty" if self.selection == "novelty" else "fitness",
             self.neighbours,
             self.dominated_score,

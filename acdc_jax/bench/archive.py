@@ -10,7 +10,7 @@ import numpy.typing as npt
 from acdc_jax import flags
 from acdc_jax.bench.table import show
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolution.dns import Selection, select
+from acdc_jax.evolution.dns import select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     times = []
     for _ in range(6):
         began = time.perf_counter()
-        selected = select(skills, births, ids, Selection(population=16))
+        selected = select(skills, 16, births=births, ids=ids)
         times.append(time.perf_counter() - began)
     took = float(np.median(times[1:]))
     began = time.perf_counter()

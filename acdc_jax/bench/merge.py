@@ -13,17 +13,17 @@ from acdc_jax.bench.limits import SHAPES, copy_bandwidth
 from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench, all_finite, random_weights, size_bytes
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolution.merge import Merge, merge_child, module_groups
+from acdc_jax.evolution.merge import MergeOptions, merge_child, module_groups
 
 _MERGES = (
-    Merge(),
-    Merge(normalise=False),
-    Merge("slerp"),
-    Merge("model_stock"),
-    Merge("ties", density=0.4),
-    Merge("dare_linear", density=0.5),
-    Merge("dare_ties", density=0.5),
-    Merge("della", density=0.5, epsilon=0.1),
+    MergeOptions(),
+    MergeOptions(normalise=False),
+    MergeOptions("slerp"),
+    MergeOptions("model_stock"),
+    MergeOptions("ties", density=0.4),
+    MergeOptions("dare_linear", density=0.5),
+    MergeOptions("dare_ties", density=0.5),
+    MergeOptions("della", density=0.5, epsilon=0.1),
 )
 
 # Every input read once per pass that cannot be avoided, and the child written once: slerp and model
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
             jax.block_until_ready(merge_child(merge, base, parents, w, key, groups))
             times.append((time.perf_counter() - began) / _IN_A_ROW)
         took = float(np.median(times))
-        passes = 3 if merge == Merge() else _PASSES.get(merge.method, 4)
+        passes = 3 if merge == MergeOptions() else _PASSES.get(merge.method, 4)
         moved = passes * size_bytes(base)
         rows.append(
             (

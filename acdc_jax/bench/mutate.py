@@ -14,7 +14,7 @@ from acdc_jax.bench.limits import SHAPES
 from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench, all_finite, random_weights
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolution.mutate import Mutation, mutate_child, mutated_paths
+from acdc_jax.evolution.mutate import SVDNoise, mutate_child, mutated_paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +32,13 @@ def main(argv: Sequence[str]) -> None:
     """Runs `acdc bench mutate`: the mutation's time, and the peer's."""
     (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
-    mutation = Mutation("svd", rank=bench.rank)
+    noise = SVDNoise(rank=bench.rank)
     weights = random_weights(SHAPES[bench.shape], 0)
     sizes = Counter(weights[path].shape for path in mutated_paths(weights, embeddings=False))
     times = []
     for seed in range(4):
         began = time.perf_counter()
-        weights = mutate_child(weights, jax.random.key(seed), mutation, donate=True)
+        weights = mutate_child(weights, jax.random.key(seed), noise, donate=True)
         jax.block_until_ready(weights)
         times.append(time.perf_counter() - began)
     if not all_finite(weights):

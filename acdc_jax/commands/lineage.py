@@ -59,12 +59,12 @@ def family_tree(member: str, recipes: Mapping[str, Recipe], members: Path) -> Tr
 def _making(recipe: Recipe) -> str:
     if recipe.operator == "seed" or recipe.merge is None:
         return "seed"
-    merge = f"generation {recipe.generation}, {recipe.merge['method']}"
-    if recipe.merge.get("normalise"):
+    merge = f"generation {recipe.generation}, {recipe.merge.method}"
+    if recipe.merge.normalise:
         merge += " (normalised)"
     if recipe.mutation is None:
         return merge
-    return f"{merge}, {recipe.mutation['kind']} mutation of scale {recipe.mutation['scale']:g}"
+    return f"{merge}, {recipe.mutation.kind} mutation of scale {recipe.mutation.scale:g}"
 
 
 def _share(row: Sequence[float]) -> str:

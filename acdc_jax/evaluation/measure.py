@@ -21,7 +21,7 @@ from acdc_jax.evaluation.device_groups import Group, Groups, evaluate_members
 from acdc_jax.evaluation.task_force import greedy
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.dns import fitness
-from acdc_jax.evolution.merge import Merge, merge_child
+from acdc_jax.evolution.merge import MergeOptions, merge_child
 from acdc_jax.evolution.skills import MISSING, SOLVED, SkillMatrix
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.params import Params
@@ -314,7 +314,7 @@ def _seed_rows(
     def uniform(scale: str, where: Group) -> Params:
         """All seeds' task vectors with one common coefficient."""
         return merge_child(
-            Merge(normalise=False),
+            MergeOptions(normalise=False),
             where.base,
             [store.get(name, where.number) for name in seeds],
             jnp.full((len(seeds), 1), float(scale), jnp.float32),

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from acdc_jax.models.fetch import fetch
-from acdc_jax.params import Params
+from acdc_jax.params import Params, fetch
 
 
 def content_hash(weights: Params) -> str:

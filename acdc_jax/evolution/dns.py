@@ -18,8 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from acdc_jax.errors import AcdcError, ConfigError
-
 _INT32 = np.iinfo(np.int32).max
 _LARGEST = float(_INT32 - 127)  # The largest float32 that is also an int32.
 _BLOCK = 256  # Candidates compared with all others at a time; bounds the memory.
@@ -27,11 +25,10 @@ _DIGIT = 8  # Bits of an integer that a product in any backend's default precisi
 
 
 @dataclass(frozen=True)
-class Selection:
+class SelectionOptions:
     """How candidates are compared.
 
     Attributes:
-        population: How many are kept.
         by: "novelty" (Dominated Novelty Search) or "fitness" (the best, with no diversity).
         k: Nearest fitter candidates whose distances are averaged.
         dominated_score: Novelty of the fittest candidate, whom nobody dominates.
@@ -41,7 +38,6 @@ class Selection:
         distance: "unique" (tasks that only this candidate solves) or "hamming".
     """
 
-    population: int
     by: Literal["novelty", "fitness"] = "novelty"
     k: int = 3
     dominated_score: float = 999.0
@@ -50,33 +46,27 @@ class Selection:
     distance: Literal["unique", "hamming"] = "unique"
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a value, or a pair of values, that cannot work."""
-        if self.population < 1:
-            raise ConfigError(f"archive population {self.population} must be at least 1")
+        """Raises ValueError for a value, or a pair of values, that cannot work."""
         if self.k < 1:
-            raise ConfigError(f"k {self.k} of novelty search must be at least 1")
+            raise ValueError(f"k {self.k} of novelty search must be at least 1")
         if not 0 <= self.dominated_score < float("inf"):
-            raise ConfigError(f"dominated score {self.dominated_score} must be finite and >= 0")
+            raise ValueError(f"dominated score {self.dominated_score} must be finite and >= 0")
         for value, known in (
             (self.by, ("novelty", "fitness")),
             (self.denominator, ("all", "unsolved")),
             (self.distance, ("unique", "hamming")),
         ):
             if value not in known:
-                raise ConfigError(
-                    f"unknown {value!r} in the selection: choose {' or '.join(known)}"
-                )
+                raise ValueError(f"unknown {value!r} in the selection: choose {' or '.join(known)}")
         if self.distance == "hamming" and self.denominator == "unsolved":
-            raise ConfigError(
-                "hamming distance needs denominator 'all': it counts solved tasks too"
-            )
+            raise ValueError("hamming distance needs denominator 'all': it counts solved tasks too")
 
 
 class Selected(NamedTuple):
     """The outcome of `select`; `novelty` and `fitness` are in the candidates' order.
 
     Attributes:
-        indices: Candidates kept, best first, [min(population, n)] int.
+        indices: Candidates kept, best first, [min(size, n)] int.
         novelty: [n] float32, between 0 and 100, or `dominated_score`.
         fitness: [n] float64, between 0 and 1.
     """
@@ -102,39 +92,50 @@ def fitness(skills: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def select(
-    skills: npt.ArrayLike, births: Sequence[int], ids: Sequence[str], selection: Selection
+    skills: npt.ArrayLike,
+    size: int,
+    *,
+    births: Sequence[int] | None = None,
+    ids: Sequence[str] | None = None,
+    options: SelectionOptions = SelectionOptions(),
 ) -> Selected:
-    """Chooses the archive among candidates: by novelty, then fitness, then age, then id.
+    """Select the archive among candidates: by novelty, then fitness, then age, then id.
 
     The order of the candidates does not matter: comparisons are exact integer arithmetic, except
     for denominator "unsolved", whose float32 quotients do not depend on the order either.
 
     Args:
         skills: [n, T] int8: 1 solved, 0 failed, -1 missing.
-        births: Generation in which each candidate was made; the smaller is the older.
-        ids: Unique ids of the candidates.
-        selection: Options.
+        size: How many candidates are kept.
+        births: Generation of each candidate, where smaller is older; by default all are equal.
+        ids: Unique ids of the candidates; by default their positions.
+        options: How candidates are compared.
 
     Returns:
-        Who is kept, and every candidate's novelty and fitness.
+        The candidates that are kept, and every candidate's novelty and fitness.
 
     Raises:
-        AcdcError: No candidates, no task that all candidates were scored on, an id twice, lists of
-            different lengths, or more candidates and tasks than int32 sums can hold.
+        ValueError: There are no candidates, no task has a score for every candidate, `size` is
+            below 1, an id appears twice, the lengths differ, or there are more candidates and tasks
+            than int32 sums can hold.
     """
     matrix = np.asarray(skills, dtype=np.int8)
     if matrix.ndim != 2 or matrix.shape[0] == 0:
-        raise AcdcError("the archive cannot be updated: there are no candidates")
+        raise ValueError("the archive cannot be updated: there are no candidates")
+    if size < 1:
+        raise ValueError(f"size {size} of the archive must be at least 1")
     n, tasks = matrix.shape
+    births = [0] * n if births is None else births
+    ids = [f"{i:09d}" for i in range(n)] if ids is None else ids
     if len(births) != n or len(ids) != n:
-        raise AcdcError(f"{n} skill vectors, {len(births)} births and {len(ids)} ids do not align")
+        raise ValueError(f"{n} skill vectors, {len(births)} births and {len(ids)} ids do not align")
     if not (matrix >= 0).all(axis=0).any():
-        raise AcdcError("the archive cannot be updated: no task has a score for every candidate")
+        raise ValueError("the archive cannot be updated: no task has a score for every candidate")
     if len(set(ids)) < n:
         twice = sorted(name for name in set(ids) if list(ids).count(name) > 1)
-        raise AcdcError(f"candidate {twice[0]!r} appears twice")
-    if selection.k * n * tasks > _INT32 or tasks * tasks > _INT32:
-        raise AcdcError(f"{n} candidates x {tasks} tasks x k {selection.k} are too many to compare")
+        raise ValueError(f"candidate {twice[0]!r} appears twice")
+    if options.k * n * tasks > _INT32 or tasks * tasks > _INT32:
+        raise ValueError(f"{n} candidates x {tasks} tasks x k {options.k} are too many to compare")
 
     # Few distinct shapes, few compilations: candidates and tasks come and go every generation.
     rows, columns = _padded(n, 8), _padded(tasks, 32)
@@ -143,19 +144,19 @@ def select(
         np.pad(np.asarray(births, dtype=np.int32), (0, rows - n)),
         np.pad(np.argsort(np.argsort(np.asarray(ids))).astype(np.int32), (0, rows - n)),
         np.arange(rows) < n,
-        selection,
+        options,
     )
-    kept = np.asarray(order)[: min(selection.population, n)].astype(np.int64)
+    kept = np.asarray(order)[: min(size, n)].astype(np.int64)
     return Selected(kept, np.asarray(scores)[:n], fitness(matrix))
 
 
-@partial(jax.jit, static_argnames="selection")
+@partial(jax.jit, static_argnames="options")
 def rank(
     skills: npt.ArrayLike,
     births: npt.ArrayLike,
     ids: npt.ArrayLike,
     real: npt.ArrayLike,
-    selection: Selection,
+    options: SelectionOptions,
 ) -> tuple[jax.Array, jax.Array]:
     """Orders candidates from best to worst; the array function under `select`.
 
@@ -170,7 +171,7 @@ def rank(
         births: [n] int32.
         ids: [n] int32, the rank of each id.
         real: [n] bool; false rows are padding and come last.
-        selection: Options; static.
+        options: How candidates are compared; static.
 
     Returns:
         Indices of the candidates, [n] int32, best first; and their novelty, [n] float32.
@@ -183,7 +184,7 @@ def rank(
     present = jnp.maximum((skills >= 0).sum(axis=1, dtype=jnp.int32), 1)
     compared = ((skills >= 0) | ~real[:, None]).all(axis=0)
     fails = (~solved & real[:, None]).sum(axis=0, dtype=jnp.int32)
-    weight = jnp.where(compared, fails if selection.weighted else jnp.ones_like(fails), 0)
+    weight = jnp.where(compared, fails if options.weighted else jnp.ones_like(fails), 0)
     everything = weight.sum(dtype=jnp.int32)
     own = jnp.where(solved, weight[None, :], 0).sum(axis=1, dtype=jnp.int32)
 
@@ -196,7 +197,7 @@ def rank(
     fittest = by_fitness[0]
     digits = range(0, n.bit_length(), _DIGIT)
     each = solved.astype(jnp.float32)
-    near = min(selection.k, n)
+    near = min(options.k, n)
 
     def score(i: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         both = jnp.zeros(n, jnp.int32)
@@ -209,14 +210,14 @@ def rank(
         count = jnp.minimum(dominating.sum(dtype=jnp.int32), near)
         counted = jnp.maximum(count, 1)
         first = jnp.arange(near, dtype=jnp.int32) < count
-        if selection.denominator == "unsolved":
+        if options.denominator == "unsolved":
             unsolved = jnp.maximum(everything - own, 1).astype(jnp.float32)
             distance = (own[i] - both).astype(jnp.float32) / unsolved
             nearest = _smallest(jnp.where(dominating, distance, jnp.inf), near)
             mean = jnp.where(first, nearest, 0).sum() / counted.astype(jnp.float32)
             return jnp.int32(0), mean, 100 * mean
         unlike = own[i] - both
-        if selection.distance == "hamming":
+        if options.distance == "hamming":
             unlike = unlike + (own - both)
         nearest = _smallest(jnp.where(dominating, unlike, _INT32), near)
         total = jnp.where(first, nearest, 0).sum(dtype=jnp.int32)
@@ -227,12 +228,12 @@ def rank(
         return whole, part, (whole.astype(jnp.float32) + part) * unit
 
     whole, part, novelty = jax.lax.map(score, everyone, batch_size=_BLOCK)
-    novelty = novelty.at[fittest].set(selection.dominated_score)
-    if selection.by == "fitness":
+    novelty = novelty.at[fittest].set(options.dominated_score)
+    if options.by == "fitness":
         return by_fitness, novelty
     # The fittest candidate's score, in the units that the others are compared in.
-    best = jnp.float32(selection.dominated_score / 100)
-    if selection.denominator == "all":
+    best = jnp.float32(options.dominated_score / 100)
+    if options.denominator == "all":
         best = jnp.minimum(best * everything.astype(jnp.float32), _LARGEST)
         whole = whole.at[fittest].set(jnp.floor(best).astype(jnp.int32))
         best = best - jnp.floor(best)

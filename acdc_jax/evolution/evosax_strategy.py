@@ -18,8 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from acdc_jax.errors import AcdcError, ConfigError
-
 _PARENT_SCALE = 0.7  # Where the search starts; un-normalised task vectors of 2-3 parents.
 _GROUP_SCALE = 0.8
 
@@ -43,9 +41,9 @@ class Strategy:
     spread: float = 0.25
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a strategy that is unknown or that these shapes do not suit."""
+        """Raises ValueError for a strategy that is unknown or that these shapes do not suit."""
         if not 0 < self.spread < float("inf"):
-            raise ConfigError(f"spread {self.spread} of the strategy must be positive")
+            raise ValueError(f"spread {self.spread} of the strategy must be positive")
         _build(self)
 
 
@@ -132,12 +130,12 @@ def es_tell(
         The state of the next generation.
 
     Raises:
-        AcdcError: A reward is not finite.
+        ValueError: A reward is not finite.
     """
     rewards = np.asarray(rewards, np.float32)
     if not np.isfinite(rewards).all():
         child = int(np.argmin(np.isfinite(rewards)))
-        raise AcdcError(f"the reward of child {child} is {rewards[child]}")
+        raise ValueError(f"the reward of child {child} is {rewards[child]}")
     algorithm, params = _build(strategy)
     solutions, losses = jnp.asarray(solutions, jnp.float32), jnp.asarray(-rewards)
     with _numpy_promotion():
@@ -158,7 +156,7 @@ def from_arrays(strategy: Strategy, arrays: Mapping[str, npt.NDArray[Any]]) -> S
     """Restores `to_arrays`.
 
     Raises:
-        AcdcError: An array is missing, or has another strategy's shape or dtype.
+        ValueError: An array is missing, or has another strategy's shape or dtype.
     """
     template = jax.eval_shape(partial(es_init, strategy), jax.random.key(0))
 
@@ -166,7 +164,7 @@ def from_arrays(strategy: Strategy, arrays: Mapping[str, npt.NDArray[Any]]) -> S
         name = jax.tree_util.keystr(path)
         found = arrays.get(name)
         if found is None or (found.shape, found.dtype) != (expected.shape, expected.dtype):
-            raise AcdcError(f"the checkpoint does not hold a state of {strategy.name}: see {name}")
+            raise ValueError(f"the checkpoint does not hold a state of {strategy.name}: see {name}")
         return jnp.asarray(found)
 
     restored: StrategyState = jax.tree_util.tree_map_with_path(restore, template)
@@ -185,7 +183,7 @@ def _build(strategy: Strategy) -> tuple[Any, Any]:
 
     if strategy.name not in algorithms:
         known = ", ".join(sorted(algorithms))
-        raise ConfigError(f"evosax has no strategy {strategy.name!r}: choose one of {known}")
+        raise ValueError(f"evosax has no strategy {strategy.name!r}: choose one of {known}")
     solution = jnp.zeros(strategy.parents + strategy.groups, jnp.float32)
     try:
         with _numpy_promotion():
@@ -194,13 +192,13 @@ def _build(strategy: Strategy) -> tuple[Any, Any]:
             )
             return algorithm, algorithm.default_params
     except AssertionError as error:
-        raise ConfigError(
+        raise ValueError(
             f"{strategy.name} cannot propose {strategy.children} children of "
             f"{solution.size} scales: {error}"
         ) from error
     except TypeError as error:
-        raise ConfigError(
-            f"{strategy.name} needs settings that no flag gives: choose another strategy"
+        raise ValueError(
+            f"{strategy.name} needs settings of its own: choose another strategy"
         ) from error
 
 

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import groupby
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution.svd import (
     OVERSAMPLING,
     exact_noise,
@@ -30,58 +29,81 @@ _GROUP_BYTES = 2 << 30  # Of Gram matrices that one call works on.
 
 
 @dataclass(frozen=True)
-class Mutation:
-    """What is done to a child after the merge.
+class SVDNoise:
+    """Noise on singular values: σⱼ ← max(σⱼ + s εⱼ, 0) with ε ~ N(0, 1).
 
     Attributes:
-        kind: "svd": σⱼ ← max(σⱼ + s εⱼ, 0) for the `rank` largest singular values of every weight;
-            "gaussian": s ε is added to every entry; ε ~ N(0, 1).
-        scale: s, standard deviation of the noise; absolute in the paper.
-        rank: How many singular values are perturbed; "svd" only.
-        relative: `scale` is in units of the singular value ("svd") or of the weight's
-            root mean square ("gaussian") instead of absolute.
-        embeddings: Token embeddings and a separate output head are mutated too.
+        scale: s, the standard deviation of the noise; absolute in the paper.
+        rank: How many of the largest singular values of each weight are perturbed.
+        relative: Whether `scale` is in units of the singular value.
+        embeddings: Whether token embeddings and a separate output head are mutated too.
         decomposition: "exact", "randomised" (`svd.leading` states its error), or "auto": randomised
             for matrices that are larger than the subspace it searches, exact for the others.
     """
 
-    kind: Literal["svd", "gaussian"] = "svd"
     scale: float = 0.25
     rank: int = 256
     relative: bool = False
     embeddings: bool = False
     decomposition: Literal["auto", "exact", "randomised"] = "auto"
 
+    kind: ClassVar[str] = "svd"
+
     def __post_init__(self) -> None:
-        """Raises ConfigError for a value that no mutation can have."""
-        if self.kind not in ("svd", "gaussian"):
-            raise ConfigError(f"unknown mutation {self.kind!r}: choose svd or gaussian")
-        if not 0 <= self.scale < float("inf"):
-            raise ConfigError(f"mutation scale {self.scale} must be finite and at least 0")
+        """Raises ValueError for a value that cannot work."""
+        _check_scale(self.scale)
         if self.rank < 1:
-            raise ConfigError(f"mutation rank {self.rank} must be at least 1")
+            raise ValueError(f"rank {self.rank} of the SVD noise must be at least 1")
         if self.decomposition not in ("auto", "exact", "randomised"):
-            raise ConfigError(
+            raise ValueError(
                 f"unknown decomposition {self.decomposition!r}: choose auto, exact or randomised"
             )
-        if self.kind == "gaussian" and self.decomposition != "auto":
-            raise ConfigError("gaussian mutation decomposes nothing: drop the decomposition")
 
     def randomises(self, weight: jax.Array) -> bool:
-        """Whether a weight [..., m, n] is mutated through its leading subspace.
+        """Return whether a weight [..., m, n] is mutated through its leading subspace.
 
         Raises:
-            AcdcError: It is to be, and has fewer directions than that.
+            ValueError: `decomposition` is "randomised", and the weight is too small for it.
         """
-        if self.kind != "svd" or self.decomposition == "exact":
+        if self.decomposition == "exact":
             return False
         fits = min(weight.shape[-2:]) >= self.rank + OVERSAMPLING
         if self.decomposition == "randomised" and not fits:
-            raise AcdcError(
-                f"a weight of shape {weight.shape[-2:]} has no {self.rank} + {OVERSAMPLING} "
-                "directions for a randomised decomposition: lower the rank, or use auto"
+            raise ValueError(
+                f"a weight of shape {weight.shape[-2:]} is too small for a randomised "
+                f"decomposition of {self.rank} + {OVERSAMPLING} directions: lower the rank, or use "
+                "decomposition auto"
             )
         return fits
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Noise on every entry: w ← w + s ε with ε ~ N(0, 1).
+
+    Attributes:
+        scale: s, the standard deviation of the noise.
+        relative: Whether `scale` is in units of the weight's root mean square.
+        embeddings: Whether token embeddings and a separate output head are mutated too.
+    """
+
+    scale: float = 0.25
+    relative: bool = False
+    embeddings: bool = False
+
+    kind: ClassVar[str] = "gaussian"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value that cannot work."""
+        _check_scale(self.scale)
+
+
+Noise = SVDNoise | GaussianNoise
+
+
+def _check_scale(scale: float) -> None:
+    if not 0 <= scale < float("inf"):
+        raise ValueError(f"scale {scale} of the noise must be finite and at least 0")
 
 
 def mutated_paths(paths: Iterable[str], *, embeddings: bool) -> tuple[str, ...]:
@@ -104,9 +126,7 @@ def mutated_paths(paths: Iterable[str], *, embeddings: bool) -> tuple[str, ...]:
     return tuple(path for path in paths if selected(path))
 
 
-def mutate_child(
-    weights: Params, key: jax.Array, mutation: Mutation, *, donate: bool = False
-) -> Params:
+def mutate_child(weights: Params, key: jax.Array, noise: Noise, *, donate: bool = False) -> Params:
     """Mutates one model. Only a change is added to a weight, in float32, with one rounding.
 
     Weights of one shape that take the randomised decomposition go together, as many as a few GB
@@ -115,7 +135,7 @@ def mutate_child(
     Args:
         weights: One model. For a population use `mutate_children`.
         key: Typed PRNG key. Every path draws from its own, whatever else is selected.
-        mutation: What to do.
+        noise: The kind of noise and its options.
         donate: Overwrites the selected weights, which must not be used again: the peak is then one
             model and one group's temporaries, instead of two models.
 
@@ -123,19 +143,20 @@ def mutate_child(
         The mutated weights. Leaves that are not selected are the same arrays.
 
     Raises:
-        AcdcError: A selected weight has a leading axis.
+        ValueError: A selected weight has a leading axis.
     """
     mutated = dict(weights)
-    for paths in _groups(weights, mutation):
+    for paths in _groups(weights, noise):
         leaves = [mutated.pop(path) for path in paths]
         sharding, one_by_one = leaves[0].sharding, _on_cpu(leaves[0])
         hashes = np.array([_hash(path) for path in paths])
         if len(paths) == 1:
             mutate = _mutate_one_in_place if donate else _mutate_one
-            changed = [mutate(leaves[0], key, hashes[0], mutation)]
+            changed = [mutate(leaves[0], key, hashes[0], noise)]
         else:
+            assert isinstance(noise, SVDNoise)
             stretch = _stretched_in_place if donate else _stretched
-            found = _leading(tuple(_gram(leaf) for leaf in leaves), key, hashes, mutation)
+            found = _leading(tuple(_gram(leaf) for leaf in leaves), key, hashes, noise)
             changed = [stretch(leaf, *found, np.int32(i)) for i, leaf in enumerate(leaves)]
         for path, leaf in zip(paths, changed, strict=True):
             mutated[path] = jax.device_put(leaf, sharding)
@@ -144,7 +165,7 @@ def mutate_child(
     return {path: mutated[path] for path in weights}
 
 
-def mutate_children(weights: Params, keys: jax.Array, mutation: Mutation) -> Params:
+def mutate_children(weights: Params, keys: jax.Array, noise: Noise) -> Params:
     """Mutates all children of a generation: one jitted call per weight, one compilation per shape.
 
     Each child is mutated as `mutate_child` would with its key.
@@ -157,49 +178,47 @@ def mutate_children(weights: Params, keys: jax.Array, mutation: Mutation) -> Par
     Args:
         weights: Params with a leading axis C.
         keys: Typed PRNG keys, [C].
-        mutation: What to do.
+        noise: The kind of noise and its options.
 
     Returns:
         Weights with a leading axis C, sharded as they came. Leaves that are not selected are the
         same arrays.
     """
     mutated = dict(weights)
-    for path in mutated_paths(weights, embeddings=mutation.embeddings):
+    for path in mutated_paths(weights, embeddings=noise.embeddings):
         weight = weights[path]
-        one_by_one = _on_cpu(weight) and mutation.kind == "svd"
-        leaf = _mutate_leaves(weight, keys, _hash(path), mutation, one_by_one)
+        one_by_one = _on_cpu(weight) and isinstance(noise, SVDNoise)
+        leaf = _mutate_leaves(weight, keys, _hash(path), noise, one_by_one)
         mutated[path] = jax.device_put(leaf, weight.sharding)
         if one_by_one:
             mutated[path].block_until_ready()
     return mutated
 
 
-def _groups(weights: Params, mutation: Mutation) -> Iterator[tuple[str, ...]]:
+def _groups(weights: Params, noise: Noise) -> Iterator[tuple[str, ...]]:
     """Selected paths that are mutated in one call: equal in shape, dtype and sharding."""
 
     def kind(path: str) -> tuple[str, ...]:
         leaf = weights[path]
         return str(leaf.shape), str(leaf.dtype), str(leaf.sharding)
 
-    paths = mutated_paths(weights, embeddings=mutation.embeddings)
+    paths = mutated_paths(weights, embeddings=noise.embeddings)
     for path in paths:
         if weights[path].ndim != 2:
             # A leading axis would otherwise share one draw among the members.
-            raise AcdcError(f"weight {path!r} of shape {weights[path].shape} is not a matrix")
+            raise ValueError(f"weight {path!r} of shape {weights[path].shape} is not a matrix")
     for _, equal in groupby(sorted(paths, key=kind), kind):
         alike = list(equal)
         leaf, most = weights[alike[0]], 1
-        if mutation.randomises(leaf) and not _on_cpu(leaf):
+        if isinstance(noise, SVDNoise) and noise.randomises(leaf) and not _on_cpu(leaf):
             most = max(1, _GROUP_BYTES // (4 * min(leaf.shape) ** 2))
         groups = -(-len(alike) // most)
         size = -(-len(alike) // groups)  # nearly one size: few compilations
         yield from (tuple(alike[i : i + size]) for i in range(0, len(alike), size))
 
 
-def _mutate_path(
-    weight: jax.Array, key: jax.Array, path: np.uint32, mutation: Mutation
-) -> jax.Array:
-    return mutate_leaf(weight, jax.random.fold_in(key, path), mutation)
+def _mutate_path(weight: jax.Array, key: jax.Array, path: np.uint32, noise: Noise) -> jax.Array:
+    return mutate_leaf(weight, jax.random.fold_in(key, path), noise)
 
 
 def _stretched_by(
@@ -208,12 +227,12 @@ def _stretched_by(
     return stretched(weight, vectors[i], stretch[i])
 
 
-@partial(jax.jit, static_argnames="mutation")
+@partial(jax.jit, static_argnames="noise")
 def _leading(
-    grams: tuple[jax.Array, ...], key: jax.Array, paths: jax.Array, mutation: Mutation
+    grams: tuple[jax.Array, ...], key: jax.Array, paths: jax.Array, noise: SVDNoise
 ) -> tuple[jax.Array, jax.Array]:
     keys = jax.vmap(partial(jax.random.fold_in, key))(paths)
-    find = jax.vmap(partial(leading, noise=mutation))
+    find = jax.vmap(partial(leading, noise=noise))
     found: tuple[jax.Array, jax.Array] = find(jnp.stack(grams), keys)
     return found
 
@@ -222,16 +241,16 @@ def _leading(
 _gram = jax.jit(gram)
 _stretched = jax.jit(_stretched_by)
 _stretched_in_place = jax.jit(_stretched_by, donate_argnums=0)
-_mutate_one = jax.jit(_mutate_path, static_argnames="mutation")
-_mutate_one_in_place = jax.jit(_mutate_path, static_argnames="mutation", donate_argnums=0)
+_mutate_one = jax.jit(_mutate_path, static_argnames="noise")
+_mutate_one_in_place = jax.jit(_mutate_path, static_argnames="noise", donate_argnums=0)
 
 
-@partial(jax.jit, static_argnames=("mutation", "one_by_one"))
+@partial(jax.jit, static_argnames=("noise", "one_by_one"))
 def _mutate_leaves(
-    weight: jax.Array, keys: jax.Array, path: np.uint32, mutation: Mutation, one_by_one: bool
+    weight: jax.Array, keys: jax.Array, path: np.uint32, noise: Noise, one_by_one: bool
 ) -> jax.Array:
     def mutate(weight: jax.Array, key: jax.Array) -> jax.Array:
-        return _mutate_path(weight, key, path, mutation)
+        return _mutate_path(weight, key, path, noise)
 
     if one_by_one:
         mutated: jax.Array = jax.lax.map(lambda child: mutate(*child), (weight, keys))
@@ -239,14 +258,14 @@ def _mutate_leaves(
     return jax.vmap(mutate)(weight, keys)
 
 
-def mutate_leaf(weight: jax.Array, key: jax.Array, mutation: Mutation) -> jax.Array:
+def mutate_leaf(weight: jax.Array, key: jax.Array, noise: Noise) -> jax.Array:
     """Mutates one matrix [m, n] with its own key; under jit."""
-    if mutation.kind == "svd":
-        mutate = randomised_noise if mutation.randomises(weight) else exact_noise
-        return mutate(weight, key, mutation)
+    if isinstance(noise, SVDNoise):
+        mutate = randomised_noise if noise.randomises(weight) else exact_noise
+        return mutate(weight, key, noise)
     exact = weight.astype(jnp.float32)
-    change = mutation.scale * jax.random.normal(key, exact.shape, jnp.float32)
-    if mutation.relative:
+    change = noise.scale * jax.random.normal(key, exact.shape, jnp.float32)
+    if noise.relative:
         change = change * jnp.sqrt(jnp.mean(jnp.square(exact)))
     return (exact + change).astype(weight.dtype)
 

@@ -12,8 +12,6 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from acdc_jax.errors import AcdcError, ConfigError
-
 Draw = Callable[[np.random.Generator, int, int, int], npt.NDArray[np.float64]]
 
 
@@ -57,7 +55,7 @@ COEFFICIENTS: dict[str, Draw] = {
 
 
 @dataclass(frozen=True)
-class Proposer:
+class ProposerOptions:
     """How children are proposed.
 
     Attributes:
@@ -71,12 +69,12 @@ class Proposer:
     max_parents: int = 2
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for an unknown kind or an impossible number of parents."""
+        """Raises ValueError for an unknown kind or an impossible number of parents."""
         if self.kind not in (*COEFFICIENTS, "evosax"):
             known = ", ".join((*COEFFICIENTS, "evosax"))
-            raise ConfigError(f"unknown proposer {self.kind!r}: choose one of {known}")
+            raise ValueError(f"unknown proposer {self.kind!r}: choose one of {known}")
         if not 1 <= self.min_parents <= self.max_parents:
-            raise ConfigError(
+            raise ValueError(
                 f"a child cannot have {self.min_parents} to {self.max_parents} parents"
             )
 
@@ -86,7 +84,7 @@ def propose(
     fitness: npt.ArrayLike,
     n_children: int,
     n_groups: int,
-    proposer: Proposer,
+    proposer: ProposerOptions,
     scales: npt.ArrayLike | None = None,
 ) -> Proposal:
     """Draws distinct parents uniformly from the archive, and the coefficients of their merge.
@@ -107,12 +105,12 @@ def propose(
         The proposal.
 
     Raises:
-        AcdcError: The archive has fewer members than a child needs parents.
+        ValueError: The archive has fewer members than a child needs parents.
     """
     fitness = np.asarray(fitness)
     most = min(proposer.max_parents, fitness.size)
     if most < proposer.min_parents:
-        raise AcdcError(
+        raise ValueError(
             f"an archive of {fitness.size} cannot give a child {proposer.min_parents} parents: "
             "add seeds or lower min_parents"
         )

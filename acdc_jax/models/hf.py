@@ -21,7 +21,6 @@ import numpy as np
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import from_hf, to_hf
-from acdc_jax.models.fetch import fetch
 from acdc_jax.models.safetensors_io import (
     Stored,
     find_tensors,
@@ -32,7 +31,7 @@ from acdc_jax.models.safetensors_io import (
 )
 from acdc_jax.models.tokenizer import load_tokenizer
 from acdc_jax.models.transformer import param_shapes
-from acdc_jax.params import Params
+from acdc_jax.params import Params, fetch
 
 # Our module's dotted path ↔ Hugging Face's; {} is the layer.
 _NAMES = {

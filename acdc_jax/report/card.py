@@ -53,7 +53,7 @@ def model_card(
         template_path=str(_TEMPLATES / "member.md.jinja"),
         member=recipe.id,
         seed=seed,
-        making="" if recipe.merge is None else _making(recipe, recipe.merge["method"]),
+        making="" if recipe.merge is None else _making(recipe, recipe.merge.method),
         lineage=lineage.rstrip(),
         models=[dataclasses.asdict(one) for one in models],
         licence_note=note,
@@ -113,7 +113,7 @@ def _cell(text: str) -> str:
 
 
 def _making(recipe: Recipe, method: str) -> str:
-    mutated = f", then a mutation ({recipe.mutation['kind']})" if recipe.mutation else ""
+    mutated = f", then a mutation ({recipe.mutation.kind})" if recipe.mutation else ""
     parents = f"{len(recipe.parents)} parents" if len(recipe.parents) > 1 else "one parent"
     return f"a {method} merge of {parents}{mutated}, in generation {recipe.generation}"
 

@@ -17,9 +17,9 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evolution import evosax_strategy as es
 from acdc_jax.evolution.content_hash import content_hash
 from acdc_jax.evolution.evosax_strategy import Strategy, StrategyState
-from acdc_jax.evolution.merge import Merge, merge_child
-from acdc_jax.evolution.mutate import Mutation, mutate_child
-from acdc_jax.evolution.propose import Proposer, propose
+from acdc_jax.evolution.merge import MergeOptions, merge_child
+from acdc_jax.evolution.mutate import Noise, mutate_child
+from acdc_jax.evolution.propose import ProposerOptions, propose
 from acdc_jax.evolution.recipe import Recipe, key_words
 from acdc_jax.models.hf import non_finite
 from acdc_jax.params import Params
@@ -38,10 +38,10 @@ class Operators:
         group_of: weight path → index into `groups`.
     """
 
-    proposer: Proposer
+    proposer: ProposerOptions
     strategy: Strategy | None
-    merge: Merge
-    mutation: Mutation | None
+    merge: MergeOptions
+    mutation: Noise | None
     groups: tuple[str, ...]
     group_of: Mapping[str, int]
 
@@ -102,8 +102,8 @@ def propose_children(
                 parents=tuple(parents[p] for p in proposal.parents[c, :used]),
                 coefficients=tuple(tuple(row) for row in rows),
                 groups=operators.groups,
-                merge=dataclasses.asdict(operators.merge),
-                mutation=dataclasses.asdict(operators.mutation) if operators.mutation else None,
+                merge=operators.merge,
+                mutation=operators.mutation,
                 key=key_words(keys[c]),
                 generation=generation,
             )
@@ -137,13 +137,15 @@ def make_child(
     assert recipe.merge is not None
     merge_key, mutation_key = jax.random.split(recipe.prng_key())
     coefficients = jnp.asarray(np.asarray(recipe.coefficients, np.float32))
-    weights = merge_child(Merge(**recipe.merge), base, parents, coefficients, merge_key, group_of)
+    weights = merge_child(recipe.merge, base, parents, coefficients, merge_key, group_of)
     jax.block_until_ready(weights)
     parents.clear()
     lap("merge")
     if recipe.mutation:
-        mutation = Mutation(**recipe.mutation)
-        weights = mutate_child(weights, mutation_key, mutation, donate=True)
+        try:
+            weights = mutate_child(weights, mutation_key, recipe.mutation, donate=True)
+        except ValueError as error:
+            raise AcdcError(f"child {recipe.id}: {error}") from None
         jax.block_until_ready(weights)
         lap("mutate")
     if bad := non_finite(weights):

@@ -17,7 +17,7 @@ from acdc_jax.evaluation.answer_tasks import Engine
 from acdc_jax.evaluation.device_groups import Group, Groups
 from acdc_jax.evolution.evosax_strategy import Strategy
 from acdc_jax.evolution.merge import module_groups
-from acdc_jax.evolution.propose import Proposer
+from acdc_jax.evolution.propose import ProposerOptions
 from acdc_jax.inference.buckets import common_prefix
 from acdc_jax.inference.memory import choose_population, device_room, weight_bytes
 from acdc_jax.models.config import ModelConfig
@@ -151,15 +151,18 @@ def make_operators(config: Config, model: ModelConfig, seeds: int) -> Operators:
     groups, group_of = module_groups(param_shapes(model), _granularity(given.granularity))
     strategy = None
     if given.proposer == "evosax":
-        strategy = Strategy(
-            given.strategy,
-            config.run.children,
-            given.max_parents,
-            len(groups),
-            given.strategy_std,
-        )
+        try:
+            strategy = Strategy(
+                given.strategy,
+                config.run.children,
+                given.max_parents,
+                len(groups),
+                given.strategy_std,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     return Operators(
-        Proposer(given.proposer, given.min_parents, given.max_parents),
+        ProposerOptions(given.proposer, given.min_parents, given.max_parents),
         strategy,
         given.to_merge(),
         given.to_mutation(),

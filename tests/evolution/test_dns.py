@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution import dns
-from acdc_jax.evolution.dns import Selection, fitness, rank, select
+from acdc_jax.evolution.dns import SelectionOptions, fitness, rank, select
 
 from .plain_archive import plain_select
 
@@ -51,7 +50,7 @@ def candidates(draw, missing=True):
 @given(given=candidates())
 def test_equals_plain_python(rule, given):
     skills, births, ids = given
-    selected = select(skills, births, ids, Selection(population=5, **rule))
+    selected = select(skills, 5, births=births, ids=ids, options=SelectionOptions(**rule))
     kept, novelty = plain_select(skills.tolist(), births, ids, population=5, **rule)
     np.testing.assert_allclose(selected.novelty, [float(x) for x in novelty], rtol=1e-5)
     if rule.get("denominator") == "unsolved":  # Compared in float32, hence equal up to its ties.
@@ -69,10 +68,14 @@ def test_order_of_candidates_and_tasks_does_not_matter(rule, given, seed):
     skills, births, ids = given
     rng = np.random.default_rng(seed)
     rows, columns = rng.permutation(len(ids)), rng.permutation(skills.shape[1])
-    selection = Selection(population=4, **rule)
-    selected = select(skills, births, ids, selection)
+    selection = SelectionOptions(**rule)
+    selected = select(skills, 4, births=births, ids=ids, options=selection)
     shuffled = select(
-        skills[rows][:, columns], [births[i] for i in rows], [ids[i] for i in rows], selection
+        skills[rows][:, columns],
+        4,
+        births=[births[i] for i in rows],
+        ids=[ids[i] for i in rows],
+        options=selection,
     )
     assert [ids[i] for i in selected.indices] == [ids[rows[i]] for i in shuffled.indices]
     np.testing.assert_array_equal(selected.novelty[rows], shuffled.novelty)
@@ -84,11 +87,12 @@ def test_larger_than_a_block_and_a_digit(monkeypatch):
     skills = (rng.random((40, 90)) < rng.random((40, 1))).astype(np.int8)
     births, ids = rng.integers(0, 3, 40).tolist(), [f"m{i:02d}" for i in range(40)]
     kept, _ = plain_select(skills.tolist(), births, ids, population=40)
-    assert select(skills, births, ids, Selection(population=40)).indices.tolist() == kept
+    assert select(skills, 40, births=births, ids=ids).indices.tolist() == kept
     monkeypatch.setattr(dns, "_BLOCK", 7)
     monkeypatch.setattr(dns, "_DIGIT", 2)
-    uncached = Selection(population=39)  # Another static argument: compiled with the above.
-    assert select(skills, births, ids, uncached).indices.tolist() == kept[:39]
+    uncached = SelectionOptions(dominated_score=998.0)  # other options: compiled with the above
+    selected = select(skills, 39, births=births, ids=ids, options=uncached)
+    assert selected.indices.tolist() == kept[:39]
 
 
 @pytest.mark.parametrize("spec", [PartitionSpec("pop"), PartitionSpec(None, "pop")], ids=str)
@@ -97,7 +101,7 @@ def test_on_a_mesh(spec):
     rng = np.random.default_rng(1)
     skills = (rng.random((64, 128)) < rng.random((64, 1))).astype(np.int8)
     births, ids, real = rng.integers(0, 3, 64), np.arange(64), np.ones(64, bool)
-    rest = births.astype(np.int32), ids.astype(np.int32), real, Selection(population=8)
+    rest = births.astype(np.int32), ids.astype(np.int32), real, SelectionOptions()
     mesh = Mesh(np.array(jax.devices()[:4]), ("pop",), axis_types=(AxisType.Auto,))
     order, novelty = rank(jax.device_put(skills, NamedSharding(mesh, spec)), *rest)
     expected, scores = rank(skills, *rest)
@@ -108,7 +112,7 @@ def test_on_a_mesh(spec):
 def test_hand_computed():
     """Three tasks, failed by 1, 2 and 3 of 4 candidates."""
     skills = np.array([[1, 1, 0], [1, 0, 1], [1, 0, 0], [0, 0, 0]], np.int8)
-    selected = select(skills, [1, 0, 0, 0], ["a", "b", "c", "d"], Selection(population=2))
+    selected = select(skills, 2, births=[1, 0, 0, 0], ids=["a", "b", "c", "d"])
     # b is as fit as a and older, so b is the fittest; a differs from b in the second task only.
     np.testing.assert_allclose(selected.novelty, [100 * 3 / 7, 999, 0, 0], rtol=1e-6)
     np.testing.assert_allclose(selected.fitness, [2 / 3, 2 / 3, 1 / 3, 0])
@@ -119,14 +123,16 @@ def test_hand_computed():
 @pytest.mark.parametrize("rule", RULES, ids=json.dumps)
 def test_all_pass_and_all_fail(solved, rule):
     skills = np.full((4, 6), solved, np.int8)
-    selected = select(skills, [2, 0, 0, 1], list("abdc"), Selection(population=3, **rule))
+    selected = select(
+        skills, 3, births=[2, 0, 0, 1], ids=list("abdc"), options=SelectionOptions(**rule)
+    )
     assert selected.indices.tolist() == [1, 2, 3]  # Age, then id.
     assert np.isfinite(selected.novelty).all()
     assert sorted(selected.novelty)[:3] == [0, 0, 0]
 
 
 def test_one_candidate_one_task():
-    selected = select([[0]], [0], ["a"], Selection(population=3))
+    selected = select([[0]], 3, births=[0], ids=["a"])
     assert selected.indices.tolist() == [0]
     assert selected.novelty.tolist() == [999]
 
@@ -134,7 +140,7 @@ def test_one_candidate_one_task():
 def test_missing_is_not_failed():
     skills = np.array([[1, 1, -1], [1, 0, 0]], np.int8)
     assert fitness(skills).tolist() == [1, 1 / 3]
-    selected = select(skills, [0, 0], ["a", "b"], Selection(population=2))
+    selected = select(skills, 2, births=[0, 0], ids=["a", "b"])
     assert selected.indices.tolist() == [0, 1]
     assert selected.novelty.tolist() == [999, 0]
 
@@ -145,10 +151,14 @@ def test_fitness_is_compared_exactly():
     skills[0, :3333] = 1
     skills[1, :3332] = 1
     skills[1, -1] = -1
-    selected = select(skills, [1, 0], ["a", "b"], Selection(population=1, by="fitness"))
+    selected = select(
+        skills, 1, births=[1, 0], ids=["a", "b"], options=SelectionOptions(by="fitness")
+    )
     assert selected.indices.tolist() == [0]
     skills = np.array([[1, 0, 0, -1, -1, -1], [1, 1, 0, 0, 0, 0]], np.int8)
-    selected = select(skills, [1, 0], ["a", "b"], Selection(population=1, by="fitness"))
+    selected = select(
+        skills, 1, births=[1, 0], ids=["a", "b"], options=SelectionOptions(by="fitness")
+    )
     assert selected.indices.tolist() == [1]
 
 
@@ -164,14 +174,13 @@ def test_fitness_is_compared_exactly():
     ],
 )
 def test_impossible_updates_are_refused(skills, births, ids, message):
-    with pytest.raises(AcdcError, match=message):
-        select(skills, births, ids, Selection(population=2))
+    with pytest.raises(ValueError, match=message):
+        select(skills, 2, births=births, ids=ids)
 
 
 @pytest.mark.parametrize(
     "values",
     [
-        {"population": 0},
         {"k": 0},
         {"dominated_score": float("nan")},
         {"by": "luck"},
@@ -180,15 +189,15 @@ def test_impossible_updates_are_refused(skills, births, ids, message):
     ],
 )
 def test_impossible_selections_are_refused(values):
-    with pytest.raises(ConfigError):
-        Selection(**{"population": 4, **values})
+    with pytest.raises(ValueError, match=r"must|choose|needs"):
+        SelectionOptions(**values)
 
 
 def test_nearby_sizes_share_a_compilation():
     rng = np.random.default_rng(0)
-    selection = Selection(population=2, k=2)
+    selection = SelectionOptions(k=2)
     before = rank._cache_size()
     for n, tasks in ((10, 250), (16, 256), (12, 225)):
         skills = rng.integers(0, 2, (n, tasks))
-        select(skills, [0] * n, [f"m{i}" for i in range(n)], selection)
+        select(skills, 2, options=selection)
     assert rank._cache_size() == before + 1

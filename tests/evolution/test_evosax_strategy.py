@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution.evosax_strategy import (
     Strategy,
     es_ask,
@@ -79,15 +78,15 @@ def test_it_maximises_the_reward():
 def test_a_reward_that_is_not_finite_is_refused():
     state = es_init(CMA, jax.random.key(0))
     solutions, state = es_ask(CMA, jax.random.key(1), state)
-    with pytest.raises(AcdcError, match="child 2 is nan"):
+    with pytest.raises(ValueError, match="child 2 is nan"):
         es_tell(CMA, jax.random.key(2), state, solutions, [0, 1, np.nan, 1, 1, 1, 1, 1])
 
 
 def test_another_strategys_checkpoint_is_refused():
     arrays = to_arrays(es_init(CMA, jax.random.key(0)))
-    with pytest.raises(AcdcError, match="does not hold a state of CMA_ES"):
+    with pytest.raises(ValueError, match="does not hold a state of CMA_ES"):
         from_arrays(Strategy("CMA_ES", 8, 3, 3), arrays)
-    with pytest.raises(AcdcError, match="does not hold a state of SNES"):
+    with pytest.raises(ValueError, match="does not hold a state of SNES"):
         from_arrays(Strategy("SNES", 8, 2, 3), arrays)
 
 
@@ -98,12 +97,12 @@ def test_another_strategys_checkpoint_is_refused():
         ("Open_ES", 7, "cannot propose 7 children"),
         ("DifferentialEvolution", 3, "cannot propose 3 children"),
         ("CMA_ES", 0, "cannot propose 0 children"),
-        ("SV_CMA_ES", 8, "settings that no flag gives"),
-        ("RandomSearch", 8, "settings that no flag gives"),
+        ("SV_CMA_ES", 8, "settings of its own"),
+        ("RandomSearch", 8, "settings of its own"),
     ],
 )
 def test_impossible_strategies_are_refused(name, children, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ValueError, match=message):
         Strategy(name, children=children, parents=2, groups=3)
-    with pytest.raises(ConfigError):
+    with pytest.raises(ValueError, match="spread 0"):
         Strategy("CMA_ES", 8, 2, 3, spread=0)

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from acdc_jax.bench.decode import step_settings
-from acdc_jax.evolution.merge import Merge, merge_child, module_groups
-from acdc_jax.evolution.mutate import Mutation, mutate_leaf, mutated_paths
+from acdc_jax.evolution.merge import MergeOptions, merge_child, module_groups
+from acdc_jax.evolution.mutate import SVDNoise, mutate_leaf, mutated_paths
 from acdc_jax.inference import steps
 from acdc_jax.inference.steps import Prompts
 from acdc_jax.models.config import ModelConfig
@@ -93,7 +93,7 @@ def lowered(
     halves: Any = np.full((2, len(names)), 0.5, np.float32)
 
     def merge(base: Any, parents: Any, key: jax.Array) -> Any:
-        return merge_child(Merge(), base, parents, halves, key, groups)
+        return merge_child(MergeOptions(), base, parents, halves, key, groups)
 
     found = {
         "decode": steps.decode.lower(settings, wanted, state, of(1, slots, dtype=jnp.bool_)),
@@ -105,7 +105,7 @@ def lowered(
         if kind not in found:
             leaf = wanted[path]
             mutate = jax.jit(mutate_leaf, static_argnums=2, out_shardings=leaf.sharding)
-            found[kind] = mutate.lower(leaf, key, Mutation(rank=rank))
+            found[kind] = mutate.lower(leaf, key, SVDNoise(rank=rank))
     return found
 
 

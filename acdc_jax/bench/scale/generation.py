@@ -247,9 +247,8 @@ def _compile_rest(context: RunContext, state: State) -> None:
     candidates = len(state.archive) + run.children
     dns.select(
         np.zeros((candidates, len(state.skills.tasks)), np.int8),
-        [0] * candidates,
-        [str(i) for i in range(candidates)],
-        context.config.evolve.to_selection(run.population),
+        run.population,
+        options=context.config.evolve.to_selection(),
     )
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from acdc_jax.evolution.merge.options import Merge
+from acdc_jax.evolution.merge.options import MergeOptions
 
 _STRAIGHT = 0.9995  # Above this cosine an arc is its chord, and float32 has no angle left.
 _SINGULAR = 1e-6
@@ -29,7 +29,7 @@ _CANCELLED = (
 
 
 def average(
-    merge: Merge,
+    merge: MergeOptions,
     base: Sequence[jax.Array],
     parents: Sequence[Sequence[jax.Array]],
     coefficients: jax.Array,
@@ -73,7 +73,7 @@ def average(
     return tuple(combine(i) for i in range(len(base)))
 
 
-def needs_base(merge: Merge, coefficients: npt.NDArray[np.float32]) -> bool:
+def needs_base(merge: MergeOptions, coefficients: npt.NDArray[np.float32]) -> bool:
     """Whether θ₀ has a share in merges by these coefficients [..., P, G], on the host.
 
     Normalised merges and slerp are sums of parents alone, except where coefficients cancel out.

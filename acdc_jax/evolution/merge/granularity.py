@@ -4,8 +4,6 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from acdc_jax.errors import AcdcError
-
 Granularity = Literal["global", "layer", "module"]
 
 # First match wins; the captured layer number, where there is one, becomes part of the name.
@@ -32,7 +30,7 @@ def module_groups(
         The names of the groups from input to output, and the group's index of each path.
 
     Raises:
-        AcdcError: A path belongs to no module.
+        ValueError: A path belongs to no module.
     """
     found: dict[str, tuple[int, str]] = {}
     for path in paths:
@@ -51,4 +49,4 @@ def _module(path: str) -> tuple[str, int | None]:
     for pattern, module in _MODULES:
         if match := pattern.fullmatch(path):
             return module, int(match.group(1)) if match.groups() else None
-    raise AcdcError(f"weight {path!r} belongs to no module that can be merged")
+    raise ValueError(f"weight {path!r} belongs to no module that can be merged")

@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from acdc_jax.errors import ConfigError
-
 # Names are mergekit's, so that they can be looked up.
 METHODS = (
     "linear",
@@ -21,7 +19,7 @@ _ELECTING = ("ties", "dare_ties", "della")
 
 
 @dataclass(frozen=True)
-class Merge:
+class MergeOptions:
     """How parents are merged. Hashable: a static argument of jitted functions.
 
     Attributes:
@@ -40,27 +38,29 @@ class Merge:
     epsilon: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a value, or a pair of values, that cannot work."""
+        """Raises ValueError for a value, or a pair of values, that cannot work."""
         method, density, epsilon = self.method, self.density, self.epsilon
         if method not in METHODS:
-            raise ConfigError(f"--merge_method={method}: choose one of {', '.join(METHODS)}")
+            raise ValueError(f"unknown merge method {method!r}: choose one of {', '.join(METHODS)}")
         if not 0 < density <= 1:
-            raise ConfigError(f"--density={density}: must be above 0 and at most 1")
+            raise ValueError(f"density {density} must be above 0 and at most 1")
         if not (math.isfinite(epsilon) and epsilon >= 0):
-            raise ConfigError(f"--epsilon={epsilon}: must be finite and at least 0")
+            raise ValueError(f"epsilon {epsilon} must be finite and at least 0")
         if method in _AVERAGES and density < 1:
-            raise ConfigError(f"--density={density}: {method} merges keep every entry; drop it")
+            raise ValueError(f"density {density}: {method} merges keep every entry; use density 1")
         if self.drops and density == 1:
-            raise ConfigError(f"{method} merges drop entries: set --density below 1, such as 0.5")
+            raise ValueError(f"{method} merges drop entries: set density below 1, such as 0.5")
         if not self.ranks and epsilon:
-            raise ConfigError(f"--epsilon={epsilon} is for della merges, not {method}: drop it")
+            raise ValueError(
+                f"epsilon {epsilon} only applies to della merges, not to {method}; use epsilon 0"
+            )
         if self.ranks and not (0 < epsilon < min(density, 1 - density)):
-            raise ConfigError(
+            raise ValueError(
                 f"{method} keeps entries with probability density ± epsilon, strictly between 0 "
-                f"and 1: not with --density={density} and --epsilon={epsilon}; try --epsilon=0.1"
+                f"and 1: not with density {density} and epsilon {epsilon}; try epsilon 0.1"
             )
         if method in ("slerp", "model_stock") and not self.normalise:
-            raise ConfigError(f"{method} takes coefficients as shares: drop --nonormalise")
+            raise ValueError(f"{method} takes coefficients as shares: normalise must be true")
 
     @property
     def averages(self) -> bool:

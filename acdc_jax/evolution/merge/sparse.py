@@ -18,13 +18,13 @@ from operator import add
 import jax
 import jax.numpy as jnp
 
-from acdc_jax.evolution.merge.options import Merge
+from acdc_jax.evolution.merge.options import MergeOptions
 
 _DIGIT = 3  # Bits of a threshold found per pass over the weight: 7 counts a pass, 10 passes.
 
 
 def sparse(
-    merge: Merge,
+    merge: MergeOptions,
     base: jax.Array,
     parents: Sequence[jax.Array],
     coefficients: jax.Array,
@@ -62,7 +62,7 @@ def sparse(
     return (start + change).astype(base.dtype)
 
 
-def _thin(merge: Merge, change: jax.Array, key: jax.Array) -> jax.Array:
+def _thin(merge: MergeOptions, change: jax.Array, key: jax.Array) -> jax.Array:
     """A task vector of which `density` is left."""
     if not merge.drops:
         return trim(change, merge.density)

@@ -11,9 +11,8 @@ from functools import partial
 import jax
 import numpy as np
 
-from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.merge.average import average, needs_base
-from acdc_jax.evolution.merge.options import Merge
+from acdc_jax.evolution.merge.options import MergeOptions
 from acdc_jax.evolution.merge.sparse import sparse
 from acdc_jax.params import Params
 
@@ -21,7 +20,7 @@ Leaves = tuple[jax.Array, ...]
 
 
 def merge_child(
-    merge: Merge,
+    merge: MergeOptions,
     base: Params,
     parents: Sequence[Params],
     coefficients: jax.Array,
@@ -43,13 +42,13 @@ def merge_child(
         The child's weights, in the base's dtypes, sharded like the base.
 
     Raises:
-        AcdcError: A tree lacks a path, or has one that the others do not have.
+        ValueError: A tree lacks a path, or has one that the others do not have.
     """
     return _merge(_one, merge, base, parents, coefficients, key, groups)
 
 
 def merge_children(
-    merge: Merge,
+    merge: MergeOptions,
     base: Params,
     parents: Sequence[Params],
     coefficients: jax.Array,
@@ -70,14 +69,14 @@ def merge_children(
         Weights with a leading axis C, sharded like the parents.
 
     Raises:
-        AcdcError: As in `merge_child`.
+        ValueError: As in `merge_child`.
     """
     return _merge(_many, merge, base, parents, coefficients, keys, groups)
 
 
 def _merge(
     merge_leaves: Callable[..., Leaves],
-    merge: Merge,
+    merge: MergeOptions,
     base: Params,
     parents: Sequence[Params],
     coefficients: jax.Array,
@@ -86,7 +85,7 @@ def _merge(
 ) -> Params:
     for tree in (*parents, groups):
         if odd := base.keys() ^ tree.keys():
-            raise AcdcError(f"weight {min(odd)!r} is missing from a model that is to be merged")
+            raise ValueError(f"weight {min(odd)!r} is missing from a model that is to be merged")
     paths = list(base)
     # Of the others there is one program, which reads it.
     base_counts = not merge.averages or needs_base(merge, np.asarray(coefficients))
@@ -108,7 +107,7 @@ def _merge(
 
 
 def _merge_leaves(
-    merge: Merge,
+    merge: MergeOptions,
     base_counts: bool,
     base: Leaves,
     parents: tuple[Leaves, ...],
@@ -131,7 +130,7 @@ _one = jax.jit(_merge_leaves, static_argnums=(0, 1))
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _many(
-    merge: Merge,
+    merge: MergeOptions,
     base_counts: bool,
     base: Leaves,
     parents: tuple[Leaves, ...],
