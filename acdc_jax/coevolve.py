@@ -14,11 +14,10 @@ import numpy as np
 
 from acdc_jax import multihost
 from acdc_jax.errors import AcdcError, Preempted
-from acdc_jax.evaluation.answer_tasks import Evaluation, Response
-from acdc_jax.evaluation.device_groups import Group, evaluate_members
-from acdc_jax.evaluation.task_force import coverage, greedy
+from acdc_jax.evaluation.evaluate import Evaluation, Prefetch, Response, Weights, evaluate_members
 from acdc_jax.evolution import dns
 from acdc_jax.evolution import skills as skill_matrix
+from acdc_jax.evolution.coverage import coverage, greedy
 from acdc_jax.evolution.evosax_strategy import es_init, es_tell
 from acdc_jax.evolution.propose import host_rng
 from acdc_jax.evolution.recipe import Recipe
@@ -254,24 +253,24 @@ def _grow(
     in the store, and within the store's budget.
     """
     wanted, made = {recipe.id: recipe for recipe in proposed}, dict[str, Recipe]()
-    laps = [Timer() for _ in context.groups.own]
+    laps = [Timer() for _ in context.evaluator.groups.local]
 
-    def make(name: str, group: Group) -> Params:
-        lap = laps[group.number].lap
+    def make(name: str, group: int) -> Params:
+        lap = laps[group].lap
         lap("answers")  # of the child before
-        parents = [context.store.get(parent, group.number) for parent in wanted[name].parents]
+        parents = [context.store.get(parent, group) for parent in wanted[name].parents]
         jax.block_until_ready(parents)
         lap("store")
         weights, made[name] = make_child(
-            wanted[name], group.base, parents, context.operators.group_of, lap
+            wanted[name], context.bases[group], parents, context.operators.group_of, lap
         )
-        context.store.put(made[name], weights, group.number)
+        context.store.put(made[name], weights, group)
         lap("store")
         return weights
 
-    def prefetch(names: Sequence[str], group: Group) -> None:
+    def prefetch(names: Sequence[str], group: int) -> None:
         parents = [parent for name in names for parent in wanted[name].parents]
-        context.store.prefetch(parents, group.number)
+        context.store.prefetch(parents, group)
 
     found = _evaluate(context, clock, list(wanted), make, prefetch, tasks)
     for part in _MAKING:
@@ -290,20 +289,12 @@ def _evaluate(
     context: RunContext,
     clock: Timer,
     names: Sequence[str],
-    weights: Callable[[str, Group], Params],
-    prefetch: Callable[[Sequence[str], Group], None],
+    weights: Weights,
+    prefetch: Prefetch,
     tasks: Sequence[Task],
 ) -> Evaluation:
     """Greedy answers of members, and their scores."""
-    found = evaluate_members(
-        context.groups,
-        context.sandbox,
-        names,
-        weights,
-        tasks,
-        prefetch=prefetch,
-        instances_per_task=context.config.tasks.instances_per_task,
-    )
+    found = evaluate_members(context.evaluator, names, weights, tasks, prefetch=prefetch)
     clock.add("decode_s", found.decode_s)
     clock.add("scoring_s", found.scoring_s)
     return found
@@ -322,14 +313,7 @@ def _answers(
     if not tasks:
         return skill_matrix.EMPTY, []
     store = context.store
-    found = _evaluate(
-        context,
-        clock,
-        members,
-        lambda name, group: store.get(name, group.number),
-        lambda names, group: store.prefetch(names, group.number),
-        tasks,
-    )
+    found = _evaluate(context, clock, members, store.get, store.prefetch, tasks)
     return _skills(context, found, without=()), list(found.responses)
 
 

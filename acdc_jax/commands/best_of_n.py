@@ -14,7 +14,6 @@ from rich.console import Console
 from acdc_jax.commands.export import read_model
 from acdc_jax.config import Config, SamplingConfig, ScientistConfig
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluation.answer_tasks import Response
 from acdc_jax.evaluation.best_of_n import JUDGED, METHODS, REWARDED
 from acdc_jax.evaluation.best_of_n.answers import (
     Question,
@@ -32,7 +31,8 @@ from acdc_jax.evaluation.best_of_n.reward_model import (
     rewards,
 )
 from acdc_jax.evaluation.best_of_n.self_certainty import self_certainty
-from acdc_jax.evaluation.measure import held_out_tasks
+from acdc_jax.evaluation.evaluate import Response
+from acdc_jax.evaluation.held_out import held_out_tasks
 from acdc_jax.files import write_atomic
 from acdc_jax.flags import setting
 from acdc_jax.models.hub import find_model
@@ -268,12 +268,10 @@ def _answer(
         return
     with run_directory.lock_run(settings), reopen_context(settings, console) as context:
         spent = complete_answers(
-            context.groups,
-            context.sandbox,
-            context.store,
+            context.evaluator,
+            context.store.get,
             run_dir,
             tasks,
-            per_task,
             owed,
             lambda done: context.progress("answers", done, len(owed)),
         )

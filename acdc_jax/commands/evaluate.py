@@ -1,6 +1,7 @@
 """`acdc evaluate RUN`: the global skill matrix, and task forces chosen from it."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,9 @@ from rich.console import Console
 from acdc_jax import flags
 from acdc_jax.commands.benchmarks import BenchmarkConfig, run_benchmarks
 from acdc_jax.commands.best_of_n import BestOfNConfig, check_best_of_n, run_best_of_n
-from acdc_jax.config import Config, SamplingConfig
+from acdc_jax.config import SamplingConfig
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluation.measure import Judges, global_skills, known_skills
+from acdc_jax.evaluation.global_skills import batches
 from acdc_jax.evaluation.task_force import Choice, Method, TaskForce, choose, report
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.files import write_atomic
@@ -21,8 +22,8 @@ from acdc_jax.flags import check_bounds, setting
 from acdc_jax.report.benchmarks import runs_table
 from acdc_jax.report.tables import forces_table
 from acdc_jax.runtime import run_directory
+from acdc_jax.runtime.measure import complete_global_skills
 from acdc_jax.runtime.reopen import reopen_context
-from acdc_jax.runtime.run_directory import Manifest
 from acdc_jax.runtime.run_reader import RunRecord, read_run
 
 _HELP = """acdc evaluate RUN: complete a run's global skill matrix and choose task forces from it.
@@ -184,41 +185,20 @@ def complete_skills(run_dir: Path, console: Console) -> None:
         AcdcError: the run or its seeds cannot be read, or the run is under way.
     """
     run = read_run(run_dir)
-    known = known_skills(run_dir, run.manifest, list(run.tasks))
-    if not skill_matrix.incomplete(known):
+    known = run_directory.known_skills(run_dir, run.manifest, list(run.tasks))
+    incomplete = skill_matrix.incomplete(known)
+    if not incomplete:
         run_directory.save_skills(run_dir, known)
         return
     config = run.settings
-    with run_directory.lock_run(config) as manifest:
-        _evaluate(config, run_dir, manifest, run, skill_matrix.incomplete(known), console)
-
-
-def _evaluate(
-    config: Config,
-    run_dir: Path,
-    manifest: Manifest,
-    run: RunRecord,
-    lacking: Sequence[str],
-    console: Console,
-) -> None:
-    done = 0
-    with reopen_context(config, console) as context:
-        groups = -(-len(lacking) // context.groups.members_at_once)
-
-        def step(what: str) -> None:
-            nonlocal done
-            done += 1
-            context.progress(what, done, groups)
-
-        judges = Judges(
-            context.groups,
-            context.sandbox,
-            config.tasks.skill_threshold,
-            config.tasks.instances_per_task,
-            step,
-            config.samples.to_sampling(),
+    with run_directory.lock_run(config), reopen_context(config, console) as context:
+        steps, done = batches(context.evaluator, len(incomplete)), itertools.count(1)
+        complete_global_skills(
+            context,
+            known,
+            run.tasks,
+            lambda: context.progress("global skill matrix", next(done), steps),
         )
-        global_skills(judges, run_dir, manifest, context.store, run.tasks)
 
 
 def task_forces(run: RunRecord, config: EvaluateConfig) -> dict[str, Any]:

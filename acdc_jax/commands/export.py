@@ -17,7 +17,7 @@ from acdc_jax import flags
 from acdc_jax.commands.lineage import family_tree
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluation.measure import task_force
+from acdc_jax.evaluation.task_force import greedy_task_force
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.merge import module_groups
 from acdc_jax.evolution.recipe import Recipe
@@ -173,7 +173,7 @@ def _task_force(record: RunRecord, n: int) -> list[str]:
             f"{record.run_dir}: {lacking[0]} has not met every task yet, so that no task force can "
             f"be chosen; measure first: `acdc evaluate {record.run_dir}`, or `acdc run` to its end"
         )
-    return task_force(rows, n)
+    return greedy_task_force(rows, n)
 
 
 def _export(run: _Run, member: str, out: Path) -> str:

@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _part(problem: str = "") -> None:
     """Parts from a run's other processes, if there are any."""
     if (distributed := sys.modules.get("acdc_jax.multihost")) is not None:
-        distributed.leave(problem)
+        distributed.shutdown(problem)
 
 
 def program() -> NoReturn:

@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,7 @@ from rich.console import Console
 from acdc_jax import flags, multihost
 from acdc_jax.coevolve import evolve
 from acdc_jax.config import SECTIONS, Config
-from acdc_jax.evaluation.measure import (
-    Judges,
-    global_skills,
-    held_out_tasks,
-    measure,
-    measuring_steps,
-)
+from acdc_jax.evaluation.held_out import held_out_tasks
 from acdc_jax.files import write_atomic
 from acdc_jax.quickstart.language import EXPERTS
 from acdc_jax.quickstart.scientist import heldout_drafts
@@ -31,6 +26,7 @@ from acdc_jax.report.tables import results_table
 from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.backends import open_backends
 from acdc_jax.runtime.compilation_cache import keep_compiled
+from acdc_jax.runtime.measure import measure
 from acdc_jax.runtime.memory_budget import limit_pinned_memory
 from acdc_jax.runtime.metrics import Log, live
 from acdc_jax.runtime.preemption import PreemptionNotice, preemption_notice
@@ -175,15 +171,13 @@ def _execute(
             started = manifest.generation >= 0
             if first:
                 console.print(context.decoding, markup=False, highlight=False, soft_wrap=True)
-                _keep_model_files(
-                    run_dir, folders, config, context.groups.own[0].engine.stop_tokens
-                )
-                keep_sources(run_dir, folders, context.base, started=started)
+                _keep_model_files(run_dir, folders, config, context.evaluator.engine.stop_tokens)
+                keep_sources(run_dir, folders, context.bases[0], started=started)
             for seed in () if started else context.seeds:
                 context.store.get(seed)  # a damaged one shows before anything expensive
             manifest, state = evolve(context, manifest, _reporter(config, advance, log), notice)
             evolved = time.monotonic()
-            results = _measure(context, run_dir, manifest, state, advance, baselines)
+            results = _measure(context, manifest, state, advance, baselines)
         ended = time.monotonic()
         results |= {
             "seed": config.run.seed,
@@ -253,51 +247,15 @@ def _reporter(config: Config, advance: Advance, log: Log) -> Any:
 
 
 def _measure(
-    context: RunContext,
-    run_dir: Path,
-    manifest: Manifest,
-    state: State,
-    advance: Advance,
-    baselines: bool,
+    context: RunContext, manifest: Manifest, state: State, advance: Advance, baselines: bool
 ) -> dict[str, Any]:
-    """Global skill matrix, task forces, held-out table."""
-    config = context.config
-    # At most: some may have been measured before.
-    members = {*run_directory.retained(manifest), *context.seeds}
-    groups = -(-len(members) // context.groups.members_at_once)
-    done, steps = 0, groups + measuring_steps(baselines)
-
-    def step(_: str) -> None:
-        nonlocal done
-        done += 1
-        advance("measuring", done, steps)
-
-    judges = Judges(
-        context.groups,
-        context.sandbox,
-        config.tasks.skill_threshold,
-        config.tasks.instances_per_task,
-        step,
-        config.samples.to_sampling(),
-    )
-    skills = global_skills(judges, run_dir, manifest, context.store, state.library.tasks)
-    tasks = held_out_tasks(
-        heldout_drafts(config.run.seed), context.sandbox, config.tasks.skill_threshold
-    )
+    """Measure the run on the held-out tasks."""
+    config, sandbox = context.config, context.evaluator.sandbox
+    drafts = heldout_drafts(config.run.seed)
+    tasks = held_out_tasks(drafts, sandbox, config.tasks.skill_threshold)
     results = measure(
-        judges,
-        tasks,
-        skills,
-        context.store,
-        list(context.seeds),
-        state.archive,
-        {g: run_directory.read_archive(run_dir, g) for g in {*manifest.kept, state.generation}},
-        [state.library.tasks[task] for task in state.pool.active],
-        config.run.seed,
-        baselines,
+        context, manifest, state, tasks, partial(advance, "measuring"), baselines=baselines
     )
-    if done < steps:
-        advance("measuring", done, done)
     return results | {"held_out_tasks": len(tasks)}
 
 

@@ -15,6 +15,8 @@ import scipy.optimize
 import scipy.sparse
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.evolution.coverage import coverage, greedy
+from acdc_jax.evolution.dns import fitness
 from acdc_jax.evolution.skills import MISSING, SOLVED, SkillMatrix, take
 
 Method = Literal["greedy", "optimal", "fitness", "random"]
@@ -104,33 +106,6 @@ def report(skills: SkillMatrix, members: Sequence[str], seeds: Collection[str]) 
         covered([*own, *known]),
         float((values == MISSING).mean()) if len(members) else 0.0,
     )
-
-
-def greedy(skills: npt.ArrayLike, n: int, forced: Sequence[int] = ()) -> tuple[int, ...]:
-    """Picks models one at a time, each adding the most tasks that no earlier one solves.
-
-    Ties go to the model that solves more tasks, then to the smaller index; so do all picks after
-    everything that can be solved is.
-
-    Args:
-        skills: [M, T], bool or int8; solved where it equals 1 (missing, -1, is not solved).
-        n: size of the task force.
-        forced: indices that come first.
-
-    Returns:
-        Indices in the order they were picked: n of them, or M where there are fewer models.
-    """
-    solved = np.asarray(skills) == SOLVED
-    fitness = solved.sum(axis=1)
-    picked = list(forced)
-    uncovered = ~solved[picked].any(axis=0)
-    for _ in range(min(n, len(solved)) - len(picked)):
-        gain = (solved & uncovered).sum(axis=1)
-        gain[picked] = -1
-        best = int(np.lexsort((np.arange(len(solved)), -fitness, -gain))[0])
-        picked.append(best)
-        uncovered &= ~solved[best]
-    return tuple(picked)
 
 
 def optimal(
@@ -236,19 +211,11 @@ def at_random(
     return (*forced, *(int(i) for i in drawn))
 
 
-def coverage(skills: npt.ArrayLike) -> float:
-    """Fraction of tasks that at least one model solves.
+def greedy_task_force(skills: SkillMatrix, n: int) -> list[str]:
+    """Return the ids that greedy Coverage picks: `n`, or all members if there are fewer."""
+    return [skills.members[i] for i in greedy(skills.values, min(n, len(skills.members)))]
 
-    Args:
-        skills: [N, T] of the models in question, as in `greedy`.
 
-    Returns:
-        Between 0 and 1; 0 without models.
-
-    Raises:
-        ValueError: There are no tasks.
-    """
-    solved = np.asarray(skills) == SOLVED
-    if solved.shape[1] == 0:
-        raise ValueError("Coverage of no tasks")
-    return float(solved.any(axis=0).mean())
+def fittest(skills: SkillMatrix) -> str:
+    """Return the id of the member that solves most tasks; the first of equals."""
+    return skills.members[int(np.argmax(fitness(skills.values)))]

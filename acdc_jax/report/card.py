@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from acdc_jax.evaluation.task_force import coverage
+from acdc_jax.evolution.coverage import coverage
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import MISSING, SOLVED, take
 from acdc_jax.models.config import ModelConfig

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from acdc_jax import multihost
-from acdc_jax.evaluation.device_groups import Group
 from acdc_jax.evolution.recipe import Recipe
+from acdc_jax.inference.device_groups import DeviceGroup
 from acdc_jax.runtime.breed import make_child
 from acdc_jax.runtime.rebuild import check_made
 from acdc_jax.runtime.setup import RunContext
@@ -34,16 +34,17 @@ def adopt(context: RunContext, members: Sequence[str], recipes: Mapping[str, Rec
     """
     missing = [member for member in members if member not in context.store]
 
-    def make(group: Group) -> None:
-        for name in missing[group.number :: len(context.groups.own)]:
-            parents = [context.store.get(parent, group.number) for parent in recipes[name].parents]
-            weights, made = make_child(
-                recipes[name], group.base, parents, context.operators.group_of
-            )
-            check_made(made, recipes[name])
-            context.store.put(made, weights, group.number)
+    groups = context.evaluator.groups
 
-    context.groups.run(make)
+    def make(group: DeviceGroup) -> None:
+        for name in missing[group.index :: len(groups.local)]:
+            parents = [context.store.get(parent, group.index) for parent in recipes[name].parents]
+            base = context.bases[group.index]
+            weights, made = make_child(recipes[name], base, parents, context.operators.group_of)
+            check_made(made, recipes[name])
+            context.store.put(made, weights, group.index)
+
+    groups.run(make)
     multihost.barrier()  # from here on the parents may go, also from the run's directory
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from acdc_jax import multihost
 from acdc_jax.config import Config, changed_flags
 from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.evosax_strategy import Strategy, from_arrays, to_arrays
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import SkillMatrix
@@ -383,6 +384,20 @@ def read_skills(run_dir: Path) -> SkillMatrix | None:
             return SkillMatrix(tuple(members), tuple(tasks), arrays["values"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise AcdcError(f"{path}: is damaged ({error}); remove it, and it is made again") from None
+
+
+def known_skills(run_dir: Path, manifest: Manifest, tasks: Sequence[str]) -> SkillMatrix:
+    """Return retained members and all seeds × tasks, as far as archives and `skills.npz` tell.
+
+    Seeds that the archive has dropped are included: evolved members are compared with them.
+    """
+    known = read_skills(run_dir) or skill_matrix.EMPTY
+    for generation in sorted({*manifest.kept, manifest.generation}):
+        known = skill_matrix.join(known, read_archive(run_dir, generation))
+    recipes = read_recipes(run_dir, 0).values()
+    seeds = [recipe.id for recipe in recipes if recipe.operator == "seed"]
+    members = dict.fromkeys([*retained(manifest), *seeds])
+    return skill_matrix.take(known, list(members), tasks)
 
 
 def referenced(manifest: Manifest) -> set[str]:

@@ -13,15 +13,16 @@ from anyio.from_thread import BlockingPortal
 from acdc_jax import multihost
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluation.answer_tasks import Engine
-from acdc_jax.evaluation.device_groups import Group, Groups
+from acdc_jax.evaluation.evaluate import Evaluator
 from acdc_jax.evolution.evosax_strategy import Strategy
 from acdc_jax.evolution.merge import module_groups
 from acdc_jax.evolution.propose import ProposerOptions
 from acdc_jax.inference.buckets import common_prefix
+from acdc_jax.inference.device_groups import DeviceGroups
+from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.memory import choose_population, device_room, weight_bytes
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.param_shardings import param_shardings, sharded_param_shapes
+from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
 from acdc_jax.quickstart.language import EXPERTS
@@ -32,7 +33,7 @@ from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import choose_budget
 from acdc_jax.runtime.seed_models import Folders, cache_dir, check_folders, load_model, text_codec
 from acdc_jax.sandbox import Sandbox
-from acdc_jax.sharding import default_mesh, make_mesh, pop_groups
+from acdc_jax.sharding import default_mesh, make_mesh
 from acdc_jax.tasks.adapt import TaskGenerator
 from acdc_jax.tasks.novelty import NoveltyFilter
 from acdc_jax.tasks.seed_families import seed_families
@@ -49,13 +50,12 @@ class RunContext:
 
     Attributes:
         config: every setting.
-        groups: this process's groups of devices, which make and decode members.
-        sandbox: runs task code.
+        evaluator: device groups, engine and sandbox: what evaluates members.
         task_generator: where tasks are made; its scientist judges gibberish too.
         portal: runs the task_generator's coroutines.
         families: the seed task families.
         operators: make children.
-        base: weights θ₀, on the first group.
+        bases: params θ₀ on each of this process's device groups.
         seeds: seed member id → Hugging Face folder.
         store: every member's weights.
         progress: told what is being done, how much of it, of how much.
@@ -63,13 +63,12 @@ class RunContext:
     """
 
     config: Config
-    groups: Groups
-    sandbox: Sandbox
+    evaluator: Evaluator
     task_generator: TaskGenerator
     portal: BlockingPortal
     families: Sequence[Draft]
     operators: Operators
-    base: Params
+    bases: Sequence[Params]
     seeds: Mapping[str, Path]
     store: MemberStore
     progress: Progress
@@ -207,9 +206,12 @@ def build_context(
     mesh: jax.sharding.Mesh,
 ) -> RunContext:
     codec = text_codec(folders.seeds, config.decode, folders.model.vocab_size)
-    wanted = [sharded_param_shapes(part, folders.model) for _, part in _own_groups(mesh)]
+    groups = DeviceGroups.of_mesh(mesh)
+    wanted = [sharded_param_shapes(group.mesh, folders.model) for group in groups.local]
     base = load_model(folders, folders.base, wanted[0])
     seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
+    share = -(-config.run.children // groups.count)
+    population, decoding = choose_population(folders.model, share, groups.local[0].mesh.size)
     engine = Engine(
         folders.model,
         codec.encode,
@@ -218,12 +220,10 @@ def build_context(
         codec.pad_token,
         config.decode.max_new_tokens,
         config.decode.batch_size,
-        1,
-        {},
+        population,
         common_prefix([codec.encode(instructions) for instructions in _UNLIKE]),
         codec.stopped,
     )
-    groups, decoding = make_groups(mesh, engine, base, config.run.children)
     given, run_dir = config.run, Path(config.run.run_dir)
     store = MemberStore(
         run_dir / "members",
@@ -239,8 +239,13 @@ def build_context(
     decides = backends.scientist if config.tasks.novelty_decision == "llm" else None
     return RunContext(
         config=config,
-        groups=groups,
-        sandbox=sandbox,
+        evaluator=Evaluator(
+            groups,
+            engine,
+            sandbox,
+            config.tasks.instances_per_task,
+            config.tasks.skill_threshold,
+        ),
         task_generator=TaskGenerator(
             config.tasks,
             backends.scientist,
@@ -252,53 +257,12 @@ def build_context(
         portal=backends.portal,
         families=families,
         operators=operators,
-        base=base,
+        bases=groups.copies(base, folders.model),
         seeds=seeds,
         store=store,
         progress=progress,
         decoding=decoding,
     )
-
-
-def make_groups(
-    mesh: jax.sharding.Mesh, engine: Engine, base: Params, children: int
-) -> tuple[Groups, str]:
-    """This process's groups of a mesh, each with the base on its devices.
-
-    Args:
-        mesh: of all processes.
-        engine: how to decode; population and shardings are chosen here.
-        base: weights θ₀, anywhere.
-        children: of a generation.
-
-    Returns:
-        The groups, and how they decode members: a line for the log.
-    """
-    ranks, own = len(pop_groups(mesh)), _own_groups(mesh)
-    share = -(-children // ranks)
-    population, decoding = choose_population(engine.model, share, own[0][1].size)
-
-    def group(number: int, rank: int, part: jax.sharding.Mesh) -> Group:
-        where = param_shardings(part, engine.model, population=population > 1)
-        return Group(
-            number,
-            rank,
-            dataclasses.replace(engine, population=population, shardings=where),
-            jax.device_put(base, param_shardings(part, engine.model, population=False)),
-            part.devices.flat[0],
-        )
-
-    groups = tuple(group(n, rank, part) for n, (rank, part) in enumerate(own))
-    return Groups(groups, ranks), decoding
-
-
-def _own_groups(mesh: jax.sharding.Mesh) -> list[tuple[int, jax.sharding.Mesh]]:
-    """Rank and devices of the groups that are this process's."""
-    return [
-        (rank, part)
-        for rank, part in enumerate(pop_groups(mesh))
-        if part.devices.flat[0].process_index == jax.process_index()
-    ]
 
 
 def overflow_dir(run_dir: Path) -> Path:

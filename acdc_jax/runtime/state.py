@@ -6,7 +6,7 @@ Weights are not part of it: they are in the world's store, under the ids that ar
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from acdc_jax.evaluation.answer_tasks import Response
+from acdc_jax.evaluation.evaluate import Response
 from acdc_jax.evolution.evosax_strategy import StrategyState
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import SkillMatrix

@@ -3,17 +3,13 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from acdc_jax.commands.main import main
-from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation import measure
-from acdc_jax.evaluation.answer_tasks import Evaluation
-from acdc_jax.evolution.skills import SkillMatrix
+from acdc_jax.evaluation import global_skills
 from acdc_jax.runtime import run_directory
 
 pytestmark = pytest.mark.xdist_group("evaluate")
@@ -40,13 +36,13 @@ def test_only_what_is_missing_is_evaluated(
     before = run_directory.read_archive(finished, 0)
     forgotten = _forget(finished, 1)
     asked: list[Any] = []
-    evaluate_members = measure.evaluate_members
+    evaluate_members = global_skills.evaluate_members
 
-    def spy(groups: Any, sandbox: Any, members: Any, *rest: Any, **more: Any) -> Any:
+    def spy(evaluator: Any, members: Any, *rest: Any, **more: Any) -> Any:
         asked.extend(members)
-        return evaluate_members(groups, sandbox, members, *rest, **more)
+        return evaluate_members(evaluator, members, *rest, **more)
 
-    monkeypatch.setattr(measure, "evaluate_members", spy)
+    monkeypatch.setattr(global_skills, "evaluate_members", spy)
     assert main(["evaluate", str(finished), "--sizes=2"]) == 0
     assert asked == [forgotten]
     skills = run_directory.read_skills(finished)
@@ -57,36 +53,6 @@ def test_only_what_is_missing_is_evaluated(
     assert main(["evaluate", str(finished), "--sizes=2"]) == 0
     assert asked == [forgotten]  # nothing is evaluated twice
     assert "task forces of 4 candidates" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_missing_score_is_not_a_wrong_one(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held-out tasks are asked once more, of those who lack a score; then it is an error."""
-    asked: list[Any] = []
-
-    def evaluate_members(
-        groups: Any, sandbox: Any, members: Any, weights: Any, tasks: Any, **more: Any
-    ) -> Evaluation:
-        scores = np.ones((len(members), 2, 3))
-        scores[:, 1, 2] = np.nan  # there is no such instance
-        if len(asked) < times:
-            scores[-1, 0, 1] = np.nan
-        asked.append((list(members), [more["draws"][member] for member in members]))
-        return Evaluation(tuple(members), ("x", "y"), scores, np.array([3, 2]), ())
-
-    monkeypatch.setattr(measure, "evaluate_members", evaluate_members)
-    judges: Any = SimpleNamespace(
-        groups=None, sandbox=None, skill_threshold=0.5, advance=lambda what: None
-    )
-    tasks: Any = [SimpleNamespace(instructions=dict.fromkeys("abc")) for _ in range(2)]
-    held_out = measure.HeldOut(judges, tasks)
-    if times == 2:
-        with pytest.raises(AcdcError, match="scores of m1 on held-out tasks are missing"):
-            held_out.ask(["m0", "m1"], lambda name, group: {})
-    else:
-        held_out.ask(["m0", "m1"], lambda name, group: {})
-        assert held_out.row("both", ["m0", "m1"], "m0").coverage == 1
-    assert asked == [(["m0", "m1"], [0, 1]), (["m1"], [1])]
 
 
 def test_a_seed_that_was_dropped_is_evaluated(initial_run: Path, tmp_path: Path) -> None:
@@ -110,35 +76,6 @@ def test_a_seed_that_was_dropped_is_evaluated(initial_run: Path, tmp_path: Path)
     assert skills is not None
     assert sorted(skills.members) == [f"g000-m0{i}" for i in range(4)]
     assert (skills.values != -1).all()
-
-
-def test_rows_of_a_small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A force is listed once, and a random collective's best member is the fittest on the pool."""
-    solved = {"m0": 0, "m1": 1, "m2": 0}  # on held-out tasks
-
-    def evaluate_members(
-        groups: Any, sandbox: Any, members: Any, weights: Any, tasks: Any, **more: Any
-    ) -> Evaluation:
-        scores = np.stack([np.full((1, 1), float(solved[member])) for member in members])
-        return Evaluation(tuple(members), ("x",), scores, np.array([1]), ())
-
-    monkeypatch.setattr(measure, "evaluate_members", evaluate_members)
-    monkeypatch.setattr(measure, "_seed_rows", lambda *_: [])
-    judges: Any = SimpleNamespace(
-        groups=None, sandbox=None, skill_threshold=0.5, advance=lambda what: None
-    )
-    tasks: Any = [SimpleNamespace(instructions={"0": ""})]
-    skills = SkillMatrix(tuple(solved), ("t0", "t1"), np.array([[0, 0], [1, 1], [1, 0]], np.int8))
-    store: Any = None
-    found = measure.measure(
-        judges, tasks, skills, store, [], list(solved), {0: skills}, [], seed=0, baselines=True
-    )
-    assert [(row["collective"], row["n"]) for row in found["rows"]] == [
-        ("evolved", 3),
-        ("random_members", 3),
-    ]
-    assert [row["best_single"] for row in found["rows"]] == [1, 1]
-    assert found["task_force"].keys() == {"3", "8"}
 
 
 def test_flags(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,12 +14,11 @@ from acdc_jax.evaluation.task_force import (
     Choice,
     at_random,
     choose,
-    coverage,
-    greedy,
     optimal,
     report,
     top_fitness,
 )
+from acdc_jax.evolution.coverage import coverage, greedy
 from acdc_jax.evolution.skills import SkillMatrix
 
 MATRICES = arrays(np.bool_, st.tuples(st.integers(1, 7), st.integers(1, 9)), elements=st.booleans())

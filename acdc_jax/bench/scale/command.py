@@ -145,7 +145,7 @@ def _operators(
         alone: dict[str, float] = {}
         for count in counts:
             spec, began = f"{axis}:{count}", time.perf_counter()
-            found = making_seconds(config, model, workload, spec, count, made)
+            found = making_seconds(config, model, spec, count, made)
             yield f"operators on {spec}: {time.perf_counter() - began:.1f} s in all"
             alone = found if count == 1 else alone
             least = made * MERGE_STREAMS * weight_bytes(model) / count / copy

@@ -4,7 +4,7 @@ import dataclasses
 import gc
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -17,19 +17,21 @@ from acdc_jax.bench.weights import random_weights
 from acdc_jax.coevolve import next_generation
 from acdc_jax.config import Config, DecodeConfig, EvolveConfig, RunConfig, SandboxConfig, TaskConfig
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation.answer_tasks import Engine
-from acdc_jax.evaluation.device_groups import Groups
+from acdc_jax.evaluation.evaluate import Evaluator
 from acdc_jax.evolution import dns
 from acdc_jax.evolution.skills import SkillMatrix
-from acdc_jax.inference.memory import weight_bytes
+from acdc_jax.inference.device_groups import DeviceGroups
+from acdc_jax.inference.engine import Engine
+from acdc_jax.inference.memory import choose_population, weight_bytes
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.param_shardings import param_shardings, sharded_param_shapes
+from acdc_jax.params import Params
 from acdc_jax.runtime.backends import Backends
 from acdc_jax.runtime.breed import member_id, propose_children, seed_recipe
 from acdc_jax.runtime.member_files import HOST_MEMORY
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import Budget, Shapes, choose_budget
-from acdc_jax.runtime.setup import RunContext, make_groups, make_operators
+from acdc_jax.runtime.setup import RunContext, make_operators
 from acdc_jax.runtime.state import State
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import make_mesh, pop_groups
@@ -70,8 +72,6 @@ def engine_of(config: Config, model: ModelConfig, workload: Workload) -> Engine:
         0,
         config.decode.max_new_tokens,
         config.decode.batch_size,
-        1,
-        {},
         longest=workload.longest.__getitem__,
     )
 
@@ -113,7 +113,7 @@ def measure(
     context, state = _start(config, model, workload, sandbox, backends, mesh, folder)
     yield f"generation on {spec}: random members made in {time.perf_counter() - began:.1f} s"
 
-    few = dataclasses.replace(config.run, children=context.groups.members_at_once)
+    few = dataclasses.replace(config.run, children=context.evaluator.members_at_once)
     less = dataclasses.replace(context, config=dataclasses.replace(config, run=few))
     with compilations() as compiled:
         state, first = _generation(less, state)
@@ -159,14 +159,19 @@ def _start(
         del weights  # before the next one comes
     tasks = {task.id: task for task in workload.tasks}
     coins = np.random.default_rng(0).integers(0, 2, (len(recipes), len(tasks)), np.int8)
-    groups, decoding = make_groups(mesh, engine, base, config.run.children)
+    groups = DeviceGroups.of_mesh(mesh)
+    share = -(-config.run.children // groups.count)
+    population, decoding = choose_population(model, share, groups.local[0].mesh.size)
+    engine = dataclasses.replace(engine, population=population)
     room = budget.members_on_host(wanted[0]) - config.run.population
-    _take_host_memory(groups, max(min(room, config.run.children), 0))
+    bases = groups.copies(base, model)
+    _take_host_memory(groups, bases, max(min(room, config.run.children), 0))
     context = RunContext(
         config=config,
         decoding=decoding,
-        groups=groups,
-        sandbox=sandbox,
+        evaluator=Evaluator(
+            groups, engine, sandbox, config.tasks.instances_per_task, config.tasks.skill_threshold
+        ),
         task_generator=TaskGenerator(
             config.tasks,
             backends.scientist,
@@ -178,7 +183,7 @@ def _start(
         portal=backends.portal,
         families=(),
         operators=make_operators(config, model, len(recipes)),
-        base=base,
+        bases=bases,
         seeds={},
         store=store,
         progress=lambda what, done, total: None,
@@ -196,15 +201,14 @@ def _start(
     return context, state
 
 
-def _take_host_memory(groups: Groups, members: int) -> None:
+def _take_host_memory(groups: DeviceGroups, bases: Sequence[Params], members: int) -> None:
     """Has memory page-locked that children come to, once and not in the generation that is timed.
 
     A run takes it in its first generations. The system hands out pages more slowly than any link,
     and meanwhile lets no device of the process do anything else.
     """
     copies = []
-    for group in groups.own:
-        base = group.base
+    for group, base in zip(groups.local, bases, strict=True):
         here = {path: leaf.sharding.with_memory_kind(HOST_MEMORY) for path, leaf in base.items()}
         copies += [jax.device_put(base, here) for _ in groups.share(group, range(members))]
     jax.block_until_ready(copies)

@@ -17,12 +17,9 @@ from pathlib import Path
 import jax
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation.answer_tasks import GREEDY, Response
-from acdc_jax.evaluation.device_groups import Groups, evaluate_members
+from acdc_jax.evaluation.evaluate import GREEDY, Evaluator, Response, Weights, evaluate_members
 from acdc_jax.files import write_atomic
 from acdc_jax.inference.sampling import Sampling
-from acdc_jax.runtime.member_store import MemberStore
-from acdc_jax.sandbox import Sandbox
 from acdc_jax.tasks.task import Task
 
 Question = tuple[str, str]  # task and instance
@@ -44,6 +41,11 @@ class Voice:
     sampling: Sampling = GREEDY
     number: int = 0
     prng_seed: int = 0
+
+    @property
+    def key(self) -> jax.Array:
+        """PRNG key of its draws."""
+        return jax.random.fold_in(jax.random.key(self.prng_seed), self.number)
 
     @property
     def name(self) -> str:
@@ -87,41 +89,34 @@ def lacking(
 
 
 def complete_answers(
-    groups: Groups,
-    sandbox: Sandbox,
-    store: MemberStore,
+    evaluator: Evaluator,
+    weights: Weights,
     run_dir: Path,
     tasks: Sequence[Task],
-    instances_per_task: int,
     owed: dict[Voice, list[Question]],
     advance: Callable[[int], None],
 ) -> Spent:
     """Lets voices answer what they owe; after a kill, nothing that was written is asked again.
 
     Args:
-        groups: where members answer.
-        sandbox: where task code scores.
-        store: has the members.
+        evaluator: Where and how members answer.
+        weights: Returns the params of a member.
         run_dir: the run.
         tasks: that questions come from.
-        instances_per_task: the first so many instances of each are questions.
         owed: from `lacking`.
         advance: told how many voices have answered.
     """
     spent, done = Spent(), 0
-    for some in _together(list(owed), groups.members_at_once):
+    for some in _together(list(owed), evaluator.members_at_once):
         by_name = {voice.name: voice for voice in some}
         wanted = {task for voice in some for task, _ in owed[voice]}
         found = evaluate_members(
-            groups,
-            sandbox,
+            evaluator,
             list(by_name),
-            lambda name, group: store.get(by_name[name].member, group.number),  # noqa: B023
+            lambda name, group: weights(by_name[name].member, group),  # noqa: B023
             [task for task in tasks if task.id in wanted],
-            instances_per_task=instances_per_task,
             sampling=some[0].sampling,
-            key=jax.random.key(some[0].prng_seed),
-            draws={voice.name: voice.number for voice in some},
+            keys={voice.name: voice.key for voice in some},
             log_probs=True,
         )
         for voice in some:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from acdc_jax.evaluation.task_force import greedy, top_fitness
+from acdc_jax.evaluation.task_force import top_fitness
+from acdc_jax.evolution.coverage import greedy
 from acdc_jax.evolution.skills import SkillMatrix, take
 
 COLLECTIVES = ("task_force", "seeds", "samples", "random")

@@ -20,13 +20,9 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def alone(*arguments: Any) -> RunContext:
         context = build(*arguments)
-        there = {path: leaf.sharding for path, leaf in context.base.items()}
-        (group,) = context.groups.own
-        engine = dataclasses.replace(group.engine, population=1, shardings=there)
-        group = dataclasses.replace(group, engine=engine)
-        return dataclasses.replace(
-            context, groups=dataclasses.replace(context.groups, own=(group,))
-        )
+        engine = dataclasses.replace(context.evaluator.engine, population=1)
+        evaluator = dataclasses.replace(context.evaluator, engine=engine)
+        return dataclasses.replace(context, evaluator=evaluator)
 
     monkeypatch.setattr(run_command, "build_context", alone)
 

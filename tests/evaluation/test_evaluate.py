@@ -9,15 +9,17 @@ import jax
 import numpy as np
 import pytest
 
-from acdc_jax.evaluation import answer_tasks
-from acdc_jax.evaluation.answer_tasks import Engine, answer
-from acdc_jax.evaluation.device_groups import Group, Groups, evaluate_members
+from acdc_jax.evaluation import evaluate
+from acdc_jax.evaluation.evaluate import Evaluator, answer_tasks, evaluate_members
 from acdc_jax.inference.continuous_batching import Batch
+from acdc_jax.inference.device_groups import DeviceGroups
+from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.population import in_populations, stack
 from acdc_jax.models.transformer import init_params
 from acdc_jax.params import Params
 from acdc_jax.quickstart.train import TINY
 from acdc_jax.sandbox import Outcome
+from acdc_jax.sharding import make_mesh
 from acdc_jax.tasks.task import Draft, Task
 
 _MEMBERS = ("a", "b", "c")
@@ -81,14 +83,19 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
             for i in reversed(range(len(prompts)))
         ]
 
-    monkeypatch.setattr(answer_tasks, "generate", generate)
-    return Engine(TINY, encode, lambda t: answers[t[0]], (1,), 0, 4, 4, 4, {})
+    monkeypatch.setattr(evaluate, "generate", generate)
+    return Engine(TINY, encode, lambda t: answers[t[0]], (1,), 0, 4, 4, 4)
+
+
+def _evaluator(engine: Engine, sandbox: _Sandbox, instances_per_task: int = 2) -> Evaluator:
+    groups = DeviceGroups.of_mesh(make_mesh("pop:1", jax.devices()[:1]))
+    return Evaluator(groups, engine, sandbox, instances_per_task, 0.5)  # type: ignore[arg-type]
 
 
 def test_scores_are_aligned(engine: Engine) -> None:
     sandbox = _Sandbox()
     tasks = [_task("x", 2), _task("y", 1)]
-    found = answer(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)()  # type: ignore[arg-type]
+    found = answer_tasks(_evaluator(engine, sandbox), {}, _MEMBERS, tasks)()
     assert found.scores[:, 0].tolist() == [[1, 0], [0, 0], [1, 1]]
     assert found.scores[:, 1, 0].tolist() == [1, 0, 1]
     assert np.isnan(found.scores[:, 1, 1]).all()  # y has one instance only
@@ -102,7 +109,7 @@ def test_scores_are_aligned(engine: Engine) -> None:
 def test_a_family_is_scored_in_one_call_and_equal_answers_once(engine: Engine) -> None:
     sandbox = _Sandbox()
     tasks = [_task("x", 2), _task("y", 1)]
-    answer(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)()  # type: ignore[arg-type]
+    answer_tasks(_evaluator(engine, sandbox), {}, _MEMBERS, tasks)()
     calls = dict(sandbox.calls)
     assert len(sandbox.calls) == 2
     assert calls["source of x"] == [("x0", "x0"), ("x0", "wrong"), ("x1", "wrong"), ("x1", "x1")]
@@ -114,16 +121,16 @@ def test_scoring_begins_while_others_decode(
 ) -> None:
     """A family goes to the sandbox as soon as its last instance is answered."""
     sandbox, scored = _Sandbox(), []
-    scripted = answer_tasks.generate
+    scripted = evaluate.generate
 
     def generate(*given: Any, **named: Any) -> Iterator[Batch]:
         for batch in scripted(*given, **named):
             scored.append(len(sandbox.calls))
             yield batch
 
-    monkeypatch.setattr(answer_tasks, "generate", generate)
+    monkeypatch.setattr(evaluate, "generate", generate)
     tasks = [_task("x", 2), _task("y", 1)]
-    found = answer(engine, sandbox, {}, _MEMBERS, tasks, instances_per_task=2)()  # type: ignore[arg-type]
+    found = answer_tasks(_evaluator(engine, sandbox), {}, _MEMBERS, tasks)()
     assert scored == [0, 1, 1]
     assert found.decode_s > 0
     assert found.scoring_s >= 0
@@ -148,17 +155,9 @@ class _Slow(_Sandbox):
 
 def test_the_next_members_do_not_wait_for_scores(engine: Engine) -> None:
     """It would never end if they did."""
-    tasks, device = [_task("x", 2), _task("y", 1)], jax.devices()[0]
-    group = Group(0, 0, dataclasses.replace(engine, population=2), {}, device)
+    tasks, engine = [_task("x", 2), _task("y", 1)], dataclasses.replace(engine, population=2)
     sandbox = _Slow(2 * len(tasks))  # two of the members, and then the third
-    found = evaluate_members(
-        Groups((group,), 1),
-        sandbox,  # type: ignore[arg-type]
-        _MEMBERS,
-        lambda member, group: {},
-        tasks,
-        instances_per_task=2,
-    )
+    found = evaluate_members(_evaluator(engine, sandbox), _MEMBERS, lambda member, group: {}, tasks)
     assert found.members == _MEMBERS
     assert found.scores[:, 0].tolist() == [[1, 0], [0, 0], [1, 0]]  # the third speaks as the first
 
@@ -167,7 +166,6 @@ def test_members_together_or_one_by_one() -> None:
     """A population answers as its members do; one member has no leading axis."""
     small = dataclasses.replace(TINY, num_layers=1)
     members = [init_params(small, jax.random.key(i)) for i in range(2)]
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     tasks = [_task("x", 2), _task("y", 3)]
 
     def ask(population: int, weights: Params, names: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -180,10 +178,9 @@ def test_members_together_or_one_by_one() -> None:
             5,
             4,
             population,
-            dict.fromkeys(weights, device),
             prefix=3,
         )
-        found = answer(engine, _Sandbox(), weights, names, tasks, instances_per_task=3)()  # type: ignore[arg-type]
+        found = answer_tasks(_evaluator(engine, _Sandbox(), 3), weights, names, tasks)()
         return [(r.member, r.task + r.instance, r.text) for r in found.responses]
 
     together = ask(2, stack(members), "ab")
@@ -197,7 +194,6 @@ def test_responses_know_how_sure_their_member_was() -> None:
     """Means of what the decoder says of each token, the stop token's included."""
     small, seen = dataclasses.replace(TINY, num_layers=1), []
     weights = init_params(small, jax.random.key(0))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     engine = Engine(
         small,
         lambda text: [1, 2, 3, *(ord(letter) % 30 for letter in text)],
@@ -207,21 +203,20 @@ def test_responses_know_how_sure_their_member_was() -> None:
         5,
         4,
         1,
-        dict.fromkeys(weights, device),
     )
-    decode = answer_tasks.generate
+    decode = evaluate.generate
 
     def watched(*given: Any, **named: Any) -> Iterator[Batch]:
         for batch in decode(*given, **named):
             seen.extend(batch.log_probs[0] + batch.mean_log_probs[0] if batch.log_probs else [])
             yield batch
 
-    ask = {"engine": engine, "sandbox": _Sandbox(), "population": weights, "members": ["a"]}
+    evaluator = _evaluator(engine, _Sandbox(), 1)
     tasks = [_task("x", 1)]
-    plain = answer(**ask, tasks=tasks)()  # type: ignore[arg-type]
+    plain = answer_tasks(evaluator, weights, ["a"], tasks)()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answer_tasks, "generate", watched)
-        found = answer(**ask, tasks=tasks, log_probs=True)()  # type: ignore[arg-type]
+        patch.setattr(evaluate, "generate", watched)
+        found = answer_tasks(evaluator, weights, ["a"], tasks, log_probs=True)()
     (response,) = found.responses
     assert (response.tokens, found.tokens) == (5, 5)
     assert [len(values) for values in seen] == [5, 5]
@@ -235,13 +230,13 @@ def test_responses_know_how_sure_their_member_was() -> None:
 
 
 def test_only_the_first_instances_count(engine: Engine) -> None:
-    found = answer(engine, _Sandbox(), {}, _MEMBERS, [_task("x", 2)])()  # type: ignore[arg-type]
+    found = answer_tasks(_evaluator(engine, _Sandbox(), 1), {}, _MEMBERS, [_task("x", 2)])()
     assert found.scores.shape == (3, 1, 1)
 
 
 def test_an_infrastructure_failure_is_missing(engine: Engine) -> None:
     tasks = [_task("x", 2), _task("y", 1)]
-    found = answer(engine, _Sandbox("x1"), {}, _MEMBERS, tasks, instances_per_task=2)()  # type: ignore[arg-type]
+    found = answer_tasks(_evaluator(engine, _Sandbox("x1")), {}, _MEMBERS, tasks)()
     assert found.skills(0.5).values.tolist() == [[-1, 1], [-1, 0], [-1, 1]]
     assert {r.score for r in found.responses if (r.task, r.instance) == ("x", "1")} == {None}
 

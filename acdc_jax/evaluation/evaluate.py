@@ -1,0 +1,416 @@
+"""Members answer tasks: batched decoding, with scoring in the sandbox at the same time.
+
+Answers to a task go to the sandbox as soon as the last of them ends. The sandbox scores them while
+the devices decode other tasks, or the next members.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from acdc_jax import multihost
+from acdc_jax.evolution.skills import SkillMatrix, from_scores
+from acdc_jax.inference.continuous_batching import Batch, generate
+from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
+from acdc_jax.inference.engine import Engine
+from acdc_jax.inference.population import in_populations
+from acdc_jax.inference.sampling import Sampling
+from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.params import Params
+from acdc_jax.sandbox import Outcome, Sandbox
+from acdc_jax.tasks.answer_extraction import extract_answer
+from acdc_jax.tasks.task import Task
+
+GREEDY = Sampling()
+
+Weights = Callable[[str, int], Params]
+"""(member id, index of a device group) → the member's params on the devices of that group."""
+
+Prefetch = Callable[[Sequence[str], int], None]
+"""(member ids, index of a device group): these members are needed on that group next."""
+
+_Item = tuple[int, str]  # position of an instance in its task, and an answer to it
+_Scoring = tuple[list[_Item], Future[list[Outcome]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Where and how members answer tasks.
+
+    Attributes:
+        groups: Device groups that decode.
+        engine: How to decode.
+        sandbox: Where task code scores answers.
+        instances_per_task: Number of instances of each task that are asked, the first ones.
+        skill_threshold: Mean score from which a task counts as solved.
+    """
+
+    groups: DeviceGroups
+    engine: Engine
+    sandbox: Sandbox
+    instances_per_task: int
+    skill_threshold: float
+
+    @property
+    def members_at_once(self) -> int:
+        """Number of members that all processes decode at the same time."""
+        return self.groups.count * self.engine.population
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """One response of one member, and its score.
+
+    Attributes:
+        member: Id of the member.
+        task: Id of the task.
+        instance: Key of the instance in its task.
+        text: The response, up to a stop string.
+        score: Score of the answer; None if the infrastructure failed.
+        tokens: Number of tokens, without the stop token.
+        log_prob: Mean log-probability of the tokens, stop token included, before temperature and
+            truncation; None if it was not requested.
+        mean_log_prob: Mean, over the same tokens, of the mean log-probability of the vocabulary.
+    """
+
+    member: str
+    task: str
+    instance: str
+    text: str
+    score: float | None
+    tokens: int = 0
+    log_prob: float | None = None
+    mean_log_prob: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields; log-probabilities only if they were requested."""
+        fields = dataclasses.asdict(self)
+        for name in ("log_prob", "mean_log_prob"):
+            if fields[name] is None:
+                del fields[name]
+        return fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Responses of members to tasks.
+
+    Attributes:
+        members: [members] ids.
+        tasks: [tasks] ids.
+        scores: [members, tasks, instances] float64; NaN if the infrastructure failed, and beyond
+            the number of instances that a task has.
+        instances: [tasks] int64, number of instances of each task that were asked.
+        responses: All responses.
+        decode_s: Wall seconds until the last response ended.
+        scoring_s: Wall seconds spent waiting for scores after that. Most scoring overlaps with
+            decoding and is not counted.
+    """
+
+    members: tuple[str, ...]
+    tasks: tuple[str, ...]
+    scores: np.ndarray
+    instances: np.ndarray
+    responses: tuple[Response, ...]
+    decode_s: float = 0.0
+    scoring_s: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of all responses."""
+        return sum(response.tokens for response in self.responses)
+
+    def skills(self, threshold: float) -> SkillMatrix:
+        """Return which tasks are solved: those whose mean score reaches `threshold`."""
+        exists = np.arange(self.scores.shape[2]) < self.instances[:, None]
+        total = np.where(exists, self.scores, 0.0).sum(2)  # NaN stays NaN: missing is not failed
+        return from_scores(self.members, self.tasks, total / self.instances, threshold)
+
+
+# ------------------------------------------------------------------------ members, on all groups
+
+
+def member_keys(key: jax.Array, members: Sequence[str]) -> dict[str, jax.Array]:
+    """Return a PRNG key for each member, folded from its position."""
+    return {member: jax.random.fold_in(key, m) for m, member in enumerate(members)}
+
+
+def evaluate_members(
+    evaluator: Evaluator,
+    members: Sequence[str],
+    weights: Weights,
+    tasks: Sequence[Task],
+    *,
+    prefetch: Prefetch = lambda members, group: None,
+    sampling: Sampling = GREEDY,
+    keys: Mapping[str, jax.Array] | None = None,
+    log_probs: bool = False,
+) -> Evaluation:
+    """Evaluate members on tasks, on the device groups of all processes.
+
+    Args:
+        evaluator: Where and how members answer.
+        members: Ids; the same in every process.
+        weights: Returns, or makes, the params of a member; called in the thread of the group.
+        tasks: The tasks.
+        prefetch: Called with the members that a group needs next.
+        sampling: How to draw tokens; greedy by default.
+        keys: Member → typed PRNG key; needed only for sampling.
+        log_probs: Whether responses get log-probabilities.
+
+    Returns:
+        Scores of all members, in every process. Responses by member, then task: of all members in
+        the first process, of its own members in the others. Seconds are those of the slowest group.
+    """
+
+    def evaluate_share(group: DeviceGroup) -> list[Evaluation]:
+        """Evaluate the members of one group; scores are waited for after the last response."""
+        engine, pending = evaluator.engine, []
+        shardings = param_shardings(group.mesh, engine.model, population=engine.population > 1)
+        for names, population in in_populations(
+            evaluator.groups.share(group, members),
+            lambda name: weights(name, group.index),
+            engine.population,
+            lambda names: prefetch(names, group.index),
+        ):
+            placed = jax.device_put(population, {path: shardings[path] for path in population})
+            del population  # free memory for the next population
+            key = None if keys is None else _stacked([keys[name] for name in names], engine)
+            pending.append(
+                answer_tasks(
+                    evaluator,
+                    placed,
+                    names,
+                    tasks,
+                    sampling=sampling,
+                    key=key,
+                    log_probs=log_probs,
+                )
+            )
+            del placed
+        return [collect() for collect in pending]
+
+    return _merge(members, tasks, evaluator, evaluator.groups.run(evaluate_share))
+
+
+def _stacked(keys: Sequence[jax.Array], engine: Engine) -> jax.Array:
+    """Return [population] keys; rows that only pad the population repeat the first key."""
+    return jnp.stack([*keys, *[keys[0]] * (engine.population - len(keys))])
+
+
+def _merge(
+    members: Sequence[str],
+    tasks: Sequence[Task],
+    evaluator: Evaluator,
+    shares: Sequence[Sequence[Evaluation]],
+) -> Evaluation:
+    """Join the evaluations of this process's groups, and those of the other processes."""
+    local = [evaluation for share in shares for evaluation in share]
+    # Groups work side by side; each evaluates one population after the other.
+    seconds = max(
+        ((sum(e.decode_s for e in share), sum(e.scoring_s for e in share)) for share in shares),
+        key=sum,
+    )
+    scores = {member: e.scores[m].tolist() for e in local for m, member in enumerate(e.members)}
+    responses: dict[str, list[Response]] = {member: [] for member in members}
+    for response in (response for evaluation in local for response in evaluation.responses):
+        responses[response.member].append(response)
+    for remote_scores, remote_seconds in multihost.all_gather([scores, seconds]):
+        scores |= remote_scores
+        seconds = max(seconds, tuple(remote_seconds), key=sum)
+    packed = {
+        member: [dataclasses.astuple(response) for response in of_member]
+        for member, of_member in responses.items()
+        if of_member
+    }
+    for remote in multihost.gather(packed):
+        responses |= {
+            member: [Response(*fields) for fields in rows] for member, rows in remote.items()
+        }
+    per_task = evaluator.instances_per_task
+    return Evaluation(
+        tuple(members),
+        tuple(task.id for task in tasks),
+        np.asarray([scores[member] for member in members], np.float64).reshape(
+            len(members), len(tasks), per_task
+        ),
+        _instance_counts(tasks, per_task),
+        tuple(response for member in members for response in responses[member]),
+        *seconds,
+    )
+
+
+# ----------------------------------------------------------------------- members, on one group
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reply:
+    """A response before it is scored; see `Response`."""
+
+    text: str
+    tokens: int
+    log_prob: float | None
+    mean_log_prob: float | None
+
+
+def answer_tasks(
+    evaluator: Evaluator,
+    population: Params,
+    members: Sequence[str],
+    tasks: Sequence[Task],
+    *,
+    sampling: Sampling = GREEDY,
+    key: jax.Array | None = None,
+    log_probs: bool = False,
+) -> Callable[[], Evaluation]:
+    """Decode responses of members to tasks on one device group, and start scoring them.
+
+    Args:
+        evaluator: How to decode and score.
+        population: Params, on the devices of the group. With `engine.population` > 1 every leaf has
+            a leading axis [population]; rows beyond `members` are padding.
+        members: Ids of the first rows.
+        tasks: The tasks.
+        sampling: How to draw tokens; greedy by default.
+        key: Typed PRNG key, scalar or [population]; needed only for sampling.
+        log_probs: Whether responses get log-probabilities.
+
+    Returns:
+        A function that waits for the scores and returns the evaluation. The next members can be
+        decoded before it is called.
+    """
+    engine, sandbox = evaluator.engine, evaluator.sandbox
+    instances = _instance_counts(tasks, evaluator.instances_per_task)
+    questions = [
+        (t, i, instance)
+        for t, task in enumerate(tasks)
+        for i, instance in enumerate(list(task.instructions)[: instances[t]])
+    ]
+    instructions = [tasks[t].instructions[instance] for t, _, instance in questions]
+    started = time.monotonic()
+    replies: dict[tuple[int, int], list[_Reply]] = {}
+    scoring: dict[int, _Scoring] = {}
+    for batch in _decode(engine, population, instructions, sampling, key, log_probs):
+        for position, index in enumerate(batch.indices):
+            t, i, _ = questions[index]
+            replies[t, i] = [_reply(engine, batch, m, position) for m in range(len(members))]
+            if all((t, other) in replies for other in range(instances[t])):
+                texts = [[r.text for r in replies[t, other]] for other in range(instances[t])]
+                scoring[t] = _start_scoring(sandbox, tasks[t], texts)
+    decode_s = time.monotonic() - started
+
+    def collect() -> Evaluation:
+        started = time.monotonic()
+        score_of = {t: _scores(*scoring[t]) for t in scoring}
+        scoring_s = time.monotonic() - started
+        scores = np.full((len(members), len(tasks), evaluator.instances_per_task), np.nan)
+        responses = []
+        for t, i, instance in questions:
+            for m, (member, reply) in enumerate(zip(members, replies[t, i], strict=True)):
+                score = score_of[t][i, extract_answer(reply.text)]
+                scores[m, t, i] = np.nan if score is None else score
+                responses.append(
+                    Response(
+                        member,
+                        tasks[t].id,
+                        instance,
+                        reply.text,
+                        score,
+                        reply.tokens,
+                        reply.log_prob,
+                        reply.mean_log_prob,
+                    )
+                )
+        ids = tuple(task.id for task in tasks)
+        return Evaluation(
+            tuple(members), ids, scores, instances, tuple(responses), decode_s, scoring_s
+        )
+
+    return collect
+
+
+def _instance_counts(tasks: Sequence[Task], instances_per_task: int) -> np.ndarray:
+    """Return [tasks] int64, the number of instances of each task that are asked."""
+    return np.asarray([min(len(task.instructions), instances_per_task) for task in tasks], np.int64)
+
+
+def _decode(
+    engine: Engine,
+    population: Params,
+    instructions: Sequence[str],
+    sampling: Sampling,
+    key: jax.Array | None,
+    log_probs: bool,
+) -> Iterator[Batch]:
+    """Yield responses to instructions as they end."""
+    alone = engine.population == 1
+    return generate(
+        engine.model,
+        # Fused copies of a whole population would take too much memory.
+        decode_layout(engine.model, dict(population)) if alone else population,
+        [engine.encode(text) for text in instructions],
+        stop_tokens=engine.stop_tokens,
+        pad_token=engine.pad_token,
+        max_new_tokens=(
+            [engine.longest(text) for text in instructions]
+            if engine.longest
+            else engine.max_new_tokens
+        ),
+        sampling=sampling,
+        key=jax.random.key(0) if key is None else key,
+        batch_size=engine.batch_size,
+        population=None if alone else engine.population,
+        prefix=engine.prefix,
+        stopped=engine.stopped,
+        log_probs=log_probs,
+    )
+
+
+def _reply(engine: Engine, batch: Batch, m: int, position: int) -> _Reply:
+    """Return one response of a batch as text, with its mean log-probabilities."""
+
+    def mean(values: list[list[list[float]]] | None) -> float | None:
+        return None if values is None else float(np.mean(values[m][position]))
+
+    tokens = batch.tokens[m][position]
+    text = engine.decode(tuple(tokens))
+    return _Reply(text, len(tokens), mean(batch.log_probs), mean(batch.mean_log_probs))
+
+
+def _start_scoring(sandbox: Sandbox, task: Task, texts: Sequence[Sequence[str]]) -> _Scoring:
+    """Send the answers to a task to the sandbox.
+
+    All answers go in one call, because a fork costs more than a score. Equal answers are scored
+    once: a task is accepted only if its scores are repeatable.
+
+    Args:
+        sandbox: Where the task's code runs.
+        task: The task.
+        texts: [instances][members] responses.
+    """
+    instances = list(task.instructions)
+    items = list(
+        dict.fromkeys(
+            (i, extract_answer(text)) for i, of_instance in enumerate(texts) for text in of_instance
+        )
+    )
+    submissions = [(task.instances[instances[i]], answer) for i, answer in items]
+    return items, sandbox.score(task.draft.source, submissions)
+
+
+def _scores(items: Sequence[_Item], future: Future[list[Outcome]]) -> dict[_Item, float | None]:
+    """Return the score of each answer.
+
+    A task or submission that fails scores 0. If the infrastructure fails, the score is None.
+    """
+    return {
+        item: None if outcome.status == "infrastructure" else outcome.score or 0.0
+        for item, outcome in zip(items, future.result(), strict=True)
+    }

@@ -1,0 +1,187 @@
+"""The table of a finished run: Coverage of collectives of models on held-out tasks.
+
+Held-out tasks enter neither training nor evolution. Every collective is chosen on the pool's tasks
+and measured here. *Coverage* is the share of tasks that at least one of its models solves (paper
+§3.5). A run without held-out tasks is measured on its pool.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.evaluation.evaluate import GREEDY, Evaluator, Weights, evaluate_members
+from acdc_jax.evaluation.task_force import fittest, greedy_task_force
+from acdc_jax.evolution import skills as skill_matrix
+from acdc_jax.evolution.skills import SkillMatrix
+from acdc_jax.inference.sampling import Sampling
+from acdc_jax.sandbox import Sandbox
+from acdc_jax.tasks.task import Draft, Rejection, Task
+from acdc_jax.tasks.validate import check_drafts
+
+TASK_FORCES = (3, 8)
+_ATTEMPTS = 2  # at scoring responses, if the sandbox fails
+
+Solved = dict[str, np.ndarray]
+"""Model → [tasks, instances] float64: 1 solved, 0 failed, NaN if the task has no such instance."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One collective of models on the tasks of the table.
+
+    Attributes:
+        collective: Name of the collective.
+        n: Number of models, or of samples of one model.
+        coverage: Share of tasks whose first instance at least one model solves.
+        coverage_majority: Share of tasks of which at least one model solves most instances.
+        best_single: Share of instances that the model solves that is fittest on the pool.
+    """
+
+    collective: str
+    n: int
+    coverage: float
+    coverage_majority: float
+    best_single: float
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """The members of a finished run.
+
+    Attributes:
+        skills: Global skill matrix, of all retained members and seeds.
+        seeds: Ids of the seed models.
+        archive: Ids of the final archive.
+        archives: Generation → skills of its archive on the tasks that were active then.
+        weights: Returns the params of a retained member or seed.
+    """
+
+    skills: SkillMatrix
+    seeds: Sequence[str]
+    archive: Sequence[str]
+    archives: Mapping[int, SkillMatrix]
+    weights: Weights
+
+
+def held_out_tasks(drafts: Sequence[Draft], sandbox: Sandbox, skill_threshold: float) -> list[Task]:
+    """Validate held-out drafts as any draft is validated.
+
+    Raises:
+        AcdcError: A draft is not valid, so the held-out set would not be what it claims to be.
+    """
+    tasks = []
+    verdicts = check_drafts(drafts, sandbox, skill_threshold)
+    for number, (draft, verdict) in enumerate(zip(drafts, verdicts, strict=True)):
+        if isinstance(verdict, Rejection):
+            raise AcdcError(f"held-out task {draft.name} is not valid: {verdict.reason}")
+        tasks.append(Task(f"h{number:05d}", draft, 0, verdict.instances, verdict.instructions))
+    return tasks
+
+
+def measure_run(
+    evaluator: Evaluator,
+    run: FinishedRun,
+    tasks: Sequence[Task],
+    advance: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, Any], Solved]:
+    """Measure the task forces of a run, and the task force that each generation would have chosen.
+
+    Args:
+        evaluator: Where and how members answer.
+        run: The run.
+        tasks: Held-out tasks, or the pool's.
+        advance: Called once.
+
+    Returns:
+        JSON-ready `rows`, `coverage_by_generation` (of task forces of 3) and `task_force`
+        (size → ids); and what the models solved.
+    """
+    # From the final archive alone. Among all retained members, those of generation 0 would lend
+    # their diversity to any selection rule, and the table would hide what the archive achieves.
+    finalists = skill_matrix.take(run.skills, run.archive, run.skills.tasks)
+    best = fittest(finalists)
+    forces = {n: greedy_task_force(finalists, n) for n in TASK_FORCES}
+    trace = {
+        g: greedy_task_force(matrix, TASK_FORCES[0]) for g, matrix in sorted(run.archives.items())
+    }
+    models = sorted({best}.union(*forces.values(), *trace.values()))
+    solved = solve(evaluator, models, run.weights, tasks)
+    advance()
+    # In a small archive, task forces of several sizes are the same.
+    distinct = {len(force): force for force in forces.values()}
+    rows = [row("evolved", force, best, solved) for force in distinct.values()]
+    results = {
+        "rows": [dataclasses.asdict(entry) for entry in rows],
+        "coverage_by_generation": {
+            str(g): row("", force, force[0], solved).coverage for g, force in trace.items()
+        },
+        "task_force": {str(n): force for n, force in forces.items()},
+    }
+    return results, solved
+
+
+def solve(
+    evaluator: Evaluator,
+    models: Sequence[str],
+    weights: Weights,
+    tasks: Sequence[Task],
+    *,
+    sampling: Sampling = GREEDY,
+    keys: Mapping[str, jax.Array] | None = None,
+) -> Solved:
+    """Evaluate models on all instances of tasks.
+
+    Args:
+        evaluator: Where and how members answer.
+        models: Names of the models.
+        weights: Returns the params of a model.
+        tasks: The tasks.
+        sampling: How to draw tokens; greedy by default.
+        keys: Model → typed PRNG key; needed only for sampling.
+
+    Raises:
+        AcdcError: The sandbox failed twice. A missing score is not a wrong answer.
+    """
+    instances = max(len(task.instructions) for task in tasks)
+    evaluator = dataclasses.replace(evaluator, instances_per_task=instances)
+    solved: Solved = {}
+    for _ in range(_ATTEMPTS):
+        missing = [model for model in models if model not in solved]
+        if not missing:
+            break
+        evaluation = evaluate_members(
+            evaluator, missing, weights, tasks, sampling=sampling, keys=keys
+        )
+        exists = np.arange(instances) < evaluation.instances[:, None]
+        for model, scores in zip(missing, evaluation.scores, strict=True):
+            if not np.isnan(scores[exists]).any():
+                solved[model] = np.where(exists, scores >= evaluator.skill_threshold, np.nan)
+    if missing := [model for model in models if model not in solved]:
+        raise AcdcError(
+            f"the sandbox could not score the answers of {', '.join(missing)}; the run is "
+            "committed, so run the same command again to measure it"
+        )
+    return solved
+
+
+def row(collective: str, models: Sequence[str], best: str, solved: Solved) -> Row:
+    """Return the figures of a collective.
+
+    Args:
+        collective: Its name.
+        models: Its models.
+        best: The model that is fittest on the pool.
+        solved: From `solve`, of these models.
+    """
+    values = np.stack([solved[model] for model in models])
+    return Row(
+        collective,
+        len(models),
+        float((values[:, :, 0] == 1).any(0).mean()),
+        float((np.nanmean(values, axis=2) > 0.5).any(0).mean()),
+        float(np.nanmean(solved[best])),
+    )

@@ -1,0 +1,96 @@
+"""What a finished run achieved: its global skill matrix, and its table of held-out tasks."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from acdc_jax.evaluation import baselines as baseline
+from acdc_jax.evaluation.global_skills import batches, complete_skills
+from acdc_jax.evaluation.held_out import FinishedRun, measure_run
+from acdc_jax.evolution import skills as skill_matrix
+from acdc_jax.evolution.skills import SkillMatrix
+from acdc_jax.runtime import run_directory
+from acdc_jax.runtime.run_directory import Manifest
+from acdc_jax.runtime.setup import RunContext
+from acdc_jax.runtime.state import State
+from acdc_jax.tasks.task import Task
+
+Advance = Callable[[int, int], None]  # (steps done, of all steps)
+
+
+def complete_global_skills(
+    context: RunContext, known: SkillMatrix, tasks: Mapping[str, Task], advance: Callable[[], None]
+) -> SkillMatrix:
+    """Evaluate what the global skill matrix of a run is missing; save it as it grows.
+
+    Args:
+        context: The run.
+        known: From `run_directory.known_skills`.
+        tasks: Task id → task, for all tasks of the matrix.
+        advance: Called after each batch of members.
+    """
+    return complete_skills(
+        context.evaluator,
+        known,
+        context.store.get,
+        tasks,
+        save=partial(run_directory.save_skills, Path(context.config.run.run_dir)),
+        prefetch=context.store.prefetch,
+        advance=advance,
+    )
+
+
+def measure(
+    context: RunContext,
+    manifest: Manifest,
+    state: State,
+    tasks: Sequence[Task],
+    advance: Advance,
+    *,
+    baselines: bool,
+) -> dict[str, Any]:
+    """Complete the global skill matrix, choose task forces, and measure them.
+
+    Args:
+        context: The run.
+        manifest: Its commit point.
+        state: Its state at the commit point.
+        tasks: Held-out tasks, or the pool's.
+        advance: Called with the number of steps done, of all steps.
+        baselines: Whether to measure the baselines too.
+
+    Returns:
+        JSON-ready `rows`, `coverage_by_generation` and `task_force`; see `measure_run`.
+    """
+    run_dir, evaluator = Path(context.config.run.run_dir), context.evaluator
+    known = run_directory.known_skills(run_dir, manifest, sorted(state.library.tasks))
+    steps = batches(evaluator, len(skill_matrix.incomplete(known))) + 1
+    steps += baseline.STEPS if baselines else 0
+    done = itertools.count(1)
+
+    def step() -> None:
+        advance(next(done), steps)
+
+    skills = complete_global_skills(context, known, state.library.tasks, step)
+    generations = {*manifest.kept, state.generation}
+    run = FinishedRun(
+        skills,
+        list(context.seeds),
+        state.archive,
+        {g: run_directory.read_archive(run_dir, g) for g in generations},
+        context.store.get,
+    )
+    results, solved = measure_run(evaluator, run, tasks, step)
+    if baselines:
+        options = baseline.Baselines(
+            context.bases,
+            [state.library.tasks[task] for task in state.pool.active],
+            context.config.samples.to_sampling(),
+            context.config.run.seed,
+        )
+        rows = baseline.measure_baselines(evaluator, run, tasks, options, solved, step)
+        results["rows"] += [dataclasses.asdict(row) for row in rows]
+    return results

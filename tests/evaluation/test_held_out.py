@@ -1,0 +1,105 @@
+"""The table of a finished run: missing scores, small archives, tasks with few instances."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.evaluation import baselines, held_out
+from acdc_jax.evaluation.baselines import Baselines, measure_baselines
+from acdc_jax.evaluation.evaluate import Evaluation, Evaluator
+from acdc_jax.evaluation.held_out import FinishedRun, measure_run, row, solve
+from acdc_jax.evolution.skills import SkillMatrix
+from acdc_jax.inference.sampling import Sampling
+from acdc_jax.params import Params
+from acdc_jax.tasks.task import Draft, Task
+
+_NOTHING: Any = None
+
+
+def _evaluator() -> Evaluator:
+    return Evaluator(_NOTHING, _NOTHING, _NOTHING, 1, 0.5)
+
+
+def _task(instances: int) -> Task:
+    keys = dict.fromkeys(map(str, range(instances)), "")
+    return Task("t", Draft("n", "d", "c", 1, "e", "", "novel"), 0, keys, keys)
+
+
+def _no_weights(model: str, group: int) -> Params:
+    return {}
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_missing_score_is_not_a_wrong_one(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models with a missing score are evaluated once more; then it is an error."""
+    calls: list[list[str]] = []
+
+    def evaluate_members(
+        evaluator: Evaluator, members: Any, weights: Any, tasks: Any, **options: Any
+    ) -> Evaluation:
+        assert evaluator.instances_per_task == 3
+        scores = np.ones((len(members), 2, 3))
+        scores[:, 1, 2] = np.nan  # there is no such instance
+        if len(calls) < failures:
+            scores[-1, 0, 1] = np.nan
+        calls.append(list(members))
+        return Evaluation(tuple(members), ("x", "y"), scores, np.array([3, 2]), ())
+
+    monkeypatch.setattr(held_out, "evaluate_members", evaluate_members)
+    tasks = [_task(3), _task(2)]
+    if failures == 2:
+        with pytest.raises(AcdcError, match="could not score the answers of m1"):
+            solve(_evaluator(), ["m0", "m1"], _no_weights, tasks)
+    else:
+        solved = solve(_evaluator(), ["m0", "m1"], _no_weights, tasks)
+        assert row("both", ["m0", "m1"], "m0", solved).coverage == 1
+    assert calls == [["m0", "m1"], ["m1"]]
+
+
+def test_tasks_with_different_numbers_of_instances() -> None:
+    solved = {
+        "m0": np.array([[1, 0, 0], [1, 1, np.nan]]),
+        "m1": np.array([[0, 1, 1], [0, 1, np.nan]]),
+    }
+    entry = row("both", ["m0", "m1"], "m0", solved)
+    assert dataclasses.astuple(entry) == ("both", 2, 1.0, 1.0, 3 / 5)
+    assert row("one", ["m1"], "m1", solved).coverage_majority == 0.5  # of two, one is no majority
+
+
+def test_rows_of_a_small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A force is listed once, and a random collective's best member is the fittest on the pool."""
+    scores = {"m0": 0, "m1": 1, "m2": 0}  # on held-out tasks; all others 0
+
+    def evaluate_members(
+        evaluator: Any, members: Any, weights: Any, tasks: Any, **options: Any
+    ) -> Evaluation:
+        values = np.asarray([[[scores.get(member, 0)]] for member in members], np.float64)
+        return Evaluation(tuple(members), ("x",), values, np.array([1]), ())
+
+    for module in (held_out, baselines):
+        monkeypatch.setattr(module, "evaluate_members", evaluate_members)
+    skills = SkillMatrix(tuple(scores), ("t0", "t1"), np.array([[0, 0], [1, 1], [1, 0]], np.int8))
+    run = FinishedRun(skills, ["m0"], list(scores), {0: skills}, _no_weights)
+    results, solved = measure_run(_evaluator(), run, [_task(1)])
+    assert [(entry["collective"], entry["n"]) for entry in results["rows"]] == [("evolved", 3)]
+    assert results["rows"][0]["best_single"] == 1
+    assert results["task_force"].keys() == {"3", "8"}
+    assert results["coverage_by_generation"] == {"0": 1.0}
+
+    options = Baselines([], [], Sampling(0.7), prng_seed=0)
+    steps: list[None] = []
+    rows = measure_baselines(
+        _evaluator(), run, [_task(1)], options, solved, lambda: steps.append(None)
+    )
+    assert [(entry.collective, entry.n, entry.best_single) for entry in rows] == [
+        ("seeds", 1, 0),
+        ("all_seeds", 1, 0),
+        ("samples_best_seed", 3, 0),
+        ("samples_best_seed", 8, 0),
+        ("uniform_merge", 1, 0),
+        ("random_members", 3, 1),
+    ]
+    assert len(steps) == baselines.STEPS
