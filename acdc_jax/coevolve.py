@@ -19,10 +19,10 @@ from acdc_jax.evolution import dns
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.coverage import coverage, greedy
 from acdc_jax.evolution.evosax_strategy import es_init, es_tell
-from acdc_jax.evolution.propose import host_rng
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.params import Params
+from acdc_jax.prng import host_rng
 from acdc_jax.runtime import replicate, run_directory
 from acdc_jax.runtime.background_commit import BackgroundCommits
 from acdc_jax.runtime.breed import make_child, member_id, propose_children, seed_recipe
@@ -33,7 +33,7 @@ from acdc_jax.runtime.state import Record, State
 from acdc_jax.runtime.timer import Timer
 from acdc_jax.tasks.adapt import PoolUpdate, adapt_pool, create_pool
 from acdc_jax.tasks.library import Library
-from acdc_jax.tasks.llm import gather, per_task
+from acdc_jax.tasks.llm import cost_per_task, gather
 from acdc_jax.tasks.task import Rejection, Task
 
 _SPARE_CHILDREN = 8  # tried in generation 0, so that rejected children leave no gap
@@ -449,7 +449,7 @@ def _finish(
         "tokens": tokens,
         "tokens_per_s": round(tokens / max(times["decode_s"], 1e-3), 1),
         **costs,
-        **per_task(costs, written),
+        **cost_per_task(costs, written),
         **times,
     }
     record = Record(list(recipes.values()), gibberish, novelty, responses, rejections, metrics)

@@ -12,6 +12,8 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from acdc_jax.prng import host_rng
+
 Draw = Callable[[np.random.Generator, int, int, int], npt.NDArray[np.float64]]
 
 
@@ -135,8 +137,3 @@ def propose(
         coefficients = draw(host_rng(coefficient_key), n_children, proposer.max_parents, n_groups)
     coefficients = np.where(used[:, :, None], coefficients, 0).astype(np.float32)
     return Proposal(parents, coefficients, counts.astype(np.int32))
-
-
-def host_rng(key: jax.Array) -> np.random.Generator:
-    """A numpy generator that a typed PRNG key determines."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)))

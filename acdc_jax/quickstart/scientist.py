@@ -6,22 +6,23 @@ related. It offers no spec twice while there are others, and never a held-out on
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
+from acdc_jax.prng import host_rng
 from acdc_jax.quickstart.gibberish import is_gibberish
 from acdc_jax.quickstart.ideas import ideas
 from acdc_jax.quickstart.language import Spec, Split, split
 from acdc_jax.quickstart.source import spec_of, write_draft
 from acdc_jax.tasks.llm import gather
-from acdc_jax.tasks.scientist import Check, TaskRequest
+from acdc_jax.tasks.scientist import Check, Scientist, TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Rejection, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class ProceduralScientist:
+class ProceduralScientist(Scientist):
     """Writes task families from a grammar; a `Scientist`.
 
     Attributes:
@@ -38,13 +39,13 @@ class ProceduralScientist:
     async def write(
         self,
         requests: Sequence[TaskRequest],
-        known: Sequence[Task],
-        shown: Sequence[Task],
+        all_tasks: Sequence[Task],
+        active_tasks: Sequence[Task],
         check: Check,
         key: jax.Array,
     ) -> list[CheckedDraft | Rejection]:
         """See `Scientist.write`. Drafts of one call know each other."""
-        context, drafts = list(known), list[Draft]()
+        context, drafts = list(all_tasks), list[Draft]()
         for i, request in enumerate(requests):
             draft = self.propose(request.kind, request.parent, context, jax.random.fold_in(key, i))
             drafts.append(draft)
@@ -55,7 +56,7 @@ class ProceduralScientist:
         self, kind: Kind, parent: Task | None, context: Sequence[Task], key: jax.Array
     ) -> Draft:
         """One draft. A parent in no language of ours is as good as none."""
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        rng = host_rng(key)
         used = {spec_of(task.draft.metadata) for task in context}
         origin = None if parent is None else spec_of(parent.draft.metadata)
         spec = self._choose(kind, origin, used | {origin}, rng)
@@ -66,13 +67,9 @@ class ProceduralScientist:
         """See `Scientist.is_new`: another spec is another task."""
         return all(spec_of(draft.metadata) != spec_of(task.draft.metadata) for task in nearest)
 
-    async def is_gibberish(self, replies: Sequence[tuple[str, str]]) -> bool:
+    async def is_gibberish(self, responses: Sequence[tuple[str, str]]) -> bool:
         """See `Scientist.is_gibberish`."""
-        return is_gibberish(replies)
-
-    def costs(self) -> Mapping[str, float]:
-        """See `Scientist.costs`: nothing."""
-        return {}
+        return is_gibberish(responses)
 
     def _choose(
         self,
@@ -99,7 +96,7 @@ def procedural_scientist(seed: int, instances: int = 2) -> ProceduralScientist:
 
 def heldout_drafts(seed: int, instances: int = 4) -> list[Draft]:
     """The 200 families that a run of this PRNG seed is evaluated on: 60 singles and 140 pairs."""
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(jax.random.key(seed))))
+    rng = host_rng(jax.random.key(seed))
     return [write_draft(spec, "novel", None, instances, rng) for spec in split(seed).held_out]
 
 

@@ -26,6 +26,7 @@ from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import forward, init_params, param_shapes
 from acdc_jax.params import Params
+from acdc_jax.prng import host_rng
 from acdc_jax.quickstart.examples import (
     DrawWords,
     Examples,
@@ -155,7 +156,7 @@ def _publish(scratch: Path, out: Path) -> None:
 def _train_all(seed: int, progress: Progress, recipe: TrainRecipe) -> dict[str, Params]:
     """Base and experts by folder name."""
     init_key, *keys = jax.random.split(jax.random.key(seed), 2 + len(recipe.experts))
-    rngs = [np.random.default_rng(np.asarray(jax.random.key_data(key))) for key in keys]
+    rngs = [host_rng(key) for key in keys]
 
     own_words = base_words(recipe.base_pairs)
     examples = _examples(own_words, recipe.base_examples, rngs[0])

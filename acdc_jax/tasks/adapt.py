@@ -1,4 +1,4 @@
-"""How the scientist's drafts enter the pool: the first ones, and those of each adaptation."""
+"""Create the task pool, and adapt it to the archive (paper §3.2, §3.3)."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ import jax
 
 from acdc_jax.config import TaskConfig
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolution.propose import host_rng
+from acdc_jax.prng import host_rng
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.tasks import pool as task_pool
 from acdc_jax.tasks.library import Library, admit_drafts
@@ -18,6 +18,8 @@ from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.scientist import Scientist, TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection
 from acdc_jax.tasks.validate import check_draft
+
+_JUDGE_HELPER = "eval_with_llm_judge"
 
 
 class PoolUpdate(NamedTuple):
@@ -34,43 +36,45 @@ class PoolUpdate(NamedTuple):
     rejections: list[Rejection]
 
 
-_JUDGED = "eval_with_llm_judge"
-
-
 @dataclasses.dataclass(frozen=True)
 class TaskGenerator:
-    """Where tasks are made.
+    """Everything that writing new tasks takes.
 
     Attributes:
-        flags: thresholds and sizes.
-        scientist: who writes.
-        novelty_filter: decides what is new.
-        sandbox: where drafts are tried.
-        tokens: instructions → tokens of a member's prompt.
-        room: tokens of the longest prompt that members can answer.
+        options: Thresholds and sizes.
+        scientist: Writes the drafts.
+        novelty_filter: Decides which drafts are new.
+        sandbox: Runs the drafts' code.
+        encode: Returns the tokens of a member's prompt for given instructions.
+        max_prompt_tokens: Longest prompt that leaves the members room for a response.
     """
 
-    flags: TaskConfig
+    options: TaskConfig
     scientist: Scientist
     novelty_filter: NoveltyFilter
     sandbox: Sandbox
-    tokens: Callable[[str], Sequence[int]]
-    room: int
+    encode: Callable[[str], Sequence[int]]
+    max_prompt_tokens: int
 
     async def check(self, draft: Draft) -> CheckedDraft | Rejection:
-        """Tries a draft."""
-        verdict = await check_draft(draft, self.sandbox, self.flags.skill_threshold)
-        if isinstance(verdict, CheckedDraft):
-            try:
-                longest = max(len(self.tokens(text)) for text in verdict.instructions.values())
-            except AcdcError as error:  # it spells a token that members do not have
-                return Rejection.of_draft(draft, str(error))
-            if longest > self.room:
-                return Rejection.of_draft(
-                    draft,
-                    f"the instructions take {longest} tokens, but the members' window leaves room "
-                    f"for {self.room}",
-                )
+        """Run a draft in the sandbox, and check that members can read its instructions.
+
+        Raises:
+            AcdcError: The sandbox or its judge failed.
+        """
+        verdict = await check_draft(draft, self.sandbox, self.options.skill_threshold)
+        if isinstance(verdict, Rejection):
+            return verdict
+        try:
+            longest = max(len(self.encode(text)) for text in verdict.instructions.values())
+        except AcdcError as error:  # the text spells a special token
+            return Rejection.of_draft(draft, str(error))
+        if longest > self.max_prompt_tokens:
+            return Rejection.of_draft(
+                draft,
+                f"the instructions take {longest} tokens, but the members' window leaves room "
+                f"for {self.max_prompt_tokens}",
+            )
         return verdict
 
 
@@ -80,40 +84,42 @@ async def create_pool(
     key: jax.Array,
     progress: Callable[[int], None],
 ) -> PoolUpdate:
-    """Grows the first pool from the seed families in micro-batches (paper §3.2).
+    """Create the first pool from seed families, in micro-batches of drafts (paper §3.2).
 
-    A parent is drawn uniformly from the seed families and what was accepted so far; with
-    `novel_probability` the scientist is asked for something unrelated, else for something inspired
-    by it, until `initial_tasks` drafts are written or `max_tasks` tasks are active.
+    Each draft starts from a parent that is drawn uniformly from the active tasks. It is novel with
+    probability `novel_probability`, else inspired by the parent. Writing ends after
+    `initial_tasks` drafts, or when `max_tasks` tasks are active.
 
     Args:
-        generator: where.
-        families: seed task families; they are the first tasks.
-        key: PRNG key of the first pool.
-        progress: told the number of drafts written so far.
+        generator: Writes and checks the drafts.
+        families: Seed task families, the first tasks.
+        key: PRNG key.
+        progress: Called with the number of drafts written so far.
 
     Returns:
-        Library, pool, and the drafts that were rejected: among them the judged seed families that
-        this judge does not judge rightly.
+        The first library and pool. The rejections include seed families that ask an LLM judge and
+        that this run's judge grades wrongly.
 
     Raises:
-        AcdcError: a seed family is not valid.
+        AcdcError: A seed family is invalid, or the scientist failed.
     """
-    flags = generator.flags
-    library, pool, rejections = await _seed_tasks(generator, families)
-    drafted = 0
-    while (room := min(flags.initial_tasks - drafted, flags.max_tasks - len(pool.active))) > 0:
-        request_key, write_key = jax.random.split(jax.random.fold_in(key, drafted))
+    options = generator.options
+    library, pool, rejections = await _admit_seed_families(generator, families)
+    written = 0
+    while (room := min(options.initial_tasks - written, options.max_tasks - len(pool.active))) > 0:
+        request_key, write_key = jax.random.split(jax.random.fold_in(key, written))
         rng = host_rng(request_key)
         requests: list[TaskRequest] = []
-        for _ in range(min(flags.micro_batch, room)):
+        for _ in range(min(options.micro_batch, room)):
             parent = library.tasks[pool.active[int(rng.integers(len(pool.active)))]]
-            novel = rng.random() < flags.novel_probability
+            novel = rng.random() < options.novel_probability
             requests.append(TaskRequest("novel" if novel else "inspired", parent))
-        library, pool, rejected = await _write(generator, library, pool, requests, write_key, 0)
-        rejections += rejected
-        drafted += len(requests)
-        progress(drafted)
+        library, pool, new_rejections = await _write_tasks(
+            generator, library, pool, requests, write_key, generation=0
+        )
+        rejections += new_rejections
+        written += len(requests)
+        progress(written)
     return PoolUpdate(library, pool, rejections)
 
 
@@ -125,64 +131,62 @@ async def adapt_pool(
     key: jax.Array,
     generation: int,
 ) -> PoolUpdate:
-    """Adapts the pool to what the archive can do (paper §3.3).
+    """Adapt the pool to the archive's abilities (paper §3.3).
 
-    Limbo settles, impossible tasks leave, new tasks are written from uniformly drawn parents (easy
-    → harder, hard or impossible → easier, medium → novel or related), and the oldest go.
+    Settle limbo, discard impossible tasks, write new tasks, and drop the oldest. Parents are drawn
+    uniformly; `pool.draw_requests` gives the rule for what to make of each.
 
     Args:
-        generator: where.
-        library: every task there ever was.
-        pool: what is active.
-        pass_rates: active task id → share of the archive that solves it.
-        key: PRNG key of this adaptation.
-        generation: the current generation.
-
-    Returns:
-        Library, pool, and the drafts that were rejected.
-    """
-    flags = generator.flags
-    request_key, write_key = jax.random.split(key)
-    pool = task_pool.settle_limbo(pool, pass_rates)
-    if flags.discard_impossible:
-        pool = task_pool.discard_impossible(pool, pass_rates)
-    drawn = task_pool.draw_requests(
-        pool,
-        pass_rates,
-        flags.new_tasks,
-        easy_threshold=flags.easy_threshold,
-        hard_threshold=flags.hard_threshold,
-        novel_probability=flags.novel_probability,
-        rng=host_rng(request_key),
-    )
-    requests = [TaskRequest(kind, library.tasks[parent]) for kind, parent in drawn]
-    library, pool, rejections = await _write(
-        generator, library, pool, requests, write_key, generation
-    )
-    return PoolUpdate(library, task_pool.prune(pool, flags.max_tasks), rejections)
-
-
-async def _seed_tasks(generator: TaskGenerator, families: Sequence[Draft]) -> PoolUpdate:
-    """The seed families as the first tasks; they are given, not invented, so none is too similar.
+        generator: Writes and checks the drafts.
+        library: Every task so far.
+        pool: The active tasks, and those in limbo.
+        pass_rates: Active task id → share of the archive that solves it.
+        key: PRNG key.
+        generation: The current generation.
 
     Raises:
-        AcdcError: a family that computes its scores is not valid, or none is.
+        AcdcError: The scientist, the sandbox or the embedder failed.
+    """
+    options = generator.options
+    request_key, write_key = jax.random.split(key)
+    pool = task_pool.settle_limbo(pool, pass_rates)
+    if options.discard_impossible:
+        pool = task_pool.discard_impossible(pool, pass_rates)
+    kinds = task_pool.draw_requests(
+        pool,
+        pass_rates,
+        options.new_tasks,
+        easy_threshold=options.easy_threshold,
+        hard_threshold=options.hard_threshold,
+        novel_probability=options.novel_probability,
+        rng=host_rng(request_key),
+    )
+    requests = [TaskRequest(kind, library.tasks[parent]) for kind, parent in kinds]
+    update = await _write_tasks(generator, library, pool, requests, write_key, generation)
+    return update._replace(pool=task_pool.prune(update.pool, options.max_tasks))
+
+
+async def _admit_seed_families(generator: TaskGenerator, families: Sequence[Draft]) -> PoolUpdate:
+    """Make tasks of the seed families; none of them counts as too similar to another.
+
+    Raises:
+        AcdcError: A family that computes its scores is invalid, or no family is valid.
     """
     verdicts = await gather(generator.check(draft) for draft in families)
     for draft, verdict in zip(families, verdicts, strict=True):
-        if isinstance(verdict, Rejection) and _JUDGED not in draft.source:
+        if isinstance(verdict, Rejection) and _JUDGE_HELPER not in draft.source:
             raise AcdcError(f"seed task family {draft.name}: {verdict.reason}")
-    given = NoveltyFilter(generator.novelty_filter.index, threshold=1.0)
+    admit_all = NoveltyFilter(generator.novelty_filter.index, threshold=1.0)
     library, tasks, rejections = await admit_drafts(
-        Library(), verdicts, given, generation=0, next_id=0
+        Library(), verdicts, admit_all, generation=0, next_id=0
     )
     if not tasks:
         raise AcdcError(f"no seed task family is valid: {rejections[0].reason}")
-    pool = task_pool.prune(task_pool.add_tasks(Pool(), tasks), generator.flags.max_tasks)
+    pool = task_pool.prune(task_pool.add_tasks(Pool(), tasks), generator.options.max_tasks)
     return PoolUpdate(library, pool, rejections)
 
 
-async def _write(
+async def _write_tasks(
     generator: TaskGenerator,
     library: Library,
     pool: Pool,
@@ -190,11 +194,13 @@ async def _write(
     key: jax.Array,
     generation: int,
 ) -> PoolUpdate:
-    """Asks for one draft per request and adds those that are valid and new."""
-    known = list(library.tasks.values())
-    shown = [library.tasks[task] for task in pool.active]
-    candidates = await generator.scientist.write(requests, known, shown, generator.check, key)
+    """Write one draft per request, and add those that are valid and new."""
+    all_tasks = list(library.tasks.values())
+    active_tasks = [library.tasks[task] for task in pool.active]
+    drafts = await generator.scientist.write(
+        requests, all_tasks, active_tasks, generator.check, key
+    )
     library, tasks, rejections = await admit_drafts(
-        library, candidates, generator.novelty_filter, generation=generation, next_id=pool.next_id
+        library, drafts, generator.novelty_filter, generation=generation, next_id=pool.next_id
     )
     return PoolUpdate(library, task_pool.add_tasks(pool, tasks), rejections)

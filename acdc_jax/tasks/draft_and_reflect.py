@@ -1,7 +1,7 @@
-"""The life of one LLM-written draft: propose, parse, run, reflect, and run again (paper §3.2).
+"""Write one draft with a chat model: propose, check, reflect, and check again (paper §3.2).
 
-One coroutine per draft; hundreds of them wait for the model and the sandbox at the same time. What
-a draft becomes depends on its request and its key alone, not on when the others finish.
+There is one coroutine per draft; hundreds of them wait for the model and the sandbox concurrently.
+A draft depends only on its request and its random numbers, not on when other drafts finish.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from acdc_jax.tasks.scientist import Check, TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection, Task
 
 _SHOWN_TASKS = 3  # of the pool, by description
-_SHOWN_ANSWER = 4_000  # characters of an answer in which no draft was found
-_NAME, _TEXT = 80, 2_000  # characters of a name and of other fields
+_SHOWN_ANSWER = 4_000  # characters shown of an answer that contains no draft
+_NAME, _TEXT = 80, 2_000  # maximum characters of the name and of other fields
 
 
 @dataclasses.dataclass(frozen=True)
 class _Version:
-    """One answer of the model: the draft in it, and what became of it."""
+    """One version of a draft: its source, or else the model's answer, and the check's result."""
 
     source: str
     verdict: CheckedDraft | Rejection
@@ -32,52 +32,45 @@ class _Version:
 async def write_draft(
     chat: ChatModel,
     request: TaskRequest,
-    shown: Sequence[Task],
+    active_tasks: Sequence[Task],
     check: Check,
     reflections: int,
     rng: np.random.Generator,
 ) -> CheckedDraft | Rejection:
-    """Takes one draft from the request to its last version.
+    """Write a draft and let the model improve it.
 
     Args:
-        chat: who writes.
-        request: what is wanted.
-        shown: active tasks, of which a few are shown.
-        check: tries a draft in the sandbox.
-        reflections: rounds in which the model may improve the draft.
-        rng: decides what is shown, and the seeds of the model's sampling.
+        chat: The model that writes.
+        request: What to write.
+        active_tasks: Tasks of the pool, of which the model sees a few.
+        check: Runs a draft in the sandbox.
+        reflections: Maximum number of rounds in which the model may improve the draft.
+        rng: Chooses the tasks to show and the seeds of the model's sampling.
 
     Returns:
-        The last version that passed `check`, or why there is none.
+        The last version that passed `check`, or the reason that there is none.
 
     Raises:
-        AcdcError: the model or the sandbox failed.
+        AcdcError: The model or the sandbox failed.
     """
-    picked = rng.choice(len(shown), min(_SHOWN_TASKS, len(shown)), replace=False)
-    others = [shown[i] for i in picked if shown[i].id != request.parent.id]
+    indices = rng.choice(len(active_tasks), min(_SHOWN_TASKS, len(active_tasks)), replace=False)
+    others = [active_tasks[i] for i in indices if active_tasks[i].id != request.parent.id]
     seeds = [int(seed) for seed in rng.integers(2**31, size=1 + reflections)]
     versions: list[_Version] = []
     try:
-        async with chat.writing():
+        async with chat.drafting():
             prompt = prompts.propose(request.kind, request.parent, others)
-            answer = await _ask(chat, "propose", prompt, seeds[0], prompts.DRAFT_SCHEMA)
-            versions.append(await _try(answer, request, check))
+            answer = await _complete(chat, "propose", prompt, seeds[0])
+            versions.append(await _check_answer(answer, request, check))
             for round_ in range(1, 1 + reflections):
                 last = versions[-1]
                 prompt = prompts.reflect(
-                    request.kind,
-                    request.parent,
-                    last.source,
-                    _evaluation(last),
-                    round_,
-                    reflections,
+                    request.kind, request.parent, last.source, _result(last), round_, reflections
                 )
-                answer = await _ask(
-                    chat, "reflect", prompt, seeds[round_], prompts.REFLECTION_SCHEMA
-                )
+                answer = await _complete(chat, "reflect", prompt, seeds[round_])
                 if _is_done(answer) and isinstance(last.verdict, CheckedDraft):
                     break
-                versions.append(await _try(answer, request, check))
+                versions.append(await _check_answer(answer, request, check))
     except ChatRefusal as error:
         if not versions:
             return Rejection(request.kind, request.parent.id, "", str(error))
@@ -88,15 +81,15 @@ async def write_draft(
 
 
 def parse_draft(answer: str, request: TaskRequest) -> Draft:
-    """The draft in a model's answer; nothing of it is run.
+    """Return the draft in a model's answer, without running any of it.
 
     Raises:
-        ValueError: a field is missing or makes no sense, named.
+        ValueError: A field is missing or invalid; the message names it.
     """
     fields = extract_object(answer, "name")
     source = extract_code(fields.get("code"), answer)
     if not source:
-        raise ValueError("the answer holds no code")
+        raise ValueError("the answer contains no code")
     return Draft(
         name=_text(fields, "name", _NAME),
         description=_text(fields, "description", _TEXT),
@@ -110,60 +103,63 @@ def parse_draft(answer: str, request: TaskRequest) -> Draft:
     )
 
 
-async def _ask(
-    chat: ChatModel, purpose: str, prompt: prompts.Prompt, seed: int, schema: Any
-) -> str:
-    return await chat.complete(ChatRequest(purpose, *prompt, seed, schema))
+async def _complete(chat: ChatModel, purpose: str, prompt: prompts.Prompt, seed: int) -> str:
+    """Return a sampled answer."""
+    return await chat.complete(
+        ChatRequest(purpose, prompt.system, prompt.user, seed, prompt.schema)
+    )
 
 
-async def _try(answer: str, request: TaskRequest, check: Check) -> _Version:
+async def _check_answer(answer: str, request: TaskRequest, check: Check) -> _Version:
+    """Parse and check the draft in an answer."""
     try:
         draft = parse_draft(answer, request)
     except ValueError as error:
         source = answer[:_SHOWN_ANSWER]
-        rejection = Rejection(request.kind, request.parent.id, "", str(error), source)
-        return _Version(source, rejection)
+        return _Version(source, Rejection(request.kind, request.parent.id, "", str(error), source))
     return _Version(draft.source, await check(draft))
 
 
-def _evaluation(version: _Version) -> str:
-    """What running a version has shown, in words for its author."""
+def _result(version: _Version) -> str:
+    """Describe the check's result to the author."""
     if isinstance(version.verdict, Rejection):
         return f"it cannot be used, because {version.verdict.reason}."
-    asked = "\n".join(
+    instructions = "\n".join(
         f"instance {key}: {text}" for key, text in version.verdict.instructions.items()
     )
     return (
         "it runs; its scoring is stable, and wrong answers fail. What a solver would be asked:\n"
-        f"{asked[:_TEXT]}"
+        f"{instructions[:_TEXT]}"
     )
 
 
 def _is_done(answer: str) -> bool:
+    """Return whether the model is content with the last version."""
     try:
         return is_true(extract_object(answer, "done")["done"])
     except ValueError:
         return False
 
 
-def _text(fields: dict[str, Any], name: str, most: int) -> str:
+def _text(fields: dict[str, Any], name: str, max_length: int) -> str:
+    """Return a text field, cut to `max_length` characters."""
     value = fields.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"the field {name!r} is missing or no text")
-    return value.strip()[:most]
+        raise ValueError(f"the field {name!r} is missing or not a text")
+    return value.strip()[:max_length]
 
 
 def _difficulty(value: object) -> int:
-    """1 to 5; models also write "3" or 3.0."""
+    """Return the difficulty from 1 to 5. Models also write "3" or 3.0."""
     try:
         number = int(float(str(value)))
     except (ValueError, OverflowError):
-        raise ValueError(f"the difficulty is no number: {str(value)[:40]}") from None
+        raise ValueError(f"the difficulty is not a number: {str(value)[:40]}") from None
     return min(max(number, 1), 5)
 
 
 def _reference(value: object) -> dict[str, str] | None:
-    """Instance → submission, from a list of such pairs, from one pair, or from an object."""
+    """Return instance → submission from a list of such pairs, from one pair, or from an object."""
     if isinstance(value, dict) and {"instance", "submission"} <= value.keys():
         value = [value]
     if isinstance(value, dict):
@@ -173,7 +169,7 @@ def _reference(value: object) -> dict[str, str] | None:
         pairs = [(item.get("instance"), item.get("submission")) for item in items]
     else:
         pairs = []
-    found = {str(key): str(text) for key, text in pairs if key is not None and text is not None}
-    if isinstance(value, list) and value and not found:
+    reference = {str(key): str(text) for key, text in pairs if key is not None and text is not None}
+    if isinstance(value, list) and value and not reference:
         raise ValueError("the reference has no pair of an 'instance' and a 'submission'")
-    return found or None
+    return reference or None

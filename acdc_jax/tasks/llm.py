@@ -1,7 +1,9 @@
-"""What the LLM scientist asks of a model, whoever serves it: one request, one text.
+"""The interface of a chat model: one request in, one text out.
 
-A request carries everything its answer may depend on, its seed included, so that a run against a
-deterministic model does not depend on the order in which answers come back.
+`ChatModel` is implemented by a server's client (`openai_client.py`) and by a model on this
+project's own engine (`local_llm.py`). A request holds everything that its answer may depend on,
+including the seed: with a deterministic model, results do not depend on the order of the answers.
+`ask_llm.py` asks for numbers, yes or no, and JSON.
 """
 
 import asyncio
@@ -9,35 +11,35 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from acdc_jax.errors import AcdcError
 
 T = TypeVar("T")
 
-NO_TEXT = "(no text)"  # what is said for an answer without any
+NO_TEXT = "(no text)"  # stands for an empty answer
 
 
 class ChatError(AcdcError):
-    """The model cannot be reached or does not answer: nothing is known about the question."""
+    """The model cannot be reached or does not answer; nothing is known about the question."""
 
 
 class ChatRefusal(AcdcError):
-    """The model refuses this one request (too long, for instance); others may be answered."""
+    """The model gives no usable answer to this request, but may answer others."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ChatRequest:
-    """One question.
+    """One question to a chat model.
 
     Attributes:
-        purpose: what it is for, e.g. "propose"; usage is counted by it.
-        system: system message.
-        user: user message.
-        seed: of the sampling, where the server can be told.
-        schema: JSON schema of the answer, where the server can be told; None for plain text.
-        sampled: False takes the most likely answer: decisions, not inventions.
+        purpose: What the request is for, e.g. "propose". Usage is counted per purpose.
+        system: System message.
+        user: User message.
+        seed: Sampling seed, for models that take one.
+        schema: JSON schema of the answer, for models that take one; None for plain text.
+        sampled: True to sample the answer (drafts), False for the most likely one (decisions).
     """
 
     purpose: str
@@ -49,13 +51,13 @@ class ChatRequest:
 
 
 class Usage:
-    """What the requests cost so far, by purpose."""
+    """Counts calls, tokens and seconds of a chat model, per purpose."""
 
     def __init__(self) -> None:
         self._sums: collections.Counter[str] = collections.Counter()
 
     def add(self, purpose: str, prompt_tokens: int, new_tokens: int, seconds: float) -> None:
-        """Counts one answered request."""
+        """Count one answered request."""
         for name, value in (
             ("calls", 1),
             ("prompt_tokens", prompt_tokens),
@@ -65,14 +67,25 @@ class Usage:
             self._sums[f"llm_{purpose}_{name}"] += value  # type: ignore[assignment]
 
     def take(self) -> dict[str, float]:
-        """`llm_propose_calls` and so on since the last `take`; seconds overlap with each other."""
-        taken = {name: round(float(value), 3) for name, value in sorted(self._sums.items())}
+        """Return `llm_propose_calls` etc. since the last call, and start again from zero.
+
+        Seconds are summed over requests, which overlap.
+        """
+        sums = {name: round(float(value), 3) for name, value in sorted(self._sums.items())}
         self._sums.clear()
-        return taken
+        return sums
 
 
-def per_task(costs: Mapping[str, float], tasks: int) -> dict[str, float]:
-    """What one accepted task cost, drafts that came to nothing included; empty without tasks."""
+def cost_per_task(costs: Mapping[str, float], tasks: int) -> dict[str, float]:
+    """Return the mean cost of one accepted task, rejected drafts included.
+
+    Args:
+        costs: Sums from `Usage.take`.
+        tasks: Number of accepted tasks.
+
+    Returns:
+        `llm_calls_per_task` etc.; empty without tasks or without calls.
+    """
     sums: collections.Counter[str] = collections.Counter()
     for purpose in ("propose", "reflect", "novelty"):
         for unit in ("calls", "prompt_tokens", "new_tokens", "seconds"):
@@ -83,48 +96,47 @@ def per_task(costs: Mapping[str, float], tasks: int) -> dict[str, float]:
 
 
 class ChatModel(Protocol):
-    """A language model that answers requests, many at once."""
+    """A language model that answers requests, many concurrently.
+
+    Attributes:
+        usage: What the answered requests cost.
+    """
 
     usage: Usage
 
     async def complete(self, request: ChatRequest) -> str:
-        """The answer's text, never empty.
+        """Return the answer's text, never empty.
 
         Raises:
-            ChatError: no answer after every retry.
-            ChatRefusal: this request will never be answered.
+            ChatError: The model did not answer after all retries.
+            ChatRefusal: The model refuses this request.
         """
 
-    def writing(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Entered by each coroutine that asks *sampled* requests, one at a time.
+    def drafting(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Return the context in which a coroutine sends *sampled* requests, one at a time.
 
-        A model that answers in batches may wait for all of those that are inside.
+        A model that decodes in batches may wait until every coroutine inside such a context has
+        sent its request, so that the contents of a batch do not depend on timing.
         """
 
     async def close(self) -> None:
-        """Gives connections back."""
-
-
-@contextlib.asynccontextmanager
-async def alone() -> AsyncIterator[None]:
-    """`ChatModel.writing` for models whose answers do not depend on who else is asking."""
-    yield
+        """Close the connections and free the resources."""
 
 
 def digest(*parts: str) -> bytes:
-    """32 bytes that tell apart any two sequences of texts."""
-    # Lengths first: two texts joined otherwise are not the same question.
+    """Return 32 bytes that identify a sequence of texts."""
+    # The lengths come first: ("ab", "c") and ("a", "bc") must differ.
     sizes = ",".join(str(len(part)) for part in parts)
     return hashlib.sha256(f"{sizes}:{''.join(parts)}".encode("utf-8", "surrogatepass")).digest()
 
 
 def content_seed(*parts: str) -> int:
-    """A seed that the content of a question determines, in [0, 2³¹)."""
+    """Return the seed in [0, 2³¹) that the content of a question determines."""
     return int.from_bytes(digest(*parts)[:4], "big") >> 1
 
 
 async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order; the first failure ends the others and is raised as it is."""
+    """Return all results in order. On the first error, cancel the others and raise it."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)

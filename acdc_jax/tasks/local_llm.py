@@ -114,8 +114,8 @@ class LocalChat:
         return text if text.strip() else NO_TEXT  # an answer, if a useless one
 
     @contextlib.asynccontextmanager
-    async def writing(self) -> AsyncIterator[None]:
-        """See `ChatModel.writing`."""
+    async def drafting(self) -> AsyncIterator[None]:
+        """See `ChatModel.drafting`."""
         self._writers += 1
         token = _WRITING.set(True)
         try:

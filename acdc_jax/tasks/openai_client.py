@@ -19,7 +19,7 @@ import tenacity
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from acdc_jax.errors import ConfigError
-from acdc_jax.tasks.llm import NO_TEXT, ChatError, ChatRefusal, ChatRequest, Usage, alone
+from acdc_jax.tasks.llm import NO_TEXT, ChatError, ChatRefusal, ChatRequest, Usage
 
 T = TypeVar("T")
 
@@ -126,9 +126,9 @@ class OpenAIChat:
                 return answer
         return await self._complete(request, {})
 
-    def writing(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """See `ChatModel.writing`."""
-        return alone()
+    def drafting(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """See `ChatModel.drafting`."""
+        return contextlib.nullcontext()
 
     async def close(self) -> None:
         """See `ChatModel.close`."""

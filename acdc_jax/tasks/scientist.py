@@ -1,8 +1,25 @@
-"""What the loop asks of a scientist, whoever plays it: a grammar, a server, or a local model."""
+"""The interface of a scientist, the writer of a run's tasks (paper §3.2, §3.3).
 
+To write your own, subclass `Scientist` and implement `write`: make one `Draft` per request and pass
+each to `check`. The other methods have defaults. `examples/new_scientist.py` is a complete one.
+
+Determinism. Equal arguments must give equal results, whatever the order in which concurrent calls
+finish. Draw all random numbers from `key`. Keep nothing between calls that changes a result: a
+resumed run starts with a new instance. Then a run repeats, and a resumed run goes on as if it had
+never stopped.
+
+Errors. Return a `Rejection` for a bad draft. Raise `AcdcError` if the infrastructure fails, e.g. a
+server is down: the run then ends with the message, and continues from its last commit later.
+
+Concurrency. All methods are coroutines on one event loop, in a thread of its own. The run awaits
+one `write` at a time, but calls `is_new` and `is_gibberish` concurrently, also during a `write`.
+Never block the loop, which the judge shares: move slow code to `asyncio.to_thread`.
+"""
+
+import abc
 import dataclasses
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
@@ -13,44 +30,57 @@ Check = Callable[[Draft], Coroutine[Any, Any, CheckedDraft | Rejection]]
 
 @dataclasses.dataclass(frozen=True)
 class TaskRequest:
-    """What a scientist is asked for: a kind of draft, and the task to start from."""
+    """A request for one draft.
+
+    Attributes:
+        kind: Which kind of draft, e.g. "harder".
+        parent: The task to start from.
+    """
 
     kind: Kind
     parent: Task
 
 
-class Scientist(Protocol):
-    """Writes task families and tells gibberish from answers (paper §3.2, §3.3)."""
+class Scientist(abc.ABC):
+    """Writes task families. See the module's documentation for what an implementation must keep."""
 
+    @abc.abstractmethod
     async def write(
         self,
         requests: Sequence[TaskRequest],
-        known: Sequence[Task],
-        shown: Sequence[Task],
+        all_tasks: Sequence[Task],
+        active_tasks: Sequence[Task],
         check: Check,
         key: jax.Array,
     ) -> list[CheckedDraft | Rejection]:
-        """Writes one draft per request.
+        """Write one draft per request.
 
         Args:
-            requests: what is wanted.
-            known: every task there ever was.
-            shown: the active ones, of which a few may be shown to whoever writes.
-            check: tries a draft in the sandbox.
-            key: PRNG key of this call; equal arguments give equal drafts.
+            requests: What to write.
+            all_tasks: Every task of the run so far, oldest first.
+            active_tasks: The tasks that are in the pool now.
+            check: Runs a draft in the sandbox and returns a `CheckedDraft`, or a `Rejection` that
+                says what is wrong. May be called concurrently, and again for a new version.
+            key: PRNG key of this call.
 
         Returns:
-            For every request, in order, a draft that passed `check`, or why there is none.
+            For each request, in order, a draft that passed `check`, or why there is none.
 
         Raises:
-            AcdcError: the infrastructure failed; nothing is known about the drafts.
+            AcdcError: The infrastructure failed; nothing is known about the drafts.
         """
 
     async def is_new(self, draft: Draft, nearest: Sequence[Task]) -> bool:
-        """Whether a draft adds something to its nearest neighbours, most similar first."""
+        """Return whether a draft differs enough from its nearest neighbours, most similar first.
 
-    async def is_gibberish(self, replies: Sequence[tuple[str, str]]) -> bool:
-        """Whether a member's (instructions, response) pairs show that it no longer speaks."""
+        Asked only if the scientist decides about novelty, and not a similarity threshold.
+        """
+        return True
+
+    async def is_gibberish(self, responses: Sequence[tuple[str, str]]) -> bool:
+        """Return whether a member's (instructions, response) pairs show that it is damaged."""
+        return False
 
     def costs(self) -> Mapping[str, float]:
-        """What it spent since the last call, as figures for the metrics."""
+        """Return the costs since the last call, as figures for the metrics."""
+        return {}

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 # Said by a judge that answers, but not with a grade: that is about the draft's criteria as well,
 # unlike a judge that cannot be reached.
-NO_VERDICT = "the judge gives no grade"
+NO_GRADE = "the judge gives no grade"
 
 _JUNK = ("", "I do not know.")
 # Shorter answers may stand in honest instructions by chance ("first letter of abc").
@@ -141,7 +141,7 @@ def _outcome_flaw(draft: Draft, outcomes: Sequence[Outcome]) -> str | None:
     """Raises AcdcError where it is not the draft that failed."""
     for outcome in outcomes:
         if outcome.status == "infrastructure":
-            if NO_VERDICT in outcome.detail:
+            if NO_GRADE in outcome.detail:
                 return f"it asks a judge whose verdict cannot be read: {outcome.detail}"
             raise AcdcError(f"the sandbox failed on draft {draft.name}: {outcome.detail}")
         if outcome.score is None and outcome.status != "submission error":

@@ -211,7 +211,7 @@ def test_adapting_ahead_is_deterministic(acdc_run: Run, tmp_path: Path) -> None:
 def test_scores_of_a_judge_that_was_gone_are_missing_and_had_later(
     acdc_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("acdc_jax.tasks.llm_scientist._SILENCE_S", 0.0)
+    monkeypatch.setattr("acdc_jax.tasks.llm_scientist._JUDGE_PAUSE_S", 0.0)
     gone: list[str] = []
 
     def down(body: dict[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from acdc_jax.evaluation.best_of_n import METHODS
 from acdc_jax.evaluation.best_of_n.candidate import Candidate, Helpers, Undecided
 from acdc_jax.evaluation.best_of_n.choices import Memory, any_one, choose_all, row, worth
 from acdc_jax.evaluation.best_of_n.self_certainty import self_certainty
-from acdc_jax.tasks.llm import ChatError, ChatRefusal, ChatRequest, Usage, alone
+from acdc_jax.tasks.llm import ChatError, ChatRefusal, ChatRequest, Usage
 
 _ANSWERS = re.compile(r"Answer (\d+):\n~~~~\n(.*?)\n~~~~", re.DOTALL)
 
@@ -45,8 +45,8 @@ class _Judge:
         shown = [text for _, text in _ANSWERS.findall(request.user)]
         return json.dumps({"thought": "", "best": self._rule(shown) + 1})
 
-    def writing(self) -> contextlib.AbstractAsyncContextManager[None]:
-        return alone()
+    def drafting(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext()
 
     async def close(self) -> None:
         pass

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable
 
-from acdc_jax.tasks.llm import ChatRequest, Usage, alone
+from acdc_jax.tasks.llm import ChatRequest, Usage
 
 
 class Replies:
@@ -31,8 +31,8 @@ class Replies:
         self.usage.add(request.purpose, 1, 1, 0.0)
         return answer
 
-    def writing(self) -> contextlib.AbstractAsyncContextManager[None]:
-        return alone()
+    def drafting(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext()
 
     async def close(self) -> None:
         pass

@@ -36,7 +36,7 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
-class _Scripted:
+class _Scripted(Scientist):
     """Asks the real scientist, except for some of its drafts."""
 
     def __init__(self, replies: Sequence[str]) -> None:
@@ -46,8 +46,8 @@ class _Scripted:
     async def write(
         self,
         requests: Sequence[TaskRequest],
-        known: Sequence[Task],
-        shown: Sequence[Task],
+        all_tasks: Sequence[Task],
+        active_tasks: Sequence[Task],
         check: Check,
         key: jax.Array,
     ) -> list[CheckedDraft | Rejection]:
@@ -65,7 +65,7 @@ class _Scripted:
                 continue
             step = jax.random.fold_in(key, i)
             tried = check if reply != "broken" else spoilt
-            (item,) = await _SCIENTIST.write([request], known, shown, tried, step)
+            (item,) = await _SCIENTIST.write([request], all_tasks, active_tasks, tried, step)
             if reply == "repeat" and isinstance(item, CheckedDraft):
                 draft = dataclasses.replace(
                     _FAMILIES[0], kind=request.kind, parent=request.parent.id
@@ -76,12 +76,6 @@ class _Scripted:
 
     async def is_new(self, draft: Draft, nearest: Sequence[Task]) -> bool:
         return await _SCIENTIST.is_new(draft, nearest)
-
-    async def is_gibberish(self, replies: Sequence[tuple[str, str]]) -> bool:
-        return False
-
-    def costs(self) -> Mapping[str, float]:
-        return {}
 
 
 def _generator(
@@ -173,7 +167,7 @@ def test_what_is_not_usable_is_recorded(sandbox: Sandbox) -> None:
 
 
 def test_what_the_members_cannot_read_is_turned_away(sandbox: Sandbox) -> None:
-    generator = dataclasses.replace(_generator(sandbox), room=5)
+    generator = dataclasses.replace(_generator(sandbox), max_prompt_tokens=5)
     verdict = asyncio.run(generator.check(_FAMILIES[0]))
     assert isinstance(verdict, Rejection)
     assert "room for 5" in verdict.reason
@@ -252,7 +246,7 @@ def test_a_draft_that_members_cannot_be_asked_is_rejected(sandbox: Sandbox) -> N
     def tokens(text: str) -> bytes:
         raise AcdcError("a prompt has token '[PAD]'")
 
-    generator = dataclasses.replace(_generator(sandbox), tokens=tokens)
+    generator = dataclasses.replace(_generator(sandbox), encode=tokens)
     verdict = asyncio.run(generator.check(_FAMILIES[0]))
     assert isinstance(verdict, Rejection)
     assert "[PAD]" in verdict.reason

@@ -10,7 +10,7 @@ from acdc_jax.tasks.llm import ChatError, ChatRefusal, ChatRequest
 from acdc_jax.tasks.llm_scientist import LlmScientist
 from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Task
-from acdc_jax.tasks.validate import NO_VERDICT
+from acdc_jax.tasks.validate import NO_GRADE
 from tests.support.replies import Replies, in_turn
 
 _DRAFTS = seed_families("general")
@@ -51,7 +51,7 @@ def test_an_unreadable_grade_is_asked_for_again_and_then_missing() -> None:
     unreadable: Sequence[object] = ("hm", {"score": 11}, {"score": "good"}, {"score": [1]})
     for answers in (*([one] * 3 for one in unreadable), [ChatRefusal("too long")]):
         scientist, _ = _scientist(in_turn(*answers))  # type: ignore[arg-type]
-        with pytest.raises(ChatError, match=NO_VERDICT):
+        with pytest.raises(ChatError, match=NO_GRADE):
             asyncio.run(scientist.grade("a", "b", "c"))
 
 
@@ -62,7 +62,7 @@ def test_a_judge_that_was_gone_is_asked_again_later(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ChatError, match="a moment ago"):  # not thousands of times in a row
         asyncio.run(scientist.grade("a", "b", "c"))
     assert len(chat.asked) == 1
-    monkeypatch.setattr("acdc_jax.tasks.llm_scientist._SILENCE_S", 0.0)
+    monkeypatch.setattr("acdc_jax.tasks.llm_scientist._JUDGE_PAUSE_S", 0.0)
     scientist, _ = _scientist(in_turn(_GONE, {"score": 0}))
     with pytest.raises(ChatError, match="gone"):
         asyncio.run(scientist.grade("a", "b", "c"))

@@ -96,7 +96,7 @@ def test_drafts_do_not_depend_on_who_comes_first(model: LoadedModel) -> None:
 
         async def author(number: int) -> list[str]:
             said = []
-            async with chat.writing():
+            async with chat.drafting():
                 for step in range(1 + number % 3):  # some are done earlier
                     for _ in range(rng.randrange(30)):
                         await asyncio.sleep(0)
@@ -147,11 +147,11 @@ def test_embeddings_are_the_mean_of_transformers_hidden_states(
 
     texts = ["Sum two numbers.", "Write a limerick about a lighthouse keeper in the rain.", "x"]
     found = asyncio.run(LocalEmbedder(model).embed(texts))
-    model = AutoModel.from_pretrained(str(folder), dtype=torch.float32)
+    torch_model = AutoModel.from_pretrained(str(folder), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     for text, row in zip(texts, found, strict=True):
         with torch.no_grad():
-            states = model(torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0]
+            states = torch_model(torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0]
         np.testing.assert_allclose(row, states.mean(0).numpy(), atol=1e-5)
     alone = asyncio.run(LocalEmbedder(model).embed(texts[:1]))
     np.testing.assert_array_equal(found[:1], alone)

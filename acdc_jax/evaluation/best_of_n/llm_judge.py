@@ -20,7 +20,5 @@ async def choose(candidates: Sequence[Candidate], question: str, helpers: Helper
         return 0
     random.Random(content_seed(question, *texts)).shuffle(texts)
     prompt = prompts.best_answer(question, texts)
-    best = await ask_number(
-        helpers.judge, "llm_judge", prompt, prompts.BEST_SCHEMA, "best", 1, len(texts)
-    )
+    best = await ask_number(helpers.judge, "llm_judge", prompt, 1, len(texts))
     return [candidate.text for candidate in candidates].index(texts[best - 1])

@@ -23,9 +23,7 @@ async def choose(candidates: Sequence[Candidate], question: str, helpers: Helper
 
         async def prefers(one: int, other: int) -> int:
             prompt = prompts.best_answer(question, (candidates[one].text, candidates[other].text))
-            said = await ask_number(
-                helpers.judge, "llm_knockout", prompt, prompts.BEST_SCHEMA, "best", 1, 2
-            )
+            said = await ask_number(helpers.judge, "llm_knockout", prompt, 1, 2)
             return (one, other)[said - 1]
 
         verdicts = await gather([prefers(first, second), prefers(second, first)])

@@ -13,9 +13,7 @@ async def choose(candidates: Sequence[Candidate], question: str, helpers: Helper
 
     async def grade(text: str) -> int:
         prompt = prompts.grade_answer(question, text)
-        return await ask_number(
-            helpers.judge, "llm_score", prompt, prompts.JUDGE_SCHEMA, "score", 0, 10
-        )
+        return await ask_number(helpers.judge, "llm_score", prompt, 0, 10)
 
     texts = list(dict.fromkeys(candidate.text for candidate in candidates))
     if len(texts) == 1:
