@@ -1,186 +1,342 @@
-"""Command-line flags from dataclasses: each setting is declared once, as a field with its help.
+r"""Command-line flags, generated from option dataclasses.
 
-absl parses (nested flag files, `--noflag`, repeated flags: the later one wins); the dataclasses
-validate. An unknown flag or a bad value is a `ConfigError`. A text that a line of a flag file
-cannot hold, such as one of several lines, is written there as a JSON string.
+`parse` turns arguments into validated instances; the type of an option decides how its flag reads:
+
+    bool                `--name`, `--noname`, or `--name=true`
+    int, float          `--name=3`
+    str                 `--name=text`; a text in double quotes is a JSON string: `--name="a\nb"`
+    Literal["a", "b"]   `--name=a`
+    tuple[T, ...]       `--name=a,b`; in an item, `\,` is a comma, `\n` a newline, `\\` a backslash
+    T | None            as T; `--name=none` and `--name=` are None
+
+A flag that is given twice has its last value: lists replace each other too.
+
+`--flagfile=FILE` stands for the flags in a file, one on each line. Lines that begin with `#` are
+comments. A file may include others: a relative path is relative to the file that names it.
+
+Library code raises `OptionError` about options; here it becomes a `ConfigError` about flags.
 """
 
+import contextlib
 import dataclasses
+import difflib
 import json
+import re
 import textwrap
-import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from acdc_jax.errors import ConfigError
+from acdc_jax.options import (
+    Option,
+    OptionError,
+    choices_of,
+    describe_type,
+    has_type,
+    not_none,
+    options_of,
+)
 
-T = TypeVar("T")
+_KEY = "acdc_jax.section"  # in the metadata of a dataclass field
+_ESCAPES = {"n": "\n", "t": "\t"}
 
 
-def setting(
-    default: Any,
-    help: str,
-    *,
-    choices: Sequence[str] = (),
-    low: float | None = None,
-    high: float | None = None,
-    resumable: bool = False,
-) -> Any:
-    """A dataclass field that becomes a flag of the same name.
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """An option dataclass whose options are flags.
 
-    Args:
-        default: used when no flag sets it.
-        help: one sentence for `--help`.
-        choices: the values that a string may take.
-        low: smallest allowed number.
-        high: largest allowed number.
-        resumable: whether an existing run may go on with another value.
+    Attributes:
+        kind: The dataclass.
+        title: Heading of the flags in `--help`.
+        names: Field → flag, where they differ.
+        prefix: Begins the names of the other flags.
+        library_only: Fields that have no flag: Python callers can set them.
     """
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "help": help,
-            "choices": choices,
-            "low": low,
-            "high": high,
-            "resumable": resumable,
-        },
-    )
+
+    kind: type[Any]
+    title: str
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prefix: str = ""
+    library_only: Collection[str] = ()
+
+    def name(self, field: str) -> str:
+        """Return the name of a field's flag, or the name it would have."""
+        return self.names.get(field, self.prefix + field)
+
+    def flags(self) -> dict[str, Option]:
+        """Return flag → option."""
+        return {
+            self.name(option.name): option
+            for option in options_of(self.kind)
+            if option.name not in self.library_only
+        }
 
 
-def parse(kinds: Sequence[type[Any]], argv: Sequence[str]) -> tuple[list[Any], list[str]]:
-    """Parses flags into one instance of each dataclass.
+def section(
+    kind: type[Any],
+    title: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    prefix: str = "",
+    library_only: Collection[str] = (),
+) -> Any:
+    """Declare a dataclass field that holds a section; see `Section` for the arguments."""
+    value = Section(kind, title, names or {}, prefix, library_only)
+    return dataclasses.field(default_factory=kind, metadata={_KEY: value})
+
+
+def sections_of(kind: "type[Any] | Section") -> dict[str, Section]:
+    """Return field → section of a dataclass of sections.
+
+    A section, or a dataclass of options, is one section whose field is "".
+    """
+    if isinstance(kind, Section):
+        return {"": kind}
+    sections = {f.name: f.metadata[_KEY] for f in dataclasses.fields(kind) if _KEY in f.metadata}
+    title = (kind.__doc__ or kind.__name__).splitlines()[0].rstrip(".")
+    return sections or {"": Section(kind, title)}
+
+
+def parse(
+    kinds: "Sequence[type[Any] | Section]", argv: Sequence[str]
+) -> tuple[list[Any], list[str]]:
+    """Parse flags into one instance of each dataclass.
 
     Args:
-        kinds: dataclasses whose fields are `setting`s; names are unique over all of them.
-        argv: arguments after the command's name.
+        kinds: Dataclasses of options, or dataclasses of sections. Flag names must not repeat.
+        argv: Arguments after the command's name.
 
     Returns:
-        The instances, in order, and the arguments that are no flags.
+        The instances, in order, and the arguments that are not flags.
 
     Raises:
-        ConfigError: unknown flag, bad value, unreadable flag file; one line.
+        ConfigError: Unknown flag, bad value or combination, or unreadable flag file; one line.
     """
-    values = _FlagValues()  # type: ignore[no-untyped-call]  # absl's
+    values = flags.FlagValues()
     for kind in kinds:
-        _define(kind, values)
+        for part in sections_of(kind).values():
+            for name, option in part.flags().items():
+                _define(name, option, values)
     try:
-        rest = values(["acdc", *argv])[1:]
+        rest = values(["acdc", *_expand(argv)])[1:]
+    except flags.UnrecognizedFlagError as error:
+        close = difflib.get_close_matches(error.flagname, list(values), 1)
+        hint = f"did you mean --{close[0]}?" if close else "see --help"
+        raise ConfigError(f"--{error.flagname}: unknown flag; {hint}") from None
     except flags.Error as error:
-        raise ConfigError(_one_line(str(error)).removeprefix("ERROR:: ")) from None
-    instances = [
-        kind(**{field.name: _read(values[field.name].value) for field in dataclasses.fields(kind)})
-        for kind in kinds
-    ]
-    return instances, list(rest)
-
-
-def file_lines(settings: Mapping[str, Any]) -> list[str]:
-    """Lines of a flag file from which `parse` reads the same settings again."""
-    return [f"--{name}={_written(value)}" for name, value in settings.items()]
-
-
-def _written(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, str) and not _fits_a_line(value) else value
-
-
-def _read(value: Any) -> Any:
-    """Undoes `_written`; what it would not have written so, even in quotes, means itself."""
-    if not isinstance(value, str) or not value.startswith('"'):
-        return value
-    try:
-        text = json.loads(value)
-    except ValueError:
-        return value
-    return value if _fits_a_line(text) else text
-
-
-def _fits_a_line(text: str) -> bool:
-    """Whether a text is the same after it has been a line of a flag file."""
-    return text == text.strip() and len(text.splitlines()) < 2 and _read(text) == text
-
-
-class _FlagValues(flags.FlagValues):
-    """absl's, but a flag file that is no text is an error that names it."""
-
-    def _get_flag_file_lines(
-        self, filename: str, parsed_file_stack: list[str] | None = None
-    ) -> list[str]:
-        read: Callable[..., list[str]] = super()._get_flag_file_lines
-        try:
-            return read(filename, parsed_file_stack)
-        except UnicodeError as error:
-            raise flags.Error(f"--flagfile={filename}: is not UTF-8 text ({error})") from None
+        raise ConfigError(_one_line(str(error)).removeprefix("flag ")) from None
+    return [_build(kind, values) for kind in kinds], list(rest)
 
 
 def no_arguments(rest: Sequence[str]) -> None:
-    """Raises ConfigError where something on the command line is no flag."""
+    """Raise ConfigError if an argument is not a flag."""
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}; flags look like --name=value")
 
 
-def check_bounds(instance: Any) -> None:
-    """Raises ConfigError where a number is outside the bounds that its field declares."""
-    for field in dataclasses.fields(instance):
-        value, low, high = getattr(instance, field.name), *_bounds(field)
-        if value is None or (low is None and high is None):
-            continue
-        if (low is not None and not value >= low) or (high is not None and not value <= high):
-            allowed = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise ConfigError(f"--{field.name}={value}: must be {allowed}")
+def config_error(error: OptionError, kind: "type[Any] | Section") -> ConfigError:
+    """Return an error about options as one about flags.
+
+    Args:
+        error: The error.
+        kind: Dataclass of options or of sections that the options belong to.
+    """
+    sections = sections_of(kind)
+
+    def flag(field: str) -> str:
+        part, _, name = field.rpartition(".")
+        if part in sections:
+            return f"--{sections[part].name(name)}"
+        owner = next((s for s in sections.values() if isinstance(error.options, s.kind)), None)
+        return f"--{owner.name(name) if owner else name}"
+
+    def show(field: str, value: Any) -> str:
+        return f"{flag(field)}={write(value)}"
+
+    return ConfigError(f"{show(error.field, error.value(error.field))}: {error.explain(show)}")
 
 
-def help_text(kinds: Sequence[type[Any]]) -> str:
-    """Every flag with its default and help, grouped by dataclass."""
+def help_text(kinds: "Sequence[type[Any] | Section]") -> str:
+    """Return every flag with its default and help, by section."""
     blocks = []
-    for kind in kinds:
-        lines = [(kind.__doc__ or kind.__name__).splitlines()[0]]
-        for field in dataclasses.fields(kind):
-            meta = field.metadata
-            choices = f" One of {', '.join(meta['choices'])}." if meta["choices"] else ""
-            default = "" if field.default is None else field.default
-            lines.append(f"  --{field.name}={default}")
-            lines.append(
-                textwrap.fill(
-                    meta["help"] + choices, 88, initial_indent=" " * 6, subsequent_indent=" " * 6
-                )
-            )
+    for part in (part for kind in kinds for part in sections_of(kind).values()):
+        lines = [part.title]
+        for name, option in part.flags().items():
+            choices = choices_of(option.type)
+            text = option.help + (f" One of {', '.join(choices)}." if choices else "")
+            lines.append(f"  --{name}={write(option.default)}")
+            lines.append(textwrap.fill(text, 88, initial_indent=" " * 6, subsequent_indent=" " * 6))
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
-def _define(kind: type[Any], values: flags.FlagValues) -> None:
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        meta: Any = field.metadata
-        default: Any = field.default
-        where: dict[str, Any] = {"flag_values": values}
-        if meta["choices"]:
-            values_allowed = list(meta["choices"])
-            flags.DEFINE_enum(field.name, default, values_allowed, meta["help"], **where)
-            continue
-        define: Any = {
-            bool: flags.DEFINE_boolean,
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-            str: flags.DEFINE_string,
-        }[_plain(hints[field.name])]
-        define(field.name, default, meta["help"], **where)
+# ------------------------------------------------------------------------------- values as texts
 
 
-def _plain(hint: Any) -> Any:
-    """`int | None` → `int`."""
-    if isinstance(hint, types.UnionType):
-        return next(part for part in typing.get_args(hint) if part is not type(None))
-    return hint
+def file_lines(settings: Mapping[str, Any]) -> list[str]:
+    """Return lines of a flag file from which `parse` reads the same settings again.
+
+    Args:
+        settings: Flag → value; lists, as JSON has them, are tuples.
+    """
+    return [f"--{name}={write(value)}" for name, value in settings.items()]
 
 
-def _bounds(field: "dataclasses.Field[Any]") -> tuple[float | None, float | None]:
-    return field.metadata.get("low"), field.metadata.get("high")
+def write(value: Any) -> str:
+    """Return the text of a flag's value: the inverse of `read`."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        text = ",".join(re.sub(r"[\\,]", r"\\\g<0>", str(item)) for item in value)
+    else:
+        text = str(value)
+    if not isinstance(value, str) and not text:
+        return text
+    fits = text == text.strip() and len(text.splitlines()) == 1 and text.lower() != "none"
+    return text if fits and not text.startswith('"') else json.dumps(text)
+
+
+def read(text: str, kind: Any) -> Any:
+    """Return the value that the text of a flag stands for.
+
+    Raises:
+        ValueError: The text is no value of the type; the message says what it must be.
+    """
+    if (inner := not_none(kind)) is not kind:
+        return None if text.strip().lower() in ("", "none", '""') else read(text, inner)
+    if text.startswith('"'):
+        with contextlib.suppress(ValueError):  # a text that only begins with a quotation mark
+            text = str(json.loads(text))
+    try:
+        value = _convert(text, kind)
+    except ValueError:
+        value = None
+    if not has_type(value, kind):
+        rule = describe_type(kind)
+        raise ValueError(f"must be {rule.replace('a tuple of', 'comma-separated')}")
+    return value
+
+
+def _convert(text: str, kind: Any) -> Any:
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower())
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        return tuple(_convert(_unescape(part), item) for part in _split(text))
+    if kind is str:
+        return text
+    return text.strip() if choices_of(kind) else kind(text)
+
+
+def _split(text: str) -> list[str]:
+    """Split a text at its commas, except those after a backslash; empty items are dropped."""
+    return re.findall(r"(?:\\.|[^,])+", text, re.DOTALL)
+
+
+def _unescape(item: str) -> str:
+    return re.sub(r"\\(.)", lambda c: _ESCAPES.get(c[1], c[1]), item, flags=re.DOTALL)
+
+
+# -------------------------------------------------------------------------------------- absl
+
+
+class _Parser(flags.ArgumentParser[Any]):
+    """Reads the value of an option."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+        super().__init__()
+
+    def parse(self, argument: Any) -> Any:
+        return read(argument, self.kind)
+
+
+def _define(name: str, option: Option, values: flags.FlagValues) -> None:
+    """Define a flag; its value is None unless it is given."""
+    parser = _Parser(option.type)
+    if option.type is bool:
+        flag: Any = flags.BooleanFlag(name, None, option.help)  # `--name` and `--noname`
+        flag.parser = parser
+    else:
+        flag = flags.Flag(parser, None, name, None, option.help)
+    flags.DEFINE_flag(flag, values)
+
+
+def _build(kind: "type[Any] | Section", values: flags.FlagValues) -> Any:
+    """Return an instance from the flags that were given."""
+    parts = {}
+    try:
+        for field, part in sections_of(kind).items():
+            given = {
+                option.name: values[name].value
+                for name, option in part.flags().items()
+                if values[name].present
+            }
+            parts[field] = part.kind(**given)
+        return parts[""] if "" in parts else kind(**parts)  # type: ignore[operator]
+    except OptionError as error:
+        raise config_error(error, kind) from None
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+# -------------------------------------------------------------------------------- flag files
+
+
+def _expand(argv: Sequence[str], stack: tuple[Path, ...] = ()) -> Iterator[str]:
+    """Yield arguments, with those of flag files in the place of `--flagfile`.
+
+    Args:
+        argv: Arguments of the command line, or lines of a flag file.
+        stack: The flag file that they are from, after those that include it.
+
+    Raises:
+        ConfigError: A flag file is missing, is not text, or includes itself.
+    """
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        if name not in ("--flagfile", "-flagfile"):
+            yield argument
+            if argument == "--":
+                yield from arguments
+            continue
+        path = (path if equals else next(arguments, "")).strip()
+        if not path:
+            raise ConfigError(f"--flagfile needs a file{_included_by(stack)}")
+        file = Path(path).expanduser()
+        if stack:
+            file = stack[-1].parent / file
+        if any(file.resolve() == other.resolve() for other in stack):
+            raise ConfigError(f"--flagfile={file}: includes itself{_included_by(stack)}")
+        yield from _expand(_lines(file, stack), (*stack, file))
+
+
+def _lines(path: Path, stack: tuple[Path, ...]) -> list[str]:
+    """Return the flags in a file, without comments."""
+    try:
+        lines = re.split(r"\r\n|\r|\n", path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"--flagfile={path}: {reason}{_included_by(stack)}") from None
+    except UnicodeError as error:
+        problem = f"is not UTF-8 text ({error})"
+        raise ConfigError(f"--flagfile={path}: {problem}{_included_by(stack)}") from None
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.strip().startswith(("-", "#", "//")):
+            raise ConfigError(
+                f"{path}:{number}: {line.strip()!r} is not a flag: write --name=value"
+            )
+    return [line.strip() for line in lines if line.strip().startswith("-")]
+
+
+def _included_by(stack: tuple[Path, ...]) -> str:
+    return f"; {stack[-1]} includes it" if stack else ""

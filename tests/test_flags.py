@@ -9,6 +9,7 @@ from acdc_jax.commands.main import main
 from acdc_jax.config import SECTIONS, Config, EvolveConfig, RunConfig, changed_flags
 from acdc_jax.errors import ConfigError
 from acdc_jax.inference.sampling import Sampling
+from acdc_jax.options import OptionError
 
 
 def _config(*argv: str) -> Config:
@@ -142,10 +143,10 @@ def test_samples_are_drawn_as_the_flags_say() -> None:
 
 def test_bounds_name_the_flag() -> None:
     with pytest.raises(ConfigError, match="--seed=-1"):
-        RunConfig(seed=-1)
+        _config("--seed=-1")
     with pytest.raises(ConfigError, match="--seed=4294967296"):  # to JAX it would be 0
-        RunConfig(seed=2**32)
-    with pytest.raises(ConfigError, match="--mutation_rank=0"):
+        _config(f"--seed={2**32}")
+    with pytest.raises(OptionError, match="mutation_rank must be at least 1, got 0"):
         EvolveConfig(mutation_rank=0)
 
 

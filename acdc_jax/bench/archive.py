@@ -11,14 +11,15 @@ from acdc_jax import flags
 from acdc_jax.bench.table import show
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.dns import select
+from acdc_jax.options import option
 
 
 @dataclasses.dataclass(frozen=True)
 class ArchiveBench:
     """Archive update"""
 
-    candidates: int = flags.setting(10_000, "Members that compete.", low=1)
-    skills: int = flags.setting(10_000, "Tasks that they were scored on.", low=1)
+    candidates: int = option(10_000, "Members that compete.", low=1)
+    skills: int = option(10_000, "Tasks that they were scored on.", low=1)
 
 
 SECTIONS = (ArchiveBench,)

@@ -19,8 +19,8 @@ from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench, random_weights, size_bytes
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.content_hash import content_hash
-from acdc_jax.flags import setting
 from acdc_jax.models import hf
+from acdc_jax.options import option
 from acdc_jax.params import Params
 from acdc_jax.runtime.breed import seed_recipe
 from acdc_jax.runtime.member_files import HOST_MEMORY, load_member, save_member
@@ -30,7 +30,7 @@ from acdc_jax.runtime.member_files import HOST_MEMORY, load_member, save_member
 class CheckpointBench(ModelBench):
     """Checkpoints"""
 
-    folder: str = setting(tempfile.gettempdir(), "On the disk to use; a fresh folder in it.")
+    folder: str = option(tempfile.gettempdir(), "On the disk to use; a fresh folder in it.")
 
 
 SECTIONS = (CheckpointBench,)

@@ -18,6 +18,7 @@ from acdc_jax import flags
 from acdc_jax.bench import hf_peer
 from acdc_jax.bench.limits import (
     SHAPES,
+    Shape,
     compilations,
     copy_bandwidth,
     matmul_rate,
@@ -26,7 +27,6 @@ from acdc_jax.bench.limits import (
 )
 from acdc_jax.bench.weights import random_weights
 from acdc_jax.errors import ConfigError
-from acdc_jax.flags import check_bounds, setting
 from acdc_jax.inference import all_reduce_trial, steps
 from acdc_jax.inference.buckets import bucket
 from acdc_jax.inference.continuous_batching import generate, placement_of
@@ -35,6 +35,7 @@ from acdc_jax.inference.sampling import Sampling
 from acdc_jax.inference.steps import Prompts, Settings
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.options import check, option
 from acdc_jax.params import Params
 
 _PARTS = ("hf", "mixed", "decode", "prefill")
@@ -47,20 +48,20 @@ _GB = 1e9
 class DecodeBench:
     """Generation"""
 
-    shape: str = setting("qwen2.5-7b", "Shape of the model.", choices=tuple(SHAPES))
-    parts: str = setting(",".join(_PARTS), f"Which of {', '.join(_PARTS)}, comma-separated.")
-    batches: str = setting("4,64,128,256", "Sequences at once, comma-separated.")
-    cache: int = setting(1024, "Tokens of every sequence while decoding is timed.", low=16)
-    peer_batch: int = setting(64, "Sequences at once in Hugging Face generate.", low=1)
-    prefill_rows: int = setting(32, "Prompts that are read at once.", low=1)
-    prefill_length: int = setting(512, "Tokens of each.", low=8)
-    prompts: int = setting(250, "Prompts of the mixed workload.", low=1)
-    longest_prompt: int = setting(700, "Its longest prompt; the shortest has a seventh.", low=7)
-    longest_response: int = setting(512, "Its longest response; the shortest is 1/32.", low=32)
-    slots: int = setting(64, "Sequences at once in the mixed workload.", low=1)
+    shape: Shape = option("qwen2.5-7b", "Shape of the model.")
+    parts: str = option(",".join(_PARTS), f"Which of {', '.join(_PARTS)}, comma-separated.")
+    batches: str = option("4,64,128,256", "Sequences at once, comma-separated.")
+    cache: int = option(1024, "Tokens of every sequence while decoding is timed.", low=16)
+    peer_batch: int = option(64, "Sequences at once in Hugging Face generate.", low=1)
+    prefill_rows: int = option(32, "Prompts that are read at once.", low=1)
+    prefill_length: int = option(512, "Tokens of each.", low=8)
+    prompts: int = option(250, "Prompts of the mixed workload.", low=1)
+    longest_prompt: int = option(700, "Its longest prompt; the shortest has a seventh.", low=7)
+    longest_response: int = option(512, "Its longest response; the shortest is 1/32.", low=32)
+    slots: int = option(64, "Sequences at once in the mixed workload.", low=1)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check(self)
         for part in self.parts.split(","):
             if part not in _PARTS:
                 raise ConfigError(f"--parts={self.parts}: {part!r} is none of {', '.join(_PARTS)}")

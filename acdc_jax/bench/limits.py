@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.runtime.member_files import HOST_MEMORY
 
-SHAPES = {
+Shape = Literal["qwen2.5-7b", "small", "tiny"]
+SHAPES: dict[Shape, ModelConfig] = {
     "qwen2.5-7b": ModelConfig(
         "Qwen2ForCausalLM",
         vocab_size=152_064,

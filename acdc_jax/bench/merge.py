@@ -14,6 +14,7 @@ from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench, all_finite, random_weights, size_bytes
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.merge import MergeOptions, merge_child, module_groups
+from acdc_jax.options import option
 
 _MERGES = (
     MergeOptions(),
@@ -37,7 +38,7 @@ _IN_A_ROW = 4
 class MergeBench(ModelBench):
     """Merging"""
 
-    repeats: int = flags.setting(
+    repeats: int = option(
         5, f"Rows of {_IN_A_ROW} merges timed of each method; the median counts.", low=1
     )
 

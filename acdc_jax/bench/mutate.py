@@ -15,14 +15,15 @@ from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench, all_finite, random_weights
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.mutate import SVDNoise, mutate_child, mutated_paths
+from acdc_jax.options import option
 
 
 @dataclasses.dataclass(frozen=True)
 class MutateBench(ModelBench):
     """Mutation"""
 
-    rank: int = flags.setting(256, "Singular values that are perturbed.", low=1)
-    peer: bool = flags.setting(True, "Time torch.linalg.svd too, where torch is installed.")
+    rank: int = option(256, "Singular values that are perturbed.", low=1)
+    peer: bool = option(True, "Time torch.linalg.svd too, where torch is installed.")
 
 
 SECTIONS = (MutateBench,)

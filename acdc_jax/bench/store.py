@@ -25,9 +25,9 @@ from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.content_hash import content_hash
-from acdc_jax.flags import setting
 from acdc_jax.inference.memory import weight_bytes
 from acdc_jax.models.param_shardings import sharded_param_shapes
+from acdc_jax.options import option
 from acdc_jax.params import Params
 from acdc_jax.runtime.breed import member_id, seed_recipe
 from acdc_jax.runtime.member_files import HOST_MEMORY
@@ -45,14 +45,14 @@ _PROGRAM = 2**28  # bytes that the program itself may take meanwhile: threads, c
 class StoreBench(ModelBench):
     """Members in memory and on disk"""
 
-    members: int = setting(16, "Members of the archive.", low=3)
-    parents: int = setting(16, "Parents fetched, two for each child.", low=2)
-    host_budget_gb: float | None = setting(
+    members: int = option(16, "Members of the archive.", low=3)
+    parents: int = option(16, "Parents fetched, two for each child.", low=2)
+    host_budget_gb: float | None = option(
         None, "Host memory for members, in 10^9 bytes; 48 at 7B, and in proportion.", low=0
     )
-    device_members: int = setting(1, "Members that the device may hold.", low=0)
-    folder: str = setting(tempfile.gettempdir(), "On the disk to use; a fresh folder in it.")
-    disk_gb: float | None = setting(
+    device_members: int = option(1, "Members that the device may hold.", low=0)
+    folder: str = option(tempfile.gettempdir(), "On the disk to use; a fresh folder in it.")
+    disk_gb: float | None = option(
         None, "What members may take there, in 10^9 bytes; three quarters of what is free.", low=0
     )
 
@@ -68,7 +68,6 @@ def main(argv: Sequence[str]) -> None:
     """
     (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
-    flags.check_bounds(bench)
     share = weight_bytes(SHAPES[bench.shape]) / weight_bytes(SHAPES["qwen2.5-7b"])
     budget_gb = bench.host_budget_gb or _HOST_BUDGET_7B * share
     # Large arrays come from mmap, and go back to the system at once; small ones would not. What

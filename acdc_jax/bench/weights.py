@@ -6,10 +6,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from acdc_jax.bench.limits import SHAPES
-from acdc_jax.flags import setting
+from acdc_jax.bench.limits import Shape
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import param_shapes
+from acdc_jax.options import check, option
 from acdc_jax.params import Params
 
 
@@ -17,7 +17,10 @@ from acdc_jax.params import Params
 class ModelBench:
     """The model"""
 
-    shape: str = setting("qwen2.5-7b", "Shape of the model.", choices=tuple(SHAPES))
+    shape: Shape = option("qwen2.5-7b", "Shape of the model.")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def random_weights(config: ModelConfig, seed: int) -> Params:

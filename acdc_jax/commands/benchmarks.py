@@ -16,8 +16,8 @@ from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.lm_eval.plan import COLLECTIVES, Collective, Plan, Sampled, compare
 from acdc_jax.files import write_atomic
-from acdc_jax.flags import check_bounds, setting
 from acdc_jax.models.hub import find_model
+from acdc_jax.options import check, option
 from acdc_jax.quickstart.scientist import heldout_drafts
 from acdc_jax.report.benchmarks import benchmark_table
 from acdc_jax.runtime import run_directory
@@ -36,47 +36,47 @@ _FOLDER = "benchmarks"
 class BenchmarkConfig:
     """Benchmarks through lm-evaluation-harness (the extra `harness`)"""
 
-    harness_tasks: str = setting(
+    harness_tasks: str = option(
         "",
         "Tasks, groups or YAML files of lm-evaluation-harness, comma separated; `held_out` is the "
         "run's own held-out tasks, written out as such. Several runs may be given: one table.",
     )
-    harness_include_path: str = setting("", "Folder with tasks of your own (YAML).")
-    harness_limit: int = setting(0, "Only the first so many questions of each task; 0: all.", low=0)
-    num_fewshot: int = setting(
+    harness_include_path: str = option("", "Folder with tasks of your own (YAML).")
+    harness_limit: int = option(0, "Only the first so many questions of each task; 0: all.", low=0)
+    num_fewshot: int = option(
         -1,
         "Examples before each question, where a task does not insist on none; -1: its own.",
         low=-1,
     )
-    apply_chat_template: bool = setting(True, "Put questions by the members' chat template.")
-    system_instruction: str = setting("", "System message, with the chat template.")
-    gen_kwargs: str = setting(
+    apply_chat_template: bool = option(True, "Put questions by the members' chat template.")
+    system_instruction: str = option("", "System message, with the chat template.")
+    gen_kwargs: str = option(
         "",
         "Generation arguments that replace the tasks' own, e.g. max_gen_toks=1024,temperature=0.6,"
         "do_sample=True.",
     )
-    score: str = setting(
+    score: str = option(
         "",
         "What counts as solved, as TASK:METRIC:FILTER, comma separated; default: the paper's "
         "choice, else the first score and filter of a task.",
     )
-    members: str = setting("", "Only these members, comma-separated ids, as one collective.")
-    collectives: str = setting(
+    members: str = option("", "Only these members, comma-separated ids, as one collective.")
+    collectives: str = option(
         ",".join(COLLECTIVES),
         "What is compared, comma separated: the task forces, as many seeds, samples of the best "
         "seed at temperature 0.7, archive members drawn at random.",
     )
-    random_draws: int = setting(
+    random_draws: int = option(
         32, "Random collectives of each size, of which the mean is taken; 1 is cheapest.", low=1
     )
-    by_generation: bool = setting(
+    by_generation: bool = option(
         False, "Also the task force of each kept generation, of the smallest of --sizes."
     )
-    larger_model: str = setting("", "A larger model to compare with: a folder or Hub id.")
-    bootstrap: int = setting(1000, "Bootstrap resamples of the items for the intervals.", low=10)
+    larger_model: str = option("", "A larger model to compare with: a folder or Hub id.")
+    bootstrap: int = option(1000, "Bootstrap resamples of the items for the intervals.", low=10)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check(self)
         if strange := [name for name in _listed(self.collectives) if name not in COLLECTIVES]:
             raise ConfigError(
                 f"--collectives: unknown {strange[0]!r}; choose from {', '.join(COLLECTIVES)}"

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from rich.console import Console
@@ -34,8 +34,8 @@ from acdc_jax.evaluation.best_of_n.self_certainty import self_certainty
 from acdc_jax.evaluation.evaluate import Response
 from acdc_jax.evaluation.held_out import held_out_tasks
 from acdc_jax.files import write_atomic
-from acdc_jax.flags import setting
 from acdc_jax.models.hub import find_model
+from acdc_jax.options import check, option
 from acdc_jax.quickstart.scientist import heldout_drafts
 from acdc_jax.report.tables import best_of_n_table
 from acdc_jax.runtime import run_directory
@@ -53,44 +53,42 @@ _SETS = {"run": "the run's tasks", "held_out": "held-out tasks"}
 class BestOfNConfig:
     """Best of N: a single answer from many"""
 
-    best_of_n: str = setting(
+    best_of_n: str = option(
         "",
         "Methods, comma separated: log_prob (mean over tokens), self_certainty (arXiv 2502.18581), "
         "plurality (most frequent answer), llm_judge (an LLM names the best of N), llm_knockout "
         "(an LLM compares pairs, in both orders), llm_score (an LLM grades each), reward (a reward "
         "model), oracle (Coverage, the bound).",
     )
-    questions: str = setting(
+    questions: Literal["run", "held_out", "both"] = option(
         "both",
         "Which questions: the run's tasks (the task force was chosen on them), held-out tasks, or "
         "both.",
-        choices=("run", "held_out", "both"),
     )
-    samples_of: str = setting(
+    samples_of: str = option(
         "", "Choose among N samples of this member (an id), not among a task force's answers."
     )
-    judge: str = setting(
-        "",
+    judge: Literal["openai", "local"] | None = option(
+        None,
         "The LLM of the llm_ methods: openai (any OpenAI-compatible server; the key comes from "
         "OPENAI_API_KEY) or local (a checkpoint on this engine); default: the run's scientist.",
     )
-    judge_model: str = setting("", "The server's name of the judge, or its Hugging Face folder.")
-    judge_url: str = setting("", "Base URL of the judge's server; default OpenAI's own.")
-    reward_model: str = setting(
+    judge_model: str = option("", "The server's name of the judge, or its Hugging Face folder.")
+    judge_url: str = option("", "Base URL of the judge's server; default OpenAI's own.")
+    reward_model: str = option(
         "",
         "Folder or Hub id of a reward model: a …ForSequenceClassification with one label, of a "
         "family that members may have.",
     )
 
     def __post_init__(self) -> None:
+        check(self)
         for name in self.methods():
             if name not in METHODS:
                 raise ConfigError(f"--best_of_n: {name!r} is none of {', '.join(METHODS)}")
         if self.best_of_n and not self.methods():
             raise ConfigError("--best_of_n: names no method")
         used = set(self.methods())
-        if self.judge not in ("", "openai", "local"):
-            raise ConfigError(f"--judge={self.judge}: must be openai or local")
         if bool(self.judge) != bool(self.judge_model):
             raise ConfigError("--judge and --judge_model belong together: give both or neither")
         if self.judge and not used & JUDGED:

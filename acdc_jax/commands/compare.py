@@ -13,7 +13,7 @@ from acdc_jax.commands.run import execute, join
 from acdc_jax.config import SECTIONS, Config
 from acdc_jax.errors import ConfigError
 from acdc_jax.files import write_atomic
-from acdc_jax.flags import setting
+from acdc_jax.options import option
 from acdc_jax.report.page import write_page
 from acdc_jax.report.summary import differences, summarise
 from acdc_jax.report.tables import results_table
@@ -30,8 +30,8 @@ the mean and the 95 % interval of every row. Goes on where it was.
 class CompareConfig:
     """The comparison"""
 
-    prng_seeds: str = setting("0,1,2,3,4", "PRNG seeds, comma separated.")
-    controls: str = setting(
+    prng_seeds: str = option("0,1,2,3,4", "PRNG seeds, comma separated.")
+    controls: str = option(
         "select_only,random_all_seeds,module_wise_random,top_fitness",
         "Controls that get runs of their own, comma separated; empty for none.",
     )

@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from rich.console import Console
 
@@ -15,10 +15,10 @@ from acdc_jax.commands.best_of_n import BestOfNConfig, check_best_of_n, run_best
 from acdc_jax.config import SamplingConfig
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.global_skills import batches
-from acdc_jax.evaluation.task_force import Choice, Method, TaskForce, choose, report
+from acdc_jax.evaluation.task_force import Choice, TaskForce, choose, report
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.files import write_atomic
-from acdc_jax.flags import check_bounds, setting
+from acdc_jax.options import check, option
 from acdc_jax.report.benchmarks import runs_table
 from acdc_jax.report.tables import forces_table
 from acdc_jax.runtime import run_directory
@@ -58,46 +58,42 @@ evaluation goes on where it was. Several runs make one table, with intervals ove
 class EvaluateConfig:
     """The task force"""
 
-    sizes: str = setting("3,8", "Sizes of the task forces, comma separated.")
-    task_force: int = setting(
+    sizes: str = option("3,8", "Sizes of the task forces, comma separated.")
+    task_force: int = option(
         0,
         "Only the task force of this size, on benchmarks without its controls; 0: all --sizes.",
         low=0,
     )
-    method: str = setting(
+    method: Literal["greedy", "optimal", "fitness", "random"] = option(
         "greedy",
         "How they are chosen: greedy Coverage, optimal Coverage (exact, slower), top fitness, or "
         "at random. Ties go to the member that solves more tasks, then to the older one.",
-        choices=("greedy", "optimal", "fitness", "random"),
     )
-    candidates: str = setting(
-        "archive",
-        "Who may be chosen: the last archive, or every member on disk.",
-        choices=("archive", "retained"),
+    candidates: Literal["archive", "retained"] = option(
+        "archive", "Who may be chosen: the last archive, or every member on disk."
     )
-    up_to: int = setting(
+    up_to: int = option(
         -1,
         "Only members and tasks of this generation or earlier, and the archive that was kept last "
         "by then; -1: of all.",
         low=-1,
     )
-    seeds: str = setting(
+    seeds: Literal["archived", "allowed", "forced", "excluded"] = option(
         "archived",
         "The seed models: archived (candidates where the archive still has them), allowed (always "
         "candidates), forced (part of every task force), excluded.",
-        choices=("archived", "allowed", "forced", "excluded"),
     )
-    forced: str = setting("", "Members that belong to every task force, comma-separated ids.")
-    prng_seed: int = setting(
+    forced: str = option("", "Members that belong to every task force, comma-separated ids.")
+    prng_seed: int = option(
         0,
         "PRNG seed of --method=random, of samples and of bootstrap intervals; added to the run's "
         "own, of what benchmarks draw.",
         low=0,
     )
-    limit_s: float = setting(300.0, "Seconds that --method=optimal may take.", low=0)
+    limit_s: float = option(300.0, "Seconds that --method=optimal may take.", low=0)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check(self)
         if min(self.size_list(), default=0) < 1:
             raise ConfigError(f"--sizes={self.sizes}: must be whole numbers from 1 on")
 
@@ -211,9 +207,7 @@ def task_forces(run: RunRecord, config: EvaluateConfig) -> dict[str, Any]:
     candidates = _candidates(run, config, latest)
     tasks = [name for name, task in run.tasks.items() if task.generation <= latest]
     forced = (*(run.seeds if config.seeds == "forced" else ()), *config.forced_list())
-    choice = Choice(
-        cast(Method, config.method), tuple(dict.fromkeys(forced)), config.prng_seed, config.limit_s
-    )
+    choice = Choice(config.method, tuple(dict.fromkeys(forced)), config.prng_seed, config.limit_s)
     if not candidates:
         raise AcdcError("nobody is left to choose from; loosen --candidates, --up_to or --seeds")
     # The seeds are rows too: a task force's Coverage together with them is always told.

@@ -21,11 +21,11 @@ from acdc_jax.evaluation.task_force import greedy_task_force
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.merge import module_groups
 from acdc_jax.evolution.recipe import Recipe
-from acdc_jax.flags import check_bounds, setting
 from acdc_jax.inference.memory import weight_bytes
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.param_shardings import sharded_param_shapes
+from acdc_jax.options import check, option
 from acdc_jax.params import Params
 from acdc_jax.report.card import force_page, model_card
 from acdc_jax.report.lineage import ancestors
@@ -63,11 +63,11 @@ _USAGE = "usage: acdc export RUN MEMBER OUT, or acdc export RUN --task_force=N -
 class ExportConfig:
     """A whole task force"""
 
-    task_force: int = setting(0, "Write the task force of this size.", low=0)
-    out: str = setting("", "Directory for its folders; must not exist, or be empty.")
+    task_force: int = option(0, "Write the task force of this size.", low=0)
+    out: str = option("", "Directory for its folders; must not exist, or be empty.")
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check(self)
         if bool(self.task_force) != bool(self.out):
             raise ConfigError("--task_force and --out belong together: give both or neither")
 
@@ -247,7 +247,7 @@ def _rebuild(
     for name in sources.seeds:
         load = functools.partial(load_seed, recipes[name], sources, model, wanted, base)
         given.setdefault(name, load)
-    _, group_of = module_groups(wanted, config.evolve.granularity)  # type: ignore[arg-type]
+    _, group_of = module_groups(wanted, config.evolve.granularity)
     budget = choose_budget(config.run.device_budget_gb, config.run.host_budget_gb, wanted)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".acdc-") as scratch:

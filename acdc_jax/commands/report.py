@@ -6,7 +6,7 @@ from pathlib import Path
 
 from acdc_jax import flags
 from acdc_jax.errors import ConfigError
-from acdc_jax.flags import setting
+from acdc_jax.options import option
 from acdc_jax.report.page import write_page
 
 _HELP = """acdc report RUN [RUN ...]: one HTML page about a run, or comparing several.
@@ -22,7 +22,7 @@ an ablation table: those with equal flags are repetitions over PRNG seeds.
 class ReportConfig:
     """The page"""
 
-    out: str = setting("", "File to write; default report.html in the run (one run only).")
+    out: str = option("", "File to write; default report.html in the run (one run only).")
 
 
 def command(argv: Sequence[str]) -> None:

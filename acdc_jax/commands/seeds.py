@@ -8,7 +8,7 @@ from rich.console import Console
 
 from acdc_jax import flags
 from acdc_jax.errors import ConfigError
-from acdc_jax.flags import setting
+from acdc_jax.options import check, option
 from acdc_jax.quickstart.train import train_seeds
 from acdc_jax.runtime.progress import progress
 
@@ -24,11 +24,11 @@ They are ordinary Hugging Face folders (base, expert-0 … expert-7), which tran
 class SeedsConfig:
     """The tiny seeds"""
 
-    out: str = setting("", "Folder to write; must not exist yet.")
-    seed: int = setting(0, "PRNG seed of initial weights and examples.", low=0)
+    out: str = option("", "Folder to write; must not exist yet.")
+    seed: int = option(0, "PRNG seed of initial weights and examples.", low=0)
 
     def __post_init__(self) -> None:
-        flags.check_bounds(self)
+        check(self)
         if not self.out:
             raise ConfigError("--out is missing: name the folder to write")
 

@@ -5,7 +5,7 @@ import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,7 +16,7 @@ from rich.table import Table
 from acdc_jax import flags
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution.skills import MISSING, SOLVED, SkillMatrix, pass_rates
-from acdc_jax.flags import check_bounds, setting
+from acdc_jax.options import check, option
 from acdc_jax.runtime import run_directory
 from acdc_jax.tasks.task import Task, load_task
 
@@ -24,7 +24,7 @@ _HELP = """acdc tasks RUN: list a run's tasks, easiest last; acdc tasks RUN TASK
 with its lineage, its code, and what the members of the archive answered.
 
 """
-_KINDS = ("seed", "novel", "inspired", "harder", "easier", "related")
+Kind = Literal["seed", "novel", "inspired", "harder", "easier", "related"]
 _SHOWN_RESPONSE = 600  # characters
 
 
@@ -32,22 +32,20 @@ _SHOWN_RESPONSE = 600  # characters
 class Filter:
     """Which tasks are listed"""
 
-    state: str = setting(
-        "active",
-        "active, limbo (parents that wait for their child's first rating), gone, or all.",
-        choices=("active", "limbo", "gone", "all"),
+    state: Literal["active", "limbo", "gone", "all"] = option(
+        "active", "active, limbo (parents that wait for their child's first rating), gone, or all."
     )
-    kind: str = setting("", "How the task came about.", choices=("", *_KINDS))
-    capability: str = setting("", "A word that its capability or description contains.")
-    min_difficulty: int = setting(1, "The author's estimate at least.", low=1, high=5)
-    max_difficulty: int = setting(5, "The author's estimate at most.", low=1, high=5)
-    min_pass_rate: float = setting(
+    kind: Kind | None = option(None, "How the task came about; none: any way.")
+    capability: str = option("", "A word that its capability or description contains.")
+    min_difficulty: int = option(1, "The author's estimate at least.", low=1, high=5)
+    max_difficulty: int = option(5, "The author's estimate at most.", low=1, high=5)
+    min_pass_rate: float = option(
         0.0,
         "Share of the archive that solves it at least; above 0, unrated ones are left out.",
         low=0,
         high=1,
     )
-    max_pass_rate: float = setting(
+    max_pass_rate: float = option(
         1.0,
         "Share of the archive that solves it at most; below 1, unrated ones are left out.",
         low=0,
@@ -55,7 +53,7 @@ class Filter:
     )
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +126,7 @@ def chosen(run: Browsed, wanted: Filter) -> list[Task]:
         text = f"{draft.capability}\n{draft.description}".lower()
         return (
             wanted.state in ("all", run.states[task.id])
-            and wanted.kind in ("", draft.kind)
+            and wanted.kind in (None, draft.kind)
             and wanted.capability.lower() in text
             and wanted.min_difficulty <= draft.difficulty <= wanted.max_difficulty
             and (

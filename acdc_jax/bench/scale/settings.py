@@ -4,7 +4,7 @@ import dataclasses
 
 from acdc_jax.bench.weights import ModelBench
 from acdc_jax.errors import ConfigError
-from acdc_jax.flags import check_bounds, setting
+from acdc_jax.options import check, option
 
 PARTS = ("generation", "mixed", "decode", "operators", "store", "collectives")
 MERGE_STREAMS = 3  # two parents are read and a child written; a normalised mean needs no base
@@ -14,31 +14,31 @@ MERGE_STREAMS = 3  # two parents are read and a child written; a normalised mean
 class ScaleBench(ModelBench):
     """Scaling"""
 
-    parts: str = setting(
+    parts: str = option(
         ",".join(PARTS),
         "Comma-separated: generation (a whole one, devices in pop), mixed (the same on "
         "pop:n/2,model:2), decode (model:n), operators (merging and mutation, pop:n and model:n), "
         "store (members to and from the disk), collectives (what compiled programs exchange).",
     )
-    devices: str = setting(
+    devices: str = option(
         "1,2,4,8", "Numbers of devices, comma-separated; those that there are count."
     )
-    children: int = setting(8, "Children of the generation.", low=1)
-    archive: int = setting(4, "Members of the archive.", low=2)
-    rank: int = setting(256, "Singular values that the mutation perturbs.", low=1)
-    prompts: int = setting(250, "Tasks that every child answers.", low=1)
-    longest_prompt: int = setting(700, "Longest prompt; the shortest has a seventh.", low=7)
-    longest_response: int = setting(512, "Longest response; the shortest has 1/32.", low=32)
-    slots: int = setting(128, "Sequences at once in the generation.", low=1)
-    batch: int = setting(64, "Sequences at once while decoding alone is timed.", low=1)
-    cache: int = setting(1024, "Tokens of each of them.", low=16)
-    members: int = setting(16, "Members that are written and read.", low=1)
-    folder: str = setting("", "Where members go that do not fit into memory; default: $TMPDIR.")
-    device_budget_gb: float = setting(0.0, "As of `acdc run`.", low=0)
-    host_budget_gb: float = setting(0.0, "As of `acdc run`.", low=0)
+    children: int = option(8, "Children of the generation.", low=1)
+    archive: int = option(4, "Members of the archive.", low=2)
+    rank: int = option(256, "Singular values that the mutation perturbs.", low=1)
+    prompts: int = option(250, "Tasks that every child answers.", low=1)
+    longest_prompt: int = option(700, "Longest prompt; the shortest has a seventh.", low=7)
+    longest_response: int = option(512, "Longest response; the shortest has 1/32.", low=32)
+    slots: int = option(128, "Sequences at once in the generation.", low=1)
+    batch: int = option(64, "Sequences at once while decoding alone is timed.", low=1)
+    cache: int = option(1024, "Tokens of each of them.", low=16)
+    members: int = option(16, "Members that are written and read.", low=1)
+    folder: str = option("", "Where members go that do not fit into memory; default: $TMPDIR.")
+    device_budget_gb: float = option(0.0, "As of `acdc run`.", low=0)
+    host_budget_gb: float = option(0.0, "As of `acdc run`.", low=0)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check(self)
         for part in self.parts.split(","):
             if part not in PARTS:
                 raise ConfigError(f"--parts={self.parts}: {part!r} is none of {', '.join(PARTS)}")
