@@ -22,6 +22,8 @@ import jax
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["tests.support.hf_checkpoints", "tests.support.model_runs"]  # their fixtures
+
 settings.register_profile("busy", deadline=None)  # a busy machine takes its time
 settings.load_profile("busy")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -452,7 +452,7 @@ def test_disk_fills_up_while_committing(
         state, record = next_generation(world, state)
         oldest, member, task = state.archive[-1], "g002-m00", state.library.tasks["t00000"]
         recipe = dataclasses.replace(state.recipes[oldest], id=member)
-        setup.store.put(recipe, setup.store.get(oldest))
+        world.store.put(recipe, world.store.get(oldest))
         record = dataclasses.replace(record, children=[recipe])
         number = state.pool.next_id
         new = dataclasses.replace(task, id=f"t{number:05d}")

@@ -278,7 +278,7 @@ def test_compilations() -> None:
 def test_a_large_model_reads_few_prompts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its groups are small, by bucket, and compiled for in the first generation."""
     expected = respond()
-    monkeypatch.setattr(generate, "_READING_WORK", memory.parameter_count(CONFIG) * 24.0)
+    monkeypatch.setattr(continuous_batching, "_READING_WORK", memory.parameter_count(CONFIG) * 24.0)
     steps.prefill.clear_cache()
     assert respond(batch_size=4) == expected
     assert steps.prefill._cache_size() == 3  # buckets of 8, 12 and 16
@@ -319,7 +319,7 @@ def test_devices_that_exchange_by_themselves(monkeypatch: pytest.MonkeyPatch) ->
         asked.append(slots)
         return connect(mesh, "model", slots, CONFIG.hidden_size)
 
-    monkeypatch.setattr(generate, "connected", connected)
+    monkeypatch.setattr(continuous_batching, "connected", connected)
     assert [batch.tokens for batch in batches(laid_out)] == expected
     assert asked
 

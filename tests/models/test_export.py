@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from acdc_jax.models import hf
-
-from .conftest import Checkpoint
+from tests.support.hf_checkpoints import Checkpoint
 
 pytestmark = pytest.mark.xdist_group("torch")
 

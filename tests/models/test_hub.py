@@ -11,8 +11,7 @@ import pytest
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf
 from acdc_jax.models.hub import find_model
-
-from .conftest import Checkpoint
+from tests.support.hf_checkpoints import Checkpoint
 
 pytestmark = pytest.mark.xdist_group("torch")
 

@@ -16,8 +16,7 @@ from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import forward, param_shapes
-
-from .conftest import SIZES, Checkpoint
+from tests.support.hf_checkpoints import SIZES, Checkpoint
 
 pytestmark = pytest.mark.xdist_group("torch")  # one process imports torch, not each
 

@@ -11,16 +11,15 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import init_params
+from tests.support.hf_checkpoints import CHAT_TEMPLATE
 from tests.support.short_runs import without_torch
-
-from .conftest import CHAT_TEMPLATE
 
 pytestmark = pytest.mark.xdist_group("torch")  # transformers imports torch where it finds it
 
 
-def test_chat(tokenizer_folder: Path) -> None:
+def test_chat(chat_tokenizer_folder: Path) -> None:
     """The template's special tokens are tokens, and the generation prompt is there."""
-    loaded = tokenizer.load_tokenizer(tokenizer_folder)
+    loaded = tokenizer.load_tokenizer(chat_tokenizer_folder)
     prompt = tokenizer.encode_chat(loaded, "why?", "be brief")
     assert loaded.decode(prompt) == "<s>system be brief</s><s>user why?</s><s>assistant "
     assert prompt.count(1) == 3
@@ -28,9 +27,9 @@ def test_chat(tokenizer_folder: Path) -> None:
     assert tokenizer.decode(loaded, [*loaded.encode("a b: c"), 2, 0]) == "a b: c"
 
 
-def test_stop_tokens(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_stop_tokens(chat_tokenizer_folder: Path, tmp_path: Path) -> None:
     """The tokenizer's and the configurations', whichever there are."""
-    loaded = tokenizer.load_tokenizer(tokenizer_folder)
+    loaded = tokenizer.load_tokenizer(chat_tokenizer_folder)
     assert tokenizer.stop_tokens(tmp_path, loaded) == (2,)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [9, 2]}))
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 7}))
@@ -42,22 +41,22 @@ def test_stop_tokens(tokenizer_folder: Path, tmp_path: Path) -> None:
         tokenizer.stop_tokens(tmp_path, loaded)
 
 
-def test_bad_folders(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_bad_folders(chat_tokenizer_folder: Path, tmp_path: Path) -> None:
     """One line that names the folder."""
     with pytest.raises(AcdcError, match="no such folder"):
         tokenizer.load_tokenizer(tmp_path / "none")
     with pytest.raises(AcdcError, match="cannot load the tokenizer") as caught:
         tokenizer.load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
-    shutil.copytree(tokenizer_folder, tmp_path / "bad")
+    shutil.copytree(chat_tokenizer_folder, tmp_path / "bad")
     (tmp_path / "bad" / "tokenizer.json").write_text("{")
     with pytest.raises(AcdcError, match="bad: cannot load the tokenizer"):
         tokenizer.load_tokenizer(tmp_path / "bad")
 
 
-def test_bad_chat_templates(tokenizer_folder: Path) -> None:
+def test_bad_chat_templates(chat_tokenizer_folder: Path) -> None:
     """Missing, or refusing the messages."""
-    loaded = tokenizer.load_tokenizer(tokenizer_folder)
+    loaded = tokenizer.load_tokenizer(chat_tokenizer_folder)
     loaded.chat_template = "{{ raise_exception('no system message') }}"
     with pytest.raises(AcdcError, match="chat template: no system message"):
         tokenizer.encode_chat(loaded, "why?", "be brief")
@@ -66,10 +65,10 @@ def test_bad_chat_templates(tokenizer_folder: Path) -> None:
         tokenizer.encode_chat(loaded, "why?")
 
 
-def test_save_beside_a_bare_tokenizer(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_save_beside_a_bare_tokenizer(chat_tokenizer_folder: Path, tmp_path: Path) -> None:
     """Without a configuration to copy from, the tokenizer says where responses end."""
     config = ModelConfig("LlamaForCausalLM", 99, 8, 8, 1, 1, 1, 8)
-    hf.save(tmp_path / "out", config, init_params(config, jax.random.key(0)), tokenizer_folder)
+    hf.save(tmp_path / "out", config, init_params(config, jax.random.key(0)), chat_tokenizer_folder)
     loaded = tokenizer.load_tokenizer(tmp_path / "out")
     assert loaded.chat_template == CHAT_TEMPLATE
     for name in ("generation_config.json", "config.json"):
@@ -87,19 +86,19 @@ def test_save_beside_a_bare_tokenizer(tokenizer_folder: Path, tmp_path: Path) ->
         "26 Jul 2024",
     ],
 )
-def test_templates_write_the_same_date_on_every_day(day: str, tokenizer_folder: Path) -> None:
+def test_templates_write_the_same_date_on_every_day(day: str, chat_tokenizer_folder: Path) -> None:
     """A run that goes on tomorrow asks the same."""
-    loaded = tokenizer.load_tokenizer(tokenizer_folder)
+    loaded = tokenizer.load_tokenizer(chat_tokenizer_folder)
     loaded.chat_template = f"{day} {CHAT_TEMPLATE}"
     prompt = loaded.decode(tokenizer.encode_chat(loaded, "why?"))
     assert prompt == "26 Jul 2024 <s>user why?</s><s>assistant "
 
 
 def test_special_tokens_of_a_generation_configuration(
-    tokenizer_folder: Path, tmp_path: Path
+    chat_tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     """What it lacks config.json says, and the tokenizer, where neither says how responses end."""
-    source = Path(shutil.copytree(tokenizer_folder, tmp_path / "source"))
+    source = Path(shutil.copytree(chat_tokenizer_folder, tmp_path / "source"))
     config = ModelConfig("LlamaForCausalLM", 99, 8, 8, 1, 1, 1, 8)
     weights = init_params(config, jax.random.key(0))
 
@@ -126,12 +125,12 @@ _WITHOUT_TORCH = """
 import sys
 import acdc_jax.models.hf, acdc_jax.inference.continuous_batching
 assert "transformers" not in sys.modules
-from acdc_jax.model.tokenizer import encode_chat, load_tokenizer
+from acdc_jax.models.tokenizer import encode_chat, load_tokenizer
 print(len(encode_chat(load_tokenizer(sys.argv[1]), "why?")))
 """
 
 
-def test_torch_is_not_needed(tokenizer_folder: Path) -> None:
+def test_torch_is_not_needed(chat_tokenizer_folder: Path) -> None:
     """transformers comes with the first tokenizer, without torch and without complaining."""
-    done = without_torch(_WITHOUT_TORCH, str(tokenizer_folder))
+    done = without_torch(_WITHOUT_TORCH, str(chat_tokenizer_folder))
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "22\n")

@@ -46,7 +46,7 @@ _PROGRAM = """
 import sys, jax, jax.numpy as jnp
 from pathlib import Path
 from jax._src import monitoring
-from acdc_jax.compiled import keep_compiled
+from acdc_jax.runtime.compilation_cache import keep_compiled
 jax.default_backend = lambda: "gpu"
 keep_compiled(Path(sys.argv[1]))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

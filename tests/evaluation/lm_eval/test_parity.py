@@ -14,8 +14,8 @@ from acdc_jax.evaluation.lm_eval.lm import HarnessLM, Voice
 from acdc_jax.evaluation.lm_eval.tasks import Asking, Benchmark, ask
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.fused_weights import decode_layout
-from tests.models.conftest import Checkpoint
 from tests.support import harness_tasks
+from tests.support.hf_checkpoints import Checkpoint
 
 # torch and the harness warn about their own dependencies.
 pytestmark = [pytest.mark.xdist_group("torch"), pytest.mark.filterwarnings("ignore")]

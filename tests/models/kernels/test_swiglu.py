@@ -23,7 +23,7 @@ MESH = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
 _EMULATE = """
 import sys, jax, jax.numpy as jnp, numpy as np
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
-from acdc_jax.model.gated_product import gated_product
+from acdc_jax.models.kernels.swiglu import gated_product
 
 def run(x, weight):
     return gated_product(x, weight, None, interpret=InterpretGPUParams())

@@ -124,7 +124,7 @@ def _torch_model(kind: str, **fields: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def chat_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A character tokenizer of 99 tokens with a chat template.
 
     Byte-level without merges: what transformers makes of any tokenizer beside a Qwen2 model.
@@ -154,12 +154,12 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoints(
-    tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path
+    tmp_path_factory: pytest.TempPathFactory, chat_tokenizer_folder: Path
 ) -> dict[str, Checkpoint]:
     """Every checkpoint of `CHECKPOINTS`, tokenizer included."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(chat_tokenizer_folder)
     made = {}
     for name, (kind, fields, how) in CHECKPOINTS.items():
         folder = tmp_path_factory.mktemp(name)
