@@ -18,7 +18,7 @@ import jax
 from acdc_jax.errors import AcdcError, ConfigError
 
 _TICK_S = 0.5  # between signs of life
-_REMEDY = "the same command goes on from the last commit"
+_REMEDY = "the same command resumes from the last commit"
 _BYE = "bye"
 _ALL = "all"
 _PIECE = 2**20  # bytes per message: far below any limit of the service

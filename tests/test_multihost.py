@@ -90,7 +90,7 @@ def test_a_dead_process_ends_the_others_in_time(victim: int) -> None:
     assert took < _BOUND_S + _BUSY_S
     if victim:
         assert "acdc: process 1 is gone (no sign of life for 3 s)" in stderr
-        assert "the same command goes on from the last commit" in stderr
+        assert "the same command resumes from the last commit" in stderr
     else:  # it served the messages: JAX may end this process before we can
         assert "first process is gone" in stderr or "another task died" in stderr
 

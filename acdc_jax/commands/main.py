@@ -64,39 +64,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is None:  # as a command, not in a program of somebody else
             gc.freeze()  # a million objects of jax and transformers, which no collection visits
         cast(Callable[[list[str]], None], module.command)(arguments[1:])
-        _part()
+        _shut_down()
     except AcdcError as error:
         print(f"acdc: {error}", file=sys.stderr)
-        _part(str(error))
+        _shut_down(str(error))
         return 2 if isinstance(error, ConfigError) else 1
     except Preempted as preempted:
-        print(f"acdc: ended by SIGTERM: {preempted}; the same command goes on", file=sys.stderr)
-        _part()
+        print(f"acdc: ended by SIGTERM: {preempted}; the same command resumes", file=sys.stderr)
+        _shut_down()
         return preempted.status
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = f"{where}{error.strerror or error}"
         print(f"acdc: {reason}; put that right and run it again", file=sys.stderr)
-        _part(reason)
+        _shut_down(reason)
         return 1
     except KeyboardInterrupt:
-        print("acdc: interrupted; the same command goes on from the last commit", file=sys.stderr)
-        _part("it was interrupted")
+        print("acdc: interrupted; the same command resumes from the last commit", file=sys.stderr)
+        _shut_down("it was interrupted")
         return 130
     except _Terminated:
         print("acdc: ended by SIGTERM", file=sys.stderr)
-        _part("it was ended by SIGTERM")
+        _shut_down("it was ended by SIGTERM")
         return 128 + signal.SIGTERM
     except Exception as error:
-        _part(f"{type(error).__name__}: {error}")
+        _shut_down(f"{type(error).__name__}: {error}")
         raise
     return 0
 
 
-def _part(problem: str = "") -> None:
-    """Parts from a run's other processes, if there are any."""
-    if (distributed := sys.modules.get("acdc_jax.multihost")) is not None:
-        distributed.shutdown(problem)
+def _shut_down(problem: str = "") -> None:
+    """Leave the run's other processes, if there are any."""
+    if (multihost := sys.modules.get("acdc_jax.multihost")) is not None:
+        multihost.shutdown(problem)
 
 
 def program() -> NoReturn:

@@ -12,8 +12,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from acdc_jax import flags, multihost
-from acdc_jax.coevolve import evolve
+from acdc_jax import coevolve, flags, multihost
 from acdc_jax.config import SECTIONS, Config
 from acdc_jax.evaluation.held_out import held_out_tasks
 from acdc_jax.files import write_atomic
@@ -25,11 +24,12 @@ from acdc_jax.report.picture import draw_run
 from acdc_jax.report.tables import results_table
 from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.backends import open_backends
+from acdc_jax.runtime.background_commit import BackgroundCommits
 from acdc_jax.runtime.compilation_cache import keep_compiled
 from acdc_jax.runtime.measure import measure
 from acdc_jax.runtime.memory_budget import limit_pinned_memory
 from acdc_jax.runtime.metrics import Log, live
-from acdc_jax.runtime.preemption import PreemptionNotice, preemption_notice
+from acdc_jax.runtime.preemption import PreemptionNotice, listen_for_sigterm
 from acdc_jax.runtime.progress import Advance, progress
 from acdc_jax.runtime.run_directory import Manifest
 from acdc_jax.runtime.seed_models import Folders, cache_dir, keep_text_files
@@ -126,7 +126,7 @@ def execute(config: Config, console: Console, *, baselines: bool = True) -> dict
             generation that was under way.
         Preempted: SIGTERM came; everything up to a generation is committed.
     """
-    with preemption_notice(config.processes.grace_s, config.processes.sigterm_status) as notice:
+    with listen_for_sigterm(config.processes.grace_s, config.processes.sigterm_status) as notice:
         return _execute(config, console, notice, baselines)
 
 
@@ -175,7 +175,11 @@ def _execute(
                 keep_sources(run_dir, folders, context.bases[0], started=started)
             for seed in () if started else context.seeds:
                 context.store.get(seed)  # a damaged one shows before anything expensive
-            manifest, state = evolve(context, manifest, _reporter(config, advance, log), notice)
+            report = _reporter(config, advance, log)
+            with BackgroundCommits(run_dir, manifest, context.store, notice) as commits:
+                for state, record in coevolve.run(context, commits):
+                    report(state, record)
+                manifest = run_directory.share_manifest(commits.wait())
             evolved = time.monotonic()
             results = _measure(context, manifest, state, advance, baselines)
         ended = time.monotonic()

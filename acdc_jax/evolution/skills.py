@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
+import jax
 import numpy as np
 
 SOLVED, FAILED, MISSING = 1, 0, -1
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["members", "tasks"])
 @dataclasses.dataclass(frozen=True)
 class SkillMatrix:
     """S[i, t] of the paper, with the ids that its rows and columns stand for.
@@ -25,7 +28,7 @@ class SkillMatrix:
 
     def __post_init__(self) -> None:
         expected = (len(self.members), len(self.tasks))
-        if self.values.shape != expected:
+        if isinstance(self.values, np.ndarray) and self.values.shape != expected:
             raise ValueError(f"skill matrix {self.values.shape} does not fit its ids {expected}")
 
 

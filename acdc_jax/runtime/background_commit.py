@@ -6,32 +6,79 @@ from types import TracebackType
 from typing import Self
 
 from acdc_jax import multihost
+from acdc_jax.errors import Preempted
+from acdc_jax.evolution.evosax_strategy import Strategy
 from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.member_store import MemberStore
+from acdc_jax.runtime.preemption import PreemptionNotice
 from acdc_jax.runtime.run_directory import Manifest
 from acdc_jax.runtime.state import Record, State
 
 
 class BackgroundCommits:
-    """The commits of a run, one at a time and in order.
+    """Commits a run's generations, one at a time and in order.
 
-    A kill loses what is not committed: at most the generation that is at work and the one before
-    it, as long as that is being written.
+    The first process writes, in one thread of its own. A kill loses at most the generation that is
+    at work and the one that is being written.
     """
 
-    def __init__(self, run_dir: Path, manifest: Manifest, store: MemberStore) -> None:
-        """Nothing is being written yet; `manifest` is the commit point so far."""
+    def __init__(
+        self,
+        run_dir: Path,
+        manifest: Manifest,
+        store: MemberStore,
+        notice: PreemptionNotice | None = None,
+    ) -> None:
+        """Begin with nothing to write.
+
+        Args:
+            run_dir: The run directory.
+            manifest: Its commit point.
+            store: Holds the members' weights.
+            notice: Says whether the run has to end; None if it never does. A process that is out
+                of time waits for the commit under way.
+        """
         self._run_dir = run_dir
         self._manifest = manifest
         self._store = store
+        self._notice = notice or PreemptionNotice()
         self._thread = ThreadPoolExecutor(1, "commit")
         self._pending: Future[Manifest] | None = None
+        self._notice.wait_for_commit = self._wait_quietly
 
-    def begin(self, state: State, record: Record) -> None:
-        """Starts to commit a generation, once the one before is committed; the first process does.
+    def restore(self, strategy: Strategy | None) -> State | None:
+        """Return the state at the commit point, or None in a new run. Fills the store's memory.
+
+        Args:
+            strategy: The evosax strategy that proposes coefficients, if any.
 
         Raises:
-            AcdcError: the one before cannot be committed.
+            AcdcError: A file is missing or damaged; names it.
+        """
+        if self._manifest.generation < 0:
+            return None
+        state = run_directory.restore(self._run_dir, self._manifest, strategy)
+        self._store.warm(state.archive)
+        return state
+
+    def stop_if_preempted(self, generation: int) -> None:
+        """End the run if any process has received SIGTERM. All processes call this together.
+
+        Args:
+            generation: The last finished one.
+
+        Raises:
+            Preempted: After everything has been committed.
+        """
+        if self._notice.received_anywhere():
+            self.wait()
+            raise Preempted(f"generation {generation} is committed", self._notice.status)
+
+    def begin(self, state: State, record: Record) -> None:
+        """Start to commit a generation, once the one before is committed.
+
+        Raises:
+            AcdcError: The one before cannot be committed.
         """
         self.wait()
         self._store.retain(state.archive)
@@ -42,20 +89,20 @@ class BackgroundCommits:
         )
 
     def wait(self) -> Manifest:
-        """Returns the commit point once nothing is being written any more.
+        """Wait for the commit under way, and return the commit point.
 
         Raises:
-            AcdcError: a generation cannot be committed; names what cannot be written.
+            AcdcError: The generation cannot be committed; names what cannot be written.
         """
         if (pending := self._pending) is not None:
             try:
                 self._manifest = pending.result()
             finally:
-                self._pending = None  # and not before: `settle` looks for it meanwhile
+                self._pending = None  # not earlier: `_wait_quietly` reads it in another thread
         return self._manifest
 
-    def settle(self) -> None:
-        """Waits until nothing is being written; from any thread."""
+    def _wait_quietly(self) -> None:
+        """Wait for the commit under way, from any thread, and leave its errors to `wait`."""
         if (pending := self._pending) is not None:
             wait([pending])
 
@@ -68,4 +115,4 @@ class BackgroundCommits:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._thread.shutdown()  # an interrupted run still commits what it has finished
+        self._thread.shutdown()  # waits: an interrupted run still commits what it has finished

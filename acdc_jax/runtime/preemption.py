@@ -1,12 +1,17 @@
-"""SIGTERM: finish the generation if there is time, else abandon it; either way end well.
+"""SIGTERM: finish the generation if there is time, else abandon it; exit cleanly either way.
 
-Batch systems, Kubernetes and preemptible machines announce an end by SIGTERM, some seconds before
-they kill. A run loses nothing by a kill either, except the generation under way.
+Batch systems, Kubernetes and preemptible machines send SIGTERM some seconds before they kill. A
+kill loses nothing but the generation under way.
 
-JAX's own preemption service (`multihost_utils.reached_preemption_sync_point`) stays off: the only
-notice that it knows is SIGTERM too, whose handler it replaces; it needs several processes; it lets
-all of them finish one more step than they have begun, here a whole generation; and nothing in it
-ends a process whose time is up.
+JAX's own preemption service (`multihost_utils.reached_preemption_sync_point`) stays off. It
+replaces the handler of SIGTERM, needs several processes, lets each finish one more step (here a
+whole generation), and cannot end a process whose time is up.
+
+Threads: a daemon thread "sigterm" reads signals from a pipe, because a handler in Python has to
+wait until the main thread returns from the devices. A daemon timer calls `os._exit` when the grace
+period is over: other threads may be inside XLA or a request, which nothing interrupts, so that a
+normal exit would wait for them. `os._exit` skips `finally` blocks and `atexit`. That is safe here
+because the run directory is valid at every instant; only a commit under way is waited for.
 """
 
 import contextlib
@@ -21,44 +26,47 @@ from acdc_jax import multihost
 
 
 class PreemptionNotice:
-    """Whether this process has been told to end."""
+    """Whether this process has received SIGTERM.
 
-    def __init__(self, status: int) -> None:
-        """Nobody has said anything yet; `status` is what a process that was told ends with."""
+    Attributes:
+        status: Exit status of a preempted process.
+        received: Set when SIGTERM arrives.
+        wait_for_commit: Waits until nothing is being committed. Called when the time is up.
+    """
+
+    def __init__(self, status: int = 0) -> None:
         self.status = status
-        self.given = threading.Event()
-        self.settle: Callable[[], None] = lambda: None  # waits for what is being committed
+        self.received = threading.Event()
+        self.wait_for_commit: Callable[[], None] = lambda: None
 
-    def anywhere(self) -> bool:
-        """Whether any process of the run has been told; asked by all of them at the same place."""
-        return any(multihost.all_gather(self.given.is_set()))
+    def received_anywhere(self) -> bool:
+        """Return whether any process has received SIGTERM. All processes call this together."""
+        return any(multihost.all_gather(self.received.is_set()))
 
 
 @contextlib.contextmanager
-def preemption_notice(grace_s: float, status: int = 0) -> Iterator[PreemptionNotice]:
-    """Listens to SIGTERM while the body runs; only in the main thread.
+def listen_for_sigterm(grace_s: float, status: int = 0) -> Iterator[PreemptionNotice]:
+    """Listen for SIGTERM while the body runs; only in the main thread.
 
     Args:
-        grace_s: seconds after the signal at which this process ends, if the body has not ended
-            before and nothing is being committed.
-        status: what it ends with.
+        grace_s: Seconds between the signal and the end of this process, if the body has not ended
+            by then and nothing is being committed.
+        status: Exit status of this process if it is ended that way.
 
     Yields:
-        What to look at between generations.
+        The notice, to be looked at between generations.
     """
     notice, (reader, writer) = PreemptionNotice(status), socket.socketpair()
     writer.setblocking(False)
-    # The first process serves the others' messages: it is the last to go.
-    patience = grace_s if multihost.is_first() else 0.8 * grace_s
-    timer = threading.Timer(patience, _abandon, [notice])
+    # The first process serves the others' messages, so it ends last.
+    seconds = grace_s if multihost.is_first() else 0.8 * grace_s
+    timer = threading.Timer(seconds, _abandon, [notice])
     timer.daemon = True
 
     def listen() -> None:
-        # A thread hears at once. A handler in Python waits until the main thread comes back from
-        # whatever it waits for, such as the devices.
         while received := reader.recv(1):
-            if received[0] == signal.SIGTERM and not notice.given.is_set():
-                notice.given.set()
+            if received[0] == signal.SIGTERM and not notice.received.is_set():
+                notice.received.set()
                 timer.start()
 
     listener = threading.Thread(target=listen, name="sigterm", daemon=True)
@@ -77,10 +85,10 @@ def preemption_notice(grace_s: float, status: int = 0) -> Iterator[PreemptionNot
 
 
 def _abandon(notice: PreemptionNotice) -> None:
-    """Ends the process, whatever its other threads wait for."""
-    notice.settle()
+    """End the process in mid-generation, whatever its other threads wait for."""
+    notice.wait_for_commit()
     print(
-        "acdc: ended by SIGTERM in mid-generation; the same command goes on from the last commit",
+        "acdc: ended by SIGTERM in mid-generation; the same command resumes from the last commit",
         file=sys.stderr,
         flush=True,
     )

@@ -1,7 +1,7 @@
-"""What the processes of a run tell each other in a generation. Recipes are the messages.
+"""What the processes of a run tell each other in a generation.
 
-No weights travel: a member that was made elsewhere, and stays, is made again from its recipe,
-which takes no longer than reading it from a disk would, and is compared with its content hash.
+Recipes are exchanged, and no weights: a member that another process bred is rebuilt from its
+recipe, which takes no longer than reading it from disk, and its content hash is compared.
 """
 
 import dataclasses
@@ -20,45 +20,58 @@ from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.task import Draft, Rejection, Task
 
 
-def all_recipes(made: Mapping[str, Recipe]) -> dict[str, Recipe]:
-    """The recipes of all children, where this process has made some of them."""
-    parts = multihost.all_gather({name: recipe.to_json() for name, recipe in made.items()})
+def gather_recipes(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """Return the recipes of all processes' children, given those of this process."""
+    parts = multihost.all_gather({name: recipe.to_json() for name, recipe in recipes.items()})
     return {name: Recipe.from_json(fields) for part in parts for name, fields in part.items()}
 
 
-def adopt(context: RunContext, members: Sequence[str], recipes: Mapping[str, Recipe]) -> None:
-    """Makes the members that this process needs and does not have; their parents are in its store.
+def rebuild_missing(
+    context: RunContext, members: Sequence[str], recipes: Mapping[str, Recipe]
+) -> None:
+    """Rebuild those members that only other processes have. Their parents are in the store.
 
     Raises:
-        AcdcError: what was made differs from what another process made; names both hashes.
+        AcdcError: A rebuilt member differs from the original; names both hashes.
     """
     missing = [member for member in members if member not in context.store]
 
     groups = context.evaluator.groups
 
-    def make(group: DeviceGroup) -> None:
+    def rebuild(group: DeviceGroup) -> None:
         for name in missing[group.index :: len(groups.local)]:
             parents = [context.store.get(parent, group.index) for parent in recipes[name].parents]
             base = context.bases[group.index]
-            weights, made = make_child(recipes[name], base, parents, context.operators.group_of)
-            check_made(made, recipes[name])
-            context.store.put(made, weights, group.index)
+            weights, recipe = make_child(recipes[name], base, parents, context.operators.group_of)
+            check_made(recipe, recipes[name])
+            context.store.put(recipe, weights, group.index)
 
-    groups.run(make)
-    multihost.barrier()  # from here on the parents may go, also from the run's directory
+    groups.run(rebuild)
+    multihost.barrier()  # after it, the parents may be deleted, also from the run directory
 
 
-def all_growth(before: Library, grown: PoolUpdate | None) -> PoolUpdate:
-    """New tasks and the pool, which only the first process knows; rejections stay with it."""
-    told: Any = None
-    rejections: list[Rejection] = []
-    if grown is not None:
-        library, pool, rejections = grown
-        new = [dataclasses.asdict(t) for t in library.tasks.values() if t.id not in before.tasks]
-        told = {"tasks": new, "pool": dataclasses.asdict(pool)}
-    told = multihost.broadcast(told)
-    if grown is None:
-        tasks = [Task(**{**fields, "draft": Draft(**fields["draft"])}) for fields in told["tasks"]]
-        library = Library({**before.tasks, **{task.id: task for task in tasks}})
-        pool = Pool(**{**told["pool"], "active": tuple(told["pool"]["active"])})
-    return PoolUpdate(library, pool, rejections)
+def share_pool(library: Library, update: PoolUpdate | None) -> PoolUpdate:
+    """Return the first process's update of the pool in every process.
+
+    Args:
+        library: All tasks before the update; the same in every process.
+        update: The update in the first process, None in the others.
+
+    Returns:
+        The update. Its rejections stay in the first process.
+    """
+    message: Any = None
+    if update is not None:
+        new = [task for task in update.library.tasks.values() if task.id not in library.tasks]
+        message = {
+            "tasks": [dataclasses.asdict(task) for task in new],
+            "pool": dataclasses.asdict(update.pool),
+        }
+    message = multihost.broadcast(message)
+    if update is not None:
+        return update
+    tasks = [Task(**{**fields, "draft": Draft(**fields["draft"])}) for fields in message["tasks"]]
+    pool = Pool(**{**message["pool"], "active": tuple(message["pool"]["active"])})
+    return PoolUpdate(
+        Library({**library.tasks, **{task.id: task for task in tasks}}), pool, list[Rejection]()
+    )

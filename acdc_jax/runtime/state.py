@@ -1,10 +1,13 @@
 """What a run knows between two generations, and what one generation did.
 
-Weights are not part of it: they are in the world's store, under the ids that are named here.
+Weights are in the member store, under the ids that are named here.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
+
+import jax
 
 from acdc_jax.evaluation.evaluate import Response
 from acdc_jax.evolution.evosax_strategy import StrategyState
@@ -12,22 +15,29 @@ from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.tasks.library import Library
 from acdc_jax.tasks.pool import Pool
-from acdc_jax.tasks.task import Rejection
+from acdc_jax.tasks.task import Rejection, Task
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["skills", "strategy"],
+    meta_fields=["generation", "archive", "recipes", "pool", "library", "kept"],
+)
 @dataclasses.dataclass(frozen=True)
 class State:
     """The two populations after a generation: everything that the next one depends on.
 
+    A pytree: its leaves are the skills and the strategy's arrays.
+
     Attributes:
-        generation: how many generations have passed; the initial one is 0.
-        archive: member ids, in the order in which the archive's update chose them.
-        recipes: what made each archive member.
-        skills: archive × active tasks.
-        pool: active tasks and limbo.
-        library: every task there ever was.
-        strategy: state of the evosax strategy, where one proposes coefficients.
-        kept: generation → archive whose members stay on disk.
+        generation: Generations so far; the initial one is 0.
+        archive: Member ids, in the order in which the archive's update chose them.
+        recipes: Member id → what makes it, of the archive.
+        skills: [archive, active tasks] int8; 1 solved, 0 failed, -1 missing.
+        pool: Active tasks and limbo.
+        library: Every task so far.
+        strategy: State of the evosax strategy; None if none proposes coefficients.
+        kept: Generation → archive whose members stay on disk.
     """
 
     generation: int
@@ -36,21 +46,26 @@ class State:
     skills: SkillMatrix
     pool: Pool
     library: Library
-    strategy: StrategyState | None
-    kept: Mapping[int, tuple[str, ...]]
+    strategy: StrategyState | None = None
+    kept: Mapping[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def active_tasks(self) -> list[Task]:
+        """The pool's active tasks, in the order of the skills' columns."""
+        return [self.library.tasks[task] for task in self.pool.active]
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What one generation did: written to the run directory, never read by the loop.
+    """What one generation did: written to the run directory, and never read by the algorithm.
 
     Attributes:
-        children: recipes of all members made, kept or not.
-        gibberish: ids of the children that the filter dropped.
-        novelty: candidate id → novelty at the archive's update.
-        responses: all responses of the generation.
-        rejections: drafts that did not become tasks.
-        metrics: figures for `metrics.jsonl`.
+        children: Recipes of all members made, kept or not.
+        gibberish: Ids of the children that the filter dropped.
+        novelty: Candidate id → novelty at the archive's update.
+        responses: All responses of the generation.
+        rejections: Drafts that did not become tasks.
+        metrics: Figures for `metrics.jsonl`.
     """
 
     children: Sequence[Recipe] = ()

@@ -25,7 +25,7 @@ def process(flags: list[str]) -> None:
     from acdc_jax.runtime import preemption
 
     seen: list[Counted] = []
-    ask = preemption.PreemptionNotice.anywhere
+    ask = preemption.PreemptionNotice.received_anywhere
 
     def anywhere(notice: preemption.PreemptionNotice) -> bool:
         if not seen:
@@ -33,7 +33,7 @@ def process(flags: list[str]) -> None:
         print("counted " + json.dumps([seen[0].calls, seen[0].bytes]), flush=True)
         return ask(notice)
 
-    preemption.PreemptionNotice.anywhere = anywhere  # type: ignore[method-assign]
+    preemption.PreemptionNotice.received_anywhere = anywhere  # type: ignore[method-assign]
     sys.exit(acdc(["run", *flags]))
 
 

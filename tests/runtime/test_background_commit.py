@@ -8,6 +8,7 @@ import pytest
 
 from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.background_commit import BackgroundCommits
+from acdc_jax.runtime.preemption import PreemptionNotice
 
 
 class _Store:
@@ -31,10 +32,11 @@ def test_who_ends_the_process_waits_for_a_commit_that_others_wait_for(
 
     monkeypatch.setattr(run_directory, "commit", commit)
     first: Any = "the first"
-    with BackgroundCommits(Path("nowhere"), first, _Store()) as commits:  # type: ignore[arg-type]
+    notice = PreemptionNotice()
+    with BackgroundCommits(Path("nowhere"), first, _Store(), notice) as commits:  # type: ignore[arg-type]
         commits.begin(state, None)  # type: ignore[arg-type]
         waiting = threading.Thread(target=commits.wait)
-        settling = threading.Thread(target=commits.settle)
+        settling = threading.Thread(target=notice.wait_for_commit)
         for thread in (waiting, settling):
             thread.start()
             thread.join(0.2)

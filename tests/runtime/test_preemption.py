@@ -9,16 +9,16 @@ import time
 
 import pytest
 
-from acdc_jax.runtime.preemption import preemption_notice
+from acdc_jax.runtime.preemption import listen_for_sigterm
 
 
 def test_it_is_heard_while_the_main_thread_waits_and_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with preemption_notice(grace_s=1.5) as notice:
-        assert not notice.anywhere()
+    with listen_for_sigterm(grace_s=1.5) as notice:
+        assert not notice.received_anywhere()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert notice.given.wait(5)
-        assert notice.anywhere()
+        assert notice.received.wait(5)
+        assert notice.received_anywhere()
     assert signal.getsignal(signal.SIGTERM) is before
     time.sleep(1.6)  # the patience ended with what it was for: this process goes on
 
@@ -27,15 +27,15 @@ def test_it_is_heard_while_the_main_thread_waits_and_handlers_come_back() -> Non
 def test_out_of_patience_it_abandons_what_is_not_being_committed(committing: bool) -> None:
     script = f"""
         import time
-        from acdc_jax.runtime.preemption import preemption_notice
+        from acdc_jax.runtime.preemption import listen_for_sigterm
 
-        def settle():
+        def wait_for_commit():
             if {committing}:
                 time.sleep(0.5)
                 print("committed", flush=True)
 
-        with preemption_notice(grace_s=0.2, status=7) as notice:
-            notice.settle = settle
+        with listen_for_sigterm(grace_s=0.2, status=7) as notice:
+            notice.wait_for_commit = wait_for_commit
             print("here", flush=True)
             time.sleep(3600)  # as if it waited for the devices
     """
@@ -53,4 +53,4 @@ def test_out_of_patience_it_abandons_what_is_not_being_committed(committing: boo
     assert time.monotonic() - told > 0.2
     assert process.returncode == 7
     assert stdout == ("committed\n" if committing else "")
-    assert stderr.startswith("acdc: ended by SIGTERM in mid-generation; the same command goes on")
+    assert stderr.startswith("acdc: ended by SIGTERM in mid-generation; the same command resumes")

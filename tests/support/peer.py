@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from acdc_jax import multihost
-from acdc_jax.runtime.preemption import preemption_notice
+from acdc_jax.runtime.preemption import listen_for_sigterm
 from tests.support.counted import Counted, count
 
 
@@ -49,9 +49,9 @@ def fail(me: int) -> None:
 
 def generations() -> None:
     """Short ones, until somebody is told to end."""
-    with preemption_notice(grace_s=60) as notice:
+    with listen_for_sigterm(grace_s=60) as notice:
         number = 0
-        while not notice.anywhere():
+        while not notice.received_anywhere():
             if not number:
                 print("here", flush=True)
             number += 1

@@ -14,7 +14,7 @@ from acdc_jax.bench.limits import compilations
 from acdc_jax.bench.scale.settings import MERGE_STREAMS, Figure, ScaleBench
 from acdc_jax.bench.scale.workload import Workload, as_text
 from acdc_jax.bench.weights import random_weights
-from acdc_jax.coevolve import next_generation
+from acdc_jax.coevolve import step
 from acdc_jax.config import Config, DecodeConfig, EvolveConfig, RunConfig, SandboxConfig, TaskConfig
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.evaluate import Evaluator
@@ -28,6 +28,7 @@ from acdc_jax.models.param_shardings import param_shardings, sharded_param_shape
 from acdc_jax.params import Params
 from acdc_jax.runtime.backends import Backends
 from acdc_jax.runtime.breed import member_id, propose_children, seed_recipe
+from acdc_jax.runtime.generation import Generation
 from acdc_jax.runtime.member_files import HOST_MEMORY
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import Budget, Shapes, choose_budget
@@ -230,7 +231,8 @@ def _check_room(config: Config, budget: Budget, wanted: Shapes, folder: Path) ->
 def _generation(context: RunContext, state: State) -> tuple[State, Measured]:
     """One generation of the run, until all copies of what the archive keeps are made."""
     began = time.perf_counter()
-    state, record = next_generation(context, state)
+    generation = Generation(context, state.generation + 1)
+    state, record = generation.finish(step(generation, state))
     context.store.retain(state.archive)
     jax.block_until_ready(jax.live_arrays())
     wall = time.perf_counter() - began
@@ -238,7 +240,7 @@ def _generation(context: RunContext, state: State) -> tuple[State, Measured]:
         raise AcdcError(f"{missing:.0f} responses were not scored: the sandbox failed")
     metrics = record.metrics
     parts = {part: metrics[f"{part}_s"] for part in _PARTS}
-    parts |= {"archive": metrics["seconds_archive"], "copies": wall - metrics["seconds"]}
+    parts |= {"selection": metrics["seconds_selection"], "copies": wall - metrics["seconds"]}
     return state, Measured(wall, parts | {"the rest": wall - sum(parts.values())})
 
 

@@ -1,0 +1,106 @@
+"""Members to evaluate: those in the store, and children that are bred when they are needed."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import jax
+
+from acdc_jax.evolution.recipe import Recipe
+from acdc_jax.params import Params
+from acdc_jax.runtime import replicate
+from acdc_jax.runtime.breed import make_child
+from acdc_jax.runtime.member_store import MemberStore
+from acdc_jax.runtime.setup import RunContext
+from acdc_jax.runtime.timer import Timer
+
+_PARTS = ("store", "merge", "mutate", "check")  # of breeding, timed one by one
+
+
+class Members(Protocol):
+    """Members that can be evaluated.
+
+    Attributes:
+        names: Member ids.
+        timed_as: What their evaluation is called among the parts of a generation's time.
+    """
+
+    names: tuple[str, ...]
+    timed_as: str
+
+    def weights(self, name: str, group: int) -> Params:
+        """Return a member's weights on a group's devices. Called in that group's thread."""
+
+    def prefetch(self, names: Sequence[str], group: int) -> None:
+        """Start to bring to a group what its next members need."""
+
+
+class StoredMembers:
+    """Members that are in the store."""
+
+    timed_as = "archive_answers"
+
+    def __init__(self, store: MemberStore, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self._store = store
+
+    def weights(self, name: str, group: int) -> Params:
+        """Return a member's weights from the store."""
+        return self._store.get(name, group)
+
+    def prefetch(self, names: Sequence[str], group: int) -> None:
+        """Start to bring members to a group."""
+        self._store.prefetch(names, group)
+
+
+class Children:
+    """The children of some recipes. Each is merged and mutated when its weights are asked for.
+
+    A group breeds its next child when it has evaluated the one before, and meanwhile fetches that
+    child's parents. Children stay in the store, within its budget.
+    """
+
+    timed_as = "children"
+
+    def __init__(self, context: RunContext, recipes: Sequence[Recipe]) -> None:
+        self.names = tuple(recipe.id for recipe in recipes)
+        self._context = context
+        self._recipes = {recipe.id: recipe for recipe in recipes}
+        self._bred: dict[str, Recipe] = {}
+        self._timers = [Timer() for _ in context.evaluator.groups.local]
+
+    def weights(self, name: str, group: int) -> Params:
+        """Breed a child: merge its parents, mutate the merge, and put the result in the store."""
+        context, lap = self._context, self._timers[group].lap
+        lap("evaluation")  # of the child before
+        parents = [context.store.get(parent, group) for parent in self._recipes[name].parents]
+        jax.block_until_ready(parents)
+        lap("store")
+        with jax.profiler.TraceAnnotation("breed"):
+            weights, self._bred[name] = make_child(
+                self._recipes[name],
+                self._context.bases[group],
+                parents,
+                self._context.operators.group_of,
+                lap,
+            )
+        context.store.put(self._bred[name], weights, group)
+        lap("store")
+        return weights
+
+    def prefetch(self, names: Sequence[str], group: int) -> None:
+        """Start to bring the parents of the next children to a group."""
+        parents = [parent for name in names for parent in self._recipes[name].parents]
+        self._context.store.prefetch(parents, group)
+
+    def recipes(self) -> dict[str, Recipe]:
+        """Return all children's recipes with their content hashes, once all are evaluated.
+
+        All processes call this together.
+        """
+        bred = replicate.gather_recipes(self._bred)
+        return {name: bred[name] for name in self.names}
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of each part of breeding, averaged over this process's groups."""
+        count = len(self._timers)
+        return {part: sum(t.seconds(part) for t in self._timers) / count for part in _PARTS}

@@ -1,0 +1,327 @@
+"""How a generation is done: on which devices and processes, timed, retried, and recorded.
+
+`acdc_jax.coevolve` says what is done. A `Generation` keeps the rest out of its sight: several
+processes share the members and only the first one talks to the scientist; weights move between
+devices, host and disk; scores may be missing; and everything is counted for `metrics.jsonl`.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Self
+
+import jax
+
+from acdc_jax import multihost
+from acdc_jax.config import Config
+from acdc_jax.errors import AcdcError
+from acdc_jax.evaluation.evaluate import Response, evaluate_members
+from acdc_jax.evolution import dns
+from acdc_jax.evolution import skills as skill_matrix
+from acdc_jax.evolution.coverage import coverage, greedy
+from acdc_jax.evolution.recipe import Recipe
+from acdc_jax.evolution.skills import SkillMatrix
+from acdc_jax.prng import host_rng
+from acdc_jax.runtime import replicate
+from acdc_jax.runtime.breed import Operators, seed_recipe
+from acdc_jax.runtime.children import Children, Members, StoredMembers
+from acdc_jax.runtime.setup import RunContext
+from acdc_jax.runtime.state import Record, State
+from acdc_jax.runtime.timer import Timer
+from acdc_jax.tasks.adapt import PoolUpdate, adapt_pool, create_pool
+from acdc_jax.tasks.library import Library
+from acdc_jax.tasks.llm import cost_per_task, gather
+from acdc_jax.tasks.pool import Pool
+from acdc_jax.tasks.task import Rejection, Task
+
+_RESPONSES_READ = 3  # by the gibberish filter, of each child
+
+
+@dataclasses.dataclass(frozen=True)
+class Offspring:
+    """Children that were bred and evaluated.
+
+    Attributes:
+        recipes: Member id → recipe, of all children.
+        skills: [children, tasks], of those that do not write gibberish.
+        gibberish: Ids of the others.
+    """
+
+    recipes: Mapping[str, Recipe] = dataclasses.field(default_factory=dict)
+    skills: SkillMatrix = skill_matrix.EMPTY
+    gibberish: tuple[str, ...] = ()
+
+    def __add__(self, other: Self) -> "Offspring":
+        """Return the children of both."""
+        return Offspring(
+            {**self.recipes, **other.recipes},
+            skill_matrix.join(self.skills, other.skills),
+            (*self.gibberish, *other.gibberish),
+        )
+
+
+class Generation:
+    """One generation at work.
+
+    All processes of a run make the same calls in the same order.
+
+    Attributes:
+        number: 0 for the initial one.
+        config: The run's settings.
+        operators: Propose, merge and mutate.
+        novelty: Candidate id → novelty at the archive's update, once that is done.
+    """
+
+    def __init__(self, context: RunContext, number: int) -> None:
+        self.number = number
+        self.config: Config = context.config
+        self.operators: Operators = context.operators
+        self._context = context
+        self._timer = Timer()
+        self._adaptation: Future[PoolUpdate] | None = None
+        self._recipes: dict[str, Recipe] = {}
+        self._gibberish: list[str] = []
+        self.novelty: Mapping[str, float] = {}
+        self._responses: list[Response] = []
+        self._rejections: list[Rejection] = []
+
+    def split_key(self, number: int) -> jax.Array:
+        """Return the generation's PRNG key, split: [number] keys."""
+        key = jax.random.fold_in(jax.random.key(self.config.run.seed), self.number)
+        return jax.random.split(key, number)
+
+    def progress(self, step: str, done: int, total: int) -> None:
+        """Show how much of a step is done."""
+        self._context.progress(step, done, total)
+
+    # ------------------------------------------------------------------------------------- tasks
+
+    def create_pool(self, key: jax.Array) -> tuple[Library, Pool]:
+        """Return the first tasks, which grow from the seed families."""
+        context, update = self._context, None
+        if multihost.is_first():
+            drafts = self.config.tasks.initial_tasks
+            update = context.portal.call(
+                create_pool,
+                context.task_generator,
+                context.families,
+                key,
+                lambda drafted: self.progress("first tasks", drafted, drafts),
+            )
+        return self._share_pool(Library(), update)
+
+    @property
+    def adapts_tasks(self) -> bool:
+        """Whether this generation ends with an adaptation of the tasks."""
+        interval = self.config.tasks.task_interval
+        return bool(interval) and self.number % interval == 0
+
+    def adapt_ahead(self, state: State, key: jax.Array) -> None:
+        """Start this generation's adaptation in the background, if the run is set to.
+
+        The tasks then adapt to the archive before this generation instead of the one after it.
+        """
+        if self.adapts_tasks and self.config.scientist.adapt_ahead and multihost.is_first():
+            self._adaptation = self._start_adaptation(state, key)
+
+    def adapt_pool(self, state: State, key: jax.Array) -> tuple[Library, Pool]:
+        """Return the tasks, adapted to what the archive solves."""
+        if self._adaptation is None and multihost.is_first():
+            self._adaptation = self._start_adaptation(state, key)
+        update = self._adaptation.result() if self._adaptation else None
+        return self._share_pool(state.library, update)
+
+    def _start_adaptation(self, state: State, key: jax.Array) -> Future[PoolUpdate]:
+        return self._context.portal.start_task_soon(
+            adapt_pool,
+            self._context.task_generator,
+            state.library,
+            state.pool,
+            skill_matrix.pass_rates(state.skills),
+            key,
+            self.number,
+        )
+
+    def _share_pool(self, library: Library, update: PoolUpdate | None) -> tuple[Library, Pool]:
+        library, pool, rejections = replicate.share_pool(library, update)
+        self._rejections += rejections
+        self._timer.lap("tasks")
+        return library, pool
+
+    # ----------------------------------------------------------------------------------- members
+
+    def load_seeds(self) -> dict[str, Recipe]:
+        """Return the recipes of the seed models, which are loaded into the store."""
+        store = self._context.store
+        recipes = {}
+        for name in self._context.seeds:
+            weights = store.get(name)
+            recipes[name] = seed_recipe(name, weights)
+            store.put(recipes[name], weights)
+        self._recipes |= recipes
+        return recipes
+
+    def breed(self, recipes: Sequence[Recipe]) -> Children:
+        """Return the children of some recipes, to be merged and mutated as they are evaluated."""
+        return Children(self._context, recipes)
+
+    def stored(self, names: Sequence[str]) -> StoredMembers:
+        """Return members that are in the store."""
+        return StoredMembers(self._context.store, names)
+
+    def evaluate(
+        self, members: Members, tasks: Sequence[Task]
+    ) -> tuple[SkillMatrix, Sequence[Response]]:
+        """Let members answer tasks greedily, and score the answers in the sandbox.
+
+        Returns:
+            Skills of all members. Responses of all members in the first process, and of those that
+            it decoded in any other.
+        """
+        if not tasks:
+            return skill_matrix.EMPTY, ()
+        with jax.profiler.TraceAnnotation("evaluate"):
+            evaluation = evaluate_members(
+                self._context.evaluator,
+                members.names,
+                members.weights,
+                tasks,
+                prefetch=members.prefetch,
+            )
+        self._responses += evaluation.responses
+        self._timer.add("decode_s", evaluation.decode_s)
+        self._timer.add("scoring_s", evaluation.scoring_s)
+        self._timer.lap(members.timed_as)
+        return evaluation.skills(self.config.tasks.skill_threshold), evaluation.responses
+
+    def collect_recipes(self, children: Children) -> dict[str, Recipe]:
+        """Return the children's recipes with the hashes of their weights."""
+        for part, seconds in children.seconds().items():
+            self._timer.add(f"{part}_s", seconds)
+        recipes = children.recipes()
+        self._recipes |= recipes
+        return recipes
+
+    def find_gibberish(
+        self,
+        members: Sequence[str],
+        responses: Sequence[Response],
+        tasks: Sequence[Task],
+        key: jax.Array,
+    ) -> list[str]:
+        """Return the members that write gibberish, by a few random responses of each."""
+        gibberish: list[str] = []
+        if self.config.evolve.gibberish_filter and multihost.is_first():
+            samples = [
+                _sample_responses(
+                    [response for response in responses if response.member == member],
+                    tasks,
+                    jax.random.fold_in(key, m),
+                )
+                for m, member in enumerate(members)
+            ]
+            verdicts = self._context.portal.call(self._judge_gibberish, samples)
+            pairs = zip(members, verdicts, strict=True)
+            gibberish = [member for member, verdict in pairs if verdict]
+        gibberish = multihost.broadcast(gibberish)
+        self._gibberish += gibberish
+        self._timer.lap("children")
+        return gibberish
+
+    async def _judge_gibberish(self, samples: Sequence[Sequence[tuple[str, str]]]) -> list[bool]:
+        scientist = self._context.task_generator.scientist
+        return await gather(scientist.is_gibberish(sample) for sample in samples)
+
+    def join_candidates(self, archive: SkillMatrix, offspring: SkillMatrix) -> SkillMatrix:
+        """Return the skills of archive and offspring.
+
+        Raises:
+            AcdcError: No task has a score for every one of them.
+        """
+        candidates = skill_matrix.join(archive, offspring)
+        if not (candidates.values != skill_matrix.MISSING).all(0).any():
+            raise AcdcError(
+                f"generation {self.number}: no task has a score for every member, so that they "
+                "cannot be compared; the same command resumes from the last commit"
+            )
+        return candidates
+
+    def adopt(self, archive: Sequence[str], recipes: Mapping[str, Recipe]) -> None:
+        """Rebuild the members of the new archive that only another process has."""
+        replicate.rebuild_missing(self._context, archive, recipes)
+
+    def rewards(self, offspring: Offspring) -> list[float]:
+        """Return each child's reward for the strategy; 0, the least, for gibberish."""
+        rewards = self.novelty
+        if self.config.evolve.strategy_reward == "fitness":
+            skills = offspring.skills
+            fitness = dns.fitness(skills.values).tolist()
+            rewards = dict(zip(skills.members, fitness, strict=True))
+        return [rewards.get(name, 0.0) for name in offspring.recipes]
+
+    def retry_missing_scores(self, state: State) -> State:
+        """Evaluate the archive again on tasks whose scores failed because of infrastructure."""
+        self._timer.lap("selection")
+        missing = (state.skills.values == skill_matrix.MISSING).any(0)
+        names = [task for task, retry in zip(state.skills.tasks, missing, strict=True) if retry]
+        tasks = [state.library.tasks[name] for name in names]
+        skills, _ = self.evaluate(self.stored(state.archive), tasks)
+        skills = skill_matrix.join(state.skills, skills)
+        skills = skill_matrix.take(skills, state.archive, state.skills.tasks)
+        return dataclasses.replace(state, skills=skills)
+
+    # ------------------------------------------------------------------------------------ record
+
+    def finish(self, state: State) -> tuple[State, Record]:
+        """Return the state with what stays on disk decided, and the record of the generation."""
+        if self.number % self.config.run.keep_every == 0:
+            state = dataclasses.replace(state, kept={**state.kept, self.number: state.archive})
+        record = Record(
+            children=list(self._recipes.values()),
+            gibberish=self._gibberish,
+            novelty=self.novelty,
+            responses=self._responses,
+            rejections=self._rejections,
+            metrics=self._metrics(state),
+        )
+        return state, record
+
+    def _metrics(self, state: State) -> dict[str, float]:
+        solved = state.skills.values == skill_matrix.SOLVED
+        fitness = dns.fitness(state.skills.values)
+        new_tasks = {
+            task.id for task in state.library.tasks.values() if task.generation == self.number
+        }
+        written = sum(state.library.tasks[task].draft.kind != "seed" for task in new_tasks)
+        costs = self._context.task_generator.scientist.costs()
+        times = {"decode_s": 0.0, "scoring_s": 0.0} | self._timer.metrics()
+        tokens = sum(response.tokens for response in self._responses)
+        return {
+            "fitness_best": float(fitness.max()),
+            "fitness_mean": float(fitness.mean()),
+            "coverage_archive": coverage(solved),
+            "coverage_3": coverage(solved[list(greedy(solved, 3))]),
+            "active_tasks": len(state.pool.active),
+            "new_tasks": sum(task in new_tasks for task in state.pool.active),
+            "limbo": len(state.pool.limbo),
+            "new_members": sum(name in self._recipes for name in state.archive),
+            "gibberish": len(self._gibberish),
+            "rejected_drafts": len(self._rejections),
+            "missing_scores": sum(response.score is None for response in self._responses),
+            "responses": len(self._responses),
+            "tokens": tokens,
+            "tokens_per_s": round(tokens / max(times["decode_s"], 1e-3), 1),
+            **costs,
+            **cost_per_task(costs, written),
+            **times,
+        }
+
+
+def _sample_responses(
+    responses: Sequence[Response], tasks: Sequence[Task], key: jax.Array
+) -> list[tuple[str, str]]:
+    """Return a few random pairs of instructions and response."""
+    instructions = {task.id: task.instructions for task in tasks}
+    count = min(_RESPONSES_READ, len(responses))
+    chosen = [responses[i] for i in host_rng(key).choice(len(responses), count, replace=False)]
+    return [(instructions[r.task][r.instance], r.text) for r in chosen]
