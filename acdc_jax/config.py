@@ -13,6 +13,9 @@ from acdc_jax.inference.sampling import Sampling
 from acdc_jax.options import check, option, options_of
 from acdc_jax.sandbox import Judge, Limits, Sandbox, launchers
 
+LLM_SCIENTISTS = ("openai", "local")
+"""Values of `--scientist` that are not registered names."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
@@ -129,12 +132,15 @@ class SeedConfig:
     """Seed models"""
 
     seed_models: str = option(
-        "tiny",
-        "`tiny`: the embedded ones, trained once and cached; or comma-separated models of one "
-        "architecture, each a Hugging Face folder or a Hub id such as owner/model@revision.",
+        "",
+        "Models of one architecture, comma separated, each a Hugging Face folder or a Hub id such "
+        "as owner/model@revision; or the name of a registered set: `tiny` is the quickstart's, "
+        "trained once and cached. Required.",
     )
     base_model: str = option(
-        "", "Folder or Hub id of the base that the seeds were tuned from (not with `tiny`)."
+        "",
+        "Folder or Hub id of the base that the seeds were tuned from; a registered set brings its "
+        "own.",
     )
     adopt_base_config: bool = option(
         False,
@@ -144,15 +150,9 @@ class SeedConfig:
     )
     cache_dir: str = option(
         "",
-        "Where the tiny seeds are kept, and what was compiled for accelerators; default "
+        "Where registered seed models are kept, and what was compiled for accelerators; default "
         "$XDG_CACHE_HOME or ~/.cache, then acdc_jax.",
     )
-
-    def __post_init__(self) -> None:
-        if self.seed_models == "tiny" and self.base_model:
-            raise ConfigError("--base_model: the tiny seeds bring their own base; drop this flag")
-        if self.seed_models != "tiny" and not self.base_model:
-            raise ConfigError("--base_model is missing: merging needs the base of --seed_models")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,10 +283,18 @@ class TaskConfig:
     """Tasks"""
 
     seed_families: str = option(
+        "general",
+        "Task families to start from: `general` (knowledge, mathematics, code, logic, language, "
+        "instructions, creativity), another registered set (`tiny` is the quickstart's), or a "
+        "folder of your own families.",
+    )
+    held_out: str = option(
         "",
-        "Task families to start from: `tiny` (the tiny members' language), `general` (knowledge, "
-        "mathematics, code, logic, language, instructions, creativity), or a folder of your own "
-        "families; default `tiny` for --scientist=procedural, `general` otherwise.",
+        "Task families that results are measured on, and that neither training nor evolution "
+        "sees: a registered set (`tiny` is the quickstart's) or a folder of families. Without "
+        "them, results are measured on the run's own tasks. A run that is given others later is "
+        "measured again.",
+        resumable=True,
     )
     initial_tasks: int = option(300, "Drafts written before the first generation.", low=0)
     max_tasks: int = option(250, "Tasks in the pool at most; the oldest leave.", low=1)
@@ -305,8 +313,8 @@ class TaskConfig:
     discard_impossible: bool = option(True, "Drop tasks that nobody solves when adapting.")
     novelty_decision: Literal["threshold", "llm"] = option(
         "threshold",
-        "Who decides what is new: the similarity alone, or the LLM scientist with the 3 most "
-        "similar earlier tasks in view (the paper's way).",
+        "Who decides what is new: the similarity alone, or the scientist with the 3 most similar "
+        "earlier tasks in view (the paper's way; llm).",
     )
     novelty_threshold: float = option(
         0.7,
@@ -348,12 +356,12 @@ class TaskConfig:
 class ScientistConfig:
     """The scientist"""
 
-    scientist: Literal["procedural", "openai", "local"] = option(
-        "procedural",
-        "Who writes tasks: procedural (a grammar, no LLM), openai (any OpenAI-compatible server: "
-        "vLLM, SGLang, Ollama, a hosted API; the key comes from OPENAI_API_KEY), local (a "
-        "checkpoint on the members' devices or on its own). An LLM also judges answers and tells "
-        "gibberish.",
+    scientist: str = option(
+        "openai",
+        "Who writes tasks: openai (any OpenAI-compatible server: vLLM, SGLang, Ollama, a hosted "
+        "API; the key comes from OPENAI_API_KEY), local (a checkpoint on the members' devices or "
+        "on its own), or a registered name: `procedural` is the quickstart's grammar, without an "
+        "LLM. An LLM also judges answers and recognises gibberish.",
     )
     scientist_model: str = option("", "The server's name of the model, or its Hugging Face folder.")
     scientist_url: str = option(
@@ -395,10 +403,6 @@ class ScientistConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if (self.scientist == "procedural") != (not self.scientist_model):
-            raise ConfigError(
-                "--scientist_model belongs to --scientist=openai or local: give both or neither"
-            )
         if self.adapt_ahead and self.scientist != "openai":
             raise ConfigError(
                 "--adapt_ahead needs --scientist=openai: others compute where the children decode"
@@ -534,11 +538,6 @@ class Config:
             raise ConfigError(
                 "--scientist=local and --embeddings=local compute in one process: with several, "
                 "serve the model and use --scientist=openai"
-            )
-
-        if self.tasks.novelty_decision == "llm" and self.scientist.scientist == "procedural":
-            raise ConfigError(
-                "--novelty_decision=llm needs an LLM; set --scientist=openai or local"
             )
 
     def shared_settings(self) -> dict[str, Any]:

@@ -80,7 +80,6 @@ def test_a_flag_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         (["--max_parents=20"], "--max_parents"),
         (["--hard_threshold=0.9"], "--hard_threshold"),
         (["--novel_probability=nan"], "--novel_probability"),
-        (["--base_model=x"], "--base_model"),
         (["--seed_models=a,b"], "--base_model"),
         (["--distance=hamming", "--denominator=unsolved"], "distance"),
         (["--density=0.5"], "density 0.5"),

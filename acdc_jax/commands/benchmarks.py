@@ -18,13 +18,13 @@ from acdc_jax.evaluation.lm_eval.plan import COLLECTIVES, Collective, Plan, Samp
 from acdc_jax.files import write_atomic
 from acdc_jax.models.hub import find_model
 from acdc_jax.options import check, option
-from acdc_jax.quickstart.scientist import heldout_drafts
 from acdc_jax.report.benchmarks import benchmark_table
 from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.member_files import on_disk
 from acdc_jax.runtime.progress import progress
 from acdc_jax.runtime.run_reader import RunRecord
 from acdc_jax.runtime.sources import read_sources
+from acdc_jax.tasks.task_sets import load_held_out
 
 if TYPE_CHECKING:  # the harness is an extra, imported only when asked for
     from acdc_jax.evaluation.lm_eval.tasks import Asking
@@ -270,9 +270,18 @@ def _plan(
 def _write_held_out(folder: Path, settings: Config) -> Path:
     from acdc_jax.evaluation.lm_eval.held_out import NAME, write_held_out
 
+    drafts = load_held_out(settings.tasks.held_out, settings.run.seed)
+    if not drafts:
+        raise ConfigError(
+            f"--harness_tasks={NAME}: the run has no held-out tasks (`acdc run --{NAME}`)"
+        )
+    if lacking := [draft.name for draft in drafts if draft.reference is None]:
+        raise ConfigError(
+            f"--harness_tasks={NAME}: {lacking[0]} has no reference answer to compare with"
+        )
     write_held_out(
         folder / NAME,
-        heldout_drafts(settings.run.seed),
+        drafts,
         system_prompt=settings.decode.system_prompt,
         max_new_tokens=settings.decode.max_new_tokens,
         stop_strings=settings.decode.stop_texts(),

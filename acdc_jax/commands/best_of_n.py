@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 
 from acdc_jax.commands.export import read_model
-from acdc_jax.config import Config, SamplingConfig, ScientistConfig
+from acdc_jax.config import LLM_SCIENTISTS, Config, SamplingConfig, ScientistConfig
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.best_of_n import JUDGED, METHODS, REWARDED
 from acdc_jax.evaluation.best_of_n.answers import (
@@ -36,7 +36,6 @@ from acdc_jax.evaluation.held_out import held_out_tasks
 from acdc_jax.files import write_atomic
 from acdc_jax.models.hub import find_model
 from acdc_jax.options import check, option
-from acdc_jax.quickstart.scientist import heldout_drafts
 from acdc_jax.report.tables import best_of_n_table
 from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.backends import open_chat
@@ -45,6 +44,7 @@ from acdc_jax.runtime.progress import Advance, progress
 from acdc_jax.runtime.reopen import reopen_context
 from acdc_jax.runtime.run_reader import RunRecord
 from acdc_jax.tasks.task import Task
+from acdc_jax.tasks.task_sets import load_held_out
 
 _SETS = {"run": "the run's tasks", "held_out": "held-out tasks"}
 
@@ -63,7 +63,7 @@ class BestOfNConfig:
     questions: Literal["run", "held_out", "both"] = option(
         "both",
         "Which questions: the run's tasks (the task force was chosen on them), held-out tasks, or "
-        "both.",
+        "both, if the run has held-out tasks.",
     )
     samples_of: str = option(
         "", "Choose among N samples of this member (an id), not among a task force's answers."
@@ -146,8 +146,10 @@ def check_best_of_n(run_dir: Path, config: BestOfNConfig, samples: SamplingConfi
         return
     manifest = run_directory.read_manifest(run_dir)
     settings = Config.from_settings(manifest.flags)
+    if config.questions == "held_out" and not settings.tasks.held_out:
+        raise ConfigError(f"--questions=held_out: {run_dir} has no held-out tasks")
     judged = [name for name in config.methods() if name in JUDGED]
-    if judged and config.judge_settings(settings).scientist.scientist == "procedural":
+    if judged and config.judge_settings(settings).scientist.scientist not in LLM_SCIENTISTS:
         raise ConfigError(
             f"--best_of_n={judged[0]} needs an LLM, and the run's scientist is none: give --judge "
             "and --judge_model"
@@ -182,7 +184,9 @@ def run_best_of_n(
     """
     run_dir, settings = run.run_dir, run.settings
     sets = {
-        name: _tasks(name, run, settings) for name in _SETS if config.questions in (name, "both")
+        name: tasks
+        for name in _SETS
+        if config.questions in (name, "both") and (tasks := _tasks(name, run, settings))
     }
     per_task = settings.tasks.instances_per_task
     asked = {name: questions_of(tasks, per_task) for name, tasks in sets.items()}
@@ -228,11 +232,11 @@ def run_best_of_n(
 
 
 def _tasks(name: str, run: RunRecord, settings: Config) -> list[Task]:
-    """Every task that was ever active, or the held-out ones."""
+    """Return every task that was ever active, or the held-out ones, if there are any."""
     if name == "run":
         return list(run.tasks.values())
     with settings.sandbox.open() as sandbox:
-        drafts = heldout_drafts(settings.run.seed)
+        drafts = load_held_out(settings.tasks.held_out, settings.run.seed)
         return held_out_tasks(drafts, sandbox, settings.tasks.skill_threshold)
 
 

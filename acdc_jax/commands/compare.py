@@ -17,6 +17,7 @@ from acdc_jax.options import option
 from acdc_jax.report.page import write_page
 from acdc_jax.report.summary import differences, summarise
 from acdc_jax.report.tables import results_table
+from acdc_jax.runtime.sources import read_sources
 
 _HELP = """acdc compare: repeat a run over several PRNG seeds, with every control, into one table.
 
@@ -70,33 +71,27 @@ def _select_only(config: Config, **evolve: Any) -> Config:
     )
 
 
-def _all_seeds(config: Config) -> int:
-    from acdc_jax.quickstart.language import EXPERTS
-
-    given = [name for name in config.seeds.seed_models.split(",") if name]
-    return len(EXPERTS) if given == ["tiny"] else len(given)
-
-
-CONTROLS: dict[str, Callable[[Config], Config]] = {
-    "select_only": _select_only,
-    "random_all_seeds": lambda config: _select_only(
+CONTROLS: dict[str, Callable[[Config, int], Config]] = {
+    "select_only": lambda config, seeds: _select_only(config),
+    "random_all_seeds": lambda config, seeds: _select_only(
         config,
         proposer="uniform",
         granularity="global",
-        min_parents=_all_seeds(config),
-        max_parents=_all_seeds(config),
+        min_parents=seeds,
+        max_parents=seeds,
     ),
-    "module_wise_random": lambda config: _select_only(
+    "module_wise_random": lambda config, seeds: _select_only(
         config,
         proposer="outer",
         granularity="module",
-        min_parents=_all_seeds(config),
-        max_parents=_all_seeds(config),
+        min_parents=seeds,
+        max_parents=seeds,
     ),
-    "top_fitness": lambda config: dataclasses.replace(
+    "top_fitness": lambda config, seeds: dataclasses.replace(
         config, evolve=dataclasses.replace(config.evolve, selection="fitness")
     ),
 }
+"""Control → the settings of its run, from the run's own and the number of its seed models."""
 
 
 def command(argv: Sequence[str]) -> None:
@@ -113,12 +108,11 @@ def command(argv: Sequence[str]) -> None:
     measured: list[list[Mapping[str, Any]]] = []
     finished: list[Path] = []
     for seed in compare.prng_seed_list():
-        runs = {"evolved": config} | {
-            name: CONTROLS[name](config) for name in compare.control_names()
-        }
         rows: list[Mapping[str, Any]] = []
-        for name, settings in runs.items():
+        seeds = 0
+        for name in ("evolved", *compare.control_names()):
             console.print(f"PRNG seed {seed}: {name}", markup=False, highlight=False)
+            settings = config if name == "evolved" else CONTROLS[name](config, seeds)
             run = dataclasses.replace(
                 settings.run, seed=seed, run_dir=str(out / f"seed{seed}" / name)
             )
@@ -126,6 +120,7 @@ def command(argv: Sequence[str]) -> None:
                 dataclasses.replace(settings, run=run), console, baselines=name == "evolved"
             )
             finished.append(Path(run.run_dir))
+            seeds = len(read_sources(Path(run.run_dir)).seeds)
             rows += [
                 row | {"collective": name} if row["collective"] == "evolved" else row
                 for row in results["rows"]

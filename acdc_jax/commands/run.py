@@ -16,12 +16,9 @@ from acdc_jax import coevolve, flags, multihost
 from acdc_jax.config import SECTIONS, Config
 from acdc_jax.evaluation.held_out import held_out_tasks
 from acdc_jax.files import write_atomic
-from acdc_jax.quickstart.language import EXPERTS
-from acdc_jax.quickstart.scientist import heldout_drafts
-from acdc_jax.quickstart.train import TINY
 from acdc_jax.report.page import write_page
 from acdc_jax.report.picture import draw_run
-from acdc_jax.report.tables import results_table
+from acdc_jax.report.tables import measured_on, results_table
 from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.backends import open_backends
 from acdc_jax.runtime.background_commit import BackgroundCommits
@@ -39,15 +36,15 @@ from acdc_jax.runtime.setup import (
     check_disk,
     check_lengths,
     check_scientist,
+    find_folders,
     fitting_mesh,
-    given_families,
-    given_folders,
     make_operators,
     split_devices,
-    tiny_folders,
 )
 from acdc_jax.runtime.sources import keep_sources
 from acdc_jax.runtime.state import Record, State
+from acdc_jax.tasks.task import Draft
+from acdc_jax.tasks.task_sets import check_held_out, load_held_out, load_seed_families
 
 _HELP = """acdc run: coevolve models and tasks, choose the task force, measure it, report.
 
@@ -71,8 +68,7 @@ def command(argv: Sequence[str]) -> None:
     run_dir = config.run.run_dir
     console.print(results_table(results["rows"], title_of(results)))
     console.print(
-        "Coverage: share of held-out tasks that at least one of the N solves. "
-        "Held-out tasks entered neither training nor evolution.\n"
+        "Coverage: share of these tasks that at least one of the N solves.\n"
         f"Run directory {run_dir}: members, tasks, results.json, and report.html to look at.\n"
         f"Export a member for Hugging Face: acdc export {run_dir} "
         f"{results['task_force']['3'][0]} OUT",
@@ -105,7 +101,7 @@ def parse_config(argv: Sequence[str]) -> Config:
 def title_of(results: Mapping[str, Any]) -> str:
     """The table's title."""
     return (
-        f"{results['held_out_tasks']} held-out tasks, PRNG seed {results['seed']}, "
+        f"{measured_on(results)}, PRNG seed {results['seed']}, "
         f"{results['generations']} generations, {results['wall_s']['total']:.0f} s"
     )
 
@@ -135,15 +131,17 @@ def _execute(
 ) -> dict[str, Any]:
     """`execute`, listening to SIGTERM."""
     began, first = time.monotonic(), multihost.is_first()
-    tiny = config.seeds.seed_models == "tiny"
-    families = given_families(config)
-    folders = None if tiny else given_folders(config)
-    model = folders.model if folders else TINY
+    families = load_seed_families(config.tasks.seed_families, config.run.seed)
+    held_out = load_held_out(config.tasks.held_out, config.run.seed)
+    check_held_out(held_out, families)
     keep_compiled(cache_dir(config))
+    with progress(console, config.run.progress and first) as advance:
+        folders = find_folders(config, advance)
+    model, trained = folders.model, time.monotonic()
     mesh = fitting_mesh(config, model)
     check_scientist(config, mesh)
     check_lengths(config, model)
-    operators = make_operators(config, model, len(folders.seeds) if folders else len(EXPERTS))
+    operators = make_operators(config, model, len(folders.seeds))
     with run_directory.lock_run(config) as manifest:
         run_dir = Path(config.run.run_dir)
         if (finished := _finished(run_dir, manifest, config)) is not None:
@@ -155,13 +153,6 @@ def _execute(
             progress(console, config.run.progress and first) as advance,
             live(config, manifest.generation) as log,
         ):
-            if folders is None:
-                if not first:
-                    multihost.barrier()  # the first one trains; most often the cache is common
-                folders = tiny_folders(config, advance)
-                if first:
-                    multihost.barrier()
-            trained = time.monotonic()
             if first and sandbox.tier != "full":
                 missing = "; ".join(sandbox.probed.missing)
                 console.print(f"sandbox: {sandbox.tier} ({missing})", markup=False, highlight=False)
@@ -181,7 +172,7 @@ def _execute(
                     report(state, record)
                 manifest = run_directory.share_manifest(commits.wait())
             evolved = time.monotonic()
-            results = _measure(context, manifest, state, advance, baselines)
+            results = _measure(context, manifest, state, held_out, advance, baselines)
         ended = time.monotonic()
         results |= {
             "seed": config.run.seed,
@@ -205,13 +196,17 @@ def _execute(
 
 
 def _finished(run_dir: Path, manifest: Manifest, config: Config) -> dict[str, Any] | None:
-    """The results of a run that has nothing left to do; damaged ones are measured again."""
+    """Return the results of a run that has nothing left to do.
+
+    Damaged results, and those on other held-out tasks than the flags name, are measured again.
+    """
     path = run_dir / "results.json"
     if manifest.generation < config.run.generations or not path.exists():
         return None
     try:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return results if results["generations"] == manifest.generation else None
+        current = results["generations"] == manifest.generation
+        return results if current and results["held_out"] == config.tasks.held_out else None
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -251,16 +246,23 @@ def _reporter(config: Config, advance: Advance, log: Log) -> Any:
 
 
 def _measure(
-    context: RunContext, manifest: Manifest, state: State, advance: Advance, baselines: bool
+    context: RunContext,
+    manifest: Manifest,
+    state: State,
+    held_out: Sequence[Draft],
+    advance: Advance,
+    baselines: bool,
 ) -> dict[str, Any]:
-    """Measure the run on the held-out tasks."""
+    """Measure the run on its held-out tasks, or else on its task pool."""
     config, sandbox = context.config, context.evaluator.sandbox
-    drafts = heldout_drafts(config.run.seed)
-    tasks = held_out_tasks(drafts, sandbox, config.tasks.skill_threshold)
+    check_held_out(held_out, [task.draft for task in state.library.tasks.values()])
+    tasks = held_out_tasks(held_out, sandbox, config.tasks.skill_threshold) or [
+        state.library.tasks[task] for task in state.pool.active
+    ]
     results = measure(
         context, manifest, state, tasks, partial(advance, "measuring"), baselines=baselines
     )
-    return results | {"held_out_tasks": len(tasks)}
+    return results | {"held_out": config.tasks.held_out, "measured_tasks": len(tasks)}
 
 
 def _seconds(run_dir: Path) -> float:

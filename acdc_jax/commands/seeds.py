@@ -1,50 +1,63 @@
-"""`acdc seeds`: train the tiny seed models of the quickstart."""
+"""`acdc seeds NAME OUT`: write a registered set of seed models."""
 
 import dataclasses
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from acdc_jax import flags
-from acdc_jax.errors import ConfigError
+from acdc_jax import flags, plugins
+from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.models import hf
 from acdc_jax.options import check, option
-from acdc_jax.quickstart.train import train_seeds
 from acdc_jax.runtime.progress import progress
+from acdc_jax.runtime.seed_models import SeedModels
 
-_HELP = """acdc seeds: train a tiny base and eight experts on a synthetic skill language.
+_USAGE = "usage: acdc seeds NAME OUT [--seed=0]"
+_HELP = f"""{_USAGE.removeprefix("usage: ")}: write a registered set of seed models as folders.
 
-They are ordinary Hugging Face folders (base, expert-0 … expert-7), which transformers loads.
-`acdc run --seed_models=tiny` trains and caches them by itself.
+`acdc seeds tiny my_seeds` trains the quickstart's base and its eight experts on a synthetic skill
+language and writes my_seeds/base, my_seeds/expert-0 … my_seeds/expert-7: ordinary Hugging Face
+folders, which transformers loads. `acdc run --seed_models=tiny` makes and caches the same models.
+A package may register more sets (see acdc_jax/plugins.py).
 
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class SeedsConfig:
-    """The tiny seeds"""
+    """The seed models"""
 
-    out: str = option("", "Folder to write; must not exist yet.")
-    seed: int = option(0, "PRNG seed of initial weights and examples.", low=0)
+    seed: int = option(0, "PRNG seed that the models are made from.", low=0)
 
     def __post_init__(self) -> None:
         check(self)
-        if not self.out:
-            raise ConfigError("--out is missing: name the folder to write")
 
 
 def command(argv: Sequence[str]) -> None:
-    """Runs `acdc seeds`."""
+    """Run `acdc seeds`."""
     if "--help" in argv or "-h" in argv:
         print(_HELP + flags.help_text([SeedsConfig]))
         return
-    (config,), rest = flags.parse([SeedsConfig], argv)
-    flags.no_arguments(rest)
-    console = Console()
-    with progress(console, True) as advance:
-        train_seeds(
-            Path(config.out),
-            config.seed,
-            lambda what, done, total: advance(f"training {what}", done, total),
-        )
-    console.print(f"{config.out}: base and experts written", markup=False, highlight=False)
+    (config,), arguments = flags.parse([SeedsConfig], argv)
+    if len(arguments) != 2:
+        raise ConfigError(_USAGE)
+    name, out = arguments[0], Path(arguments[1])
+    make: SeedModels = plugins.load(plugins.SEED_MODELS, name)
+    hf.check_vacant(out)
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".acdc-") as scratch,
+            progress(Console(), True) as advance,
+        ):
+            base, seeds = make(Path(scratch) / "cache", config.seed, advance)
+            complete = Path(scratch) / "complete"
+            for folder in (base, *seeds):
+                shutil.copytree(folder, complete / folder.name)
+            complete.replace(out)
+    except OSError as error:
+        raise AcdcError(f"{out}: cannot write: {error.strerror or error}") from error
+    print(f"{out}: {base.name} and {', '.join(seed.name for seed in seeds)} written")

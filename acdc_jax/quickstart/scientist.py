@@ -89,15 +89,15 @@ class ProceduralScientist(Scientist):
         return _pick(self.split.pool_pair_specs, rng)
 
 
-def procedural_scientist(seed: int, instances: int = 2) -> ProceduralScientist:
-    """The scientist of a PRNG seed, which decides what is held out."""
-    return ProceduralScientist(split(seed), instances)
+def procedural_scientist(options: object, prng_seed: int) -> ProceduralScientist:
+    """Return the scientist of a PRNG seed, which decides what is held out.
 
-
-def heldout_drafts(seed: int, instances: int = 4) -> list[Draft]:
-    """The 200 families that a run of this PRNG seed is evaluated on: 60 singles and 140 pairs."""
-    rng = host_rng(jax.random.key(seed))
-    return [write_draft(spec, "novel", None, instances, rng) for spec in split(seed).held_out]
+    Args:
+        options: The scientist's flags; it has none of its own.
+        prng_seed: The run's.
+    """
+    del options
+    return ProceduralScientist(split(prng_seed))
 
 
 def _pick(specs: Sequence[Spec], rng: np.random.Generator) -> Spec:

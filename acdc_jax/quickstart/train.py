@@ -106,6 +106,24 @@ def cached_seeds(
     return out
 
 
+def tiny_seeds(
+    cache_dir: Path, prng_seed: int, progress: Progress
+) -> tuple[Path, tuple[Path, ...]]:
+    """Return the folders of the base and of the experts; train them if they are not cached.
+
+    Args:
+        cache_dir: Where seeds are kept.
+        prng_seed: PRNG seed of initial weights and examples.
+        progress: Called as `progress(step, done, total)`.
+    """
+
+    def report(part: str, done: int, total: int) -> None:
+        progress(f"training {part}", done, total)
+
+    folder = cached_seeds(cache_dir, prng_seed, report)
+    return folder / "base", tuple(folder / f"expert-{i}" for i in range(len(EXPERTS)))
+
+
 def cache_name(seed: int, recipe: TrainRecipe) -> str:
     """Names the seed and a hash of the recipe: a changed recipe is trained anew."""
     digest = hashlib.sha256(repr((recipe, TOKENS, TRAIN_PAIRS)).encode()).hexdigest()

@@ -39,15 +39,16 @@ def origins(sources: Sources, flags: Mapping[str, Any]) -> list[Origin]:
         sources: where they were found.
         flags: the run's, which say under which names they were asked for.
     """
-    tiny = flags["seed_models"] == "tiny"
-    given = [] if tiny else [name.strip() for name in flags["seed_models"].split(",")]
-    asked = {"base": "" if tiny else flags["base_model"]}
+    given = [name.strip() for name in flags["seed_models"].split(",")]
+    # A registered set brings its own base.
+    registered = "" if flags["base_model"] else f"{given.pop()} "
+    asked = {"base": flags["base_model"]}
     asked |= dict(zip(sources.seeds, [name for name in given if name], strict=False))
     folders = {"base": sources.base, **sources.seeds}
     found = []
     for name, folder in folders.items():
         hub_id = _hub_id(asked.get(name, ""), folder)
-        shown = hub_id or f"{'embedded ' if tiny else ''}{Path(folder).name}"
+        shown = hub_id or f"{registered}{Path(folder).name}"
         role = "base" if name == "base" else "seed"
         found.append(Origin(name, role, shown, hub_id, licence_of(Path(folder))))
     return found

@@ -19,6 +19,20 @@ NAMES = {
 }
 
 
+def measured_on(results: Mapping[str, Any]) -> str:
+    """Return which tasks a run's results were measured on, in words.
+
+    Args:
+        results: What `results.json` holds.
+    """
+    if results["held_out"]:
+        return f"{results['measured_tasks']} held-out tasks ({results['held_out']})"
+    return (
+        f"{results['measured_tasks']} tasks of the task pool, which the task force was chosen on: "
+        "not held out"
+    )
+
+
 def results_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """One line per collective; figures with a 95 % interval where the rows have one."""
     table = Table(title=title, title_justify="left")

@@ -6,15 +6,15 @@ any thread and go on while the main one decodes. OpenAI's client is imported on 
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from acdc_jax.config import Config
-from acdc_jax.quickstart.scientist import procedural_scientist
+from acdc_jax import plugins
+from acdc_jax.config import LLM_SCIENTISTS, Config
 from acdc_jax.sandbox import Judge
 from acdc_jax.tasks.embeddings import Embedder, NGrams, TaskIndex
 from acdc_jax.tasks.llm import ChatModel
@@ -57,24 +57,32 @@ def open_backends(config: Config, devices: Sequence[jax.Device]) -> Iterator[Bac
     given = config.scientist
     task_index = TaskIndex(_embedder(config, devices))
     with start_blocking_portal("asyncio") as portal:
-        if given.scientist == "procedural":
-            scientist = procedural_scientist(config.run.seed)
-            try:
-                yield Backends(portal, scientist, task_index, None)
-            finally:
-                portal.call(task_index.close)
-            return
-        chat = open_chat(config, devices)
-        writer = LlmScientist(chat, given.reflections)
-
-        def judge(instructions: str, submission: str, criteria: str) -> float:
-            return portal.call(writer.grade, instructions, submission, criteria)
-
+        if given.scientist in LLM_SCIENTISTS:
+            chat = open_chat(config, devices)
+            scientist: Scientist = LlmScientist(chat, given.reflections)
+            close: Callable[[], Awaitable[None]] | None = chat.close
+        else:
+            make = plugins.load(plugins.SCIENTISTS, given.scientist)
+            scientist = make(given, config.run.seed)
+            close = getattr(scientist, "close", None)
         try:
-            yield Backends(portal, writer, task_index, judge)
+            yield Backends(portal, scientist, task_index, _judge(portal, scientist))
         finally:
-            portal.call(chat.close)
+            if close is not None:
+                portal.call(close)
             portal.call(task_index.close)
+
+
+def _judge(portal: BlockingPortal, scientist: Scientist) -> Judge | None:
+    """Return what grades answers for task code, from any thread, if the scientist can."""
+    grade = getattr(scientist, "grade", None)
+    if grade is None:
+        return None
+
+    def judge(instructions: str, submission: str, criteria: str) -> float:
+        return float(portal.call(grade, instructions, submission, criteria))
+
+    return judge
 
 
 def open_chat(config: Config, devices: Sequence[jax.Device]) -> ChatModel:

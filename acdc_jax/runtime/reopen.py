@@ -13,13 +13,12 @@ from acdc_jax.runtime.seed_models import cache_dir
 from acdc_jax.runtime.setup import (
     RunContext,
     build_context,
+    find_folders,
     fitting_mesh,
-    given_families,
-    given_folders,
     make_operators,
     split_devices,
-    tiny_folders,
 )
+from acdc_jax.tasks.task_sets import load_seed_families
 
 
 @contextlib.contextmanager
@@ -35,10 +34,9 @@ def reopen_context(config: Config, console: Console) -> Iterator[RunContext]:
         config.sandbox.open(backends.judge) as sandbox,
         progress(console, config.run.progress) as advance,
     ):
-        tiny = config.seeds.seed_models == "tiny"
-        folders = tiny_folders(config, advance) if tiny else given_folders(config)
+        folders = find_folders(config, advance)
         operators = make_operators(config, folders.model, len(folders.seeds))
-        families = given_families(config)
+        families = load_seed_families(config.tasks.seed_families, config.run.seed)
         mesh = fitting_mesh(config, folders.model)
         context = build_context(
             config, folders, operators, sandbox, backends, families, advance, mesh

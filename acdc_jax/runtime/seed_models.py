@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -37,6 +38,21 @@ class Folders:
     seeds: tuple[Path, ...]
     model: ModelConfig
     stored: Mapping[Path, ModelConfig]
+
+
+class SeedModels(Protocol):
+    """A registered set of seed models (see `acdc_jax.plugins`)."""
+
+    def __call__(
+        self, cache_dir: Path, prng_seed: int, progress: Callable[[str, int, int], None]
+    ) -> tuple[Path, Sequence[Path]]:
+        """Return the folders of the base and of the seeds; make them if they are not there yet.
+
+        Args:
+            cache_dir: Where to keep them between runs.
+            prng_seed: The run's.
+            progress: Called as `progress(step, done, total)`.
+        """
 
 
 def check_folders(

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 from anyio.from_thread import BlockingPortal
 
-from acdc_jax import multihost
-from acdc_jax.config import Config
+from acdc_jax import multihost, plugins
+from acdc_jax.config import LLM_SCIENTISTS, Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.evaluate import Evaluator
 from acdc_jax.evolution.evosax_strategy import Strategy
@@ -25,18 +25,22 @@ from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
-from acdc_jax.quickstart.language import EXPERTS
-from acdc_jax.quickstart.train import cached_seeds
 from acdc_jax.runtime.backends import Backends
 from acdc_jax.runtime.breed import Operators, member_id
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import choose_budget
-from acdc_jax.runtime.seed_models import Folders, cache_dir, check_folders, load_model, text_codec
+from acdc_jax.runtime.seed_models import (
+    Folders,
+    SeedModels,
+    cache_dir,
+    check_folders,
+    load_model,
+    text_codec,
+)
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import default_mesh, make_mesh
 from acdc_jax.tasks.adapt import TaskGenerator
 from acdc_jax.tasks.novelty import NoveltyFilter
-from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Draft
 
 Progress = Callable[[str, int, int], None]
@@ -90,12 +94,18 @@ def fitting_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
 
 
 def check_scientist(config: Config, mesh: jax.sharding.Mesh) -> None:
-    """Refuses a local scientist on the devices over which members are spread.
+    """Refuse an unknown scientist, and a local one on devices that members are spread over.
 
-    It judges while members decode. Where both run programs over several devices, one device may
-    begin with the one program and another with the other: then each waits for the other for ever.
+    A local scientist judges while members decode. If both run programs over several devices, one
+    device may start with one program and another device with the other: both then wait for ever.
     """
     given, spread = config.scientist, mesh.shape.get("model", 1)
+    if given.scientist not in LLM_SCIENTISTS:
+        plugins.load(plugins.SCIENTISTS, given.scientist)
+    elif not given.scientist_model:
+        raise ConfigError(
+            f"--scientist_model is missing: --scientist={given.scientist} needs the model's name"
+        )
     if given.scientist == "local" and not given.scientist_devices and spread > 1:
         raise ConfigError(
             f"--scientist=local: a member is spread over {spread} devices, which it cannot share "
@@ -117,27 +127,41 @@ def split_devices(config: Config) -> tuple[Sequence[jax.Device], Sequence[jax.De
     return (devices[:-own], devices[-own:]) if own else (devices, devices)
 
 
-def given_folders(config: Config) -> Folders:
-    given = config.seeds
-    seeds = [name.strip() for name in given.seed_models.split(",") if name.strip()]
-    return check_folders(given.base_model, seeds, adopt_base_config=given.adopt_base_config)
+def find_folders(config: Config, progress: Progress) -> Folders:
+    """Return the base and the seeds that the flags name; a registered set may be made now.
 
+    Of several processes the first one makes a registered set, while the others wait.
 
-def given_families(config: Config) -> list[Draft]:
-    """The seed task families that the flags name."""
-    fitting = "tiny" if config.scientist.scientist == "procedural" else "general"
-    return seed_families(config.tasks.seed_families or fitting)
+    Args:
+        config: Every setting.
+        progress: Told what is made: `progress(step, done, total)`.
 
-
-def tiny_folders(config: Config, advance: Progress) -> Folders:
-    """The embedded seeds, trained once per PRNG seed and then taken from the cache."""
-    folder = cached_seeds(
-        cache_dir(config),
-        config.run.seed,
-        lambda what, done, total: advance(f"training {what}", done, total),
-    )
-    seeds = tuple(folder / f"expert-{i}" for i in range(len(EXPERTS)))
-    return check_folders(folder / "base", seeds)
+    Raises:
+        ConfigError: --seed_models or --base_model is missing, or there is one too many.
+        AcdcError: A model is missing, or cannot be merged with the others.
+    """
+    options = config.seeds
+    name, base = options.seed_models.strip(), options.base_model
+    if plugins.is_registered(plugins.SEED_MODELS, name):
+        if base:
+            raise ConfigError(f"--base_model: --seed_models={name} brings its own; drop this flag")
+        make: SeedModels = plugins.load(plugins.SEED_MODELS, name)
+        if not multihost.is_first():
+            multihost.barrier()
+        found = make(cache_dir(config), config.run.seed, progress)
+        if multihost.is_first():
+            multihost.barrier()
+        return check_folders(*found)
+    names = [part.strip() for part in name.split(",") if part.strip()]
+    if not names:
+        known = plugins.describe_names(plugins.SEED_MODELS)
+        raise ConfigError(
+            "--seed_models is missing: name two or more models of one architecture, or a set "
+            f"({known}), as configs/quickstart.flags does"
+        )
+    if not base:
+        raise ConfigError("--base_model is missing: merging needs the base of --seed_models")
+    return check_folders(base, names, adopt_base_config=options.adopt_base_config)
 
 
 def make_operators(config: Config, model: ModelConfig, seeds: int) -> Operators:

@@ -23,8 +23,8 @@ from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.tasks.llm_scientist import LlmScientist
 from acdc_jax.tasks.openai_client import Endpoint, OpenAIChat
 from acdc_jax.tasks.scientist import TaskRequest
-from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection, Task
+from acdc_jax.tasks.task_sets import general
 from acdc_jax.tasks.validate import check_draft
 
 _PORT, _LATENCY, _CONCURRENCY = 8765, 0.05, 64
@@ -34,7 +34,7 @@ async def measure(drafts: int, sandbox: Sandbox | None) -> tuple[float, float, i
     """Seconds on the clock and of this process's CPU, and drafts that became candidates."""
     endpoint = Endpoint(f"http://127.0.0.1:{_PORT}/v1", _CONCURRENCY, 60.0, 2)
     scientist = LlmScientist(OpenAIChat(endpoint, "m", 0.7, 0.95, 2000), reflections=0)
-    tasks = [Task(f"t{i:05d}", d, 0, {}, {}) for i, d in enumerate(seed_families("general"))]
+    tasks = [Task(f"t{i:05d}", d, 0, {}, {}) for i, d in enumerate(general(0))]
 
     async def check(draft: Draft) -> CheckedDraft | Rejection:
         if sandbox is not None:

@@ -16,7 +16,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.lm_eval import held_out, lm, models
 from acdc_jax.evaluation.lm_eval.models import folder_voice
 from acdc_jax.evaluation.lm_eval.tasks import Asking, ask, load_benchmarks
-from acdc_jax.quickstart.scientist import heldout_drafts
+from acdc_jax.quickstart.task_sets import held_out_families
 from acdc_jax.runtime.seed_models import text_codec
 from tests.support import harness_tasks
 from tests.support.short_runs import without_torch
@@ -241,7 +241,7 @@ def test_held_out_is_the_runs_own(
     found = _evaluate(run_dir, tmp_path, "--harness_tasks=held_out", "--harness_limit=2")
     assert found["held_out"]["items"] == 2
     assert found["held_out"]["filter"] == "answer"
-    drafts = heldout_drafts(0)[:20]
+    drafts = held_out_families(0)[:20]
     decode = DecodeConfig(system_prompt="Think. End with `Answer: <it>`.", max_new_tokens=9)
     held_out.write_held_out(
         tmp_path / "tasks",

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from acdc_jax.commands import best_of_n
 from acdc_jax.commands.main import main
 from acdc_jax.evaluation.best_of_n import answers
 from tests.support.scripted_server import Script, serving
@@ -23,12 +22,6 @@ _METHODS = "--best_of_n=log_prob,self_certainty,plurality,llm_judge,llm_knockout
 @pytest.fixture(scope="module")
 def run_dir(initial_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(initial_run, tmp_path_factory.mktemp("best") / "run"))
-
-
-@pytest.fixture(autouse=True)
-def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    drafts = best_of_n.heldout_drafts
-    monkeypatch.setattr(best_of_n, "heldout_drafts", lambda seed: drafts(seed)[:6])
 
 
 def _evaluate(run_dir: Path, *flags: str) -> dict[str, Any]:

@@ -47,18 +47,18 @@ def test_a_seed_counts_once_and_rows_of_other_seeds_are_left_out() -> None:
 
 def test_select_only_makes_as_many_members_as_the_run() -> None:
     config = Config(run=RunConfig(generations=40, init_population=16, children=8))
-    control = CONTROLS["select_only"](config)
+    control = CONTROLS["select_only"](config, 8)
     assert (control.run.generations, control.run.init_population, control.run.population) == (
         0,
         336,
         336,
     )
     assert control.evolve == config.evolve
-    merged = CONTROLS["random_all_seeds"](config).evolve
+    merged = CONTROLS["random_all_seeds"](config, 8).evolve
     assert (merged.proposer, merged.min_parents, merged.max_parents) == ("uniform", 8, 8)
-    modules = CONTROLS["module_wise_random"](config).evolve
+    modules = CONTROLS["module_wise_random"](config, 8).evolve
     assert (modules.proposer, modules.granularity) == ("outer", "module")
-    fittest = CONTROLS["top_fitness"](config)
+    fittest = CONTROLS["top_fitness"](config, 8)
     assert fittest.evolve.selection == "fitness"
     assert fittest.run == config.run
 

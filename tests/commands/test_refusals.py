@@ -24,7 +24,7 @@ from acdc_jax.commands.main import main
 from acdc_jax.errors import AcdcError
 from acdc_jax.files import write_atomic
 from acdc_jax.quickstart import train
-from acdc_jax.runtime import member_files, member_store, run_directory, setup
+from acdc_jax.runtime import member_files, member_store, run_directory
 
 Models = tuple[Path, Path, Path]
 pytestmark = pytest.mark.xdist_group("runs")  # one process compiles for all
@@ -62,11 +62,10 @@ def nothing_expensive(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("something expensive began before the refusal")
 
     for module, name in (
-        (setup, "cached_seeds"),
         (train, "cached_seeds"),
         (train, "train_seeds"),
         (train, "_train_all"),
-        (coevolve, "first_tasks"),
+        (coevolve, "create_pool"),
         (coevolve, "propose_children"),
         (coevolve, "evaluate_members"),
         (run_command, "evolve"),
@@ -153,21 +152,27 @@ def test_no_room_for_prompts(
     base, *seeds = models
     argv = arguments(tmp_path / "run", base, seeds, "--max_new_tokens=64")
     refused(argv, "--max_new_tokens=64", status=2)
-    refused(["run", f"--run_dir={tmp_path / 'run'}"], "--max_new_tokens=512", status=2)
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+def test_no_seeds_or_no_base(refused: _Expected, tmp_path: Path) -> None:
+    argv = ["run", f"--run_dir={tmp_path / 'run'}", "--scientist=procedural"]
+    refused(argv, "--seed_models is missing", "registered: tiny", status=2)
+    refused([*argv, "--seed_models=a,b"], "--base_model is missing", status=2)
+    tiny = [*argv, "--seed_models=tiny", "--base_model=b"]
+    refused(tiny, "--base_model: --seed_models=tiny brings its own", status=2)
+    assert not (tmp_path / "run").exists()
 
 
 # ------------------------------------------------------------------------------------ the devices
 
 
 @pytest.mark.usefixtures("nothing_expensive")
-@pytest.mark.parametrize("source", ["given", "tiny"])
 def test_mesh_that_does_not_fit(
-    source: str, models: Models, arguments: Any, refused: _Expected, tmp_path: Path
+    models: Models, arguments: Any, refused: _Expected, tmp_path: Path
 ) -> None:
     base, *seeds = models
     argv = arguments(tmp_path / "run", base, seeds)
-    if source == "tiny":
-        argv = ["run", f"--run_dir={tmp_path / 'run'}", "--max_new_tokens=8"]
     refused([*argv, "--mesh=pop:3"], "'pop:3' does not fit 4 devices", "pop:-1", status=2)
     assert not (tmp_path / "run").exists()
 
@@ -231,9 +236,7 @@ def test_directory_of_something_else(
 
 
 @pytest.mark.usefixtures("nothing_expensive")
-@pytest.mark.parametrize("source", ["given", "tiny"])
 def test_full_disk(
-    source: str,
     models: Models,
     arguments: Any,
     refused: _Expected,
@@ -242,8 +245,6 @@ def test_full_disk(
 ) -> None:
     base, *seeds = models
     argv = arguments(tmp_path / "run", base, seeds)
-    if source == "tiny":
-        argv = ["run", f"--run_dir={tmp_path / 'run'}", "--max_new_tokens=8"]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     refused(argv, f"--run_dir={tmp_path / 'run'}", "0.0 GiB are free", "make room")
 

@@ -10,14 +10,14 @@ import pytest
 from acdc_jax.commands.main import main
 from acdc_jax.commands.tasks import Filter, chosen, read_tasks
 from acdc_jax.runtime.run_directory import SCHEMA, Manifest
-from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Task, save_task
+from acdc_jax.tasks.task_sets import general
 
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """Five tasks: 0 waits for its harder child 3; 4 is novel; 1 is gone."""
-    drafts = seed_families("general")[:5]
+    drafts = general(0)[:5]
     drafts[3] = dataclasses.replace(drafts[3], kind="harder", parent="t00000")
     drafts[4] = dataclasses.replace(drafts[4], kind="novel", parent="t00003", difficulty=5)
     for i, draft in enumerate(drafts):

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acdc_jax.quickstart.language import BY_WORD, SEED_SPECS, Spec, answer, is_plain, split
-from acdc_jax.quickstart.scientist import ProceduralScientist, heldout_drafts, procedural_scientist
+from acdc_jax.quickstart.scientist import ProceduralScientist
 from acdc_jax.quickstart.source import spec_of, write_draft
-from acdc_jax.tasks.seed_families import seed_families
+from acdc_jax.quickstart.task_sets import held_out_families, seed_families
 from acdc_jax.tasks.task import Draft, Kind, Task
 
 KINDS: tuple[Kind, ...] = ("novel", "inspired", "harder", "easier", "related")
@@ -76,7 +76,7 @@ def test_written_families_and_references_agree() -> None:
     chains = [Spec(("mirror", "shout", "advance", "trade"), 6, "letters")]
     rng = np.random.default_rng(0)
     written = [write_draft(s, "novel", None, 3, rng) for s in singles + chains]
-    drafts = [*written, *heldout_drafts(0), *seed_families()]
+    drafts = [*written, *held_out_families(0), *seed_families()]
     for draft, instances in zip(drafts, run(drafts), strict=True):
         assert draft.example_instruction == instances[0][0]
         assert len(draft.reference or ()) == len(instances)
@@ -90,7 +90,7 @@ def test_written_families_and_references_agree() -> None:
 
 
 def test_sources_are_small_and_import_only_the_standard_library() -> None:
-    for draft in heldout_drafts(1):
+    for draft in held_out_families(1):
         assert len(draft.source) < 3000
         imports = [
             node
@@ -101,11 +101,11 @@ def test_sources_are_small_and_import_only_the_standard_library() -> None:
 
 
 def test_the_held_out_suite() -> None:
-    drafts = heldout_drafts(5)
+    drafts = held_out_families(5)
     assert [spec(draft) for draft in drafts] == list(split(5).held_out)
     assert all(len(draft.reference or ()) == 4 for draft in drafts)
-    assert drafts == heldout_drafts(5)
-    assert drafts != heldout_drafts(6)
+    assert drafts == held_out_families(5)
+    assert drafts != held_out_families(6)
 
 
 @settings(deadline=None, max_examples=25)
@@ -127,7 +127,7 @@ def test_never_offers_a_held_out_spec(seed: int, key_seed: int, max_steps: int) 
 
 
 def test_equal_keys_give_equal_drafts() -> None:
-    scientist, context = procedural_scientist(0), [parent_task(["mirror"], 4)]
+    scientist, context = ProceduralScientist(split(0)), [parent_task(["mirror"], 4)]
     for kind in KINDS:
         first, second, other = (
             scientist.propose(kind, context[0], context, jax.random.key(k)) for k in (1, 1, 2)
@@ -139,7 +139,7 @@ def test_equal_keys_give_equal_drafts() -> None:
 
 
 def test_a_third_of_the_novel_ones_are_single_operations_and_pairs_take_turns() -> None:
-    scientist, key = procedural_scientist(0), jax.random.key(0)
+    scientist, key = ProceduralScientist(split(0)), jax.random.key(0)
     tasks: list[Task] = []
     for number in range(240):
         draft = scientist.propose("novel", None, tasks, jax.random.fold_in(key, number))
@@ -151,7 +151,7 @@ def test_a_third_of_the_novel_ones_are_single_operations_and_pairs_take_turns() 
 
 
 def test_the_supply_is_endless() -> None:
-    scientist = procedural_scientist(0, instances=1)
+    scientist = ProceduralScientist(split(0), 1)
     parts, rng = scientist.split, np.random.default_rng(0)
     everything = [*parts.pool_singles, *parts.pool_pair_specs]
     used = [
@@ -170,7 +170,7 @@ def test_the_supply_is_endless() -> None:
 
 @pytest.mark.parametrize("number", range(6))
 def test_kinds_mean_what_they_say(number: int) -> None:
-    scientist, key = procedural_scientist(0), jax.random.key(number)
+    scientist, key = ProceduralScientist(split(0)), jax.random.key(number)
     pair = scientist.split.pool_pairs[number]
     single, pair_task = parent_task(["mirror"], 4), parent_task(pair, 4)
 
@@ -210,7 +210,7 @@ def test_depth_grows_where_it_may() -> None:
 def test_a_parent_of_another_language_counts_as_none() -> None:
     stranger = Draft("riddle", "Guess.", "wit", 1, "What is it?", "", "seed")
     task = accepted(stranger, 3)
-    draft = procedural_scientist(0).propose("harder", task, [task], jax.random.key(0))
+    draft = ProceduralScientist(split(0)).propose("harder", task, [task], jax.random.key(0))
     assert draft is not None
     assert draft.parent == "t00003"
     assert spec_of({"words": "mirror", "length": 4, "alphabet": "letters"}) is None

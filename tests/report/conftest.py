@@ -137,7 +137,8 @@ def write_run() -> Callable[..., Path]:
                 "task_force": {"3": archives[2]},
                 "coverage_by_generation": {"0": 0.25, "2": 0.5},
                 "generations": 2,
-                "held_out_tasks": 10,
+                "held_out": "tiny",
+                "measured_tasks": 10,
                 "device": "cpu",
                 "wall_s": {"seeds": 1.0, "evolution": 4.5, "evaluation": 2.0, "total": 7.5},
             }

@@ -44,7 +44,7 @@ def test_origins(tmp_path: Path) -> None:
         Origin("g000-m01", "seed", "gone", "", UNKNOWN),
     ]
     tiny = origins(sources, {"base_model": "", "seed_models": "tiny"})
-    assert [one.name for one in tiny] == ["embedded base", "embedded 0a1b", "embedded gone"]
+    assert [one.name for one in tiny] == ["tiny base", "tiny 0a1b", "tiny gone"]
 
 
 def test_a_merge_has_the_terms_of_all() -> None:

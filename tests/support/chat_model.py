@@ -9,8 +9,8 @@ from transformers import Qwen2Tokenizer
 
 from acdc_jax.models import hf
 from acdc_jax.models.transformer import init_params
+from acdc_jax.quickstart.task_sets import seed_families
 from acdc_jax.quickstart.train import TINY
-from acdc_jax.tasks.seed_families import seed_families
 
 _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
@@ -37,7 +37,7 @@ def write_chat_model(folder: Path, **fields: int) -> Path:
     """
     from acdc_jax.tasks import prompts
 
-    texts = [Path(prompts.__file__).read_text(), *(draft.source for draft in seed_families("tiny"))]
+    texts = [Path(prompts.__file__).read_text(), *(draft.source for draft in seed_families())]
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(
         texts, vocab_size=_VOCABULARY, special_tokens=list(_SPECIAL), show_progress=False

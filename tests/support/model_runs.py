@@ -12,8 +12,10 @@ from acdc_jax.commands.main import main
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import init_params
+from acdc_jax.quickstart.task_sets import held_out_families
 from acdc_jax.quickstart.tokenizer import save_tokenizer
 from acdc_jax.quickstart.train import TINY
+from tests.support.short_runs import write_families
 
 SMALL = dataclasses.replace(
     TINY,
@@ -63,6 +65,8 @@ def _arguments(run_dir: Path, base: Path, seeds: Sequence[Path], *more: str) -> 
         f"--run_dir={run_dir}",
         f"--base_model={base}",
         f"--seed_models={','.join(map(str, seeds))}",
+        "--scientist=procedural",
+        "--seed_families=tiny",
         "--noprogress",
         "--generations=1",
         "--init_population=4",
@@ -85,13 +89,23 @@ def arguments() -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def initial_run(models: tuple[Path, Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the initial generation, not measured; to be copied."""
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of six held-out families."""
+    folder = tmp_path_factory.mktemp("held_out") / "families"
+    write_families(held_out_families(0)[:6], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def initial_run(
+    models: tuple[Path, Path, Path], held_out: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run of the initial generation with held-out tasks, not measured; to be copied."""
     run_dir = tmp_path_factory.mktemp("initial") / "run"
     base, *seeds = models
     with pytest.MonkeyPatch.context() as patch:
         _skip_measuring(patch)
-        flags = ("--generations=0", "--scientist_retries=0")
+        flags = ("--generations=0", "--scientist_retries=0", f"--held_out={held_out}")
         assert main(_arguments(run_dir, base, seeds, *flags)) == 0
     (run_dir / "results.json").unlink()
     return run_dir
@@ -116,7 +130,12 @@ def skip_measuring() -> Callable[[pytest.MonkeyPatch], None]:
 def _skip_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"collective": "evolved", "n": 3, "coverage": 0.0}
     row |= {"coverage_majority": 0.0, "best_single": 0.0}
-    results = {"rows": [row], "task_force": {"3": ["g000-m00"]}, "held_out_tasks": 0}
+    results = {
+        "rows": [row],
+        "task_force": {"3": ["g000-m00"]},
+        "held_out": "",
+        "measured_tasks": 0,
+    }
     monkeypatch.setattr(run_command, "_measure", lambda *_: dict(results))
     monkeypatch.setattr(run_command, "draw_run", lambda *_: None)
     monkeypatch.setattr(run_command, "write_page", lambda *_: None)

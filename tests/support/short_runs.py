@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,8 +21,10 @@ import numpy as np
 
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.quickstart.language import EXPERTS
+from acdc_jax.quickstart.task_sets import held_out_families
 from acdc_jax.quickstart.train import TINY, TrainRecipe, cached_seeds
 from acdc_jax.runtime.member_files import load_member
+from acdc_jax.tasks.task import Draft, Task, save_task
 
 # A few seconds of training: members answer in words, most of them wrong.
 QUICK_RECIPE = TrainRecipe(
@@ -70,6 +73,24 @@ def quick_seeds(cache_dir: Path) -> Path:
     return cached_seeds(cache_dir, 0, lambda what, done, total: None, QUICK_RECIPE)
 
 
+def held_out_folder(tiny_seeds: Path) -> Path:
+    """Write twenty held-out families beside the seeds, once; measuring more would take longest."""
+    folder = tiny_seeds.parent / "held-out"
+    if not folder.exists():
+        scratch = folder.with_name(f"held-out-{os.getpid()}")
+        write_families(held_out_families(0)[::10], scratch)
+        with contextlib.suppress(OSError):  # Another process was faster.
+            scratch.rename(folder)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def write_families(drafts: Sequence[Draft], folder: Path) -> None:
+    """Write a folder of families, to be read in the order given."""
+    for number, draft in enumerate(drafts):
+        save_task(Task("", draft, 0, {}, {}), folder / f"{number:03d}")
+
+
 def short_run_flags(tiny_seeds: Path, run_dir: Path, **changes: Any) -> list[str]:
     """Flags of a short run; `changes` are flags by name."""
     experts = ",".join(str(tiny_seeds / f"expert-{i}") for i in range(len(EXPERTS)))
@@ -77,6 +98,9 @@ def short_run_flags(tiny_seeds: Path, run_dir: Path, **changes: Any) -> list[str
         "run_dir": run_dir,
         "seed_models": experts,
         "base_model": tiny_seeds / "base",
+        "scientist": "procedural",
+        "seed_families": "tiny",
+        "held_out": held_out_folder(tiny_seeds),
         **SHORT_RUN,
         **changes,
     }

@@ -10,8 +10,9 @@ import pytest
 from acdc_jax.config import TaskConfig
 from acdc_jax.errors import AcdcError
 from acdc_jax.quickstart.language import split
-from acdc_jax.quickstart.scientist import procedural_scientist
+from acdc_jax.quickstart.scientist import ProceduralScientist
 from acdc_jax.quickstart.source import spec_of
+from acdc_jax.quickstart.task_sets import seed_families
 from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.tasks.adapt import PoolUpdate, TaskGenerator, adapt_pool, create_pool
 from acdc_jax.tasks.embeddings import NGrams, TaskIndex
@@ -19,14 +20,13 @@ from acdc_jax.tasks.library import Library
 from acdc_jax.tasks.novelty import NoveltyFilter
 from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.scientist import Check, Scientist, TaskRequest
-from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Rejection, Task
 
 _FLAGS = TaskConfig(
     initial_tasks=12, max_tasks=30, new_tasks=6, micro_batch=5, novelty_threshold=0.995
 )
 _FAMILIES = seed_families()
-_SCIENTIST = procedural_scientist(0)
+_SCIENTIST = ProceduralScientist(split(0))
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.tasks.draft_and_reflect import parse_draft, write_draft
 from acdc_jax.tasks.llm import ChatError, ChatRefusal
 from acdc_jax.tasks.scientist import TaskRequest
-from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Rejection, Task
+from acdc_jax.tasks.task_sets import general
 from acdc_jax.tasks.validate import check_draft
 from tests.support.replies import Replies, in_turn
 from tests.support.scripted_server import draft
 
-_POOL = [Task(f"t{i:05d}", d, 0, {}, {}) for i, d in enumerate(seed_families("general"))]
+_POOL = [Task(f"t{i:05d}", d, 0, {}, {}) for i, d in enumerate(general(0))]
 _GOOD, _BETTER = draft(1), draft(2)
 _BROKEN = {**_GOOD, "code": "class TaskFamily(\n"}
 _WRONG = {**_GOOD, "reference": [{"instance": "1", "submission": "0"}]}

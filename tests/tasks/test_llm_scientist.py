@@ -8,12 +8,12 @@ import pytest
 
 from acdc_jax.tasks.llm import ChatError, ChatRefusal, ChatRequest
 from acdc_jax.tasks.llm_scientist import LlmScientist
-from acdc_jax.tasks.seed_families import seed_families
 from acdc_jax.tasks.task import Task
+from acdc_jax.tasks.task_sets import general
 from acdc_jax.tasks.validate import NO_GRADE
 from tests.support.replies import Replies, in_turn
 
-_DRAFTS = seed_families("general")
+_DRAFTS = general(0)
 _TASKS = [Task(f"t{i:05d}", draft, 0, {}, {}) for i, draft in enumerate(_DRAFTS)]
 _GONE = ChatError("gone")
 

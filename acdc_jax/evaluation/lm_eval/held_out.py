@@ -15,7 +15,7 @@ from acdc_jax.tasks.task import Draft
 NAME = "held_out"
 
 _YAML = """\
-# {count} held-out tasks of the skill language, the first instance of each.
+# {count} held-out tasks, the first instance of each.
 task: {name}
 dataset_path: json
 dataset_kwargs:

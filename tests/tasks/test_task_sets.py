@@ -5,14 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from acdc_jax import plugins
 from acdc_jax.errors import ConfigError
 from acdc_jax.sandbox import Limits, Sandbox
-from acdc_jax.tasks.seed_families import SETS, seed_families
 from acdc_jax.tasks.task import CheckedDraft
+from acdc_jax.tasks.task_sets import (
+    check_held_out,
+    families_in,
+    general,
+    load_held_out,
+    load_seed_families,
+)
 from acdc_jax.tasks.validate import check_drafts
 
 _JUDGED = "eval_with_llm_judge"
-_GENERAL = seed_families("general")
+_GENERAL = general(0)
 _REFERENCES = {
     text.strip() for draft in _GENERAL if draft.reference for text in draft.reference.values()
 }
@@ -31,9 +38,9 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", plugins.registered_names(plugins.SEED_FAMILIES))
 def test_all_are_accepted_with_a_reference_for_every_instance(name: str, sandbox: Sandbox) -> None:
-    drafts = seed_families(name)
+    drafts = load_seed_families(name, 0)
     for draft, verdict in zip(drafts, check_drafts(drafts, sandbox, 0.5), strict=True):
         assert isinstance(verdict, CheckedDraft), f"{draft.name}: {verdict}"
         assert draft.reference is not None
@@ -65,7 +72,18 @@ def test_the_general_set_spans_what_it_should() -> None:
 
 
 def test_a_folder_of_ones_own(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no folder with families"):
-        seed_families(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"no task families there.*registered: general, tiny"):
+        load_seed_families(str(tmp_path), 0)
     root = Path(__file__).parents[2] / "acdc_jax" / "tasks" / "families" / "general"
-    assert seed_families(str(root)) == _GENERAL
+    assert load_seed_families(str(root), 0) == load_held_out(str(root), 0) == _GENERAL
+    assert families_in(tmp_path) == []
+
+
+def test_held_out_families_must_be_new_to_the_run() -> None:
+    assert load_held_out(None, 0) == []
+    held_out = load_held_out("tiny", 0)
+    assert held_out == load_held_out("tiny", 0)
+    assert held_out != load_held_out("tiny", 1)
+    check_held_out(held_out, load_seed_families("tiny", 0))
+    with pytest.raises(ConfigError, match="remove it from the held-out set"):
+        check_held_out([*held_out, _GENERAL[2]], _GENERAL)

@@ -1,0 +1,80 @@
+"""Find what a flag names, through Python entry points.
+
+A package registers a name in its `pyproject.toml`. It is imported only when a run asks for it:
+
+    [project.entry-points."acdc_jax.held_out"]
+    my_exam = "my_package.tasks:my_exam"
+
+Each group has one signature:
+
+`acdc_jax.seed_models` (`--seed_models`)
+    `(cache_dir: Path, prng_seed: int, progress: Callable[[str, int, int], None])
+    -> tuple[Path, Sequence[Path]]`. Return the Hugging Face folders of the base and of the seeds,
+    which have one architecture. Make them below `cache_dir` if they are not there yet, and report
+    `progress(step, done, total)` meanwhile. `runtime.seed_models.SeedModels` is the type.
+`acdc_jax.scientists` (`--scientist`)
+    `(options, prng_seed: int) -> Scientist`. Return what writes tasks and recognises gibberish
+    (`tasks.scientist.Scientist`). `options` holds the scientist's flags. If the scientist has a
+    method `async grade(instructions, submission, criteria) -> float`, task code may ask it to
+    judge answers; if it has `async close()`, the run calls it at its end.
+`acdc_jax.seed_families` (`--seed_families`) and `acdc_jax.held_out` (`--held_out`)
+    `(prng_seed: int) -> Sequence[Draft]`. Return task families (`tasks.task.Draft`), the same ones
+    in the same order for the same PRNG seed. `tasks.task_sets.TaskSet` is the type.
+"""
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from acdc_jax.errors import ConfigError
+
+SEED_MODELS = "acdc_jax.seed_models"
+SCIENTISTS = "acdc_jax.scientists"
+SEED_FAMILIES = "acdc_jax.seed_families"
+HELD_OUT = "acdc_jax.held_out"
+
+
+def is_registered(group: str, name: str) -> bool:
+    """Return whether a group has a name, without importing anything."""
+    return name in _entries(group)
+
+
+def registered_names(group: str) -> list[str]:
+    """Return the names of a group in alphabetical order, without importing anything."""
+    return sorted(_entries(group))
+
+
+def load(group: str, name: str) -> Any:
+    """Import what a name stands for.
+
+    Args:
+        group: One of the groups above.
+        name: A registered name.
+
+    Returns:
+        The function that its package registered.
+
+    Raises:
+        ConfigError: The name is not registered, or its package cannot be imported.
+    """
+    entries = _entries(group)
+    if name not in entries:
+        raise ConfigError(f"{group} has no {name!r}; {describe_names(group)}")
+    try:
+        return entries[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{group}: {name!r} is registered as {entries[name].value}, which cannot be imported "
+            f"({error}); reinstall its package"
+        ) from None
+
+
+def describe_names(group: str) -> str:
+    """Return the end of an error message: the names that a group has."""
+    names = registered_names(group)
+    if not names:
+        return "no name is registered: install the package (pip install -e .)"
+    return f"registered: {', '.join(names)}"
+
+
+def _entries(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}

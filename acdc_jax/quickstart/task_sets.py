@@ -1,0 +1,32 @@
+"""The families that the quickstart starts from, and those that it is measured on."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from acdc_jax.quickstart.language import split
+from acdc_jax.quickstart.source import write_draft
+from acdc_jax.tasks.task import Draft
+from acdc_jax.tasks.task_sets import families_in
+
+
+def seed_families(prng_seed: int = 0) -> list[Draft]:
+    """Return eight hand-written families, one for each expert; they are the same for every seed."""
+    del prng_seed
+    return families_in(Path(__file__).with_name("families"))
+
+
+def held_out_families(prng_seed: int, instances: int = 4) -> list[Draft]:
+    """Return the 200 families that a run of this PRNG seed is measured on.
+
+    Args:
+        prng_seed: The run's; it decides which operations and pairs of them are held out.
+        instances: Instances of each family.
+
+    Returns:
+        60 families of one operation, then 140 of two.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(jax.random.key(prng_seed))))
+    held_out = split(prng_seed).held_out
+    return [write_draft(spec, "novel", None, instances, rng) for spec in held_out]

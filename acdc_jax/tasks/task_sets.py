@@ -1,0 +1,100 @@
+"""Sets of hand-written or generated task families: what a run starts from, and what it is held to.
+
+A set is a folder with one folder per family, or a name that a package registered (see
+`acdc_jax.plugins`).
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from acdc_jax import plugins
+from acdc_jax.errors import ConfigError
+from acdc_jax.tasks.task import Draft, load_draft
+
+
+class TaskSet(Protocol):
+    """A registered set of task families."""
+
+    def __call__(self, prng_seed: int) -> Sequence[Draft]:
+        """Return the families of a PRNG seed, always in the same order."""
+
+
+def load_seed_families(name: str, prng_seed: int) -> list[Draft]:
+    """Return the families that a run starts from.
+
+    Args:
+        name: A registered name, such as `general`, or a folder of families.
+        prng_seed: The run's.
+
+    Raises:
+        ConfigError: There is no such set, or it is empty.
+    """
+    return _load(plugins.SEED_FAMILIES, name, prng_seed)
+
+
+def load_held_out(name: str | None, prng_seed: int) -> list[Draft]:
+    """Return the families that a run is measured on and that it never trains or selects on.
+
+    Args:
+        name: A registered name, or a folder of families; nothing for none.
+        prng_seed: The run's.
+
+    Returns:
+        The drafts; an empty list without a name.
+
+    Raises:
+        ConfigError: There is no such set, or it is empty.
+    """
+    if not name:
+        return []
+    return _load(plugins.HELD_OUT, name, prng_seed)
+
+
+def check_held_out(held_out: Sequence[Draft], known: Iterable[Draft]) -> None:
+    """Refuse a held-out family that the run knows: one of the same name and source.
+
+    Raises:
+        ConfigError: One is; the message names it.
+    """
+    keys = {(draft.name, draft.source) for draft in known}
+    for draft in held_out:
+        if (draft.name, draft.source) in keys:
+            raise ConfigError(
+                f"held-out family {draft.name!r} is among the run's own tasks; remove it from the "
+                "held-out set"
+            )
+
+
+def families_in(folder: Path) -> list[Draft]:
+    """Read the families of a folder, in the order of their folders' names.
+
+    Args:
+        folder: Holds one folder per family, each with `task.py` and `task.json`.
+
+    Returns:
+        The drafts; an empty list if there is none.
+
+    Raises:
+        AcdcError: A `task.json` is missing or damaged.
+    """
+    return [load_draft(path.parent) for path in sorted(folder.glob("*/task.py"))]
+
+
+def general(prng_seed: int) -> list[Draft]:
+    """Return families on knowledge, mathematics, code, logic, language and creativity."""
+    del prng_seed  # They are fixed.
+    return families_in(Path(__file__).with_name("families") / "general")
+
+
+def _load(group: str, name: str, prng_seed: int) -> list[Draft]:
+    if plugins.is_registered(group, name):
+        drafts = list(cast(TaskSet, plugins.load(group, name))(prng_seed))
+    else:
+        drafts = families_in(Path(name))
+    if not drafts:
+        raise ConfigError(
+            f"{name}: no task families there (each is a folder with task.py and task.json), and "
+            f"{group} has no such name ({plugins.describe_names(group)})"
+        )
+    return drafts
