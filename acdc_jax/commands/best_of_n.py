@@ -14,23 +14,37 @@ from rich.console import Console
 from acdc_jax.commands.export import read_model
 from acdc_jax.config import LLM_SCIENTISTS, Config, SamplingConfig, ScientistConfig
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluation.best_of_n import JUDGED, METHODS, REWARDED
 from acdc_jax.evaluation.best_of_n.answers import (
-    Question,
-    Voice,
+    QuestionId,
+    Sampler,
     complete_answers,
-    lacking,
-    questions_of,
+    missing_answers,
+    question_ids,
     read_answers,
 )
-from acdc_jax.evaluation.best_of_n.candidate import Candidate, Helpers, Rewards, Undecided
-from acdc_jax.evaluation.best_of_n.choices import Memory, any_one, choose_all, row, worth
+from acdc_jax.evaluation.best_of_n.choices import (
+    AnsweredQuestion,
+    ChoiceCache,
+    accuracies,
+    accuracy_row,
+    choose_all,
+    random_accuracies,
+)
+from acdc_jax.evaluation.best_of_n.methods import (
+    JUDGED,
+    METHODS,
+    REWARDED,
+    Answer,
+    Helpers,
+    Rewards,
+    Undecided,
+    self_certainty,
+)
 from acdc_jax.evaluation.best_of_n.reward_model import (
     check_reward_model,
     load_reward_model,
     rewards,
 )
-from acdc_jax.evaluation.best_of_n.self_certainty import self_certainty
 from acdc_jax.evaluation.evaluate import Response
 from acdc_jax.evaluation.held_out import held_out_tasks
 from acdc_jax.files import write_atomic
@@ -128,10 +142,10 @@ class BestOfNConfig:
 
 @dataclasses.dataclass(frozen=True)
 class _Panel:
-    """N voices whose answers are chosen from."""
+    """N samplers whose answers are chosen from."""
 
     name: str
-    voices: Sequence[Voice]
+    samplers: Sequence[Sampler]
 
 
 def check_best_of_n(run_dir: Path, config: BestOfNConfig, samples: SamplingConfig) -> None:
@@ -189,7 +203,7 @@ def run_best_of_n(
         if config.questions in (name, "both") and (tasks := _tasks(name, run, settings))
     }
     per_task = settings.tasks.instances_per_task
-    asked = {name: questions_of(tasks, per_task) for name, tasks in sets.items()}
+    asked = {name: question_ids(tasks, per_task) for name, tasks in sets.items()}
     texts = {
         (task.id, instance): text
         for tasks in sets.values()
@@ -197,19 +211,19 @@ def run_best_of_n(
         for instance, text in task.instructions.items()
     }
     panels = _panels(forces, config, samples, prng_seed)
-    voices = list(dict.fromkeys(voice for panel in panels for voice in panel.voices))
+    samplers = list(dict.fromkeys(sampler for panel in panels for sampler in panel.samplers))
     tasks = [task for tasks in sets.values() for task in tasks]
-    _answer(run_dir, settings, voices, tasks, console)
+    _answer(run_dir, settings, samplers, tasks, console)
     vocabulary = read_model(run_dir).vocab_size
     threshold = settings.tasks.skill_threshold
-    said = {voice: read_answers(run_dir, voice) for voice in voices}
+    said = {sampler: read_answers(run_dir, sampler) for sampler in samplers}
     by_panel = {
         (panel.name, name): {
-            question: (
+            question: AnsweredQuestion(
                 texts[question],
                 [
-                    _candidate(said[voice][question], vocabulary, threshold)
-                    for voice in panel.voices
+                    _candidate(said[sampler][question], vocabulary, threshold)
+                    for sampler in panel.samplers
                 ],
             )
             for question in questions
@@ -248,10 +262,10 @@ def _panels(
 ) -> list[_Panel]:
     member, drawn = config.samples_of, samples.to_sampling()
     if member:
-        voices = [Voice(member, drawn, i, prng_seed) for i in range(max(forces))]
-        return [_Panel(f"{n} samples of {member}", voices[:n]) for n in forces]
+        samplers = [Sampler(member, drawn, i, prng_seed) for i in range(max(forces))]
+        return [_Panel(f"{n} samples of {member}", samplers[:n]) for n in forces]
     return [
-        _Panel(f"task force of {n}", [Voice(member) for member in force])
+        _Panel(f"task force of {n}", [Sampler(member) for member in force])
         for n, force in forces.items()
     ]
 
@@ -259,13 +273,13 @@ def _panels(
 def _answer(
     run_dir: Path,
     settings: Config,
-    voices: Sequence[Voice],
+    samplers: Sequence[Sampler],
     tasks: Sequence[Task],
     console: Console,
 ) -> None:
-    """Lets voices answer what they have not; without a model where there is nothing."""
+    """Lets samplers answer what they have not; without a model where there is nothing."""
     per_task = settings.tasks.instances_per_task
-    owed = lacking(run_dir, voices, questions_of(tasks, per_task))
+    owed = missing_answers(run_dir, samplers, question_ids(tasks, per_task))
     if not owed:
         return
     with run_directory.lock_run(settings), reopen_context(settings, console) as context:
@@ -285,10 +299,10 @@ def _answer(
     )
 
 
-def _candidate(response: Response, vocabulary: int, threshold: float) -> Candidate:
+def _candidate(response: Response, vocabulary: int, threshold: float) -> Answer:
     assert response.log_prob is not None
     assert response.mean_log_prob is not None
-    return Candidate(
+    return Answer(
         response.text,
         response.log_prob,
         self_certainty(response.mean_log_prob, vocabulary),
@@ -300,7 +314,7 @@ async def _choose(
     run_dir: Path,
     settings: Config,
     config: BestOfNConfig,
-    by_panel: Mapping[Any, Mapping[Question, tuple[str, Sequence[Candidate]]]],
+    by_panel: Mapping[Any, Mapping[QuestionId, AnsweredQuestion]],
     prng_seed: int,
     advance: Advance,
 ) -> dict[Any, list[dict[str, Any]]]:
@@ -309,26 +323,30 @@ async def _choose(
     chat = open_chat(judging, jax.devices()) if JUDGED & set(methods) else None
     helpers = Helpers(chat, _rewards(config.reward_model) if config.reward_model else None)
     asked = judging.scientist
-    identities = dict.fromkeys(JUDGED, f"{asked.scientist_url} {asked.scientist_model}")
+    identities: dict[str, str] = dict.fromkeys(
+        JUDGED, f"{asked.scientist_url} {asked.scientist_model}"
+    )
     identities |= dict.fromkeys(REWARDED, config.reward_model)
-    memory = Memory(run_dir / "best_of_n" / "choices.jsonl")
+    cache = ChoiceCache(run_dir / "best_of_n" / "choices.jsonl")
     found: dict[Any, list[dict[str, Any]]] = {}
     try:
         for panel, questions in by_panel.items():
-            found[panel] = [row("any one", any_one(questions), prng_seed) | {"problem": ""}]
+            found[panel] = [
+                accuracy_row("any one", random_accuracies(questions), prng_seed) | {"problem": None}
+            ]
             for method in methods:
                 step, identity = (
                     f"{method}, {panel[0]}, {_SETS[panel[1]]}",
-                    identities.get(method, ""),
+                    identities.get(method),
                 )
 
                 def told(done: int, step: str = step, total: int = len(questions)) -> None:
                     advance(step, done, total)
 
                 chosen, problem = await choose_all(
-                    method, questions, helpers, identity, memory, told if identity else _nobody
+                    method, questions, helpers, identity, cache, told if identity else _nobody
                 )
-                line = row(method, worth(questions, chosen), prng_seed)
+                line = accuracy_row(method, accuracies(questions, chosen), prng_seed)
                 found[panel].append(line | {"problem": problem})
     finally:
         if chat is not None:
@@ -357,7 +375,7 @@ def _rewards(name: str) -> Rewards:
 def _write(
     run: RunRecord,
     panels: Sequence[_Panel],
-    asked: Mapping[str, Sequence[Question]],
+    asked: Mapping[str, Sequence[QuestionId]],
     found: Mapping[Any, Sequence[Mapping[str, Any]]],
 ) -> dict[str, Any]:
     """Adds the panels to `best_of_n.json`; others that are there stay."""
@@ -372,7 +390,7 @@ def _write(
         written[panel.name] = {
             "panel": panel.name,
             "generation": run.manifest.generation,
-            "answers": [voice.name for voice in panel.voices],
+            "answers": [sampler.name for sampler in panel.samplers],
             **{
                 name: {"questions": len(questions), "methods": found[panel.name, name]}
                 for name, questions in asked.items()

@@ -1,7 +1,7 @@
-"""What several models reach together on a benchmark: Coverage, votes, and who adds what.
+"""What several models achieve together on a benchmark: Coverage, votes, and who adds what.
 
-Everything is computed per item first, so that one set of bootstrap resamples of the items gives all
-intervals, those of differences included.
+Every figure is computed per item first. One set of bootstrap resamples of the items then gives all
+intervals, including those of differences.
 """
 
 from collections.abc import Sequence
@@ -9,137 +9,149 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from jaxtyping import Bool, Float64, Int64
 
-from acdc_jax.evaluation.bootstrap import interval
+from acdc_jax.evaluation.bootstrap import Resamples, figure, interval
 
 _SOLVED = 0.5  # score from which an item counts as solved
 
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+Scores = Float64[np.ndarray, "models items"]
+Solved = Bool[np.ndarray, "models items"]
+Votes = Int64[np.ndarray, "models items"]
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """What each model answered to each item of a benchmark, and what that was worth.
+class BenchmarkScores:
+    """Scores and answers of each model on each item of a benchmark.
 
     Attributes:
-        models: names, [M].
-        items: ids, [I].
-        scores: float64 [M, I], in [0, 1].
-        answers: int64 [M, I]; equal numbers are equal answers to an item, -1 is none. None where
-            the benchmark has no answers to vote on.
+        models: [models] names.
+        items: [items] ids.
+        scores: [models, items] float64 in [0, 1].
+        votes: [models, items] int64. Equal numbers are equal answers to an item; -1 is no answer.
+            None if the benchmark has no answers to vote on.
     """
 
     models: tuple[str, ...]
     items: tuple[str, ...]
-    scores: Floats
-    answers: Integers | None
+    scores: Scores
+    votes: Votes | None
 
     def rows(self, models: Sequence[str]) -> list[int]:
-        """Where models are, in their order."""
-        places = {model: m for m, model in enumerate(self.models)}
-        return [places[model] for model in models]
+        """Return the row of each model."""
+        rows = {model: m for m, model in enumerate(self.models)}
+        return [rows[model] for model in models]
+
+    def solved(self, models: Sequence[str]) -> Solved:
+        """Return [models, items] bool: which items each of these models solves."""
+        return np.asarray(self.scores[self.rows(models)] >= _SOLVED)
 
 
-def solved(scores: Floats) -> Bools:
-    """Which scores count as solved."""
-    return np.greater_equal(scores, _SOLVED)
-
-
-def covered(solved: Bools) -> Bools:
-    """[I]: items that at least one of the models solves; `solved` is [N, I]."""
+def covered(solved: Solved) -> Bool[np.ndarray, " items"]:
+    """Return which items at least one model solves."""
     return np.asarray(solved.any(axis=0))
 
 
-def covered_by_n(solved: Bools) -> Bools:
-    """[N, I]: items that the first 1, 2, …, N models cover."""
+def covered_by_n(solved: Solved) -> Solved:
+    """Return [models, items] bool: which items the first 1, 2, …, N models cover."""
     return np.asarray(np.logical_or.accumulate(solved, axis=0), np.bool_)
 
 
-def unique(solved: Bools) -> Bools:
-    """[N, I]: items that this model solves and no other of them."""
+def unique(solved: Solved) -> Solved:
+    """Return [models, items] bool: which items a model solves and no other model does."""
     return np.asarray(solved & (solved.sum(axis=0) == 1))
 
 
-def plurality(solved: Bools, answers: Integers) -> Bools:
-    """[I]: items whose most frequent answer is right.
+def plurality_winners(votes: Votes) -> Int64[np.ndarray, " items"]:
+    """Return the model whose answer to each item is the most frequent one.
 
-    No answer is no vote. Of answers that are equally frequent, the one whose first voter comes
-    first among the models wins. Where nobody votes, the first model's score counts.
+    Of equally frequent answers, the one wins whose first voter comes first. If no model votes on an
+    item, the first model wins.
 
     Args:
-        solved: [N, I].
-        answers: [N, I], as in `Verdicts`.
+        votes: [models, items] int64; equal numbers are equal answers, -1 is no vote.
     """
-    votes = answers >= 0
-    # How many give the same answer as this one.
-    support = ((answers[:, None] == answers[None]) & votes[None]).sum(axis=1)
-    winner = np.where(votes, support, 0).argmax(axis=0)  # the first of equals
-    return np.asarray(solved[winner, np.arange(solved.shape[1])])
+    valid = votes >= 0
+    support = ((votes[:, None] == votes[None]) & valid[None]).sum(axis=1)
+    return np.asarray(np.where(valid, support, 0).argmax(axis=0))  # the first of equals
+
+
+def plurality(solved: Solved, votes: Votes) -> Bool[np.ndarray, " items"]:
+    """Return which items have a right answer as the most frequent one.
+
+    Args:
+        solved: [models, items] bool.
+        votes: [models, items] int64; see `plurality_winners`.
+    """
+    return np.asarray(solved[plurality_winners(votes), np.arange(solved.shape[1])])
 
 
 def score_collective(
-    verdicts: Verdicts, draws: Sequence[Sequence[str]], weights: npt.NDArray[np.float32]
+    scores: BenchmarkScores, draws: Sequence[Sequence[str]], weights: Resamples
 ) -> dict[str, Any]:
-    """All figures of one collective, JSON-ready; shares of the benchmark's items.
+    """Return all figures of one collective of models, as shares of the benchmark's items.
 
     Args:
-        verdicts: of all models.
-        draws: the collective's models, by rank; or several random collectives of the same size,
-            over which every figure is a mean.
-        weights: from `interval.resamples`.
+        scores: Scores of all models.
+        draws: The models of the collective, by rank. Several draws of equal size are random
+            collectives; every figure is then a mean over them.
+        weights: [resamples, items] from `bootstrap.resamples`.
 
     Returns:
-        `n`, `members` (a list for each draw), and with intervals: `coverage`, `coverage_by_n`
-        (lists), `plurality` (None without answers), `mean_accuracy`, `best_accuracy` (of the model
-        that is best on this very benchmark), and for a single draw `accuracy` and `unique`, by
-        model.
+        JSON-ready: `n`; `members`, a list for each draw; and with intervals `coverage`,
+        `coverage_by_n` (lists), `plurality` (None without answers), `mean_accuracy`,
+        `best_accuracy` (of the model that is best on this very benchmark), and for a single draw
+        `accuracy` and `unique`, by model.
     """
-    per_draw = [solved(verdicts.scores[verdicts.rows(models)]) for models in draws]
-    cover = np.asarray([covered_by_n(part) for part in per_draw]).mean(axis=0)
-    own = np.asarray([part.mean(axis=0) for part in per_draw]).mean(axis=0)
-    best = np.asarray([part[part.mean(axis=1).argmax()] for part in per_draw]).mean(axis=0)
-    found: dict[str, Any] = {"n": len(draws[0]), "members": [list(models) for models in draws]}
-    found |= _figure("coverage", cover[-1], weights)
-    found["coverage_by_n"] = [float(values.mean()) for values in cover]
-    found["coverage_by_n_interval"] = [interval(values, weights) for values in cover]
-    if verdicts.answers is None:
-        found["plurality"] = None
-    else:
-        votes = [
-            plurality(part, verdicts.answers[verdicts.rows(models)])
-            for part, models in zip(per_draw, draws, strict=True)
-        ]
-        found |= _figure("plurality", np.asarray(np.mean(votes, axis=0)), weights)
-    found |= _figure("mean_accuracy", own, weights) | _figure("best_accuracy", best, weights)
+    solved = [scores.solved(models) for models in draws]
+    by_n = np.mean([covered_by_n(part) for part in solved], axis=0)
+    mean = np.mean([part.mean(axis=0) for part in solved], axis=0)
+    best = np.mean([part[part.mean(axis=1).argmax()] for part in solved], axis=0)
+    figures: dict[str, Any] = {"n": len(draws[0]), "members": [list(models) for models in draws]}
+    figures |= figure("coverage", by_n[-1], weights)
+    figures["coverage_by_n"] = [float(values.mean()) for values in by_n]
+    figures["coverage_by_n_interval"] = [interval(values, weights) for values in by_n]
+    figures |= _plurality_figure(scores, draws, solved, weights)
+    figures |= figure("mean_accuracy", mean, weights) | figure("best_accuracy", best, weights)
     if len(draws) == 1:
-        alone = unique(per_draw[0])
-        for name, rows in (("accuracy", per_draw[0]), ("unique", alone)):
-            found[name] = {m: float(row.mean()) for m, row in zip(draws[0], rows, strict=True)}
-            found[f"{name}_interval"] = {
-                m: interval(row, weights) for m, row in zip(draws[0], rows, strict=True)
-            }
-    return found
+        for name, rows in (("accuracy", solved[0]), ("unique", unique(solved[0]))):
+            of_model = dict(zip(draws[0], rows, strict=True))
+            figures[name] = {model: float(row.mean()) for model, row in of_model.items()}
+            figures[f"{name}_interval"] = {m: interval(row, weights) for m, row in of_model.items()}
+    return figures
+
+
+def _plurality_figure(
+    scores: BenchmarkScores,
+    draws: Sequence[Sequence[str]],
+    solved: Sequence[Solved],
+    weights: Resamples,
+) -> dict[str, Any]:
+    if scores.votes is None:
+        return {"plurality": None}
+    right = [
+        plurality(part, scores.votes[scores.rows(models)])
+        for part, models in zip(solved, draws, strict=True)
+    ]
+    return figure("plurality", np.mean(right, axis=0), weights)
 
 
 def gain(
-    verdicts: Verdicts,
+    scores: BenchmarkScores,
     ours: Sequence[Sequence[str]],
     theirs: Sequence[Sequence[str]],
-    weights: npt.NDArray[np.float32],
+    weights: Resamples,
 ) -> dict[str, Any]:
-    """Coverage of one collective minus another's, with the interval paired by item."""
+    """Return the Coverage of one collective minus another's; the interval is paired by item.
 
-    def cover(draws: Sequence[Sequence[str]]) -> Floats:
-        rows = [covered(solved(verdicts.scores[verdicts.rows(models)])) for models in draws]
-        return np.asarray(np.mean(rows, axis=0))
+    Args:
+        scores: Scores of all models.
+        ours: Draws of the one collective; see `score_collective`.
+        theirs: Draws of the other.
+        weights: [resamples, items] from `bootstrap.resamples`.
+    """
 
-    return _figure("coverage_gain", cover(ours) - cover(theirs), weights)
+    def mean_covered(draws: Sequence[Sequence[str]]) -> Float64[np.ndarray, " items"]:
+        return np.asarray(np.mean([covered(scores.solved(models)) for models in draws], axis=0))
 
-
-def _figure(
-    name: str, values: npt.NDArray[Any], weights: npt.NDArray[np.float32]
-) -> dict[str, Any]:
-    return {name: float(values.mean()), f"{name}_interval": interval(values, weights)}
+    return figure("coverage_gain", mean_covered(ours) - mean_covered(theirs), weights)

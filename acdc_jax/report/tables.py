@@ -110,6 +110,6 @@ def best_of_n_table(panels: Sequence[Mapping[str, Any]], sets: Mapping[str, str]
 def _accuracy(row: Mapping[str, Any]) -> str:
     if row["accuracy"] is None:
         return "missing"
-    low, high = row["interval"]
+    low, high = row["accuracy_interval"]
     missing = f", {row['missing']} missing" if row["missing"] else ""
     return f"{row['accuracy']:.3f} ({low:.3f}–{high:.3f}){missing}"

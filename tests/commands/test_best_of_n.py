@@ -49,7 +49,7 @@ def test_nothing_is_asked_twice_and_a_judge_that_is_gone_makes_it_missing(
             rows = {row["method"]: row for row in panel[questions]["methods"]}
             assert next(iter(rows)) == "any one"
             for name in ("any one", "log_prob", "self_certainty", "plurality", "oracle"):
-                low, high = rows[name]["interval"]
+                low, high = rows[name]["accuracy_interval"]
                 assert 0 <= low <= rows[name]["accuracy"] <= high <= 1
                 assert rows[name]["missing"] == 0
             for name in ("llm_judge", "llm_knockout"):  # random models seldom agree

@@ -15,10 +15,21 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from scipy.stats import entropy
 
-from acdc_jax.evaluation.best_of_n import METHODS
-from acdc_jax.evaluation.best_of_n.candidate import Candidate, Helpers, Undecided
-from acdc_jax.evaluation.best_of_n.choices import Memory, any_one, choose_all, row, worth
-from acdc_jax.evaluation.best_of_n.self_certainty import self_certainty
+from acdc_jax.evaluation.best_of_n.choices import (
+    AnsweredQuestion,
+    ChoiceCache,
+    accuracies,
+    accuracy_row,
+    choose_all,
+    random_accuracies,
+)
+from acdc_jax.evaluation.best_of_n.methods import (
+    METHODS,
+    Answer,
+    Helpers,
+    Undecided,
+    self_certainty,
+)
 from acdc_jax.tasks.llm import ChatError, ChatRefusal, ChatRequest, Usage
 
 _ANSWERS = re.compile(r"Answer (\d+):\n~~~~\n(.*?)\n~~~~", re.DOTALL)
@@ -53,12 +64,12 @@ class _Judge:
 
 
 def _choose(method: str, texts: Sequence[str], helpers: Helpers | None = None) -> int:
-    candidates = [Candidate(text) for text in texts]
-    return asyncio.run(_one(method, candidates, helpers))  # type: ignore[arg-type]
+    answers = [Answer(text) for text in texts]
+    return asyncio.run(_choose_async(method, answers, helpers))  # type: ignore[arg-type]
 
 
-async def _one(method: str, candidates: Sequence[Candidate], helpers: Helpers | None) -> int:
-    return await METHODS[method](candidates, "What is it?", helpers or Helpers())
+async def _choose_async(method: str, answers: Sequence[Answer], helpers: Helpers | None) -> int:
+    return await METHODS[method](answers, "What is it?", helpers or Helpers())
 
 
 def _longest(shown: Sequence[str]) -> int:
@@ -69,9 +80,9 @@ def _longest(shown: Sequence[str]) -> int:
 
 
 def test_log_probabilities_and_certainty() -> None:
-    candidates = [Candidate("a", -0.5, 3.0), Candidate("b", -0.1, 2.0), Candidate("c", -0.1, 3.5)]
-    assert asyncio.run(_one("log_prob", candidates, None)) == 1  # the first of equals
-    assert asyncio.run(_one("self_certainty", candidates, None)) == 2
+    answers = [Answer("a", -0.5, 3.0), Answer("b", -0.1, 2.0), Answer("c", -0.1, 3.5)]
+    assert asyncio.run(_choose_async("log_prob", answers, None)) == 1  # the first of equals
+    assert asyncio.run(_choose_async("self_certainty", answers, None)) == 2
 
 
 def test_self_certainty_is_the_divergence_from_uniform() -> None:
@@ -99,10 +110,9 @@ def test_plurality(texts: Sequence[str], chosen: int) -> None:
 
 @given(st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=8))
 def test_the_oracle_is_coverage(solved: list[bool | None]) -> None:
-    panel = {"q": ("", [Candidate("", solved=one) for one in solved])}
-    memory = Memory.__new__(Memory)  # never looked at: the oracle asks nobody
-    chosen, _ = asyncio.run(choose_all("oracle", panel, Helpers(), "", memory))
-    (value,) = worth(panel, chosen)
+    panel = {"q": AnsweredQuestion("", [Answer("", solved=one) for one in solved])}
+    chosen, _ = asyncio.run(choose_all("oracle", panel, Helpers(), None, None))
+    (value,) = accuracies(panel, chosen)
     if True in solved:
         assert value == 1.0
     elif None in solved:
@@ -144,7 +154,7 @@ def test_the_list_has_no_fixed_order() -> None:
     taken = [
         asyncio.run(
             METHODS["llm_judge"](
-                [Candidate(text) for text in "abcd"], f"question {i}", Helpers(_Judge())
+                [Answer(text) for text in "abcd"], f"question {i}", Helpers(_Judge())
             )
         )
         for i in range(200)
@@ -167,10 +177,11 @@ def test_rewards() -> None:
 # --------------------------------------------------------------------- whole sets of questions
 
 
-def _panels(count: int) -> dict[str, tuple[str, list[Candidate]]]:
-    right = Candidate("right", solved=True)
+def _panels(count: int) -> dict[str, AnsweredQuestion]:
+    right = Answer("right", solved=True)
     return {
-        f"q{i}": (f"question {i}", [Candidate(f"a{i}", solved=False), right]) for i in range(count)
+        f"q{i}": AnsweredQuestion(f"question {i}", [Answer(f"a{i}", solved=False), right])
+        for i in range(count)
     }
 
 
@@ -187,24 +198,24 @@ def test_a_judge_that_cannot_be_reached_makes_results_missing(tmp_path: Path) ->
     judge.complete = down  # type: ignore[method-assign]
     path, helpers = tmp_path / "choices.jsonl", Helpers(judge)
 
-    def ask() -> tuple[dict[str, int], str]:
-        return asyncio.run(choose_all("llm_judge", panels, helpers, "judge", Memory(path)))
+    def ask() -> tuple[dict[str, int], str | None]:
+        return asyncio.run(choose_all("llm_judge", panels, helpers, "judge", ChoiceCache(path)))
 
     chosen, problem = ask()
     assert problem == "nobody is there"
     assert len(chosen) == 8
-    values = worth(panels, chosen)
+    values = accuracies(panels, chosen)
     assert [value for value in values if not math.isnan(value)] == [1.0] * 8
-    line = row("llm_judge", values, 0)
+    line = accuracy_row("llm_judge", values, 0)
     assert (line["accuracy"], line["missing"]) == (1.0, 32)  # missing, not wrong
 
     judge.complete = answer  # type: ignore[method-assign]
     judge.asked.clear()
     path.write_text(path.read_text() + '\n{"key": "cut sho')  # by a kill
     chosen, problem = ask()
-    assert (len(chosen), problem) == (40, "")
+    assert (len(chosen), problem) == (40, None)
     assert len(judge.asked) == 32  # what was known is not asked again
-    assert ask() == (chosen, "")
+    assert ask() == (chosen, None)
     assert len(judge.asked) == 32
 
 
@@ -219,26 +230,27 @@ def test_one_undecided_question_is_missing_alone(tmp_path: Path) -> None:
         return await answer(request) if "question 2" in request.user else '{"score": 11}'
 
     judge.complete = sometimes  # type: ignore[method-assign]
-    memory = Memory(tmp_path / "choices.jsonl")
-    chosen, problem = asyncio.run(choose_all("llm_score", panels, Helpers(judge), "judge", memory))
+    cache = ChoiceCache(tmp_path / "choices.jsonl")
+    chosen, problem = asyncio.run(choose_all("llm_score", panels, Helpers(judge), "judge", cache))
     assert chosen == {"q2": 0}
+    assert problem is not None
     assert "no verdict" in problem
-    assert row("", [math.nan, math.nan], 0)["accuracy"] is None
+    assert accuracy_row("", [math.nan, math.nan], 0)["accuracy"] is None
 
 
 def test_another_judge_is_asked_anew(tmp_path: Path) -> None:
-    memory, judge = Memory(tmp_path / "choices.jsonl"), _Judge()
+    cache, judge = ChoiceCache(tmp_path / "choices.jsonl"), _Judge()
     for identity in ("one", "two", "two"):
-        asyncio.run(choose_all("llm_judge", _panels(2), Helpers(judge), identity, memory))
+        asyncio.run(choose_all("llm_judge", _panels(2), Helpers(judge), identity, cache))
     assert len(judge.asked) == 4
 
 
 def test_a_blind_choice() -> None:
     panels = {
-        "a": ("", [Candidate("", solved=True), Candidate("", solved=False)]),
-        "b": ("", [Candidate("", solved=None), Candidate("", solved=True)]),
+        "a": AnsweredQuestion("", [Answer("", solved=True), Answer("", solved=False)]),
+        "b": AnsweredQuestion("", [Answer("", solved=None), Answer("", solved=True)]),
     }
-    half, unknown = any_one(panels)
+    half, unknown = random_accuracies(panels)
     assert half == 0.5
     assert math.isnan(unknown)
 
@@ -248,6 +260,6 @@ def test_undecided_is_no_answer() -> None:
         raise Undecided("too long")
 
     chosen, problem = asyncio.run(
-        choose_all("reward", _panels(1), Helpers(rewards=too_long), "", Memory.__new__(Memory))
+        choose_all("reward", _panels(1), Helpers(rewards=too_long), None, None)
     )
     assert (chosen, problem) == ({}, "too long")

@@ -20,7 +20,7 @@ def test_a_seed_repeats_the_resamples() -> None:
     assert np.array_equal(resamples(9, 7, 3), resamples(9, 7, 3))
     assert not np.array_equal(resamples(9, 7, 3), resamples(9, 7, 4))
     assert (resamples(9, 7, 3).sum(1) == 9).all()
-    with pytest.raises(ValueError, match="no items"):
+    with pytest.raises(ValueError, match="at least one item"):
         resamples(0, 7, 3)
 
 

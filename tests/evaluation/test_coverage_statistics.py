@@ -10,12 +10,12 @@ from hypothesis.extra import numpy as arrays
 
 from acdc_jax.evaluation import coverage_statistics
 from acdc_jax.evaluation.bootstrap import resamples
-from acdc_jax.evaluation.coverage_statistics import Verdicts, gain, score_collective
+from acdc_jax.evaluation.coverage_statistics import BenchmarkScores, gain, score_collective
 
 # Three models and five items; answers as numbers, -1 is none.
 SCORES = np.asarray([[1, 0, 0, 1, 0], [1, 1, 0, 0, 0], [0, 1, 0, 0, 1]], np.float64)
 ANSWERS = np.asarray([[0, 0, 0, 0, -1], [0, 1, 1, 1, -1], [1, 1, 2, 1, 0]], np.int64)
-THREE = Verdicts(("a", "b", "c"), tuple("vwxyz"), SCORES, ANSWERS)
+THREE = BenchmarkScores(("a", "b", "c"), tuple("vwxyz"), SCORES, ANSWERS)
 WEIGHTS = resamples(5, 50, 0)
 
 
@@ -57,7 +57,7 @@ def test_random_collectives_are_averaged() -> None:
 
 
 def test_without_answers_nobody_votes() -> None:
-    silent = Verdicts(THREE.models, THREE.items, SCORES, None)
+    silent = BenchmarkScores(THREE.models, THREE.items, SCORES, None)
     found = score_collective(silent, [("a", "b")], WEIGHTS)
     assert found["plurality"] is None
     assert "plurality_interval" not in found
@@ -70,18 +70,18 @@ def test_gain_is_paired_by_item() -> None:
 
 
 @st.composite
-def _verdicts(draw: st.DrawFn) -> Verdicts:
+def _verdicts(draw: st.DrawFn) -> BenchmarkScores:
     """Equal answers to an item are worth the same, as from a real benchmark."""
     models, items = draw(st.integers(1, 5)), draw(st.integers(1, 8))
     answers = draw(arrays.arrays(np.int64, (models, items), elements=st.integers(-1, 3)))
     right = draw(arrays.arrays(np.int64, items, elements=st.integers(0, 3)))
     scores = (answers == right[None]).astype(np.float64)
     names = tuple(f"m{i}" for i in range(models))
-    return Verdicts(names, tuple(f"i{i}" for i in range(items)), scores, answers)
+    return BenchmarkScores(names, tuple(f"i{i}" for i in range(items)), scores, answers)
 
 
 @given(_verdicts())
-def test_properties(verdicts: Verdicts) -> None:
+def test_properties(verdicts: BenchmarkScores) -> None:
     weights = resamples(len(verdicts.items), 20, 0)
     found = score_collective(verdicts, [verdicts.models], weights)
     by_n = found["coverage_by_n"]
@@ -103,7 +103,7 @@ def test_properties(verdicts: Verdicts) -> None:
 
 
 @given(_verdicts(), st.randoms())
-def test_coverage_does_not_depend_on_the_order(verdicts: Verdicts, rng: object) -> None:
+def test_coverage_does_not_depend_on_the_order(verdicts: BenchmarkScores, rng: object) -> None:
     weights = resamples(len(verdicts.items), 5, 0)
     order = list(verdicts.models)
     rng.shuffle(order)  # type: ignore[attr-defined]

@@ -2,16 +2,15 @@
 
 `RUN/best_of_n/answers/NAME.jsonl.gz` has one line per answer of one member (`g012-m03.greedy`) or
 of one of its samples (`g012-m03.t0.7-k0-p1-m0-s0.03`: temperature, top-k, top-p, min-p, PRNG seed,
-number). A line is a JSON object with the fields of `Response`: `member`, `task` (`h…`: held out),
-`instance`, `text`, `score` (null: the infrastructure failed; asked again next time), `tokens`, and
-`log_prob` and `mean_log_prob`, means over the tokens in nats.
+number). Each line is a JSON object with the fields of `Response`; ids of held-out tasks begin with
+"h". A score that is null is missing, because the infrastructure failed; it is computed next time.
 """
 
 import dataclasses
 import gzip
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -22,19 +21,19 @@ from acdc_jax.files import write_atomic
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.tasks.task import Task
 
-Question = tuple[str, str]  # task and instance
-Answers = dict[Question, Response]
+QuestionId = tuple[str, str]
+"""(task id, instance key)"""
 
 
 @dataclasses.dataclass(frozen=True)
-class Voice:
-    """Who answers, and how.
+class Sampler:
+    """A member, and how its answers are drawn.
 
     Attributes:
-        member: id.
-        sampling: how tokens are drawn.
-        number: of the sample; draws differ by it.
-        prng_seed: of all samples.
+        member: Id of the member.
+        sampling: How tokens are drawn.
+        number: Number of the sample; samples with different numbers draw independently.
+        prng_seed: Seed of all samples.
     """
 
     member: str
@@ -43,31 +42,33 @@ class Voice:
     prng_seed: int = 0
 
     @property
-    def key(self) -> jax.Array:
-        """PRNG key of its draws."""
-        return jax.random.fold_in(jax.random.key(self.prng_seed), self.number)
+    def name(self) -> str:
+        """Unique name, also of the file with the answers."""
+        sampling = self.sampling
+        if sampling.greedy:
+            return f"{self.member}.greedy"
+        options = (
+            f"t{sampling.temperature:g}-k{sampling.top_k}-p{sampling.top_p:g}-m{sampling.min_p:g}"
+        )
+        return f"{self.member}.{options}-s{self.prng_seed}.{self.number:02d}"
 
     @property
-    def name(self) -> str:
-        """Name of its file, which tells it apart from every other voice."""
-        drawn = self.sampling
-        if drawn.greedy:
-            return f"{self.member}.greedy"
-        settings = f"t{drawn.temperature:g}-k{drawn.top_k}-p{drawn.top_p:g}-m{drawn.min_p:g}"
-        return f"{self.member}.{settings}-s{self.prng_seed}.{self.number:02d}"
+    def key(self) -> jax.Array:
+        """Typed PRNG key of the draws."""
+        return jax.random.fold_in(jax.random.key(self.prng_seed), self.number)
 
 
 @dataclasses.dataclass(frozen=True)
-class Spent:
-    """What answering took: wall seconds of decoding, of scoring after it, and tokens."""
+class Cost:
+    """Wall seconds of decoding, of waiting for scores after it, and number of tokens."""
 
     decode_s: float = 0.0
     scoring_s: float = 0.0
     tokens: int = 0
 
 
-def questions_of(tasks: Sequence[Task], instances_per_task: int) -> list[Question]:
-    """The first instances of each task."""
+def question_ids(tasks: Sequence[Task], instances_per_task: int) -> list[QuestionId]:
+    """Return the first instances of each task."""
     return [
         (task.id, instance)
         for task in tasks
@@ -75,17 +76,18 @@ def questions_of(tasks: Sequence[Task], instances_per_task: int) -> list[Questio
     ]
 
 
-def lacking(
-    run_dir: Path, voices: Sequence[Voice], questions: Sequence[Question]
-) -> dict[Voice, list[Question]]:
-    """Which voices owe answers, or scores of answers, and to what."""
-    owed = {}
-    for voice in voices:
-        known = read_answers(run_dir, voice)
-        missing = [q for q in questions if q not in known or known[q].score is None]
-        if missing:
-            owed[voice] = missing
-    return owed
+def missing_answers(
+    run_dir: Path, samplers: Sequence[Sampler], questions: Sequence[QuestionId]
+) -> dict[Sampler, list[QuestionId]]:
+    """Return the questions that each sampler has no scored answer to; samplers with none missing
+    are left out."""
+    missing = {}
+    for sampler in samplers:
+        answers = read_answers(run_dir, sampler)
+        unscored = [q for q in questions if q not in answers or answers[q].score is None]
+        if unscored:
+            missing[sampler] = unscored
+    return missing
 
 
 def complete_answers(
@@ -93,56 +95,56 @@ def complete_answers(
     weights: Weights,
     run_dir: Path,
     tasks: Sequence[Task],
-    owed: dict[Voice, list[Question]],
+    missing: Mapping[Sampler, Sequence[QuestionId]],
     advance: Callable[[int], None],
-) -> Spent:
-    """Lets voices answer what they owe; after a kill, nothing that was written is asked again.
+) -> Cost:
+    """Collect missing answers. After a kill, answers that were written are not collected again.
 
     Args:
         evaluator: Where and how members answer.
         weights: Returns the params of a member.
-        run_dir: the run.
-        tasks: that questions come from.
-        owed: from `lacking`.
-        advance: told how many voices have answered.
+        run_dir: The run.
+        tasks: The tasks that have the questions.
+        missing: From `missing_answers`.
+        advance: Called with the number of samplers that have answered.
     """
-    spent, done = Spent(), 0
-    for some in _together(list(owed), evaluator.members_at_once):
-        by_name = {voice.name: voice for voice in some}
-        wanted = {task for voice in some for task, _ in owed[voice]}
-        found = evaluate_members(
+    cost, done = Cost(), 0
+    for batch in _batches(list(missing), evaluator.members_at_once):
+        by_name = {sampler.name: sampler for sampler in batch}
+        task_ids = {task for sampler in batch for task, _ in missing[sampler]}
+        evaluation = evaluate_members(
             evaluator,
             list(by_name),
             lambda name, group: weights(by_name[name].member, group),  # noqa: B023
-            [task for task in tasks if task.id in wanted],
-            sampling=some[0].sampling,
-            keys={voice.name: voice.key for voice in some},
+            [task for task in tasks if task.id in task_ids],
+            sampling=batch[0].sampling,
+            keys={sampler.name: sampler.key for sampler in batch},
             log_probs=True,
         )
-        for voice in some:
-            own = [
-                dataclasses.replace(response, member=voice.member)
-                for response in found.responses
-                if response.member == voice.name
+        for sampler in batch:
+            responses = [
+                dataclasses.replace(response, member=sampler.member)
+                for response in evaluation.responses
+                if response.member == sampler.name
             ]
-            _write_answers(run_dir, voice, read_answers(run_dir, voice), own)
-        spent = Spent(
-            spent.decode_s + found.decode_s,
-            spent.scoring_s + found.scoring_s,
-            spent.tokens + found.tokens,
+            _add_answers(run_dir, sampler, responses)
+        cost = Cost(
+            cost.decode_s + evaluation.decode_s,
+            cost.scoring_s + evaluation.scoring_s,
+            cost.tokens + evaluation.tokens,
         )
-        done += len(some)
+        done += len(batch)
         advance(done)
-    return spent
+    return cost
 
 
-def read_answers(run_dir: Path, voice: Voice) -> Answers:
-    """What a voice has answered so far.
+def read_answers(run_dir: Path, sampler: Sampler) -> dict[QuestionId, Response]:
+    """Return the answers of a sampler that are on file.
 
     Raises:
-        AcdcError: its file is damaged.
+        AcdcError: The file is damaged.
     """
-    path = _path(run_dir, voice)
+    path = _path(run_dir, sampler)
     if not path.exists():
         return {}
     try:
@@ -153,23 +155,24 @@ def read_answers(run_dir: Path, voice: Voice) -> Answers:
     return {(response.task, response.instance): response for response in responses}
 
 
-def _write_answers(run_dir: Path, voice: Voice, known: Answers, new: Sequence[Response]) -> None:
-    """Adds answers; one whose score is there stays as it is, so that choices from it hold."""
-    path = _path(run_dir, voice)
+def _add_answers(run_dir: Path, sampler: Sampler, responses: Sequence[Response]) -> None:
+    """Add answers to the file. Scored answers stay as they are, so that choices remain valid."""
+    path = _path(run_dir, sampler)
     path.parent.mkdir(parents=True, exist_ok=True)
-    settled = {question: one for question, one in known.items() if one.score is not None}
-    answers = {(one.task, one.instance): one for one in new} | settled
-    lines = "".join(json.dumps(one.to_json()) + "\n" for one in answers.values())
+    on_file = read_answers(run_dir, sampler)
+    scored = {question: answer for question, answer in on_file.items() if answer.score is not None}
+    answers = {(answer.task, answer.instance): answer for answer in responses} | scored
+    lines = "".join(json.dumps(answer.to_json()) + "\n" for answer in answers.values())
     write_atomic(path, gzip.compress(lines.encode(), compresslevel=3, mtime=0))
 
 
-def _together(voices: Sequence[Voice], size: int) -> Iterator[list[Voice]]:
-    """Voices that one call can ask: of one way to draw, and as many as are decoded at once."""
-    for _, alike in itertools.groupby(voices, lambda voice: (voice.sampling, voice.prng_seed)):
-        waiting = list(alike)
-        for start in range(0, len(waiting), size):
-            yield waiting[start : start + size]
+def _batches(samplers: Sequence[Sampler], size: int) -> Iterator[list[Sampler]]:
+    """Yield samplers that are evaluated in one call: at most `size`, with equal options."""
+    for _, group in itertools.groupby(samplers, lambda s: (s.sampling, s.prng_seed)):
+        samplers_alike = list(group)
+        for start in range(0, len(samplers_alike), size):
+            yield samplers_alike[start : start + size]
 
 
-def _path(run_dir: Path, voice: Voice) -> Path:
-    return run_dir / "best_of_n" / "answers" / f"{voice.name}.jsonl.gz"
+def _path(run_dir: Path, sampler: Sampler) -> Path:
+    return run_dir / "best_of_n" / "answers" / f"{sampler.name}.jsonl.gz"

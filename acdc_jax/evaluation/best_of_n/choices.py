@@ -1,144 +1,160 @@
-"""What a method chooses for every question, and what that is worth.
+"""What a method chooses for every question, and how often its choice is right.
 
-`RUN/best_of_n/choices.jsonl` remembers what models were asked for, so that none is asked twice: one
-JSON object per line, `key` (a digest of method, model, question and answers) and `chosen`.
+`ChoiceCache` keeps the choices that models were asked for in `RUN/best_of_n/choices.jsonl`, so that
+no model is asked twice. Each line is a JSON object with `key` (a digest of method, model, question
+and answers) and `chosen` (an index).
 """
 
 import asyncio
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from acdc_jax.evaluation.best_of_n import METHODS
-from acdc_jax.evaluation.best_of_n.candidate import Candidate, Helpers, Undecided
-from acdc_jax.evaluation.bootstrap import interval, resamples
+from acdc_jax.evaluation.best_of_n.methods import METHODS, Answer, Helpers, Undecided
+from acdc_jax.evaluation.bootstrap import figure, resamples
 from acdc_jax.tasks.llm import ChatError, digest
 
-_AT_ONCE = 256  # questions that a method works on
-_RESAMPLES = 10_000  # of the questions, for an interval
-Panels = Mapping[Any, tuple[str, Sequence[Candidate]]]  # question → its text, and the answers
+_QUESTIONS_AT_ONCE = 256
+_RESAMPLES = 10_000
 
 
-class Memory:
-    """Choices that models were asked for, on disk; a line that a kill cut short is not there."""
+@dataclass(frozen=True)
+class AnsweredQuestion:
+    """A question and the answers to choose from."""
+
+    question: str
+    answers: Sequence[Answer]
+
+
+Questions = Mapping[Any, AnsweredQuestion]  # by the id of the question
+
+
+class ChoiceCache:
+    """Choices of models, on disk. A line that a kill cut short is ignored."""
 
     def __init__(self, path: Path) -> None:
-        """Reads what there is."""
-        self._path, self._known = path, dict[str, int]()
+        """Read the choices that are on file."""
+        self._path, self._choices = path, dict[str, int]()
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             return
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
-                self._known[entry["key"]] = int(entry["chosen"])
+                self._choices[entry["key"]] = int(entry["chosen"])
             except (ValueError, TypeError, KeyError):
                 continue
 
     def get(self, key: str) -> int | None:
-        """The choice that was made, if it was."""
-        return self._known.get(key)
+        """Return a choice, or None if it has not been made."""
+        return self._choices.get(key)
 
     def add(self, key: str, chosen: int) -> None:
-        """Remembers a choice."""
-        self._known[key] = chosen
+        """Keep a choice."""
+        self._choices[key] = chosen
         with self._path.open("a", encoding="utf-8") as file:
-            # A line break first: the last line may be half of one.
+            # The line break comes first, because the last line may be incomplete.
             file.write("\n" + json.dumps({"key": key, "chosen": chosen}))
 
 
 async def choose_all(
     method: str,
-    panels: Panels,
+    questions: Questions,
     helpers: Helpers,
-    identity: str,
-    memory: Memory,
+    model: str | None,
+    cache: ChoiceCache | None,
     advance: Callable[[int], None] = lambda done: None,
-) -> tuple[dict[Any, int], str]:
-    """What a method chooses for each question; one that it cannot decide is left out.
+) -> tuple[dict[Any, int], str | None]:
+    """Choose an answer to each question; undecided questions are left out.
 
     Args:
-        method: one of `METHODS`.
-        panels: the questions.
-        helpers: whom methods may ask.
-        identity: of the model that this one asks; empty: it asks none, and nothing is remembered.
-        memory: of earlier choices.
-        advance: told how many questions are done.
+        method: Name of the method, from `METHODS`.
+        questions: The questions.
+        helpers: Models that methods ask.
+        model: Name of the model that this method asks; None if it asks none.
+        cache: Earlier choices; used only with `model`.
+        advance: Called with the number of questions decided.
 
     Returns:
-        Question → index of the chosen candidate, and why something is missing, in one line; empty
-        where nothing is.
+        Question id → index of the chosen answer; and one reason why choices are missing, if any.
     """
-    chosen: dict[Any, int] = {}
+    choices: dict[Any, int] = {}
     problems: list[str] = []
-    gone = False  # the model cannot be reached: every further question would wait for it in vain
-    room = asyncio.Semaphore(_AT_ONCE)
+    unreachable = False  # further questions would only wait for the model in vain
+    semaphore = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
+    if model is None:
+        cache = None
 
-    async def one(question: Any) -> None:
-        nonlocal gone
-        text, candidates = panels[question]
-        key = digest(method, identity, text, *(c.text for c in candidates)).hex()
-        known = memory.get(key) if identity else None
-        async with room:
-            if known is None and not gone:
-                try:
-                    known = await METHODS[method](candidates, text, helpers)
-                except Undecided as error:
-                    problems.append(str(error))
-                except ChatError as error:
-                    gone = True
-                    problems.insert(0, str(error))
-                if known is not None and identity:
-                    memory.add(key, known)
-        if known is not None:
-            chosen[question] = known
-            advance(len(chosen))
+    async def decide(key: str, entry: AnsweredQuestion) -> int | None:
+        nonlocal unreachable
+        chosen = cache.get(key) if cache else None
+        if chosen is not None or unreachable:
+            return chosen
+        try:
+            chosen = await METHODS[method](entry.answers, entry.question, helpers)
+        except Undecided as error:
+            problems.append(str(error))
+            return None
+        except ChatError as error:
+            unreachable = True
+            problems.insert(0, str(error))
+            return None
+        if cache:
+            cache.add(key, chosen)
+        return chosen
 
-    await asyncio.gather(*map(one, panels))
-    return chosen, problems[0] if problems else ""
+    async def choose(question: Any) -> None:
+        entry = questions[question]
+        texts = (answer.text for answer in entry.answers)
+        key = digest(method, model or "", entry.question, *texts).hex()
+        async with semaphore:
+            chosen = await decide(key, entry)
+        if chosen is not None:
+            choices[question] = chosen
+            advance(len(choices))
+
+    await asyncio.gather(*map(choose, questions))
+    return choices, problems[0] if problems else None
 
 
-def worth(panels: Panels, chosen: Mapping[Any, int]) -> list[float]:
-    """1 where the chosen answer is right, 0 where it is wrong, NaN where nobody knows."""
-    found = []
-    for question, (_, candidates) in panels.items():
-        right = candidates[chosen[question]].solved if question in chosen else None
-        found.append(math.nan if right is None else float(right))
-    return found
+def accuracies(questions: Questions, choices: Mapping[Any, int]) -> list[float]:
+    """Return 1 for each right choice, 0 for each wrong one, and NaN if that is not known."""
+    values = []
+    for question, entry in questions.items():
+        solved = entry.answers[choices[question]].solved if question in choices else None
+        values.append(math.nan if solved is None else float(solved))
+    return values
 
 
-def any_one(panels: Panels) -> list[float]:
-    """Share of each question's answers that is right: what a blind choice is worth."""
+def random_accuracies(questions: Questions) -> list[float]:
+    """Return the share of right answers to each question: the accuracy of a random choice."""
     return [
-        math.nan if any(c.solved is None for c in candidates) else _share(candidates)
-        for _, candidates in panels.values()
+        math.nan
+        if any(answer.solved is None for answer in entry.answers)
+        else sum(bool(answer.solved) for answer in entry.answers) / len(entry.answers)
+        for entry in questions.values()
     ]
 
 
-def row(method: str, values: Sequence[float], seed: int) -> dict[str, Any]:
-    """A line of the table: `method`, `accuracy`, its `interval`, and how many are `missing`.
-
-    Accuracy and the 95 % bootstrap interval are over the questions that are not missing; None
-    where all are.
+def accuracy_row(method: str, values: Sequence[float], prng_seed: int) -> dict[str, Any]:
+    """Return a row of the table of methods.
 
     Args:
-        method: its name.
-        values: from `worth` or `any_one`.
-        seed: of the bootstrap.
+        method: Its name.
+        values: From `accuracies` or `random_accuracies`.
+        prng_seed: Seed of the bootstrap.
+
+    Returns:
+        `method`; `accuracy` and `accuracy_interval` over the questions that are not missing, None
+        if all are; and the number of `missing` questions.
     """
     known = [value for value in values if not np.isnan(value)]
-    within = interval(known, resamples(len(known), _RESAMPLES, seed)) if known else [None, None]
-    return {
-        "method": method,
-        "accuracy": float(np.mean(known)) if known else None,
-        "interval": within,
-        "missing": len(values) - len(known),
-    }
-
-
-def _share(candidates: Sequence[Candidate]) -> float:
-    return sum(bool(c.solved) for c in candidates) / len(candidates)
+    row: dict[str, Any] = {"method": method, "accuracy": None, "accuracy_interval": None}
+    if known:
+        row |= figure("accuracy", known, resamples(len(known), _RESAMPLES, prng_seed))
+    return row | {"missing": len(values) - len(known)}

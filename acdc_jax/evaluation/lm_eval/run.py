@@ -12,11 +12,11 @@ from acdc_jax.evaluation.coverage_statistics import gain, score_collective
 from acdc_jax.evaluation.lm_eval.lm import HarnessLM, Voice
 from acdc_jax.evaluation.lm_eval.plan import Plan
 from acdc_jax.evaluation.lm_eval.samples import (
+    benchmark_scores,
     choose_score,
     load_samples,
     read_samples,
     save_samples,
-    verdicts,
 )
 from acdc_jax.evaluation.lm_eval.tasks import Asking, Benchmark, ask
 
@@ -107,7 +107,7 @@ def score_benchmark(
     score = choose_score(name, next(iter(samples.values())), scores)
     if score is None:
         return {"metric": None, "filter": None, "items": 0, "collectives": []}
-    table = verdicts(samples, score)
+    table = benchmark_scores(samples, score)
     weights = resamples(len(table.items), bootstrap, prng_seed)
     forces = {one.n: one.draws for one in plan.collectives if one.name == "evolved"}
     rows = []

@@ -11,7 +11,7 @@ import numpy as np
 from lm_eval.utils import handle_non_serializable
 
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluation.coverage_statistics import Verdicts
+from acdc_jax.evaluation.coverage_statistics import BenchmarkScores
 from acdc_jax.evaluation.lm_eval.tasks import PAPER_SCORES, Benchmark
 from acdc_jax.files import write_atomic
 
@@ -108,7 +108,9 @@ def choose_score(
     return next(usable, None)
 
 
-def verdicts(samples: Mapping[str, Sequence[Json]], score: tuple[str, str]) -> Verdicts:
+def benchmark_scores(
+    samples: Mapping[str, Sequence[Json]], score: tuple[str, str]
+) -> BenchmarkScores:
     """Scores and answers of several models, aligned by item.
 
     Args:
@@ -130,7 +132,7 @@ def verdicts(samples: Mapping[str, Sequence[Json]], score: tuple[str, str]) -> V
     scores = [[float(found[i]["metrics"][metric]) for i in items] for found in by_model.values()]
     answers = [[found[item]["answer"] for item in items] for found in by_model.values()]
     voted = any(answer is not None for row in answers for answer in row)
-    return Verdicts(
+    return BenchmarkScores(
         tuple(by_model),
         tuple(items),
         np.asarray(scores, np.float64),

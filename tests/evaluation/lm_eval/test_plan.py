@@ -7,7 +7,7 @@ import pytest
 
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.lm_eval.plan import Sampled, compare
-from acdc_jax.evaluation.lm_eval.samples import choose_score, verdicts
+from acdc_jax.evaluation.lm_eval.samples import benchmark_scores, choose_score
 from acdc_jax.evolution.skills import SkillMatrix
 
 SKILLS = SkillMatrix(
@@ -76,10 +76,10 @@ def test_the_score_that_counts() -> None:
 def test_answers_are_compared_within_an_item() -> None:
     one = [_sample(0, "f", "4", acc=1), _sample(1, "f", "5", acc=0), _sample(0, "g", "9", acc=0)]
     other = [_sample(1, "f", "4", acc=1), _sample(0, "f", None, acc=0)]  # in another order
-    found = verdicts({"a": one, "b": other}, ("acc", "f"))
+    found = benchmark_scores({"a": one, "b": other}, ("acc", "f"))
     assert found.items == ("t/0", "t/1")
     assert found.scores.tolist() == [[1, 0], [0, 1]]
-    assert found.answers is not None
-    assert found.answers.tolist() == [[0, 0], [-1, 1]]
+    assert found.votes is not None
+    assert found.votes.tolist() == [[0, 0], [-1, 1]]
     with pytest.raises(AcdcError, match="b met other items"):
-        verdicts({"a": one, "b": other[:1]}, ("acc", "f"))
+        benchmark_scores({"a": one, "b": other[:1]}, ("acc", "f"))
