@@ -1,7 +1,7 @@
-"""Which earlier tasks is a draft close to? Cosine similarity of embeddings.
+"""Embeddings of task texts, and their cosine similarities.
 
-Every task there ever was is compared, not only the active ones, so that an idea that left the pool
-is not proposed again (paper §3.3).
+A draft is compared with every earlier task, not only the active ones, so that an idea that left
+the pool is not proposed again (paper §3.3).
 """
 
 import functools
@@ -14,36 +14,37 @@ import scipy.sparse.linalg
 
 from acdc_jax.errors import AcdcError
 
-Rows: TypeAlias = Any  # np.ndarray or scipy.sparse.csr_matrix, which has no types
+Rows: TypeAlias = Any  # np.ndarray or scipy.sparse.csr_matrix, which has no type stubs
 
 
 @functools.cache
 def hashed_ngrams() -> Any:
-    """Character n-grams within words: robust to inflection, blind to order beyond a word's border.
+    """Return the vectorizer of character n-grams within words.
 
-    scikit-learn takes a second to import, which only those wait who come here.
+    It is robust to inflection and ignores the order of words.
     """
+    # scikit-learn takes a second to import.
     from sklearn.feature_extraction.text import HashingVectorizer
 
     return HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), n_features=2**18)
 
 
 class Embedder(Protocol):
-    """Turns texts into directions."""
+    """Embeds texts as vectors, of which only the directions matter."""
 
     async def embed(self, texts: Sequence[str]) -> Rows:
-        """Embeddings [n, d], in order; their lengths do not matter.
+        """Return the embeddings [n, d], in the order of `texts`.
 
         Raises:
-            AcdcError: there are none. Never zeros instead.
+            AcdcError: Embedding failed.
         """
 
     async def close(self) -> None:
-        """Gives connections back."""
+        """Close the connections and free the resources."""
 
 
 class NGrams:
-    """Hashed character n-grams, [n, 2¹⁸] sparse: no model, no network."""
+    """Embeds texts as hashed character n-grams, [n, 2¹⁸] sparse, without a model."""
 
     async def embed(self, texts: Sequence[str]) -> Rows:
         """See `Embedder.embed`."""
@@ -54,17 +55,18 @@ class NGrams:
 
 
 class TaskIndex:
-    """Unit embeddings of an embedder, by text: each text is embedded once per process."""
+    """Caches unit embeddings by text: a process embeds each text once."""
 
     def __init__(self, embedder: Embedder) -> None:
+        """Embed with `embedder`."""
         self._embedder = embedder
         self._rows: dict[str, Rows] = {}
 
-    async def rows(self, texts: Sequence[str]) -> Rows:
-        """Embeddings [n, d] of unit length, in order.
+    async def embed(self, texts: Sequence[str]) -> Rows:
+        """Return embeddings [n, d] of unit length, in the order of `texts`.
 
         Raises:
-            AcdcError: an embedding is missing, not finite, or zero.
+            AcdcError: Embedding failed, or an embedding is zero or not finite.
         """
         unknown = [text for text in dict.fromkeys(texts) if text not in self._rows]
         if unknown:
@@ -82,18 +84,22 @@ class TaskIndex:
 async def similarities(
     index: TaskIndex, texts: Sequence[str], earlier: Sequence[str]
 ) -> np.ndarray:
-    """Cosine similarities [len(texts), len(earlier)], float64 in [-1, 1]."""
+    """Return cosine similarities [texts, earlier], float64 in [-1, 1]."""
     if not texts or not earlier:
         return np.zeros((len(texts), len(earlier)))
-    rows = await index.rows([*texts, *earlier])
+    rows = await index.embed([*texts, *earlier])
     product = rows[: len(texts)] @ rows[len(texts) :].T
     return product.toarray() if scipy.sparse.issparse(product) else np.asarray(product)
 
 
 def _unit(rows: Rows) -> Rows:
-    """The rows at unit length; refuses those that have none."""
+    """Scale the rows to unit length.
+
+    Raises:
+        AcdcError: A row is zero or not finite.
+    """
     sparse = scipy.sparse.issparse(rows)
     lengths = scipy.sparse.linalg.norm(rows, axis=1) if sparse else np.linalg.norm(rows, axis=1)
     if not (np.isfinite(lengths).all() and (lengths > 0).all()):
-        raise AcdcError("an embedding is zero or not finite; use another --embedding_model")
-    return rows if sparse else rows / lengths[:, None]  # HashingVectorizer has divided already
+        raise AcdcError("an embedding is zero or not finite; use another embedding model")
+    return rows if sparse else rows / lengths[:, None]  # HashingVectorizer normalises

@@ -1,7 +1,7 @@
-"""Finds the JSON object in what a model says, whatever it says around it.
+"""Extract JSON objects and code from a model's answer.
 
-Servers that take a JSON schema return the bare object. Others put it in a fence, behind a chain of
-thought, or write code with real line breaks inside a JSON string.
+Servers that take a JSON schema return the bare object. Other models put it in a fence or after a
+chain of thought, or write code with real line breaks inside a JSON string.
 """
 
 import ast
@@ -9,44 +9,50 @@ import json
 import re
 from typing import Any
 
-# A thought stands at the beginning, and its first mark may be missing. What looks like one further
-# on is text.
+# A thought is at the beginning, and its opening tag may be missing. Tags further on are text.
 _THOUGHT = re.compile(r"\A(?:\s*<think>.*?(?:</think>|\Z)|(?:(?!<think>).)*?</think>)", re.DOTALL)
-# A mark inside a line of code ends no block.
+# A fence in the middle of a line of code does not end the block.
 _FENCE = re.compile(r"```[\w+.-]*[ \t]*\n(.*?)(?:^[ \t]*```|```[ \t]*$)", re.DOTALL | re.MULTILINE)
 _FAMILY = re.compile(r"^class TaskFamily\b", re.MULTILINE)
-_ESCAPE = re.compile(r'(\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))|\\')  # a whole one, or a lone backslash
-_DECODER = json.JSONDecoder(strict=False)  # strings may hold real line breaks
+_ESCAPE = re.compile(r'(\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))|\\')  # an escape, or a lone backslash
+_DECODER = json.JSONDecoder(strict=False)  # accepts real line breaks in strings
 _TRUE = frozenset({"true", "yes", "done", "1"})
 
 
 def extract_object(text: str, required: str) -> dict[str, Any]:
-    """The last JSON object with the key `required` that stands in the text, thoughts left out.
+    """Return the last JSON object in the text that has the key `required`, thoughts left out.
 
     Raises:
-        ValueError: there is none; says what there is instead, and what is wrong with it.
+        ValueError: There is no such object; the message quotes the answer and the JSON error.
     """
-    spoken = _THOUGHT.sub("", text)
-    found, flaw = _last_object(spoken, required)
-    if found is None:
-        # Code in a JSON string with a regular expression, say, whose backslashes are not doubled.
-        found, flaw = _last_object(_ESCAPE.sub(lambda m: m[1] or r"\\", spoken), required)
-    if found is None:
-        said = " ".join(spoken.split())[:80] or "nothing"
+    answer = _THOUGHT.sub("", text)
+    fields, flaw = _last_object(answer, required)
+    if fields is None:
+        # Code in a JSON string may have single backslashes, e.g. of a regular expression.
+        fields, flaw = _last_object(_ESCAPE.sub(lambda m: m[1] or r"\\", answer), required)
+    if fields is None:
+        start = " ".join(answer.split())[:80] or "nothing"
         raise ValueError(
-            f"no JSON object with {required!r} in the answer, which says: {said}{flaw}"
+            f"no JSON object with {required!r} in the answer, which says: {start}{flaw}"
         )
     try:
-        json.dumps(found, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError):  # "\ud83d" is JSON, and no file could hold it
-        raise ValueError("the answer's JSON holds half of a character, or is too deep") from None
-    return found
+        json.dumps(fields, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):  # "\ud83d" is valid JSON but no valid text
+        raise ValueError(
+            "the answer's JSON has half a surrogate pair or is nested too deeply"
+        ) from None
+    return fields
 
 
 def extract_code(value: object, text: str) -> str:
-    """Python source from a JSON field, or from a code fence in it or else in the answer's text.
+    """Return Python source from a JSON field, or from a code fence in the field or the answer.
 
-    A family comes before other code, what parses before what does not, and later fences first.
+    A task family is preferred to other code, code that parses to code that does not, and later
+    fences to earlier ones.
+
+    Args:
+        value: The field's value.
+        text: The whole answer.
     """
     field = _unescaped(value) if isinstance(value, str) else ""
     sources = [*_fenced(field), field, *_fenced(_THOUGHT.sub("", text))]
@@ -59,13 +65,13 @@ def extract_code(value: object, text: str) -> str:
 
 
 def is_true(value: object) -> bool:
-    """Whether a model means yes: true, "true", "yes", "done", 1."""
+    """Return whether a model means yes: true, "true", "yes", "done", 1."""
     return str(value).strip().strip(".!").lower() in _TRUE
 
 
 def _last_object(text: str, required: str) -> tuple[dict[str, Any] | None, str]:
-    """The object, and what is wrong with the longest that begins and does not end well."""
-    found: dict[str, Any] | None = None
+    """Return the last object with the key, or None, and the error of the longest broken object."""
+    last: dict[str, Any] | None = None
     longest, flaw = -1, ""
     position = text.find("{")
     while position >= 0:
@@ -73,32 +79,33 @@ def _last_object(text: str, required: str) -> tuple[dict[str, Any] | None, str]:
         try:
             value, end = _DECODER.raw_decode(text, position)
             if isinstance(value, dict) and required in value:
-                found = value
+                last = value
             else:
-                end = position + 1  # it may be a shell around the one that is meant
+                end = position + 1  # the object may be nested in this one
         except json.JSONDecodeError as error:
             if error.pos - position > longest:
                 longest, flaw = error.pos - position, f" ({error})"
         except (ValueError, RecursionError):
             pass
         position = text.find("{", end)
-    return found, flaw
+    return last, flaw
 
 
 def _fenced(text: str) -> list[str]:
-    """Blocks of code in a text, the last first; JSON is none."""
+    """Return the code blocks of a text, the last one first, without JSON blocks."""
     blocks: list[str] = _FENCE.findall(text)
     return [block for block in reversed(blocks) if not block.lstrip().startswith("{")]
 
 
 def _unescaped(code: str) -> str:
-    """Code that was escaped twice: its line breaks arrive as a backslash and an n."""
+    """Unescape code that was escaped twice: its line breaks are a backslash and an n."""
     if "\n" in code or "\\n" not in code or _parses(code):
         return code
     return code.replace("\\n", "\n").replace("\\t", "\t").replace('\\"', '"')
 
 
 def _parses(code: str) -> bool:
+    """Return whether code is valid Python."""
     try:
         ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,9 +1,9 @@
-"""A chat model and embeddings from a Hugging Face model on this project's own engine.
+"""A chat model and embeddings from a Hugging Face folder, on this project's own engine.
 
 Requests that arrive together are decoded together. A sampled answer depends on its place in the
-batch, so sampled requests wait for each other: a batch goes off when every coroutine that is
-writing has asked, in the order of their seeds. Which batch an answer comes from then does not
-depend on timing. Greedy requests depend on nobody and go off as they come.
+batch, so the requests of drafting coroutines wait for each other: a batch starts when all of these
+coroutines have sent one, and is sorted by seed. The answers then do not depend on timing. Greedy
+answers do not depend on their batch; such requests start at once.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import contextvars
 import dataclasses
 import functools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ from acdc_jax.params import Params
 from acdc_jax.sharding import make_mesh
 from acdc_jax.tasks.llm import NO_TEXT, ChatRefusal, ChatRequest, Usage
 
-_WRITING = contextvars.ContextVar("writing", default=False)
-_EMBEDDED_TOKENS = 1024  # of a text, at most (the paper's length)
+_DRAFTING = contextvars.ContextVar("drafting", default=False)
+_MAX_EMBEDDED_TOKENS = 1024  # as in the paper
 
-Waiting = tuple[ChatRequest, "asyncio.Future[str]"]
+_PendingRequest = tuple[ChatRequest, "asyncio.Future[str]"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,21 +44,21 @@ class LoadedModel:
     """A language model in memory, with its tokenizer."""
 
     config: ModelConfig
-    weights: Params
+    params: Params
     tokenizer: Any
     stop_tokens: tuple[int, ...]
     pad_token: int
 
     def encode(self, request: ChatRequest) -> list[int]:
-        """The prompt's tokens."""
+        """Return the tokens of the prompt."""
         return tokenizer.encode_chat(self.tokenizer, request.user, request.system)
 
 
 def load_local_model(folder: Path, devices: Sequence[jax.Device]) -> LoadedModel:
-    """Reads a Hugging Face folder, its weights spread over the devices.
+    """Load a Hugging Face folder, with the params sharded over the devices.
 
     Raises:
-        AcdcError: it is not one, or of an architecture that is not known here.
+        AcdcError: The folder is not one, or its architecture is not supported.
     """
     model = hf.read_config(folder)
     shardings = param_shardings(make_mesh("model:-1", devices), model, population=False)
@@ -69,7 +69,7 @@ def load_local_model(folder: Path, devices: Sequence[jax.Device]) -> LoadedModel
 
 
 class LocalChat:
-    """A `ChatModel` that decodes with a `LoadedModel`."""
+    """A `ChatModel` on a model in memory."""
 
     def __init__(
         self,
@@ -79,15 +79,19 @@ class LocalChat:
         max_tokens: int,
         batch_size: int,
     ) -> None:
+        """Decode at most `batch_size` requests at once, and `max_tokens` tokens of each.
+
+        The sampling parameters apply to sampled requests.
+        """
         self.usage = Usage()
         self._model = model
         self._sampling = Sampling(temperature, top_p)
         self._max_tokens, self._batch_size = max_tokens, batch_size
-        self._writers = 0
-        self._drafts: list[Waiting] = []  # sampled, of writers
-        self._others: list[Waiting] = []  # the rest
+        self._drafting_coroutines = 0
+        self._draft_requests: list[_PendingRequest] = []  # sampled, of drafting coroutines
+        self._other_requests: list[_PendingRequest] = []
         self._device = asyncio.Lock()  # one batch at a time
-        # Its own: the event loop's common threads have others to serve meanwhile.
+        # Decoding takes long, and would block others on the event loop's default threads.
         self._thread = ThreadPoolExecutor(1, "local-chat")
         self._running: set[asyncio.Task[None]] = set()
 
@@ -97,32 +101,32 @@ class LocalChat:
         room = self._model.config.max_positions - self._max_tokens
         if len(prompt) > room:
             raise ChatRefusal(
-                f"a prompt of {len(prompt)} tokens leaves no room for --scientist_max_tokens="
-                f"{self._max_tokens} in the model's {self._model.config.max_positions}"
+                f"a prompt of {len(prompt)} tokens leaves no room for {self._max_tokens} new tokens "
+                f"in the model's window of {self._model.config.max_positions}"
             )
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        if request.sampled and _WRITING.get():
-            self._drafts.append((request, answer))
+        if request.sampled and _DRAFTING.get():
+            self._draft_requests.append((request, answer))
             self._send_drafts()
         else:
-            self._others.append((request, answer))
+            self._other_requests.append((request, answer))
             self._start(self._answer_others())
-        began = time.monotonic()
+        start = time.monotonic()
         text = await answer
-        new = len(self._model.tokenizer.encode(text, add_special_tokens=False))
-        self.usage.add(request.purpose, len(prompt), new, time.monotonic() - began)
-        return text if text.strip() else NO_TEXT  # an answer, if a useless one
+        new_tokens = len(self._model.tokenizer.encode(text, add_special_tokens=False))
+        self.usage.add(request.purpose, len(prompt), new_tokens, time.monotonic() - start)
+        return text if text.strip() else NO_TEXT
 
     @contextlib.asynccontextmanager
     async def drafting(self) -> AsyncIterator[None]:
         """See `ChatModel.drafting`."""
-        self._writers += 1
-        token = _WRITING.set(True)
+        self._drafting_coroutines += 1
+        token = _DRAFTING.set(True)
         try:
             yield
         finally:
-            _WRITING.reset(token)
-            self._writers -= 1
+            _DRAFTING.reset(token)
+            self._drafting_coroutines -= 1
             self._send_drafts()
 
     async def close(self) -> None:
@@ -130,21 +134,25 @@ class LocalChat:
         self._thread.shutdown()
 
     def _send_drafts(self) -> None:
-        """Starts the batch that all writers wait for, if they all do."""
-        if self._drafts and len(self._drafts) >= self._writers:
-            batch, self._drafts = sorted(self._drafts, key=lambda item: item[0].seed), []
+        """Start a batch if every drafting coroutine is waiting for one."""
+        if self._draft_requests and len(self._draft_requests) >= self._drafting_coroutines:
+            batch, self._draft_requests = (
+                sorted(self._draft_requests, key=lambda item: item[0].seed),
+                [],
+            )
             self._start(self._answer(batch))
 
     async def _answer_others(self) -> None:
-        """Answers what waits when the devices are free; several calls share a batch."""
+        """Answer the other requests that are pending once the device is free."""
         async with self._device:
-            batch, self._others = self._others, []
+            batch, self._other_requests = self._other_requests, []
         greedy = [item for item in batch if not item[0].sampled]
         for part in (greedy, *([item] for item in batch if item[0].sampled)):
             if part:
                 await self._answer(part)
 
-    async def _answer(self, batch: list[Waiting]) -> None:
+    async def _answer(self, batch: list[_PendingRequest]) -> None:
+        """Decode a batch and deliver its answers, or the error."""
         requests = [request for request, _ in batch]
         try:
             async with self._device:
@@ -160,11 +168,11 @@ class LocalChat:
                 answer.set_result(text)
 
     def _decode(self, requests: Sequence[ChatRequest]) -> list[str]:
-        """Answers of one batch; all are sampled, or none is."""
+        """Return the answers of a batch, in which all requests are sampled or none is."""
         model, texts = self._model, [""] * len(requests)
         for batch in generate(
             model.config,
-            model.weights,
+            model.params,
             [model.encode(request) for request in requests],
             stop_tokens=model.stop_tokens,
             pad_token=model.pad_token,
@@ -177,16 +185,18 @@ class LocalChat:
                 texts[index] = tokenizer.decode(model.tokenizer, tokens)
         return texts
 
-    def _start(self, coroutine: Any) -> None:
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in the background."""
         task = asyncio.ensure_future(coroutine)
-        self._running.add(task)  # the event loop alone would not keep it alive
+        self._running.add(task)  # the event loop holds only a weak reference
         task.add_done_callback(self._running.discard)
 
 
 class LocalEmbedder:
-    """An `Embedder`: a model's last hidden states, averaged over a text's tokens."""
+    """An `Embedder` that averages a model's last hidden states over a text's tokens."""
 
     def __init__(self, model: LoadedModel) -> None:
+        """Embed with `model`."""
         self._model = model
 
     async def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -197,28 +207,45 @@ class LocalEmbedder:
         """See `Embedder.close`."""
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        longest = min(_EMBEDDED_TOKENS, self._model.config.max_positions)
+        max_tokens = min(_MAX_EMBEDDED_TOKENS, self._model.config.max_positions)
         rows = []
         for text in texts:
-            tokens = self._model.tokenizer.encode(text, add_special_tokens=False)[:longest]
+            tokens = self._model.tokenizer.encode(text, add_special_tokens=False)[:max_tokens]
             if not tokens:
-                raise AcdcError("--embedding_model: its tokenizer makes nothing of a task's text")
-            # One at a time, padded on the right: a row must not depend on its neighbours.
-            width = min(bucket(len(tokens)), longest)
+                raise AcdcError(
+                    "the embedding model's tokenizer returns no tokens for a task's text; use "
+                    "another embedding model"
+                )
+            # One text at a time: an embedding must not depend on the rest of its batch.
+            width = min(bucket(len(tokens)), max_tokens)
             padded = np.full((1, width), self._model.pad_token, np.int32)
             padded[0, : len(tokens)] = tokens
-            pooled = _pooled(self._model.config, self._model.weights, padded, np.int32(len(tokens)))
-            rows.append(np.asarray(pooled, np.float64))
+            embedding = _mean_hidden_state(
+                self._model.config, self._model.params, padded, np.int32(len(tokens))
+            )
+            rows.append(np.asarray(embedding, np.float64))
         return np.stack(rows)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _pooled(model: ModelConfig, weights: Params, tokens: jax.Array, length: jax.Array) -> jax.Array:
-    """Mean hidden state [d] in float32 of the first `length` of [1, width] tokens."""
-    width = weights["embed.weight"].shape[1]
-    # With the identity for an output head, the "logits" are the last hidden states.
-    headless = {**weights, "head.weight": jnp.eye(width, dtype=weights["embed.weight"].dtype)}
+def _mean_hidden_state(
+    config: ModelConfig, params: Params, tokens: jax.Array, length: jax.Array
+) -> jax.Array:
+    """Return the mean last hidden state of a text.
+
+    Args:
+        config: The model.
+        params: Its params.
+        tokens: [1, width] int32, padded on the right.
+        length: [] int32, number of tokens without padding.
+
+    Returns:
+        [hidden_size] float32.
+    """
+    embed = params["embed.weight"]
+    # With the identity as output head, the logits are the last hidden states.
+    headless = {**params, "head.weight": jnp.eye(embed.shape[1], dtype=embed.dtype)}
     positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
-    states, _ = forward(model, headless, tokens, positions[None])
-    real = (positions < length)[:, None]
-    return jnp.where(real, states[0], jnp.float32(0)).sum(0) / length.astype(jnp.float32)
+    states, _ = forward(config, headless, tokens, positions[None])
+    is_token = (positions < length)[:, None]
+    return jnp.where(is_token, states[0], jnp.float32(0)).sum(0) / length.astype(jnp.float32)

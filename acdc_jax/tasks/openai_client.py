@@ -1,8 +1,8 @@
-"""ChatModel and embeddings from any OpenAI-compatible server: vLLM, SGLang, Ollama, a hosted API.
+"""Chat and embeddings from an OpenAI-compatible server: vLLM, SGLang, Ollama, a hosted API.
 
-The official client brings timeouts, retries with backoff and jitter, and obeys Retry-After. What
-it takes for an answer although it is none (half of a JSON document, no choices) is retried here.
-The key comes from OPENAI_API_KEY and goes nowhere but into requests.
+The official client handles timeouts, retries with backoff and jitter, and Retry-After. Unusable
+answers that it accepts (half of a JSON document, no choices) are retried here. The API key comes
+from the environment variable OPENAI_API_KEY, and is used in requests only.
 """
 
 import asyncio
@@ -23,29 +23,36 @@ from acdc_jax.tasks.llm import NO_TEXT, ChatError, ChatRefusal, ChatRequest, Usa
 
 T = TypeVar("T")
 
-# 413 too long, 422 cannot be processed: true of the request, not of the server.
-_REFUSED = frozenset({400, 413, 422})
+# Too long (413) and unprocessable (422) are faults of the request, not of the server.
+_REFUSAL_CODES = frozenset({400, 413, 422})
 _TEXTS_PER_CALL = 128
-_KEY = "OPENAI_API_KEY"
+_API_KEY = "OPENAI_API_KEY"
 
 
-class _NoAnswer(Exception):
-    """The server said "fine" and nothing usable."""
+class _UnusableAnswer(Exception):
+    """The server reports success, but its answer is unusable."""
 
 
 class Endpoint:
-    """One server, with bounded concurrency; shared by everything that talks to it."""
+    """One server, with bounded concurrency. Everything that talks to the server shares it."""
 
     def __init__(self, url: str, concurrency: int, timeout_s: float, retries: int) -> None:
-        """Connects to nothing yet.
+        """Prepare a client, without connecting.
+
+        Args:
+            url: Base URL; empty for the OpenAI API.
+            concurrency: Maximum number of requests in flight.
+            timeout_s: Seconds until a request is retried.
+            retries: Retries per request.
 
         Raises:
-            ConfigError: no URL and no key: it is not said whom to ask.
+            ConfigError: There is neither a URL nor an API key.
         """
-        key = os.environ.get(_KEY, "").strip()
+        key = os.environ.get(_API_KEY, "").strip()
         if not key and not url:
             raise ConfigError(
-                f"--scientist=openai: set {_KEY}, or --scientist_url for a server without a key"
+                f"no server is configured: set {_API_KEY}, or give the URL of a server that needs "
+                "no key"
             )
         self._key = key
         self._client = AsyncOpenAI(
@@ -57,49 +64,50 @@ class Endpoint:
         )
         self._name = url or "the OpenAI API"
         self._retries = retries
-        self._room = asyncio.Semaphore(concurrency)
-        self._again = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type((_NoAnswer, json.JSONDecodeError)),
+        self._slots = asyncio.Semaphore(concurrency)
+        self._retry = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type((_UnusableAnswer, json.JSONDecodeError)),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
             stop=tenacity.stop_after_attempt(retries + 1),
             reraise=True,
         )
 
     async def ask(self, call: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
-        """Makes a call; retries it where its answer is none.
+        """Return the result of a call; retry while its answer is unusable.
 
         Raises:
-            ChatError: the server cannot be reached, or will not answer anything.
-            ChatRefusal: the server refuses what was asked.
+            ChatError: The server cannot be reached, or answers no request.
+            ChatRefusal: The server refuses this request.
         """
 
-        async def once() -> T:
+        async def attempt() -> T:
             return await call(self._client)
 
         try:
-            async with self._room:
-                return await self._again(once)
+            async with self._slots:
+                return await self._retry(attempt)
         except openai.APIStatusError as error:
-            said = self._without_key(str(error.message))
-            if error.status_code in _REFUSED:
-                raise ChatRefusal(f"{self._name} refuses: {said}") from None
+            message = self._without_key(str(error.message))
+            if error.status_code in _REFUSAL_CODES:
+                raise ChatRefusal(f"{self._name} refuses the request: {message}") from None
             raise ChatError(
-                f"{self._name} answers {error.status_code}: {said}; the last commit is safe: put "
-                "that right and run the same command again"
+                f"{self._name} answers with status {error.status_code}: {message}; fix this and "
+                "run the same command again"
             ) from None
-        except (openai.OpenAIError, _NoAnswer, json.JSONDecodeError) as error:
-            said = self._without_key(" ".join(str(error).split()))
+        except (openai.OpenAIError, _UnusableAnswer, json.JSONDecodeError) as error:
+            message = self._without_key(" ".join(str(error).split()))
             raise ChatError(
-                f"{self._name} does not answer after {self._retries + 1} tries ({said}); the last "
-                "commit is safe: start the server and run the same command again"
+                f"{self._name} does not answer after {self._retries + 1} tries ({message}); start "
+                "the server and run the same command again"
             ) from None
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._client.close()
 
     def _without_key(self, text: str) -> str:
-        # First the key, then the cut: half of a key would not be recognised.
+        """Return a text without the API key, cut to a message's length."""
+        # Replace before cutting: half of a key would not be recognised.
         return (text.replace(self._key, "…") if self._key else text)[:300]
 
 
@@ -109,11 +117,12 @@ class OpenAIChat:
     def __init__(
         self, endpoint: Endpoint, model: str, temperature: float, top_p: float, max_tokens: int
     ) -> None:
+        """Ask for `model`; the sampling parameters apply to sampled requests."""
         self.usage = Usage()
         self._endpoint, self._model = endpoint, model
         self._sampling = {"temperature": temperature, "top_p": top_p}
         self._max_tokens = max_tokens
-        self._takes_schema = True  # until the server says otherwise
+        self._takes_schema = True  # until the server refuses one
 
     async def complete(self, request: ChatRequest) -> str:
         """See `ChatModel.complete`."""
@@ -122,7 +131,7 @@ class OpenAIChat:
                 return await self._complete(request, {"response_format": _format(request)})
             except ChatRefusal:
                 answer = await self._complete(request, {})
-                self._takes_schema = False  # the schema was what it refused
+                self._takes_schema = False  # the schema was the reason
                 return answer
         return await self._complete(request, {})
 
@@ -134,7 +143,8 @@ class OpenAIChat:
         """See `ChatModel.close`."""
         await self._endpoint.close()
 
-    async def _complete(self, request: ChatRequest, more: Mapping[str, Any]) -> str:
+    async def _complete(self, request: ChatRequest, options: Mapping[str, Any]) -> str:
+        """Return the answer to a request with additional fields."""
         sampling = self._sampling if request.sampled else {"temperature": 0.0}
         body = {
             "model": self._model,
@@ -145,52 +155,55 @@ class OpenAIChat:
             "seed": request.seed,
             "max_tokens": self._max_tokens,
             **sampling,
-            **more,
+            **options,
         }
 
         async def call(client: AsyncOpenAI) -> tuple[str, Mapping[str, int]]:
-            # Plain dictionaries: the client's typed models take longer than all of the rest.
+            # Plain dictionaries: the client's typed models take longer than everything else.
             answer: Any = await client.post("/chat/completions", cast_to=object, body=body)
             try:
                 text = answer["choices"][0]["message"].get("content")
                 usage = answer.get("usage") or {}
             except (LookupError, TypeError, AttributeError):
-                raise _NoAnswer("an answer without choices") from None
-            # No text is an answer, if a useless one: a refusal, or thoughts that took all tokens.
-            # The server would say the same again.
+                raise _UnusableAnswer("an answer without choices") from None
+            # An empty text is not retried, because the server would repeat it: the model refuses,
+            # or its thoughts took all tokens.
             return text if isinstance(text, str) and text.strip() else NO_TEXT, usage
 
-        began = time.monotonic()
+        start = time.monotonic()
         text, usage = await self._endpoint.ask(call)
         self.usage.add(
             request.purpose,
             usage.get("prompt_tokens", 0),
             usage.get("completion_tokens", 0),
-            time.monotonic() - began,
+            time.monotonic() - start,
         )
-        # Half of a character, such as an answer cut in an emoji, could be neither kept nor sent.
+        # Half a surrogate pair, e.g. of an answer cut inside an emoji, cannot be stored or sent.
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class OpenAIEmbedder:
-    """An `Embedder` on an endpoint's /embeddings."""
+    """An `Embedder` on an endpoint."""
 
     def __init__(self, endpoint: Endpoint, model: str) -> None:
+        """Ask for `model`."""
         self._endpoint, self._model = endpoint, model
 
     async def embed(self, texts: Sequence[str]) -> np.ndarray:
         """See `Embedder.embed`."""
-        parts = [
+        batches = [
             await self._embed(texts[start : start + _TEXTS_PER_CALL])
             for start in range(0, len(texts), _TEXTS_PER_CALL)
         ]
-        return np.concatenate(parts)
+        return np.concatenate(batches)
 
     async def close(self) -> None:
         """See `Embedder.close`."""
         await self._endpoint.close()
 
     async def _embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed with one call."""
+
         async def call(client: AsyncOpenAI) -> np.ndarray:
             answer = await client.embeddings.create(
                 model=self._model, input=list(texts), encoding_format="float"
@@ -199,14 +212,15 @@ class OpenAIEmbedder:
             try:
                 rows = np.asarray([item.embedding for item in by_index], np.float64)
             except (TypeError, ValueError):
-                raise _NoAnswer("embeddings that are no numbers") from None
+                raise _UnusableAnswer("embeddings that are not numbers") from None
             if rows.ndim != 2 or len(rows) != len(texts):
-                raise _NoAnswer(f"{len(rows)} embeddings for {len(texts)} texts")
+                raise _UnusableAnswer(f"{len(rows)} embeddings for {len(texts)} texts")
             return rows
 
         return await self._endpoint.ask(call)
 
 
 def _format(request: ChatRequest) -> dict[str, Any]:
+    """Return the API's description of the answer's schema."""
     schema = {"name": request.purpose, "schema": request.schema, "strict": True}
     return {"type": "json_schema", "json_schema": schema}

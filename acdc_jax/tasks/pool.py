@@ -1,8 +1,8 @@
-"""The task pool and how it adapts to the archive (paper §3.3): pure functions on a small state.
+"""The task pool and its adaptation to the archive (paper §3.3), as pure functions.
 
-A parent that an easier or harder child replaces waits in *limbo*. At the next adaptation a child
-that nobody solves leaves again, and its parent comes back if no other child of it proved possible.
-A child of which nothing is known yet (its scores are missing) keeps its parent waiting.
+An easier or harder child replaces its parent, which waits in *limbo*. At the next adaptation, a
+child that no member solves leaves the pool, and its parent returns unless another child of it is
+solved. The parent keeps waiting for a child whose scores are missing.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from acdc_jax.tasks.task import Kind, Task
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """Which tasks are active, and which wait.
+    """The active tasks, and those in limbo.
 
     Attributes:
-        active: task ids, oldest first.
-        limbo: child id → id of the parent that it replaced.
-        next_id: the number that the next task gets; numbers are never used twice.
+        active: Task ids, oldest first.
+        limbo: Child id → id of the parent that it replaced.
+        next_id: Number of the next task. Numbers are never reused.
     """
 
     active: tuple[str, ...] = ()
@@ -29,12 +29,12 @@ class Pool:
 
 
 def task_id(number: int) -> str:
-    """`t00012` for 12: ids sort by age."""
+    """Return the id of a task, e.g. `t00012` for 12. Ids sort by age."""
     return f"t{number:05d}"
 
 
 def add_tasks(pool: Pool, tasks: Sequence[Task]) -> Pool:
-    """The pool with new tasks active; a parent that one of them replaces goes to limbo."""
+    """Activate new tasks. Parents that they replace go to limbo."""
     replaced = {
         task.id: task.draft.parent
         for task in tasks
@@ -49,15 +49,15 @@ def add_tasks(pool: Pool, tasks: Sequence[Task]) -> Pool:
 
 
 def settle_limbo(pool: Pool, pass_rate: Mapping[str, float]) -> Pool:
-    """Decides about the children of the last adaptation.
+    """Decide about the children of the last adaptation.
 
     Args:
-        pool: the pool.
-        pass_rate: active task id → share of the archive that solves it, in [0, 1].
+        pool: The pool.
+        pass_rate: Active task id → share of the archive that solves it, in [0, 1].
 
     Returns:
-        The pool without impossible children, a parent back where all of its children are gone;
-        in limbo are the children without a pass rate.
+        The pool without children that no member solves, and with the parents that have lost all
+        their children. Children without a pass rate stay in limbo.
     """
     impossible = {child for child in pool.limbo if pass_rate.get(child) == 0.0}
     undecided = {child: parent for child, parent in pool.limbo.items() if child not in pass_rate}
@@ -68,16 +68,16 @@ def settle_limbo(pool: Pool, pass_rate: Mapping[str, float]) -> Pool:
 
 
 def discard_impossible(pool: Pool, pass_rate: Mapping[str, float]) -> Pool:
-    """The pool without the tasks that nobody solves, unless that would leave none.
+    """Remove the tasks that no member solves, unless that would empty the pool.
 
-    A task that just came back from limbo has no pass rate yet, and stays.
+    A task that has just returned from limbo has no pass rate yet, and stays.
     """
     possible = tuple(i for i in pool.active if pass_rate.get(i, 1.0) > 0.0)
     return dataclasses.replace(pool, active=possible or pool.active)
 
 
 def prune(pool: Pool, max_tasks: int) -> Pool:
-    """The pool with the newest `max_tasks` tasks; limbo forgets the children that go."""
+    """Keep the newest `max_tasks` tasks. Removed children leave limbo, too."""
     active = pool.active[-max_tasks:]
     limbo = {child: parent for child, parent in pool.limbo.items() if child in set(active)}
     return dataclasses.replace(pool, active=active, limbo=limbo)
@@ -93,11 +93,23 @@ def draw_requests(
     novel_probability: float,
     rng: np.random.Generator,
 ) -> list[tuple[Kind, str]]:
-    """Draws parents uniformly with replacement, and what to make of each: (kind, parent's id).
+    """Draw parents uniformly with replacement, and the kind of draft to make of each.
 
-    Easy (pass rate above `easy_threshold`) → harder; impossible or hard (below `hard_threshold`)
-    → easier; medium, or back from limbo and not yet rated → novel, or with
-    1 − `novel_probability` novel but related.
+    An easy parent (pass rate above `easy_threshold`) gets a harder child, a hard one (below
+    `hard_threshold`, or 0) an easier child. Any other parent, also one without a pass rate, gets
+    a novel child with probability `novel_probability`, else a related one.
+
+    Args:
+        pool: The pool.
+        pass_rate: Active task id → share of the archive that solves it, in [0, 1].
+        n: Number of draws.
+        easy_threshold: In [0, 1].
+        hard_threshold: In [0, 1].
+        novel_probability: In [0, 1].
+        rng: Random numbers.
+
+    Returns:
+        (kind, parent's id) of each draw.
     """
     requests: list[tuple[Kind, str]] = []
     for _ in range(n):

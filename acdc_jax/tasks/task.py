@@ -1,8 +1,8 @@
-"""Task families: a draft as a scientist wrote it, and a task as the pool accepted it.
+"""Task families: a `Draft` that passes the check is a `CheckedDraft`, and becomes a `Task` if new.
 
-A family is a folder with `task.py` (class `TaskFamily` with static `get_tasks`, `get_instructions`
-and `score`: the METR task standard's format) and `task.json` (everything else). The source is
-untrusted: nothing here executes it.
+On disk, a family is a folder with `task.py` (class `TaskFamily` with static `get_tasks`,
+`get_instructions` and `score`, as in the METR task standard) and `task.json` (everything else).
+The source is untrusted; nothing in this file executes it.
 """
 
 import dataclasses
@@ -13,25 +13,25 @@ from typing import Any, Literal
 
 from acdc_jax.errors import AcdcError
 
-Json = Any  # whatever `json.loads` returns
+Json = Any  # what `json.loads` returns
 Kind = Literal["seed", "novel", "inspired", "harder", "easier", "related"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """A task family as a scientist wrote it, before anything has run it.
+    """A task family as its author wrote it, unchecked.
 
     Attributes:
-        name: short identifier, unique only within its lineage.
-        description: one or two sentences, what a member has to do.
-        capability: the skill that the family exercises.
-        difficulty: the author's estimate, 1 (easy) to 5.
-        example_instruction: what a member may be asked.
-        source: text of `task.py`.
-        kind: how it came about.
-        parent: id of the task that it was made from, if any.
-        reference: instance key → a submission that must pass, where the author knows one.
-        metadata: anything that the author wants to find again in a parent.
+        name: Short identifier, unique only within its lineage.
+        description: What a member has to do, in one or two sentences.
+        capability: The skill that the family exercises.
+        difficulty: The author's estimate, 1 (easy) to 5.
+        example_instruction: The instructions of one instance.
+        source: Text of `task.py`.
+        kind: The kind of draft that was requested.
+        parent: Id of the task that it started from, if any.
+        reference: Instance key → a submission that must pass, if the author knows one.
+        metadata: Notes of the author, which it finds again when the task becomes a parent.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Draft:
     metadata: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
-        """What the family is about, in words: the input of its embedding.
+        """Return the text that is embedded: name, description and capability.
 
-        Without the example, so that the same idea with other material is not new.
+        The example is left out, so that the same idea with other material is not new.
         """
         return f"{self.name}\n{self.description}\n{self.capability}"
 
@@ -97,11 +97,11 @@ class Task:
     """An accepted task family.
 
     Attributes:
-        id: `t00012`; ids are never used twice in a run.
-        draft: what its author wrote.
-        generation: when it entered the pool.
-        instances: what `get_tasks()` returned, asked once.
-        instructions: what `get_instructions(t)` returned for each of them.
+        id: E.g. `t00012`; a run never reuses an id.
+        draft: What its author wrote.
+        generation: The generation in which it was accepted.
+        instances: Instance key → what `get_tasks()` returned for it.
+        instructions: Instance key → text of `get_instructions`.
     """
 
     id: str
@@ -112,7 +112,7 @@ class Task:
 
 
 def save_task(task: Task, folder: Path) -> None:
-    """Writes `task.py` and `task.json`; `folder` must not exist."""
+    """Write `task.py` and `task.json` into `folder`, which must not exist."""
     folder.mkdir(parents=True)
     (folder / "task.py").write_text(task.draft.source, encoding="utf-8")
     draft = dataclasses.asdict(task.draft)
@@ -129,19 +129,19 @@ def save_task(task: Task, folder: Path) -> None:
 
 
 def load_draft(folder: Path) -> Draft:
-    """Reads a family's folder without running any of it.
+    """Read a family's folder, without running any of it.
 
     Raises:
-        AcdcError: a file is missing or `task.json` lacks a field, named.
+        AcdcError: A file is missing, or `task.json` lacks a field; the message names it.
     """
     return _draft(folder, _read_json(folder))
 
 
 def load_task(folder: Path) -> Task:
-    """Reads an accepted task; the inverse of `save_task`.
+    """Read an accepted task from a folder that `save_task` wrote.
 
     Raises:
-        AcdcError: a file is missing or `task.json` lacks a field, named.
+        AcdcError: A file is missing, or `task.json` lacks a field; the message names it.
     """
     record = _read_json(folder)
     draft = _draft(folder, record)
@@ -158,6 +158,7 @@ def load_task(folder: Path) -> Task:
 
 
 def _read_json(folder: Path) -> dict[str, Json]:
+    """Read `task.json`."""
     try:
         record = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -168,6 +169,7 @@ def _read_json(folder: Path) -> dict[str, Json]:
 
 
 def _draft(folder: Path, record: dict[str, Json]) -> Draft:
+    """Return the draft of a folder, given its `task.json`."""
     try:
         return Draft(
             name=record["name"],

@@ -1,8 +1,7 @@
-"""Decides whether a draft becomes a task: by running it, never by trusting it (paper §3.3).
+"""Check a draft by running it in the sandbox (paper §3.3).
 
-A draft is accepted only if its three methods run in the sandbox within limits, scoring is
-repeat-stable, junk fails, the instructions do not give the answer away, and the reference solution
-passes where there is one.
+A draft passes if its three methods run within the limits, scoring is repeatable, wrong answers
+fail, the instructions do not give the answer away, and the reference solution, if any, passes.
 """
 
 import ast
@@ -19,51 +18,51 @@ from acdc_jax.tasks.task import CheckedDraft, Draft, Json, Rejection
 
 T = TypeVar("T")
 
-# Said by a judge that answers, but not with a grade: that is about the draft's criteria as well,
-# unlike a judge that cannot be reached.
+# The error of a judge that answers, but not with a grade. Unlike an unreachable judge, this may be
+# the fault of the draft's criteria.
 NO_GRADE = "the judge gives no grade"
 
-_JUNK = ("", "I do not know.")
-# Shorter answers may stand in honest instructions by chance ("first letter of abc").
-_LEAK_CHARACTERS = 16
-_LEAST_INSTANCES = 2  # one alone can be learnt by heart, and be passed by chance
-_MOST_SOURCE = 30_000  # characters
-_MOST_SHOWN = 200  # characters of a list of instances
+_WRONG_ANSWERS = ("", "I do not know.")
+# A shorter answer may occur in honest instructions by chance ("first letter of abc").
+_MIN_LEAK_LENGTH = 16
+_MIN_INSTANCES = 2  # a single one can be memorised, or passed by chance
+_MAX_SOURCE_LENGTH = 30_000
+_MAX_LIST_LENGTH = 200  # characters shown of a list of instances
 
-# Threads that hand over to the sandbox: that blocks while its queue is full, which the event loop
-# must not. Not the loop's common threads: they look up the host of the judge, for whom the queue
-# may be waiting. No more than the shortest queue holds, so that closing the sandbox frees them all.
-_HAND_OVER = ThreadPoolExecutor(8, "hand-over")
+# Threads that submit calls to the sandbox. Submitting blocks while the sandbox's queue is full,
+# which the event loop must not. The loop's default threads would not do: they resolve the host name
+# of the judge, for which the queue may be waiting. There are no more threads than the shortest
+# queue has places, so that closing the sandbox frees them all.
+_SUBMITTERS = ThreadPoolExecutor(8, "sandbox-submit")
 
 
 async def check_draft(
     draft: Draft, sandbox: Sandbox, skill_threshold: float
 ) -> CheckedDraft | Rejection:
-    """Runs a draft in the sandbox and judges it.
+    """Run a draft in the sandbox and check how it behaves.
 
     Args:
-        draft: what to check.
-        sandbox: where it runs.
-        skill_threshold: score from which a submission passes.
+        draft: The draft.
+        sandbox: Where it runs.
+        skill_threshold: Score from which a submission passes.
 
     Raises:
-        AcdcError: the sandbox, or the judge behind it, failed; nothing is known about the draft.
+        AcdcError: The sandbox or its judge failed; nothing is known about the draft.
     """
-    if flaw := static_flaw(draft.source):
+    if flaw := source_flaw(draft.source):
         return Rejection.of_draft(draft, flaw)
-    report = await _handed_over(functools.partial(sandbox.inspect, draft.source))
+    report = await _submit(functools.partial(sandbox.inspect, draft.source))
     if flaw := _report_flaw(report) or _reference_flaw(draft, report):
         return Rejection.of_draft(draft, flaw)
     items = _trial_items(draft, report)
-    # One alone first: what hangs on it would hang on all. Then everything twice, in separate
-    # processes: a score that depends on anything else shows itself.
+    # First one item alone: if it hangs, all would. Then all items twice, in separate processes,
+    # which shows scores that depend on anything else.
     runs: list[list[Outcome]] = []
     for part in (items[:1], items, items):
-        runs.append(await _handed_over(functools.partial(sandbox.score, draft.source, part)))
+        runs.append(await _submit(functools.partial(sandbox.score, draft.source, part)))
         if flaw := _outcome_flaw(draft, runs[-1]):
             return Rejection.of_draft(draft, flaw)
-    flaw = _score_flaw(draft, report, runs[1], runs[2], skill_threshold)
-    if flaw:
+    if flaw := _score_flaw(draft, report, runs[1], runs[2], skill_threshold):
         return Rejection.of_draft(draft, flaw)
     return CheckedDraft(draft, report.tasks, report.instructions)
 
@@ -71,7 +70,7 @@ async def check_draft(
 def check_drafts(
     drafts: Sequence[Draft], sandbox: Sandbox, skill_threshold: float
 ) -> list[CheckedDraft | Rejection]:
-    """`check_draft` of all, at once; one verdict per draft, in order."""
+    """Check drafts concurrently. See `check_draft`."""
 
     async def check_all() -> list[CheckedDraft | Rejection]:
         return await gather(check_draft(draft, sandbox, skill_threshold) for draft in drafts)
@@ -79,10 +78,10 @@ def check_drafts(
     return asyncio.run(check_all())
 
 
-def static_flaw(source: str) -> str | None:
-    """What is wrong with a family's source at first sight, before anything runs it."""
-    if len(source) > _MOST_SOURCE:
-        return f"the source has {len(source)} characters, more than {_MOST_SOURCE}"
+def source_flaw(source: str) -> str | None:
+    """Return what is wrong with a family's source, as far as parsing shows it, or None."""
+    if len(source) > _MAX_SOURCE_LENGTH:
+        return f"the source has {len(source)} characters, more than {_MAX_SOURCE_LENGTH}"
     try:
         module = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -97,31 +96,33 @@ def static_flaw(source: str) -> str | None:
     return f"TaskFamily lacks {', '.join(missing)}" if missing else None
 
 
-async def _handed_over(call: Callable[[], Future[T]]) -> T:
-    """What a call of the sandbox comes to."""
+async def _submit(call: Callable[[], Future[T]]) -> T:
+    """Return the result of a sandbox call."""
     loop = asyncio.get_running_loop()
-    return await asyncio.wrap_future(await loop.run_in_executor(_HAND_OVER, call))
+    return await asyncio.wrap_future(await loop.run_in_executor(_SUBMITTERS, call))
 
 
 def _trial_items(draft: Draft, report: FamilyReport) -> list[tuple[Json, str]]:
-    """Submissions to try on each instance: junk, the instructions themselves, the reference."""
+    """Return (instance, submission) to try: wrong answers, the instructions, the reference."""
     return [
         (instance, submission)
         for key, instance in report.tasks.items()
-        for submission in (*_JUNK, report.instructions[key], *_reference(draft, key))
+        for submission in (*_WRONG_ANSWERS, report.instructions[key], *_reference(draft, key))
     ]
 
 
 def _reference(draft: Draft, key: str) -> tuple[str, ...]:
+    """Return the reference submission of an instance, if there is one."""
     reference = (draft.reference or {}).get(key)
     return () if reference is None else (reference,)
 
 
 def _report_flaw(report: FamilyReport) -> str | None:
+    """Return what is wrong with the instances and instructions, or None."""
     if report.error:
         return report.error
-    if len(report.tasks) < _LEAST_INSTANCES:
-        return f"get_tasks() returns fewer than {_LEAST_INSTANCES} instances"
+    if len(report.tasks) < _MIN_INSTANCES:
+        return f"get_tasks() returns fewer than {_MIN_INSTANCES} instances"
     if set(report.tasks) != set(report.instructions):
         return "get_instructions() does not answer for every instance"
     empty = [key for key, text in report.instructions.items() if not text.strip()]
@@ -129,16 +130,20 @@ def _report_flaw(report: FamilyReport) -> str | None:
 
 
 def _reference_flaw(draft: Draft, report: FamilyReport) -> str | None:
-    """A submission for an instance that is none would try nothing."""
+    """Return which reference belongs to no instance, or None."""
     unknown = [key for key in draft.reference or {} if key not in report.tasks]
     if not unknown:
         return None
-    known = ", ".join(map(repr, report.tasks))[:_MOST_SHOWN]
+    known = ", ".join(map(repr, report.tasks))[:_MAX_LIST_LENGTH]
     return f"the reference is for instance {unknown[0]!r}, but get_tasks() returns {known}"
 
 
 def _outcome_flaw(draft: Draft, outcomes: Sequence[Outcome]) -> str | None:
-    """Raises AcdcError where it is not the draft that failed."""
+    """Return why an item got no score, or None.
+
+    Raises:
+        AcdcError: The sandbox or its judge failed, not the draft.
+    """
     for outcome in outcomes:
         if outcome.status == "infrastructure":
             if NO_GRADE in outcome.detail:
@@ -156,21 +161,22 @@ def _score_flaw(
     second: Sequence[Outcome],
     threshold: float,
 ) -> str | None:
+    """Return what is wrong with the scores of two equal runs of the trial items, or None."""
     if [outcome.score for outcome in first] != [outcome.score for outcome in second]:
         return "scoring is not repeat-stable"
     scores = iter([outcome.score or 0.0 for outcome in first])
     for key in report.tasks:
         instructions = report.instructions[key]
         reference = _reference(draft, key)
-        junk = [next(scores) for _ in _JUNK]
-        echo = next(scores)
-        solved = [next(scores) for _ in reference]
-        if max(junk) >= threshold:
+        wrong_scores = [next(scores) for _ in _WRONG_ANSWERS]
+        instructions_score = next(scores)
+        reference_scores = [next(scores) for _ in reference]
+        if max(wrong_scores) >= threshold:
             return f"instance {key} is passed by junk"
-        if echo >= threshold or any(
-            len(answer) >= _LEAK_CHARACTERS and answer in instructions for answer in reference
+        if instructions_score >= threshold or any(
+            len(answer) >= _MIN_LEAK_LENGTH and answer in instructions for answer in reference
         ):
             return f"the instructions of instance {key} give the answer away"
-        if solved and min(solved) < threshold:
+        if reference_scores and min(reference_scores) < threshold:
             return f"the reference solution fails on instance {key}"
     return None

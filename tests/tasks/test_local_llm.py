@@ -119,7 +119,7 @@ def test_drafts_do_not_depend_on_who_comes_first(model: LoadedModel) -> None:
 
 def test_a_model_on_several_devices_says_the_same(folder: Path, model: LoadedModel) -> None:
     spread = load_local_model(folder, jax.devices()[2:])
-    assert spread.weights["layers.0.mlp.up.weight"].sharding.device_set == {*jax.devices()[2:]}
+    assert spread.params["layers.0.mlp.up.weight"].sharding.device_set == {*jax.devices()[2:]}
     requests = [_request(1, sampled=False, user="Hello.")]
     chats = [LocalChat(each, 0.7, 1.0, 12, 4) for each in (model, spread)]
     assert _greedy(chats[0], requests) == _greedy(chats[1], requests)

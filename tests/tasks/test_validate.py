@@ -148,5 +148,5 @@ def test_drafts_given_up_while_they_wait_for_room_hold_no_thread() -> None:
     with Sandbox(1, Limits(wall_s=10.0)) as sandbox:
         asyncio.run(give_up(sandbox))
     together = threading.Barrier(8)
-    for thread in [validate._HAND_OVER.submit(together.wait, 5) for _ in range(8)]:
+    for thread in [validate._SUBMITTERS.submit(together.wait, 5) for _ in range(8)]:
         thread.result()
