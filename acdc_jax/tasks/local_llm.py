@@ -60,12 +60,12 @@ def load_local_model(folder: Path, devices: Sequence[jax.Device]) -> LoadedModel
     Raises:
         AcdcError: The folder is not one, or its architecture is not supported.
     """
-    model = hf.read_config(folder)
-    shardings = param_shardings(make_mesh("model:-1", devices), model, population=False)
+    config = hf.read_config(folder)
+    shardings = param_shardings(make_mesh("model:-1", devices), config, population=False)
     tok = tokenizer.load_tokenizer(folder)
     stop = tokenizer.stop_tokens(folder, tok)
     pad = tok.pad_token_id if tok.pad_token_id is not None else stop[0]
-    return LoadedModel(model, hf.load_weights(folder, model, shardings), tok, stop, pad)
+    return LoadedModel(config, hf.load_weights(folder, config, shardings), tok, stop, pad)
 
 
 class LocalChat:
@@ -101,7 +101,7 @@ class LocalChat:
         room = self._model.config.max_positions - self._max_tokens
         if len(prompt) > room:
             raise ChatRefusal(
-                f"a prompt of {len(prompt)} tokens leaves no room for {self._max_tokens} new tokens "
+                f"a prompt of {len(prompt)} tokens leaves no room for {self._max_tokens} new ones "
                 f"in the model's window of {self._model.config.max_positions}"
             )
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
