@@ -19,7 +19,7 @@ from acdc_jax.files import write_atomic
 from acdc_jax.models.hub import find_model
 from acdc_jax.options import check, option
 from acdc_jax.report.benchmarks import benchmark_table
-from acdc_jax.runtime import run_directory
+from acdc_jax.runtime import run_reader
 from acdc_jax.runtime.member_files import on_disk
 from acdc_jax.runtime.progress import progress
 from acdc_jax.runtime.run_reader import RunRecord
@@ -142,7 +142,7 @@ def run_benchmarks(
         voices = member_voices(
             run.run_dir,
             read_model(run.run_dir),
-            run_directory.read_recipes(run.run_dir, run.manifest.generation),
+            run_reader.read_recipes(run.run_dir, run.manifest.generation),
             [
                 Path(seed)
                 for seed in read_sources(run.run_dir).seeds.values()
@@ -250,7 +250,7 @@ def _plan(
             run.skills,
             run.seeds,
             run.manifest.archive,
-            {g: run_directory.read_archive(run.run_dir, g) for g in generations},
+            {g: run_reader.read_archive(run.run_dir, g) for g in generations},
             wanted=_listed(config.collectives),
             random_draws=config.random_draws,
             prng_seed=prng_seed,
@@ -259,7 +259,7 @@ def _plan(
     for model in plan.models:
         member = plan.sampled.get(model, Sampled(model, 0)).member
         if member not in seeds and not on_disk(run.run_dir / "members" / member):
-            known = ", ".join(run_directory.retained(run.manifest)[-8:])
+            known = ", ".join(run.manifest.retained[-8:])
             raise AcdcError(
                 f"{member} is not on disk in {run.run_dir} (the latest that are: {known}); "
                 "`acdc export` makes it again from its recipe"

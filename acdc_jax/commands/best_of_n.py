@@ -51,7 +51,7 @@ from acdc_jax.files import write_atomic
 from acdc_jax.models.hub import find_model
 from acdc_jax.options import check, option
 from acdc_jax.report.tables import best_of_n_table
-from acdc_jax.runtime import run_directory
+from acdc_jax.runtime import run_directory, run_reader
 from acdc_jax.runtime.backends import open_chat
 from acdc_jax.runtime.member_files import on_disk
 from acdc_jax.runtime.progress import Advance, progress
@@ -158,7 +158,7 @@ def check_best_of_n(run_dir: Path, config: BestOfNConfig, samples: SamplingConfi
         raise ConfigError("--temperature, --top_k, --top_p and --min_p are of --samples_of")
     if not config.best_of_n:
         return
-    manifest = run_directory.read_manifest(run_dir)
+    manifest = run_reader.read_manifest(run_dir)
     settings = Config.from_settings(manifest.flags)
     if config.questions == "held_out" and not settings.tasks.held_out:
         raise ConfigError(f"--questions=held_out: {run_dir} has no held-out tasks")
@@ -171,7 +171,7 @@ def check_best_of_n(run_dir: Path, config: BestOfNConfig, samples: SamplingConfi
     if config.reward_model:
         check_reward_model(find_model(config.reward_model, weights=True))
     if config.samples_of and not on_disk(run_dir / "members" / config.samples_of):
-        known = ", ".join(run_directory.retained(manifest)[-8:])
+        known = ", ".join(manifest.retained[-8:])
         raise AcdcError(
             f"--samples_of={config.samples_of}: is not among the members on disk (the latest: "
             f"{known})"

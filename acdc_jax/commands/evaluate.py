@@ -21,7 +21,7 @@ from acdc_jax.files import write_atomic
 from acdc_jax.options import check, option
 from acdc_jax.report.benchmarks import runs_table
 from acdc_jax.report.tables import forces_table
-from acdc_jax.runtime import run_directory
+from acdc_jax.runtime import run_directory, run_reader
 from acdc_jax.runtime.measure import complete_global_skills
 from acdc_jax.runtime.reopen import reopen_context
 from acdc_jax.runtime.run_reader import RunRecord, read_run
@@ -181,7 +181,7 @@ def complete_skills(run_dir: Path, console: Console) -> None:
         AcdcError: the run or its seeds cannot be read, or the run is under way.
     """
     run = read_run(run_dir)
-    known = run_directory.known_skills(run_dir, run.manifest, list(run.tasks))
+    known = run_reader.known_skills(run_dir, run.manifest, list(run.tasks))
     incomplete = skill_matrix.incomplete(known)
     if not incomplete:
         run_directory.save_skills(run_dir, known)
@@ -232,8 +232,8 @@ def _candidates(run: RunRecord, config: EvaluateConfig, latest: int) -> list[str
     """Ids of those who may be chosen, older ones first, so that ties go to them."""
     kept = [generation for generation in run.manifest.kept if generation <= latest]
     if config.candidates == "retained":
-        retained = run_directory.retained(run.manifest)
-        members = [m for m in retained if run.recipes[m]["generation"] <= latest]
+        retained = run.manifest.retained
+        members = [m for m in retained if run.recipes[m].generation <= latest]
     elif latest >= run.manifest.generation:
         members = list(run.manifest.archive)
     else:

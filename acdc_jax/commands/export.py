@@ -30,7 +30,7 @@ from acdc_jax.params import Params
 from acdc_jax.report.card import force_page, model_card
 from acdc_jax.report.lineage import ancestors
 from acdc_jax.report.provenance import origins
-from acdc_jax.runtime import run_directory
+from acdc_jax.runtime import run_reader
 from acdc_jax.runtime.compilation_cache import keep_compiled
 from acdc_jax.runtime.member_files import on_disk, read_member
 from acdc_jax.runtime.memory_budget import Shapes, choose_budget
@@ -107,7 +107,7 @@ def command(argv: Sequence[str]) -> None:
         return
     member, out = rest[1], Path(rest[2])
     if member not in run.recipes:
-        known = run_directory.retained(run.record.manifest)
+        known = run.record.manifest.retained
         raise AcdcError(f"{run.run_dir} never had a member {member!r}; it has {_some(known)}")
     hf.check_vacant(out)
     how = _export(run, member, out)
@@ -125,7 +125,7 @@ def _open(run_dir: Path) -> _Run:
     """
     record = read_run(run_dir)
     config, model = Config.from_settings(record.manifest.flags), read_model(run_dir)
-    recipes = run_directory.read_recipes(run_dir, record.manifest.generation)
+    recipes = run_reader.read_recipes(run_dir, record.manifest.generation)
     return _Run(
         run_dir, record, recipes, config, model, sharded_param_shapes(_mesh(config, model), model)
     )

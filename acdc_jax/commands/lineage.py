@@ -9,7 +9,7 @@ from rich.tree import Tree
 
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution.recipe import Recipe
-from acdc_jax.runtime import run_directory
+from acdc_jax.runtime import run_reader
 from acdc_jax.runtime.member_files import on_disk
 
 _HELP = """acdc lineage RUN MEMBER: print a member's family tree, down to the seeds.
@@ -29,7 +29,7 @@ def command(argv: Sequence[str]) -> None:
     if len(argv) != 2:
         raise ConfigError("usage: acdc lineage RUN MEMBER")
     run_dir, member = Path(argv[0]), argv[1]
-    recipes = run_directory.read_recipes(run_dir, run_directory.read_manifest(run_dir).generation)
+    recipes = run_reader.read_recipes(run_dir, run_reader.read_manifest(run_dir).generation)
     if member not in recipes:
         raise AcdcError(f"{run_dir} never had a member {member!r}; its archive/ lists them")
     Console(soft_wrap=True, highlight=False).print(

@@ -28,7 +28,7 @@ from acdc_jax.runtime.memory_budget import limit_pinned_memory
 from acdc_jax.runtime.metrics import Log, live
 from acdc_jax.runtime.preemption import PreemptionNotice, listen_for_sigterm
 from acdc_jax.runtime.progress import Advance, progress
-from acdc_jax.runtime.run_directory import Manifest
+from acdc_jax.runtime.run_reader import Manifest
 from acdc_jax.runtime.seed_models import Folders, cache_dir, keep_text_files
 from acdc_jax.runtime.setup import (
     RunContext,

@@ -17,7 +17,7 @@ from acdc_jax import flags
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution.skills import MISSING, SOLVED, SkillMatrix, pass_rates
 from acdc_jax.options import check, option
-from acdc_jax.runtime import run_directory
+from acdc_jax.runtime import run_reader
 from acdc_jax.tasks.task import Task, load_task
 
 _HELP = """acdc tasks RUN: list a run's tasks, easiest last; acdc tasks RUN TASK: show one of them,
@@ -96,7 +96,7 @@ def read_tasks(run_dir: Path) -> Browsed:
     Raises:
         AcdcError: it is no run, or a file of it is missing or damaged.
     """
-    manifest = run_directory.read_manifest(run_dir)
+    manifest = run_reader.read_manifest(run_dir)
     if manifest.generation < 0:
         raise AcdcError(f"{run_dir}: nothing is committed yet; wait for generation 0")
     folders = sorted((run_dir / "tasks").glob("t*"))[: manifest.task_counter]
@@ -112,7 +112,7 @@ def read_tasks(run_dir: Path) -> Browsed:
         name: "active" if name in active else "limbo" if name in waiting else "gone"
         for name in tasks
     }
-    skills = run_directory.read_archive(run_dir, manifest.generation)
+    skills = run_reader.read_archive(run_dir, manifest.generation)
     return Browsed(tasks, states, skills, limbo, run_dir)
 
 

@@ -31,8 +31,9 @@ def generations(run: RunRecord, kernel: np.ndarray) -> Json:
     """
     vendi: list[float] = []
     position = {name: i for i, name in enumerate(run.tasks)}
-    for g, active in enumerate(run.pools):
-        same = g > 0 and active == run.pools[g - 1]
+    active_tasks = [pool.active for pool in run.pools]
+    for g, active in enumerate(active_tasks):
+        same = g > 0 and active == active_tasks[g - 1]
         rows = [position[name] for name in active]
         vendi.append(vendi[-1] if same else taskmap.vendi_score(kernel[np.ix_(rows, rows)]))
     results = run.results or {}
@@ -114,14 +115,14 @@ def family_tree(run: RunRecord) -> Json:
         "trees": trees,
         "members": {
             name: {
-                "generation": recipe["generation"],
-                "parents": recipe["parents"],
-                "coefficients": [[round(w, 3) for w in row] for row in recipe["coefficients"]],
-                "groups": recipe["groups"],
-                "mutation": recipe["mutation"],
+                "generation": recipe.generation,
+                "parents": recipe.parents,
+                "coefficients": [[round(w, 3) for w in row] for row in recipe.coefficients],
+                "groups": recipe.groups,
+                "mutation": recipe.to_json()["mutation"],
                 "fitness": fitness.get(name),
                 "role": "seed"
-                if recipe["operator"] == "seed"
+                if recipe.operator == "seed"
                 else "force"
                 if name in force
                 else "archive"
@@ -136,7 +137,7 @@ def family_tree(run: RunRecord) -> Json:
 
 def tasks(run: RunRecord, kernel: np.ndarray) -> list[Json]:
     """Every task, with its place on the map and the responses to it; `kernel` as above."""
-    rates, active = pass_rates(run), set(run.pools[-1])
+    rates, active = pass_rates(run), set(run.pools[-1].active)
     positions = dict(zip(run.tasks, taskmap.place(kernel).round(4).tolist(), strict=True))
     answers = _answers(run)
     return [

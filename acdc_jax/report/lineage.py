@@ -1,9 +1,10 @@
 """The family tree of some members, laid out like a history of versions: a lane for each."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-Recipes = Mapping[str, Mapping[str, Any]]
+from acdc_jax.evolution.recipe import Recipe
+
+Recipes = Mapping[str, Recipe]
 
 
 def ancestors(members: Sequence[str], recipes: Recipes) -> list[str]:
@@ -14,7 +15,7 @@ def ancestors(members: Sequence[str], recipes: Recipes) -> list[str]:
         name = waiting.pop()
         if name not in known:
             known.add(name)
-            waiting += recipes[name]["parents"]
+            waiting += recipes[name].parents
     return sorted(known, key=lambda name: (*_age(recipes[name]), name))
 
 
@@ -37,14 +38,14 @@ def lay_out(members: Sequence[str], recipes: Recipes) -> dict[str, tuple[int, in
     row = {name: ages.index(_age(recipes[name])) for name in members}
     held_until = dict(row)
     for name in members:
-        for parent in recipes[name]["parents"]:
+        for parent in recipes[name].parents:
             held_until[parent] = max(held_until[parent], row[name])
     lanes: list[int] = []  # row from which each lane is free
     lane: dict[str, int] = {}
     for number in range(len(ages)):
         wishes: dict[str, float] = {}
         for name in (name for name in members if row[name] == number):
-            own = [lane[parent] for parent in recipes[name]["parents"]]
+            own = [lane[parent] for parent in recipes[name].parents]
             wishes[name] = sum(own) / len(own) if own else float(len(wishes))
         for name in sorted(wishes, key=lambda name: (wishes[name], name)):
             free = [i for i, since in enumerate(lanes) if since <= number]
@@ -57,5 +58,5 @@ def lay_out(members: Sequence[str], recipes: Recipes) -> dict[str, tuple[int, in
     return {name: (row[name], lane[name]) for name in members}
 
 
-def _age(recipe: Mapping[str, Any]) -> tuple[int, bool]:
-    return recipe["generation"], bool(recipe["parents"])
+def _age(recipe: Recipe) -> tuple[int, bool]:
+    return recipe.generation, bool(recipe.parents)

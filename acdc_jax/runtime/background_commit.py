@@ -8,10 +8,10 @@ from typing import Self
 from acdc_jax import multihost
 from acdc_jax.errors import Preempted
 from acdc_jax.evolution.evosax_strategy import Strategy
-from acdc_jax.runtime import run_directory
+from acdc_jax.runtime import run_directory, run_reader
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.preemption import PreemptionNotice
-from acdc_jax.runtime.run_directory import Manifest
+from acdc_jax.runtime.run_reader import Manifest
 from acdc_jax.runtime.state import Record, State
 
 
@@ -57,7 +57,7 @@ class BackgroundCommits:
         """
         if self._manifest.generation < 0:
             return None
-        state = run_directory.restore(self._run_dir, self._manifest, strategy)
+        state = run_reader.read_state(self._run_dir, self._manifest, strategy)
         self._store.warm(state.archive)
         return state
 

@@ -12,8 +12,8 @@ from acdc_jax.evaluation.global_skills import batches, complete_skills
 from acdc_jax.evaluation.held_out import FinishedRun, measure_run
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.skills import SkillMatrix
-from acdc_jax.runtime import run_directory
-from acdc_jax.runtime.run_directory import Manifest
+from acdc_jax.runtime import run_directory, run_reader
+from acdc_jax.runtime.run_reader import Manifest
 from acdc_jax.runtime.setup import RunContext
 from acdc_jax.runtime.state import State
 from acdc_jax.tasks.task import Task
@@ -28,7 +28,7 @@ def complete_global_skills(
 
     Args:
         context: The run.
-        known: From `run_directory.known_skills`.
+        known: From `run_reader.known_skills`.
         tasks: Task id → task, for all tasks of the matrix.
         advance: Called after each batch of members.
     """
@@ -66,7 +66,7 @@ def measure(
         JSON-ready `rows`, `coverage_by_generation` and `task_force`; see `measure_run`.
     """
     run_dir, evaluator = Path(context.config.run.run_dir), context.evaluator
-    known = run_directory.known_skills(run_dir, manifest, sorted(state.library.tasks))
+    known = run_reader.known_skills(run_dir, manifest, sorted(state.library.tasks))
     steps = batches(evaluator, len(skill_matrix.incomplete(known))) + 1
     steps += baseline.STEPS if baselines else 0
     done = itertools.count(1)
@@ -80,7 +80,7 @@ def measure(
         skills,
         list(context.seeds),
         state.archive,
-        {g: run_directory.read_archive(run_dir, g) for g in generations},
+        {g: run_reader.read_archive(run_dir, g) for g in generations},
         context.store.get,
     )
     results, solved = measure_run(evaluator, run, tasks, step)

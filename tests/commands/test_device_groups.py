@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from acdc_jax.commands import run as run_command
-from acdc_jax.runtime import run_directory
+from acdc_jax.runtime import run_reader
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.setup import RunContext
 
@@ -55,13 +55,13 @@ def test_groups_and_budgets_change_nothing(
     assert acdc_run(tmp_path / "b", *flags, *nothing) == 0
     assert set(rooms) == {(0, 0)}  # everything went through the disk
 
-    manifests = [run_directory.read_manifest(tmp_path / name) for name in "ab"]
+    manifests = [run_reader.read_manifest(tmp_path / name) for name in "ab"]
     assert manifests[0].archive == manifests[1].archive
     assert manifests[0].kept == manifests[1].kept
     for generation in range(3):
-        matrices = [run_directory.read_archive(tmp_path / name, generation) for name in "ab"]
+        matrices = [run_reader.read_archive(tmp_path / name, generation) for name in "ab"]
         assert matrices[0].members == matrices[1].members
         assert (matrices[0].values == matrices[1].values).all()
-    recipes = [run_directory.read_recipes(tmp_path / name, 2) for name in "ab"]
+    recipes = [run_reader.read_recipes(tmp_path / name, 2) for name in "ab"]
     assert recipes[0] == recipes[1]  # content hashes included
     assert len(recipes[0]) == 6 + 2 * 4

@@ -10,7 +10,7 @@ import pytest
 
 from acdc_jax.commands.main import main
 from acdc_jax.evaluation import global_skills
-from acdc_jax.runtime import run_directory
+from acdc_jax.runtime import run_reader
 
 pytestmark = pytest.mark.xdist_group("evaluate")
 
@@ -33,7 +33,7 @@ def _forget(run_dir: Path, member: int) -> str:
 def test_only_what_is_missing_is_evaluated(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = run_directory.read_archive(finished, 0)
+    before = run_reader.read_archive(finished, 0)
     forgotten = _forget(finished, 1)
     asked: list[Any] = []
     evaluate_members = global_skills.evaluate_members
@@ -45,7 +45,7 @@ def test_only_what_is_missing_is_evaluated(
     monkeypatch.setattr(global_skills, "evaluate_members", spy)
     assert main(["evaluate", str(finished), "--sizes=2"]) == 0
     assert asked == [forgotten]
-    skills = run_directory.read_skills(finished)
+    skills = run_reader.read_skills(finished)
     assert skills is not None
     order = [skills.members.index(member) for member in before.members]
     columns = [skills.tasks.index(task) for task in before.tasks]
@@ -72,7 +72,7 @@ def test_a_seed_that_was_dropped_is_evaluated(initial_run: Path, tmp_path: Path)
         assert main(["evaluate", str(run_dir), "--candidates=retained", *flags]) == 0
         evaluation = json.loads((run_dir / "evaluation.json").read_text())
         assert evaluation["candidates"] == candidates
-    skills = run_directory.read_skills(run_dir)
+    skills = run_reader.read_skills(run_dir)
     assert skills is not None
     assert sorted(skills.members) == [f"g000-m0{i}" for i in range(4)]
     assert (skills.values != -1).all()

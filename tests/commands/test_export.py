@@ -19,7 +19,7 @@ from acdc_jax.evolution.content_hash import content_hash
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.models import hf
 from acdc_jax.models.transformer import forward
-from acdc_jax.runtime import run_directory
+from acdc_jax.runtime import run_directory, run_reader
 
 torch = pytest.importorskip("torch", reason="transformers' decoders need PyTorch")
 
@@ -41,7 +41,7 @@ def finished(
 
         patch.setattr(run_command, "_measure", stop)
         assert main(arguments(run_dir, base, seeds, *flags)) == 1
-    assert run_directory.read_manifest(run_dir).generation == 2
+    assert run_reader.read_manifest(run_dir).generation == 2
     return run_dir
 
 
@@ -101,9 +101,9 @@ def test_a_task_force_is_folders_with_cards(
     assert "README.md shows" in capsys.readouterr().out
     members = sorted(path.name for path in out.iterdir() if path.is_dir())
     assert len(members) == 3
-    assert set(members) <= set(run_directory.read_manifest(run_dir).archive)
+    assert set(members) <= set(run_reader.read_manifest(run_dir).archive)
     assert not list(tmp_path.glob(".*"))
-    recipes = run_directory.read_recipes(run_dir, 2)
+    recipes = run_reader.read_recipes(run_dir, 2)
     page = (out / "README.md").read_text()
     for member in members:
         AutoTokenizer.from_pretrained(str(out / member))
@@ -209,7 +209,7 @@ def test_half_a_task_force_leaves_nothing(
 def test_what_was_measured_before_the_run_went_on_is_not_used(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old, out = run_directory.read_archive(run_dir, 0), tmp_path / "out"
+    old, out = run_reader.read_archive(run_dir, 0), tmp_path / "out"
     results = {"generations": 0, "task_force": {"2": old.members[:2]}}
     (run_dir / "results.json").write_text(json.dumps(results))
     # One task was replaced since, which only one member of the archive has met.
@@ -225,14 +225,14 @@ def test_what_was_measured_before_the_run_went_on_is_not_used(
 
 def _newest(run_dir: Path) -> str:
     """A member of the last generation; the last children of children come first."""
-    recipes = run_directory.read_recipes(run_dir, 2)
+    recipes = run_reader.read_recipes(run_dir, 2)
     return max(recipes, key=lambda name: (recipes[name].generation, *recipes[name].parents))
 
 
 def test_a_dropped_member_is_rebuilt_bit_for_bit(
     run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipes = run_directory.read_recipes(run_dir, 2)
+    recipes = run_reader.read_recipes(run_dir, 2)
     shutil.rmtree(run_dir / "members")
     for member in (_newest(run_dir), "g000-m00"):  # a grandchild, and a seed
         out = tmp_path / member
@@ -277,7 +277,7 @@ def test_what_cannot_be_rebuilt_is_refused(
 
 def test_lineage_reaches_the_seeds(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     member = _newest(run_dir)
-    recipes = run_directory.read_recipes(run_dir, 2)
+    recipes = run_reader.read_recipes(run_dir, 2)
     shutil.rmtree(run_dir / "members" / recipes[member].parents[0])
     assert main(["lineage", str(run_dir), member]) == 0
     tree = capsys.readouterr().out

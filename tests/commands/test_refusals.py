@@ -24,7 +24,7 @@ from acdc_jax.commands.main import main
 from acdc_jax.errors import AcdcError
 from acdc_jax.files import write_atomic
 from acdc_jax.quickstart import train
-from acdc_jax.runtime import member_files, member_store, run_directory
+from acdc_jax.runtime import member_files, member_store, run_directory, run_reader
 
 Models = tuple[Path, Path, Path]
 pytestmark = pytest.mark.xdist_group("runs")  # one process compiles for all
@@ -271,7 +271,7 @@ def test_real_full_disk(
 
     (small_disk / "filler").write_bytes(bytes(2**20 - 150_000))  # room to start, not to commit
     refused(argv, f"{run_dir}/members", "cannot be written (No space left on device)")
-    assert run_directory.read_manifest(run_dir).generation == -1
+    assert run_reader.read_manifest(run_dir).generation == -1
 
     with pytest.raises(OSError, match="No space"):
         (small_disk / "more").write_bytes(bytes(2**20))  # not even room for a manifest
@@ -280,7 +280,7 @@ def test_real_full_disk(
     (small_disk / "filler").unlink()
     (small_disk / "more").unlink()
     assert acdc_run(run_dir) == 0
-    assert run_directory.read_manifest(run_dir).generation == 1
+    assert run_reader.read_manifest(run_dir).generation == 1
 
 
 # ------------------------------------------------------------------------------ an existing run
@@ -298,7 +298,7 @@ def finished(models: Models, arguments: Any, tmp_path_factory: pytest.TempPathFa
 
         patch.setattr(run_command, "_measure", stop)
         assert main(arguments(run_dir, base, seeds)) == 1
-    assert run_directory.read_manifest(run_dir).generation == 1
+    assert run_reader.read_manifest(run_dir).generation == 1
     return run_dir
 
 
@@ -379,11 +379,11 @@ def test_corrupt_member(
     existing: Path,
 ) -> None:
     base, *seeds = models
-    member = run_directory.read_manifest(existing).archive[-1]
+    member = run_reader.read_manifest(existing).archive[-1]
     folder = existing / "members" / member
     damage(max(folder.glob(pattern), key=lambda path: path.stat().st_size))
     refused(arguments(existing, base, seeds, "--generations=2"), str(folder), "from a copy")
-    assert run_directory.read_manifest(existing).generation == 1
+    assert run_reader.read_manifest(existing).generation == 1
 
 
 @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ def test_disk_fills_up_while_committing(
     """One line, status 1; the generation before stays committed, and the run goes on."""
     base, *seeds = models
     more = ["--generations=2"]
-    before = run_directory.read_manifest(existing)
+    before = run_reader.read_manifest(existing)
     write, armed = write_atomic, False
 
     def write_until_full(path: Path, data: str | bytes) -> None:
@@ -479,10 +479,10 @@ def test_disk_fills_up_while_committing(
             arguments(existing, base, seeds, *more),
             *("No space left on device", "generation 1 is safe", "make room"),
         )
-    after = run_directory.read_manifest(existing)
+    after = run_reader.read_manifest(existing)
     assert (after.generation, after.archive, after.kept) == (1, before.archive, before.kept)
     assert acdc_run(existing, *more) == 0
-    after = run_directory.read_manifest(existing)
+    after = run_reader.read_manifest(existing)
     assert after.generation == 2
     lines = (existing / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["generation"] for line in lines] == [0, 1, 2]

@@ -9,7 +9,7 @@ import pytest
 
 from acdc_jax.commands.main import main
 from acdc_jax.commands.tasks import Filter, chosen, read_tasks
-from acdc_jax.runtime.run_directory import SCHEMA, Manifest
+from acdc_jax.runtime.run_reader import SCHEMA, Manifest
 from acdc_jax.tasks.task import Task, save_task
 from acdc_jax.tasks.task_sets import general
 

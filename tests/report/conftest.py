@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from acdc_jax.evolution.skills import SkillMatrix
-from acdc_jax.runtime import run_directory
+from acdc_jax.runtime import run_directory, run_reader
 from acdc_jax.tasks.task import Draft, Task, save_task
 
 ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
@@ -93,7 +93,9 @@ def write_run() -> Callable[..., Path]:
                 "rejections": [],
             }
             (folder / "archive" / f"g{g:03d}.json").write_text(json.dumps(archive))
-            (folder / "pool" / f"g{g:03d}.json").write_text(json.dumps({"active": active}))
+            (folder / "pool" / f"g{g:03d}.json").write_text(
+                json.dumps({"active": active, "limbo": {}, "next_id": 0})
+            )
             responses = [
                 {
                     "member": recipe["id"],
@@ -112,7 +114,7 @@ def write_run() -> Callable[..., Path]:
             lines.append({"generation": g, **figures, "new_tasks": 8 * (g > 0), "seconds": 1.5})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         manifest = {
-            "schema": run_directory.SCHEMA,
+            "schema": run_reader.SCHEMA,
             "generation": 2,
             "key": [0, 0],
             "flags": {

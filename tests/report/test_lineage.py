@@ -1,23 +1,28 @@
 """The layout of the family tree: no line through another member."""
 
+from collections.abc import Sequence
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.report.lineage import ancestors, lay_out
+
+
+def _recipe(generation: int, parents: Sequence[str]) -> Recipe:
+    rows = ((),) * len(parents)
+    return Recipe("", "merge", tuple(parents), rows, (), None, None, (), generation)
 
 
 @st.composite
 def families(draw):
     """Recipes of a run: two seeds, then children of anything older."""
-    recipes = {f"g000-m0{i}": {"generation": 0, "parents": []} for i in range(2)}
+    recipes = {f"g000-m0{i}": _recipe(0, []) for i in range(2)}
     for generation in range(draw(st.integers(0, 6))):
         older = list(recipes)
         for child in range(draw(st.integers(1, 4))):
             parents = draw(st.lists(st.sampled_from(older), min_size=1, max_size=3, unique=True))
-            recipes[f"g{generation:03d}-m1{child}"] = {
-                "generation": generation,
-                "parents": parents,
-            }
+            recipes[f"g{generation:03d}-m1{child}"] = _recipe(generation, parents)
     return recipes
 
 
@@ -31,7 +36,7 @@ def test_members_below_their_parents_and_lanes_their_own(recipes, data):
     assert list(places) == known
     assert len(set(places.values())) == len(known)
     for name, (row, _) in places.items():
-        for parent in recipes[name]["parents"]:
+        for parent in recipes[name].parents:
             above, lane = places[parent]
             assert above < row
             # The parent's line runs down its lane to the row before the child's.
@@ -41,10 +46,10 @@ def test_members_below_their_parents_and_lanes_their_own(recipes, data):
 
 def test_ancestors_only():
     recipes = {
-        "a": {"generation": 0, "parents": []},
-        "b": {"generation": 0, "parents": []},
-        "c": {"generation": 1, "parents": ["a"]},
-        "d": {"generation": 2, "parents": ["c", "a"]},
-        "e": {"generation": 2, "parents": ["b"]},
+        "a": _recipe(0, []),
+        "b": _recipe(0, []),
+        "c": _recipe(1, ["a"]),
+        "d": _recipe(2, ["c", "a"]),
+        "e": _recipe(2, ["b"]),
     }
     assert ancestors(["d"], recipes) == ["a", "c", "d"]

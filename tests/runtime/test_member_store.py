@@ -15,13 +15,13 @@ from orbax.checkpoint._src.serialization import replica_slices
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.skills import SkillMatrix
-from acdc_jax.runtime import member_store, run_directory
+from acdc_jax.runtime import member_store, run_directory, run_reader
 from acdc_jax.runtime.background_commit import BackgroundCommits
 from acdc_jax.runtime.breed import member_id, seed_recipe
 from acdc_jax.runtime.member_files import load_member, on_disk, save_member
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import Budget, bytes_on_device, choose_budget
-from acdc_jax.runtime.run_directory import Manifest
+from acdc_jax.runtime.run_reader import Manifest
 from acdc_jax.runtime.state import Record, State
 from acdc_jax.sharding import make_mesh, sharding
 from acdc_jax.tasks.library import Library
@@ -178,7 +178,7 @@ def test_a_member_of_another_shape_is_refused(tmp_path, path, dtype, reason):
 def test_a_failed_write_loses_only_what_is_not_committed(tmp_path, monkeypatch):
     (tmp_path / "members").mkdir()
     store = MemberStore(tmp_path / "members", _shapes(), _room(9, 9))
-    first = Manifest(run_directory.SCHEMA, -1, (0, 0), {}, 0, (), {})
+    first = Manifest(run_reader.SCHEMA, -1, (0, 0), {}, 0, (), {})
     with BackgroundCommits(tmp_path, first, store) as commits:
         _fill(store, 2)
         commits.begin(*_generation(0, ["g000-m00", "g000-m01"], {}))
@@ -194,9 +194,9 @@ def test_a_failed_write_loses_only_what_is_not_committed(tmp_path, monkeypatch):
         assert _value(store, "g001-m00") == 5
         with pytest.raises(AcdcError, match=r"g001-m00: .*no space.*; generation 0 is safe"):
             commits.begin(*_generation(2, ["g000-m00", "g001-m00"], {}))
-    manifest = run_directory.read_manifest(tmp_path)
+    manifest = run_reader.read_manifest(tmp_path)
     assert (manifest.generation, manifest.archive) == (0, ("g000-m00", "g000-m01"))
-    state = run_directory.restore(tmp_path, manifest, None)
+    state = run_reader.read_state(tmp_path, manifest, None)
     assert state.archive == ("g000-m00", "g000-m01")
 
 
@@ -223,7 +223,7 @@ class Retention(RuleBasedStateMachine):
         self.run_dir = Path(tempfile.mkdtemp())
         (self.run_dir / "members").mkdir()
         self.room, self.state = _room(device, host), None
-        self.manifest = Manifest(run_directory.SCHEMA, -1, (0, 0), {}, 0, (), {})
+        self.manifest = Manifest(run_reader.SCHEMA, -1, (0, 0), {}, 0, (), {})
         self.open()
 
     def open(self):
@@ -252,11 +252,11 @@ class Retention(RuleBasedStateMachine):
     @rule()
     def check(self):
         self.manifest = self.commits.wait()
-        assert self.manifest == run_directory.read_manifest(self.run_dir)
+        assert self.manifest == run_reader.read_manifest(self.run_dir)
         assert self.manifest.archive == self.state.archive
         folder = self.run_dir / "members"
-        assert {path.name for path in folder.iterdir()} == run_directory.referenced(self.manifest)
-        for name in run_directory.referenced(self.manifest):
+        assert {path.name for path in folder.iterdir()} == set(self.manifest.retained)
+        for name in set(self.manifest.retained):
             weights, _ = load_member(folder / name, _shapes())
             assert bool((weights["w"] == _value_of(name)).all())
 
@@ -270,7 +270,7 @@ class Retention(RuleBasedStateMachine):
             stray.mkdir()
         run_directory._remove_uncommitted(self.run_dir, self.manifest)
         self.open()
-        self.state = run_directory.restore(self.run_dir, self.manifest, None)
+        self.state = run_reader.read_state(self.run_dir, self.manifest, None)
         self.store.warm(self.state.archive)
 
     def teardown(self):

@@ -68,14 +68,17 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert second == first  # the id too
 
 
-@pytest.mark.parametrize(("flag", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+@pytest.mark.parametrize(
+    ("flag", "value", "package"),
+    [("tensorboard", True, "tensorboardX"), ("wandb", "grown", "wandb")],
+)
 def test_a_missing_package_is_named(
-    flag: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flag: str, value: object, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with (
         pytest.raises(AcdcError, match=f"--{flag}.* pip install {package}"),
-        live(_config(tmp_path, **{flag: "grown"}), -1),
+        live(_config(tmp_path, **{flag: value}), -1),
     ):
         pass
 

@@ -16,11 +16,11 @@ from acdc_jax.evolution.evosax_strategy import Strategy, es_init, to_arrays
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.files import write_atomic
 from acdc_jax.params import Params
-from acdc_jax.runtime import run_directory
+from acdc_jax.runtime import run_directory, run_reader
 from acdc_jax.runtime.breed import seed_recipe
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import Budget
-from acdc_jax.runtime.run_directory import Manifest
+from acdc_jax.runtime.run_reader import Manifest
 from acdc_jax.runtime.state import Record, State
 from acdc_jax.tasks.library import library_of
 from acdc_jax.tasks.pool import Pool, task_id
@@ -77,14 +77,14 @@ _SECOND = ("g001-m00", "g000-m01")
 @pytest.fixture
 def two_generations(tmp_path: Path) -> Manifest:
     """Generation 0 is kept, generation 1 is current."""
-    manifest = Manifest(run_directory.SCHEMA, -1, (0, 7), {}, 0, (), {})
+    manifest = Manifest(run_reader.SCHEMA, -1, (0, 7), {}, 0, (), {})
     manifest = _commit(tmp_path, manifest, _state(0, _FIRST, {0: _FIRST}))
     return _commit(tmp_path, manifest, _state(1, _SECOND, {0: _FIRST}))
 
 
 def test_restore_is_what_was_committed(tmp_path: Path, two_generations: Manifest) -> None:
-    assert run_directory.read_manifest(tmp_path) == two_generations
-    state, store = run_directory.restore(tmp_path, two_generations, _STRATEGY), _store(tmp_path)
+    assert run_reader.read_manifest(tmp_path) == two_generations
+    state, store = run_reader.read_state(tmp_path, two_generations, _STRATEGY), _store(tmp_path)
     expected = _state(1, _SECOND, {0: _FIRST})
     assert (state.generation, state.archive, state.kept) == (1, _SECOND, {0: _FIRST})
     assert state.pool == expected.pool
@@ -104,7 +104,7 @@ def test_restore_is_what_was_committed(tmp_path: Path, two_generations: Manifest
 def test_a_run_directory_may_be_moved(tmp_path: Path, two_generations: Manifest) -> None:
     moved = tmp_path.with_name(tmp_path.name + "-moved")
     tmp_path.rename(moved)
-    state = run_directory.restore(moved, run_directory.read_manifest(moved), _STRATEGY)
+    state = run_reader.read_state(moved, run_reader.read_manifest(moved), _STRATEGY)
     assert state.archive == _SECOND
     assert content_hash(_store(moved).get(_SECOND[0])) == state.recipes[_SECOND[0]].content
 
@@ -146,7 +146,7 @@ def test_what_was_not_committed_is_removed(tmp_path: Path, two_generations: Mani
         assert not any(path.exists() for path in stray)
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["generation"] for line in lines] == [0, 1]
-        run_directory.restore(tmp_path, manifest, _STRATEGY)  # nothing of it is gone
+        run_reader.read_state(tmp_path, manifest, _STRATEGY)  # nothing of it is gone
         with (
             pytest.raises(AcdcError, match="another process"),
             run_directory.lock_run(config),
