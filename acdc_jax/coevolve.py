@@ -62,7 +62,7 @@ def init(generation: Generation) -> State:
     state = State(0, tuple(seeds), seeds, skills, pool, library)
 
     config, offspring = generation.config, Offspring()
-    spare = _SPARE_CHILDREN if config.evolve.gibberish_filter else 0
+    spare = _SPARE_CHILDREN if config.run.gibberish_filter else 0
     size = config.run.init_population
     while (
         len(offspring.gibberish) <= spare
@@ -134,7 +134,7 @@ def select(generation: Generation, state: State, offspring: Offspring) -> State:
         generation.config.run.population,
         births=[recipes[name].generation for name in candidates.members],
         ids=candidates.members,
-        options=generation.config.evolve.to_selection(),
+        options=generation.config.selection,
     )
     generation.novelty = dict(zip(candidates.members, selected.novelty.tolist(), strict=True))
     archive = tuple(candidates.members[i] for i in selected.indices)

@@ -1,16 +1,21 @@
-"""Every setting of a run, as validated frozen dataclasses. `flags.py` makes the flags from them."""
+"""Every option of a run: `Config` composes the options of the algorithms and names their flags."""
 
 import dataclasses
 import re
+import typing
 from collections.abc import Mapping
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
+from acdc_jax import flags
 from acdc_jax.errors import ConfigError
 from acdc_jax.evolution.dns import SelectionOptions
+from acdc_jax.evolution.evosax_strategy import StrategyOptions
 from acdc_jax.evolution.merge import MergeOptions
-from acdc_jax.evolution.mutate import GaussianNoise, Noise, SVDNoise
+from acdc_jax.evolution.mutate import MutationOptions
+from acdc_jax.evolution.propose import ProposerOptions
+from acdc_jax.flags import section
 from acdc_jax.inference.sampling import Sampling
-from acdc_jax.options import check, option, options_of
+from acdc_jax.options import Option, OptionError, check, not_none, option
 from acdc_jax.sandbox import Judge, Limits, Sandbox, launchers
 
 LLM_SCIENTISTS = ("openai", "local")
@@ -21,7 +26,9 @@ LLM_SCIENTISTS = ("openai", "local")
 class RunConfig:
     """The run"""
 
-    run_dir: str = option("runs/run", "Directory of the run; an existing run in it is resumed.")
+    run_dir: str = option(
+        "runs/run", "Directory of the run; an existing run in it is resumed.", resumable=True
+    )
     seed: int = option(
         0, "PRNG seed; the same flags and seed give the same archive.", low=0, high=2**32 - 1
     )
@@ -31,6 +38,7 @@ class RunConfig:
     init_population: int = option(16, "Members of generation 0, seeds included.", low=1)
     population: int = option(16, "Members that the archive keeps.", low=1)
     children: int = option(8, "Children per generation.", low=1)
+    gibberish_filter: bool = option(True, "Drop children whose responses are gibberish.")
     keep_every: int = option(5, "Members of every k-th generation's archive stay on disk.", low=1)
     mesh: str = option(
         "",
@@ -152,130 +160,8 @@ class SeedConfig:
         "",
         "Where registered seed models are kept, and what was compiled for accelerators; default "
         "$XDG_CACHE_HOME or ~/.cache, then acdc_jax.",
+        resumable=True,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class EvolveConfig:
-    """Merging, mutation and the archive"""
-
-    proposer: Literal["paper", "uniform", "module", "outer", "evosax"] = option(
-        "paper",
-        "Who proposes merge coefficients: paper (N(1, 0.01), normalised), uniform (U(0, 1.3) per "
-        "parent, added), module (the same plus N(0, 0.25) per group of weights), outer (parent "
-        "scale × group scale), evosax (a strategy that learns them).",
-    )
-    granularity: Literal["global", "layer", "module"] = option(
-        "global", "Groups of weights with a coefficient of their own."
-    )
-    merge_method: str = option(
-        "linear",
-        "Crossover: linear (the paper's), slerp (along great circles), model_stock (towards the "
-        "base where parents disagree); of thinned task vectors: ties (the largest entries), "
-        "dare_linear (random ones), della_linear (random, large ones likelier); and dare_ties and "
-        "della, which then elect a sign per entry, as ties does.",
-    )
-    normalise: bool = option(
-        True,
-        "Divide task vectors by the sum of their coefficients, as the paper does; with an elected "
-        "sign, by the sum over those who agree.",
-    )
-    density: float = option(
-        1.0, "Share of a task vector's entries that ties, dare and della keep.", low=0, high=1
-    )
-    epsilon: float = option(
-        0.0,
-        "della keeps a row's smallest entry with probability density - epsilon, its largest with "
-        "density + epsilon.",
-        low=0,
-    )
-    min_parents: int = option(2, "Fewest parents of a child.", low=1)
-    max_parents: int = option(2, "Most parents of a child.", low=1)
-    strategy: str = option("CMA_ES", "evosax algorithm for --proposer=evosax.")
-    strategy_std: float = option(0.25, "Initial step size of the strategy.", low=0)
-    strategy_reward: Literal["novelty", "fitness"] = option(
-        "novelty", "What the strategy maximises."
-    )
-    mutation: Literal["none", "svd", "gaussian"] = option(
-        "svd", "Mutation of a child after the merge."
-    )
-    mutation_scale: float = option(0.25, "Standard deviation of the mutation's noise.", low=0)
-    mutation_rank: int = option(256, "Singular values that the SVD mutation perturbs.", low=1)
-    mutation_relative: bool = option(
-        False, "Scale the noise by the singular value (svd) or the weight's spread (gaussian)."
-    )
-    mutation_decomposition: Literal["auto", "exact", "randomised"] = option(
-        "auto",
-        "How svd finds singular values: exact, randomised (the leading ones, from products; much "
-        "faster), or auto: randomised where a matrix has many more than are perturbed.",
-    )
-    mutate_embeddings: bool = option(True, "Mutate embeddings and the head too.")
-    selection: Literal["novelty", "fitness"] = option(
-        "novelty", "Archive update: dominated novelty search, or the fittest."
-    )
-    neighbours: int = option(3, "Nearest fitter members that novelty averages over.", low=1)
-    dominated_score: float = option(999.0, "Novelty of the fittest member.")
-    difficulty_weights: bool = option(True, "Weight a skill by how many candidates lack it.")
-    denominator: Literal["all", "unsolved"] = option(
-        "all", "Novelty is relative to all skills, or to those the other leaves unsolved."
-    )
-    distance: Literal["unique", "hamming"] = option(
-        "unique", "Skills that the other lacks, or Hamming distance."
-    )
-    gibberish_filter: bool = option(True, "Drop children whose responses are gibberish.")
-
-    def __post_init__(self) -> None:
-        check(self)
-        if self.min_parents > self.max_parents:
-            raise ConfigError(
-                f"--min_parents={self.min_parents} is above --max_parents={self.max_parents}"
-            )
-        if self.distance == "hamming" and self.denominator == "unsolved":
-            raise ConfigError(
-                "--distance=hamming counts solved tasks too; it needs --denominator=all"
-            )
-        if self.mutation != "svd" and self.mutation_decomposition != "auto":
-            raise ConfigError(
-                f"--mutation_decomposition={self.mutation_decomposition} is of --mutation=svd, "
-                f"not of --mutation={self.mutation}; drop it"
-            )
-        try:
-            self.to_merge()
-            self.to_mutation()
-            self.to_selection()
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-
-    def to_merge(self) -> MergeOptions:
-        """What the crossover's flags say; refuses those that contradict each other."""
-        return MergeOptions(self.merge_method, self.normalise, self.density, self.epsilon)
-
-    def to_mutation(self) -> Noise | None:
-        """What the mutation flags say."""
-        if self.mutation == "none":
-            return None
-        if self.mutation == "gaussian":
-            return GaussianNoise(
-                self.mutation_scale, self.mutation_relative, self.mutate_embeddings
-            )
-        return SVDNoise(
-            self.mutation_scale,
-            self.mutation_rank,
-            self.mutation_relative,
-            self.mutate_embeddings,
-            cast(Any, self.mutation_decomposition),  # the flag's choices are the type's values
-        )
-
-    def to_selection(self) -> SelectionOptions:
-        """What the archive flags say."""
-        return SelectionOptions(
-            "novelty" if self.selection == "novelty" else "fitness",
-            self.neighbours,
-            self.dominated_score,
-            self.difficulty_weights,
-            "all" if self.denominator == "all" else "unsolved",
-            "unique" if self.distance == "unique" else "hamming",
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -513,87 +399,134 @@ class SandboxConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """All of it."""
+    """Every option of a run."""
 
-    run: RunConfig = RunConfig()
-    processes: ProcessConfig = ProcessConfig()
-    seeds: SeedConfig = SeedConfig()
-    evolve: EvolveConfig = EvolveConfig()
-    tasks: TaskConfig = TaskConfig()
-    scientist: ScientistConfig = ScientistConfig()
-    decode: DecodeConfig = DecodeConfig()
-    samples: SamplingConfig = SamplingConfig()
-    sandbox: SandboxConfig = SandboxConfig()
+    run: RunConfig = section(RunConfig(), "The run")
+    processes: ProcessConfig = section(ProcessConfig(), "Several processes, and the end of a job")
+    seeds: SeedConfig = section(SeedConfig(), "Seed models")
+    proposer: ProposerOptions = section(
+        ProposerOptions(), "Parents and merge coefficients", names={"kind": "proposer"}
+    )
+    strategy: StrategyOptions = section(
+        StrategyOptions(),
+        "Evolution strategy",
+        names={"name": "strategy"},
+        prefix="strategy_",
+    )
+    merge: MergeOptions = section(MergeOptions(), "Merging", names={"method": "merge_method"})
+    mutation: MutationOptions = section(
+        MutationOptions(),
+        "Mutation",
+        names={"kind": "mutation", "embeddings": "mutate_embeddings"},
+        prefix="mutation_",
+    )
+    selection: SelectionOptions = section(
+        SelectionOptions(),
+        "Archive",
+        names={"by": "selection", "k": "neighbours", "weighted": "difficulty_weights"},
+    )
+    tasks: TaskConfig = section(TaskConfig(), "Tasks")
+    scientist: ScientistConfig = section(ScientistConfig(), "The scientist")
+    decode: DecodeConfig = section(DecodeConfig(), "Generation of responses")
+    samples: SamplingConfig = section(
+        SamplingConfig(), "Samples of one model, which task forces are compared with"
+    )
+    sandbox: SandboxConfig = section(SandboxConfig(), "Where task code runs")
 
     def __post_init__(self) -> None:
-        if self.evolve.max_parents > self.run.population:
-            raise ConfigError(
-                f"--max_parents={self.evolve.max_parents} is above "
-                f"--population={self.run.population}: parents are distinct archive members"
+        if self.proposer.max_parents > self.run.population:
+            raise OptionError(
+                self,
+                "proposer.max_parents",
+                "must not exceed {run.population}: parents are distinct archive members",
             )
-        if self.processes.several() and "local" in (
-            self.scientist.scientist,
-            self.tasks.embeddings,
-        ):
+        local = "local" in (self.scientist.scientist, self.tasks.embeddings)
+        if self.processes.several() and local:
             raise ConfigError(
                 "--scientist=local and --embeddings=local compute in one process: with several, "
                 "serve the model and use --scientist=openai"
             )
 
+    def settings(self) -> dict[str, Any]:
+        """Return every option by the name of its flag, ready for JSON."""
+        return {
+            name: _to_json(getattr(getattr(self, field), declared.name))
+            for field, part in flags.sections_of(type(self)).items()
+            for name, declared in part.options().items()
+        }
+
     def shared_settings(self) -> dict[str, Any]:
-        """The settings that are not about this process, by flag name."""
+        """Return the settings that all processes of a run share."""
         own = ("distributed", "coordinator", "num_processes", "process_id")
         return {name: value for name, value in self.settings().items() if name not in own}
 
-    def settings(self) -> dict[str, Any]:
-        """Every setting by flag name, JSON-ready."""
-        parts = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
+    def flag_lines(self) -> list[str]:
+        """Return the lines of a flag file with these settings, without those of one process."""
+        shared, sections = self.shared_settings(), flags.sections_of(type(self)).values()
+        names = [name for part in sections for name in part.flags() if name in shared]
+        return flags.file_lines({name: shared[name] for name in names})
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Reads `settings`'s dictionary, such as a manifest's flags; newer flags have defaults."""
-        sections: list[Any] = [
-            kind(
-                **{
-                    field.name: settings.get(field.name, field.default)
-                    for field in dataclasses.fields(kind)
-                }
-            )
-            for kind in SECTIONS
-        ]
-        return cls(*sections)
+        """Return the configuration of a manifest's settings; what they lack has its default."""
+        settings = _upgrade(settings)
+        parts = {}
+        for field, part in flags.sections_of(cls).items():
+            values = {
+                declared.name: _from_json(settings.get(name, declared.default))
+                for name, declared in part.options().items()
+            }
+            parts[field] = part.kind(**values)
+        return cls(**parts)
 
 
-SECTIONS = (
-    RunConfig,
-    ProcessConfig,
-    SeedConfig,
-    EvolveConfig,
-    TaskConfig,
-    ScientistConfig,
-    DecodeConfig,
-    SamplingConfig,
-    SandboxConfig,
-)
+def _to_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_json(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _upgrade(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run of any version as this version writes them."""
+    upgraded = dict(settings)
+    for name, declared in _options().items():
+        value = settings.get(name)
+        if value == "" and not_none(declared.type) is not declared.type:
+            upgraded[name] = None
+        elif isinstance(value, str) and typing.get_origin(declared.type) is tuple:
+            upgraded[name] = list(flags.read(value, declared.type))
+    if settings.get("mutation") == "none":
+        upgraded["mutation"] = None
+    return upgraded
+
+
+def _options() -> dict[str, Option]:
+    """Return name → option of all sections."""
+    sections = flags.sections_of(Config).values()
+    return {name: declared for part in sections for name, declared in part.options().items()}
 
 
 def free_flags() -> set[str]:
-    """Flags that may change on a run: those declared `resumable`, its place and the seeds'."""
-    return {"run_dir", "cache_dir"} | {
-        option.name for kind in SECTIONS for option in options_of(kind) if option.resumable
-    }
+    """Return the flags that may change when a run resumes."""
+    return {name for name, declared in _options().items() if declared.resumable}
 
 
 def changed_flags(config: Config, saved: Mapping[str, Any]) -> list[str]:
-    """Flags on which a run cannot go on: `--name=now (the run has before)`, one each.
+    """Return the flags that differ from those of a run and may not change.
 
-    Those of `free_flags` may differ.
+    Args:
+        config: The new settings.
+        saved: The run's settings. A flag that they lack had its default.
+
+    Returns:
+        `--name=new (the run has old)`, one for each flag.
     """
-    defaults = Config().settings()  # how a run behaved that had not heard of a flag
+    before = Config().settings() | _upgrade(saved)
     free = free_flags()
     return [
-        f"--{name}={value} (the run has {saved.get(name, defaults[name])})"
+        f"--{name}={flags.write(value)} (the run has {flags.write(before[name])})"
         for name, value in config.settings().items()
-        if name not in free and saved.get(name, defaults[name]) != value
+        if name not in free and before[name] != value
     ]

@@ -26,7 +26,7 @@ import textwrap
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from absl import flags
 
@@ -41,6 +41,8 @@ from acdc_jax.options import (
     options_of,
 )
 
+T = TypeVar("T")
+
 _KEY = "acdc_jax.section"  # in the metadata of a dataclass field
 _ESCAPES = {"n": "\n", "t": "\t"}
 
@@ -51,59 +53,73 @@ class Section:
 
     Attributes:
         kind: The dataclass.
+        defaults: Field → value unless the flag is given.
         title: Heading of the flags in `--help`.
         names: Field → flag, where they differ.
         prefix: Begins the names of the other flags.
-        library_only: Fields that have no flag: Python callers can set them.
+        library_only: Fields that have no flag; Python callers can set them.
     """
 
     kind: type[Any]
+    defaults: Mapping[str, Any]
     title: str
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prefix: str = ""
     library_only: Collection[str] = ()
 
-    def name(self, field: str) -> str:
-        """Return the name of a field's flag, or the name it would have."""
-        return self.names.get(field, self.prefix + field)
+    def options(self) -> dict[str, Option]:
+        """Return name → option, also of options without a flag, with this section's defaults."""
+        return {
+            self.name(option.name): dataclasses.replace(option, default=self.defaults[option.name])
+            for option in options_of(self.kind)
+        }
 
     def flags(self) -> dict[str, Option]:
         """Return flag → option."""
         return {
-            self.name(option.name): option
-            for option in options_of(self.kind)
+            name: option
+            for name, option in self.options().items()
             if option.name not in self.library_only
         }
 
+    def name(self, field: str) -> str:
+        """Return the name of a field's flag, or the name that it would have."""
+        return self.names.get(field, self.prefix + field)
+
 
 def section(
-    kind: type[Any],
+    default: Any,
     title: str,
     *,
     names: Mapping[str, str] | None = None,
     prefix: str = "",
     library_only: Collection[str] = (),
 ) -> Any:
-    """Declare a dataclass field that holds a section; see `Section` for the arguments."""
-    value = Section(kind, title, names or {}, prefix, library_only)
-    return dataclasses.field(default_factory=kind, metadata={_KEY: value})
+    """Declare a dataclass field that holds options; see `Section`.
+
+    Args:
+        default: Instance of the option dataclass.
+        title: Heading of the flags in `--help`.
+        names: Field → flag, where they differ.
+        prefix: Begins the names of the other flags.
+        library_only: Fields that have no flag.
+    """
+    value = Section(type(default), vars(default), title, names or {}, prefix, library_only)
+    return dataclasses.field(default=default, metadata={_KEY: value})
 
 
-def sections_of(kind: "type[Any] | Section") -> dict[str, Section]:
+def sections_of(kind: type[Any]) -> dict[str, Section]:
     """Return field → section of a dataclass of sections.
 
-    A section, or a dataclass of options, is one section whose field is "".
+    A dataclass of options is one section, whose field is "".
     """
-    if isinstance(kind, Section):
-        return {"": kind}
     sections = {f.name: f.metadata[_KEY] for f in dataclasses.fields(kind) if _KEY in f.metadata}
     title = (kind.__doc__ or kind.__name__).splitlines()[0].rstrip(".")
-    return sections or {"": Section(kind, title)}
+    defaults = {option.name: option.default for option in options_of(kind)}
+    return sections or {"": Section(kind, defaults, title)}
 
 
-def parse(
-    kinds: "Sequence[type[Any] | Section]", argv: Sequence[str]
-) -> tuple[list[Any], list[str]]:
+def parse(kinds: Sequence[type[Any]], argv: Sequence[str]) -> tuple[list[Any], list[str]]:
     """Parse flags into one instance of each dataclass.
 
     Args:
@@ -132,13 +148,20 @@ def parse(
     return [_build(kind, values) for kind in kinds], list(rest)
 
 
+def parse_flags(kind: type[T], argv: Sequence[str]) -> T:
+    """Parse arguments that are all flags into one instance; see `parse`."""
+    instances, rest = parse([kind], argv)
+    no_arguments(rest)
+    return cast(T, instances[0])
+
+
 def no_arguments(rest: Sequence[str]) -> None:
     """Raise ConfigError if an argument is not a flag."""
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}; flags look like --name=value")
 
 
-def config_error(error: OptionError, kind: "type[Any] | Section") -> ConfigError:
+def config_error(error: OptionError, kind: type[Any]) -> ConfigError:
     """Return an error about options as one about flags.
 
     Args:
@@ -160,7 +183,7 @@ def config_error(error: OptionError, kind: "type[Any] | Section") -> ConfigError
     return ConfigError(f"{show(error.field, error.value(error.field))}: {error.explain(show)}")
 
 
-def help_text(kinds: "Sequence[type[Any] | Section]") -> str:
+def help_text(kinds: Sequence[type[Any]]) -> str:
     """Return every flag with its default and help, by section."""
     blocks = []
     for part in (part for kind in kinds for part in sections_of(kind).values()):
@@ -268,7 +291,7 @@ def _define(name: str, option: Option, values: flags.FlagValues) -> None:
     flags.DEFINE_flag(flag, values)
 
 
-def _build(kind: "type[Any] | Section", values: flags.FlagValues) -> Any:
+def _build(kind: type[Any], values: flags.FlagValues) -> Any:
     """Return an instance from the flags that were given."""
     parts = {}
     try:
@@ -278,8 +301,8 @@ def _build(kind: "type[Any] | Section", values: flags.FlagValues) -> Any:
                 for name, option in part.flags().items()
                 if values[name].present
             }
-            parts[field] = part.kind(**given)
-        return parts[""] if "" in parts else kind(**parts)  # type: ignore[operator]
+            parts[field] = part.kind(**{**part.defaults, **given})
+        return parts[""] if "" in parts else kind(**parts)
     except OptionError as error:
         raise config_error(error, kind) from None
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from acdc_jax import flags, multihost
 from acdc_jax.commands.run import execute, join
-from acdc_jax.config import SECTIONS, Config
+from acdc_jax.config import Config
 from acdc_jax.errors import ConfigError
 from acdc_jax.files import write_atomic
 from acdc_jax.options import option
@@ -61,13 +61,13 @@ class CompareConfig:
             raise ConfigError(f"--prng_seeds={self.prng_seeds}: not whole numbers") from None
 
 
-def _select_only(config: Config, **evolve: Any) -> Config:
+def _select_only(config: Config, **proposer: Any) -> Config:
     """As many members as the run makes, all of them merges of seeds, and no generations."""
     made = config.run.init_population + config.run.children * config.run.generations
     return dataclasses.replace(
         config,
         run=dataclasses.replace(config.run, generations=0, init_population=made, population=made),
-        evolve=dataclasses.replace(config.evolve, **evolve),
+        proposer=dataclasses.replace(config.proposer, **proposer),
     )
 
 
@@ -75,20 +75,20 @@ CONTROLS: dict[str, Callable[[Config, int], Config]] = {
     "select_only": lambda config, seeds: _select_only(config),
     "random_all_seeds": lambda config, seeds: _select_only(
         config,
-        proposer="uniform",
+        kind="uniform",
         granularity="global",
         min_parents=seeds,
         max_parents=seeds,
     ),
     "module_wise_random": lambda config, seeds: _select_only(
         config,
-        proposer="outer",
+        kind="outer",
         granularity="module",
         min_parents=seeds,
         max_parents=seeds,
     ),
     "top_fitness": lambda config, seeds: dataclasses.replace(
-        config, evolve=dataclasses.replace(config.evolve, selection="fitness")
+        config, selection=dataclasses.replace(config.selection, by="fitness")
     ),
 }
 """Control → the settings of its run, from the run's own and the number of its seed models."""
@@ -97,11 +97,10 @@ CONTROLS: dict[str, Callable[[Config, int], Config]] = {
 def command(argv: Sequence[str]) -> None:
     """Runs `acdc compare`."""
     if "--help" in argv or "-h" in argv:
-        print(_HELP + flags.help_text([CompareConfig, *SECTIONS]))
+        print(_HELP + flags.help_text([CompareConfig, Config]))
         return
-    (compare, *sections), rest = flags.parse([CompareConfig, *SECTIONS], argv)
+    (compare, config), rest = flags.parse([CompareConfig, Config], argv)
     flags.no_arguments(rest)
-    config = Config(*sections)
     join(config)
     console = Console(quiet=not multihost.is_first())
     out = Path(config.run.run_dir)

@@ -247,7 +247,7 @@ def _rebuild(
     for name in sources.seeds:
         load = functools.partial(load_seed, recipes[name], sources, model, wanted, base)
         given.setdefault(name, load)
-    _, group_of = module_groups(wanted, config.evolve.granularity)
+    _, group_of = module_groups(wanted, config.proposer.granularity)
     budget = choose_budget(config.run.device_budget_gb, config.run.host_budget_gb, wanted)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".acdc-") as scratch:

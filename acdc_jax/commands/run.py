@@ -13,7 +13,7 @@ import jax
 from rich.console import Console
 
 from acdc_jax import coevolve, flags, multihost
-from acdc_jax.config import SECTIONS, Config
+from acdc_jax.config import Config
 from acdc_jax.evaluation.held_out import held_out_tasks
 from acdc_jax.files import write_atomic
 from acdc_jax.report.page import write_page
@@ -57,7 +57,7 @@ Goes on where it was, if the run directory holds a run. Flags come from the comm
 def command(argv: Sequence[str]) -> None:
     """Runs `acdc run`."""
     if "--help" in argv or "-h" in argv:
-        print(_HELP + flags.help_text(SECTIONS))
+        print(_HELP + flags.help_text([Config]))
         return
     config = parse_config(argv)
     join(config)
@@ -93,9 +93,7 @@ def join(config: Config) -> None:
 
 def parse_config(argv: Sequence[str]) -> Config:
     """Flags → validated settings; a stray argument is an error too."""
-    sections, rest = flags.parse(SECTIONS, argv)
-    flags.no_arguments(rest)
-    return Config(*sections)
+    return flags.parse_flags(Config, argv)
 
 
 def title_of(results: Mapping[str, Any]) -> str:

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from acdc_jax.options import OptionError, check, option
+
 _INT32 = np.iinfo(np.int32).max
 _LARGEST = float(_INT32 - 127)  # The largest float32 that is also an int32.
 _BLOCK = 256  # Candidates compared with all others at a time; bounds the memory.
@@ -38,28 +40,25 @@ class SelectionOptions:
         distance: "unique" (tasks that only this candidate solves) or "hamming".
     """
 
-    by: Literal["novelty", "fitness"] = "novelty"
-    k: int = 3
-    dominated_score: float = 999.0
-    weighted: bool = True
-    denominator: Literal["all", "unsolved"] = "all"
-    distance: Literal["unique", "hamming"] = "unique"
+    by: Literal["novelty", "fitness"] = option(
+        "novelty",
+        "How the archive is chosen: novelty (Dominated Novelty Search) or fitness (the members "
+        "that solve most tasks).",
+    )
+    k: int = option(3, "Nearest fitter members over which novelty is averaged.", low=1)
+    dominated_score: float = option(999.0, "Novelty of the fittest member.", low=0)
+    weighted: bool = option(True, "Weight each task by the share of members that fail it.")
+    denominator: Literal["all", "unsolved"] = option(
+        "all", "Distances are relative to all tasks, or to those that the other member fails."
+    )
+    distance: Literal["unique", "hamming"] = option(
+        "unique", "Distance of skills: tasks that only this member solves, or Hamming distance."
+    )
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a value, or a pair of values, that cannot work."""
-        if self.k < 1:
-            raise ValueError(f"k {self.k} of novelty search must be at least 1")
-        if not 0 <= self.dominated_score < float("inf"):
-            raise ValueError(f"dominated score {self.dominated_score} must be finite and >= 0")
-        for value, known in (
-            (self.by, ("novelty", "fitness")),
-            (self.denominator, ("all", "unsolved")),
-            (self.distance, ("unique", "hamming")),
-        ):
-            if value not in known:
-                raise ValueError(f"unknown {value!r} in the selection: choose {' or '.join(known)}")
+        check(self)
         if self.distance == "hamming" and self.denominator == "unsolved":
-            raise ValueError("hamming distance needs denominator 'all': it counts solved tasks too")
+            raise OptionError(self, "denominator", "must be all for {distance}")
 
 
 class Selected(NamedTuple):

@@ -11,15 +11,35 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from acdc_jax.options import check, option
+
 _PARENT_SCALE = 0.7  # Where the search starts; un-normalised task vectors of 2-3 parents.
 _GROUP_SCALE = 0.8
+
+
+@dataclass(frozen=True)
+class StrategyOptions:
+    """Which evolution strategy proposes coefficients, and what it learns from.
+
+    Attributes:
+        name: Name in `evosax.algorithms`, such as CMA_ES, Open_ES, SNES or DifferentialEvolution.
+        spread: Initial standard deviation of every scale.
+        reward: What the strategy maximises.
+    """
+
+    name: str = option("CMA_ES", "evosax algorithm for the proposer evosax.")
+    spread: float = option(0.25, "Initial standard deviation of the strategy.", above=0)
+    reward: Literal["novelty", "fitness"] = option("novelty", "What the strategy maximises.")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)

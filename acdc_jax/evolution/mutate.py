@@ -23,9 +23,12 @@ from acdc_jax.evolution.svd import (
     randomised_noise,
     stretched,
 )
+from acdc_jax.options import OptionError, check, option
 from acdc_jax.params import Params
 
 _GROUP_BYTES = 2 << 30  # Of Gram matrices that one call works on.
+
+Decomposition = Literal["auto", "exact", "randomised"]
 
 
 @dataclass(frozen=True)
@@ -41,23 +44,16 @@ class SVDNoise:
             for matrices that are larger than the subspace it searches, exact for the others.
     """
 
-    scale: float = 0.25
-    rank: int = 256
-    relative: bool = False
-    embeddings: bool = False
-    decomposition: Literal["auto", "exact", "randomised"] = "auto"
+    scale: float = option(0.25, "Standard deviation of the noise.", low=0)
+    rank: int = option(256, "Singular values of each weight that are perturbed.", low=1)
+    relative: bool = option(False, "Scale the noise by the singular value.")
+    embeddings: bool = option(False, "Mutate embeddings and the output head too.")
+    decomposition: Decomposition = option("auto", "How singular values are found.")
 
     kind: ClassVar[str] = "svd"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a value that cannot work."""
-        _check_scale(self.scale)
-        if self.rank < 1:
-            raise ValueError(f"rank {self.rank} of the SVD noise must be at least 1")
-        if self.decomposition not in ("auto", "exact", "randomised"):
-            raise ValueError(
-                f"unknown decomposition {self.decomposition!r}: choose auto, exact or randomised"
-            )
+        check(self)
 
     def randomises(self, weight: jax.Array) -> bool:
         """Return whether a weight [..., m, n] is mutated through its leading subspace.
@@ -87,23 +83,65 @@ class GaussianNoise:
         embeddings: Whether token embeddings and a separate output head are mutated too.
     """
 
-    scale: float = 0.25
-    relative: bool = False
-    embeddings: bool = False
+    scale: float = option(0.25, "Standard deviation of the noise.", low=0)
+    relative: bool = option(False, "Scale the noise by the weight's root mean square.")
+    embeddings: bool = option(False, "Mutate embeddings and the output head too.")
 
     kind: ClassVar[str] = "gaussian"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a value that cannot work."""
-        _check_scale(self.scale)
+        check(self)
 
 
 Noise = SVDNoise | GaussianNoise
 
 
-def _check_scale(scale: float) -> None:
-    if not 0 <= scale < float("inf"):
-        raise ValueError(f"scale {scale} of the noise must be finite and at least 0")
+@dataclass(frozen=True)
+class MutationOptions:
+    """The mutation of a child, by name; `noise` returns the operator.
+
+    Attributes:
+        kind: Kind of noise, or None for no mutation.
+        scale: See `SVDNoise` and `GaussianNoise`, as for the others.
+        rank: Applies to "svd".
+        relative: Applies to both kinds.
+        embeddings: Applies to both kinds.
+        decomposition: Applies to "svd".
+    """
+
+    kind: Literal["svd", "gaussian"] | None = option(
+        "svd",
+        "Noise on each child after the merge: svd (on singular values, the paper's), gaussian (on "
+        "every weight), or none.",
+    )
+    scale: float = option(0.25, "Standard deviation of the mutation's noise.")
+    rank: int = option(256, "Singular values of each weight that svd perturbs.")
+    relative: bool = option(
+        False, "Scale the noise by the singular value (svd) or the weight's spread (gaussian)."
+    )
+    embeddings: bool = option(True, "Mutate embeddings and the output head too.")
+    decomposition: Decomposition = option(
+        "auto",
+        "How svd finds singular values: exact, randomised (leading ones only, much faster), or "
+        "auto (randomised for matrices with many more than are perturbed).",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        try:
+            self.noise()
+        except OptionError as error:
+            raise OptionError(self, error.field, error.rule) from None
+
+    def noise(self) -> Noise | None:
+        """Return the mutation, or None."""
+        if self.kind == "svd":
+            return SVDNoise(
+                self.scale, self.rank, self.relative, self.embeddings, self.decomposition
+            )
+        if self.kind == "gaussian":
+            return GaussianNoise(self.scale, self.relative, self.embeddings)
+        return None
 
 
 def mutated_paths(paths: Iterable[str], *, embeddings: bool) -> tuple[str, ...]:

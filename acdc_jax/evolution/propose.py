@@ -6,12 +6,14 @@ accelerator. The "paper" coefficients are those of AC/DC, arXiv 2604.14969.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 import numpy.typing as npt
 
+from acdc_jax.evolution.merge.granularity import Granularity
+from acdc_jax.options import OptionError, check, option
 from acdc_jax.prng import host_rng
 
 Draw = Callable[[np.random.Generator, int, int, int], npt.NDArray[np.float64]]
@@ -61,24 +63,31 @@ class ProposerOptions:
     """How children are proposed.
 
     Attributes:
-        kind: A name in `COEFFICIENTS`, or "evosax" where an evolution strategy gives the scales.
+        kind: A name in `COEFFICIENTS`, or "evosax" for an evolution strategy.
         min_parents: Fewest parents of a child.
         max_parents: Most parents of a child (P); the number is drawn uniformly.
+        granularity: Groups of weights that have a coefficient of their own; see `module_groups`.
     """
 
-    kind: str = "paper"
-    min_parents: int = 2
-    max_parents: int = 2
+    kind: Literal["paper", "uniform", "module", "outer", "evosax"] = option(
+        "paper",
+        "How merge coefficients are drawn: paper (N(1, 0.01) per parent, to be normalised), "
+        "uniform (U(0, 1.3) per parent, to be added), module (uniform plus N(0, 0.25) per group of "
+        "weights), outer (a scale per parent times a scale per group), or evosax (an evolution "
+        "strategy that learns them).",
+    )
+    min_parents: int = option(2, "Fewest parents of a child.", low=1)
+    max_parents: int = option(2, "Most parents of a child.", low=1)
+    granularity: Granularity = option(
+        "global",
+        "Groups of weights that have a coefficient of their own: global (one group), layer, or "
+        "module (attention and MLP of each layer).",
+    )
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown kind or an impossible number of parents."""
-        if self.kind not in (*COEFFICIENTS, "evosax"):
-            known = ", ".join((*COEFFICIENTS, "evosax"))
-            raise ValueError(f"unknown proposer {self.kind!r}: choose one of {known}")
-        if not 1 <= self.min_parents <= self.max_parents:
-            raise ValueError(
-                f"a child cannot have {self.min_parents} to {self.max_parents} parents"
-            )
+        check(self)
+        if self.min_parents > self.max_parents:
+            raise OptionError(self, "min_parents", "must not exceed {max_parents}")
 
 
 def propose(

@@ -19,7 +19,6 @@ import jinja2
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
 from acdc_jax.files import write_atomic
-from acdc_jax.flags import file_lines
 from acdc_jax.report import figures, taskmap
 from acdc_jax.report.ablation import compare_runs
 from acdc_jax.report.tables import NAMES
@@ -110,8 +109,7 @@ def headline(run: RunRecord) -> list[tuple[str, str]]:
 
 def _flag_lines(run: RunRecord) -> list[str]:
     """The run's settings as `flags.txt` has them: none that are about one process."""
-    shared = Config().shared_settings()
-    return file_lines({name: value for name, value in run.manifest.flags.items() if name in shared})
+    return Config.from_settings(run.manifest.flags).flag_lines()
 
 
 def _name(run: RunRecord) -> str:

@@ -211,7 +211,7 @@ class Generation:
     ) -> list[str]:
         """Return the members that write gibberish, by a few random responses of each."""
         gibberish: list[str] = []
-        if self.config.evolve.gibberish_filter and multihost.is_first():
+        if self.config.run.gibberish_filter and multihost.is_first():
             samples = [
                 _sample_responses(
                     [response for response in responses if response.member == member],
@@ -253,7 +253,7 @@ class Generation:
     def rewards(self, offspring: Offspring) -> list[float]:
         """Return each child's reward for the strategy; 0, the least, for gibberish."""
         rewards = self.novelty
-        if self.config.evolve.strategy_reward == "fitness":
+        if self.config.strategy.reward == "fitness":
             skills = offspring.skills
             fitness = dns.fitness(skills.values).tolist()
             rewards = dict(zip(skills.members, fitness, strict=True))

@@ -28,7 +28,6 @@ from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution.evosax_strategy import to_arrays
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.files import write_atomic
-from acdc_jax.flags import file_lines
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.run_reader import (
     SCHEMA,
@@ -116,7 +115,7 @@ def _prepare(run_dir: Path, config: Config) -> Manifest:
     )
     try:
         _write_manifest(run_dir, manifest)
-        lines = file_lines(config.shared_settings())
+        lines = config.flag_lines()
         write_atomic(run_dir / "flags.txt", "\n".join(lines) + "\n")
         _remove_uncommitted(run_dir, manifest)
         shutil.rmtree(run_dir / "overflow", ignore_errors=True)

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 from anyio.from_thread import BlockingPortal
@@ -16,7 +15,6 @@ from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.evaluate import Evaluator
 from acdc_jax.evolution.evosax_strategy import Strategy
 from acdc_jax.evolution.merge import module_groups
-from acdc_jax.evolution.propose import ProposerOptions
 from acdc_jax.inference.buckets import common_prefix
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
@@ -88,7 +86,7 @@ def fitting_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
     members, _ = split_devices(config)
     spec = config.run.mesh
     if not spec:
-        held = 2 + config.evolve.max_parents  # the base, a child and its parents
+        held = 2 + config.proposer.max_parents  # the base, a child and its parents
         spec = default_mesh(members, weight_bytes(model), device_room(), held)
     return make_mesh(spec, members)
 
@@ -166,36 +164,26 @@ def find_folders(config: Config, progress: Progress) -> Folders:
 
 def make_operators(config: Config, model: ModelConfig, seeds: int) -> Operators:
     """The operators that the flags name; refuses those that cannot work together."""
-    given = config.evolve
-    if seeds < given.min_parents:
+    proposer = config.proposer
+    if seeds < proposer.min_parents:
         raise AcdcError(
-            f"--min_parents={given.min_parents}: generation 0 has only {seeds} seeds to choose from"
+            f"--min_parents={proposer.min_parents}: generation 0 has only {seeds} seeds to choose "
+            "from"
         )
-    groups, group_of = module_groups(param_shapes(model), _granularity(given.granularity))
+    groups, group_of = module_groups(param_shapes(model), proposer.granularity)
     strategy = None
-    if given.proposer == "evosax":
+    if proposer.kind == "evosax":
         try:
             strategy = Strategy(
-                given.strategy,
+                config.strategy.name,
                 config.run.children,
-                given.max_parents,
+                proposer.max_parents,
                 len(groups),
-                given.strategy_std,
+                config.strategy.spread,
             )
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    return Operators(
-        ProposerOptions(given.proposer, given.min_parents, given.max_parents),
-        strategy,
-        given.to_merge(),
-        given.to_mutation(),
-        groups,
-        group_of,
-    )
-
-
-def _granularity(name: str) -> Any:
-    return name  # the flag's choices are the type's values
+    return Operators(proposer, strategy, config.merge, config.mutation.noise(), groups, group_of)
 
 
 def check_lengths(config: Config, model: ModelConfig) -> None:

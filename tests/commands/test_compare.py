@@ -53,13 +53,13 @@ def test_select_only_makes_as_many_members_as_the_run() -> None:
         336,
         336,
     )
-    assert control.evolve == config.evolve
-    merged = CONTROLS["random_all_seeds"](config, 8).evolve
-    assert (merged.proposer, merged.min_parents, merged.max_parents) == ("uniform", 8, 8)
-    modules = CONTROLS["module_wise_random"](config, 8).evolve
-    assert (modules.proposer, modules.granularity) == ("outer", "module")
+    assert (control.proposer, control.merge) == (config.proposer, config.merge)
+    merged = CONTROLS["random_all_seeds"](config, 8).proposer
+    assert (merged.kind, merged.min_parents, merged.max_parents) == ("uniform", 8, 8)
+    modules = CONTROLS["module_wise_random"](config, 8).proposer
+    assert (modules.kind, modules.granularity) == ("outer", "module")
     fittest = CONTROLS["top_fitness"](config, 8)
-    assert fittest.evolve.selection == "fitness"
+    assert fittest.selection.by == "fitness"
     assert fittest.run == config.run
 
 

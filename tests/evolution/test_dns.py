@@ -189,7 +189,7 @@ def test_impossible_updates_are_refused(skills, births, ids, message):
     ],
 )
 def test_impossible_selections_are_refused(values):
-    with pytest.raises(ValueError, match=r"must|choose|needs"):
+    with pytest.raises(ValueError, match="must be"):
         SelectionOptions(**values)
 
 

@@ -271,10 +271,14 @@ def test_sharding_in_is_sharding_out(weights, kind):
 @pytest.mark.parametrize(
     ("noise", "values", "message"),
     [
-        (SVDNoise, {"scale": -1.0}, "scale -1.0"),
-        (GaussianNoise, {"scale": float("nan")}, "scale nan"),
-        (SVDNoise, {"rank": 0}, "rank 0"),
-        (SVDNoise, {"decomposition": "lucky"}, "'lucky'"),
+        (SVDNoise, {"scale": -1.0}, "scale must be at least 0, got -1.0"),
+        (GaussianNoise, {"scale": float("nan")}, "scale must be a finite number, got nan"),
+        (SVDNoise, {"rank": 0}, "rank must be at least 1, got 0"),
+        (
+            SVDNoise,
+            {"decomposition": "lucky"},
+            "decomposition must be one of auto",
+        ),
     ],
 )
 def test_impossible_noise_is_refused(noise, values, message):

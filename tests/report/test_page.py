@@ -14,7 +14,7 @@ import pytest
 
 from acdc_jax import flags
 from acdc_jax.commands.main import main
-from acdc_jax.config import SECTIONS, Config
+from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.report.ablation import compare_runs
@@ -157,9 +157,10 @@ def test_what_lacks_fields_is_named(
 
 def test_flags_can_be_saved_as_a_file(tmp_path: Path, write_run: Callable[..., Path]) -> None:
     text = "two\nlines"
-    page = write_page([write_run(tmp_path / "run", system_prompt=text, process_id=3)]).read_text()
+    ours = {"coordinator": "host:1", "num_processes": 4, "process_id": 3}
+    page = write_page([write_run(tmp_path / "run", system_prompt=text, **ours)]).read_text()
     shown = html.unescape(page.partition("<pre>")[2].partition("</pre>")[0])
     (tmp_path / "flags").write_text(shown)
     assert "process_id" not in shown
-    sections, _ = flags.parse(SECTIONS, [f"--flagfile={tmp_path / 'flags'}"])
-    assert Config(*sections).decode.system_prompt == text
+    parsed = flags.parse_flags(Config, [f"--flagfile={tmp_path / 'flags'}"])
+    assert parsed.decode.system_prompt == text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from acdc_jax import flags
-from acdc_jax.config import SECTIONS, Config, DecodeConfig, RunConfig
+from acdc_jax.config import Config, DecodeConfig, RunConfig
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution.content_hash import content_hash
 from acdc_jax.evolution.evosax_strategy import Strategy, es_init, to_arrays
@@ -172,8 +172,8 @@ def test_flags_txt_repeats_the_run(tmp_path: Path) -> None:
     config = Config(run=RunConfig(run_dir=str(tmp_path / "run")), decode=prompt)
     with run_directory.lock_run(config):
         pass
-    sections, _ = flags.parse(SECTIONS, [f"--flagfile={tmp_path / 'run' / 'flags.txt'}"])
-    assert Config(*sections) == config
+    parsed = flags.parse_flags(Config, [f"--flagfile={tmp_path / 'run' / 'flags.txt'}"])
+    assert parsed == config
 
 
 def test_write_atomic_leaves_the_old_file_or_the_new(

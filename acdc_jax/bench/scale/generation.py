@@ -15,10 +15,11 @@ from acdc_jax.bench.scale.settings import MERGE_STREAMS, Figure, ScaleBench
 from acdc_jax.bench.scale.workload import Workload, as_text
 from acdc_jax.bench.weights import random_weights
 from acdc_jax.coevolve import step
-from acdc_jax.config import Config, DecodeConfig, EvolveConfig, RunConfig, SandboxConfig, TaskConfig
+from acdc_jax.config import Config, DecodeConfig, RunConfig, SandboxConfig, TaskConfig
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.evaluate import Evaluator
 from acdc_jax.evolution import dns
+from acdc_jax.evolution.mutate import MutationOptions
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
@@ -53,10 +54,9 @@ def run_config(bench: ScaleBench, sandbox: SandboxConfig, folder: Path) -> Confi
             children=bench.children,
             device_budget_gb=bench.device_budget_gb,
             host_budget_gb=bench.host_budget_gb,
+            gibberish_filter=False,
         ),
-        evolve=EvolveConfig(
-            mutation_rank=bench.rank, mutate_embeddings=False, gibberish_filter=False
-        ),
+        mutation=MutationOptions(rank=bench.rank, embeddings=False),
         tasks=TaskConfig(task_interval=0),
         decode=DecodeConfig(max_new_tokens=bench.longest_response, batch_size=bench.slots),
         sandbox=sandbox,
@@ -254,7 +254,7 @@ def _compile_rest(context: RunContext, state: State) -> None:
     dns.select(
         np.zeros((candidates, len(state.skills.tasks)), np.int8),
         run.population,
-        options=context.config.evolve.to_selection(),
+        options=context.config.selection,
     )
 
 

@@ -1,10 +1,12 @@
-"""Which merge, and what cannot go together."""
+"""Merge methods and their settings."""
 
-import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-# Names are mergekit's, so that they can be looked up.
-METHODS = (
+from acdc_jax.options import OptionError, check, option
+
+# mergekit's names.
+Method = Literal[
     "linear",
     "slerp",
     "ties",
@@ -13,7 +15,8 @@ METHODS = (
     "della_linear",
     "della",
     "model_stock",
-)
+]
+METHODS: tuple[Method, ...] = get_args(Method)
 _AVERAGES = ("linear", "slerp", "model_stock")  # keep every entry of every parent
 _ELECTING = ("ties", "dare_ties", "della")
 
@@ -23,44 +26,54 @@ class MergeOptions:
     """How parents are merged. Hashable: a static argument of jitted functions.
 
     Attributes:
-        method: One of `METHODS`.
-        normalise: Divides by the sum of the coefficients: of all parents, or, where signs are
-            elected, of the parents that agree on the entry.
-        density: Share of every task vector that is kept: its largest entries ("ties"), or random
-            ones ("dare_…", and "della…", which prefers large ones).
-        epsilon: "della…": entries are kept with a probability from `density - epsilon` (the
-            smallest of a row) to `density + epsilon` (the largest).
+        method: Name of the merge method.
+        normalise: Whether task vectors are divided by the sum of the coefficients: of all parents,
+            or, if signs are elected, of the parents that agree on the entry.
+        density: Share of each task vector that is kept: its largest entries (ties), random entries
+            (dare), or random entries that favour large ones (della).
+        epsilon: Spread of della's keep probabilities: `density - epsilon` for the smallest entry of
+            a row, `density + epsilon` for the largest.
     """
 
-    method: str = "linear"
-    normalise: bool = True
-    density: float = 1.0
-    epsilon: float = 0.0
+    method: Method = option(
+        "linear",
+        "How parents are merged. linear (the paper's) adds weighted task vectors; slerp "
+        "interpolates along great circles; model_stock moves towards the base where parents "
+        "disagree. The others drop entries of task vectors: ties keeps the largest, dare_linear "
+        "random ones, della_linear random ones that favour large magnitudes; ties, dare_ties and "
+        "della also elect one sign per entry.",
+    )
+    normalise: bool = option(
+        True,
+        "Divide task vectors by the sum of their coefficients, as the paper does. With an elected "
+        "sign, the sum is over the parents that agree.",
+    )
+    density: float = option(
+        1.0, "Share of each task vector that ties, dare and della keep.", above=0, high=1
+    )
+    epsilon: float = option(
+        0.0,
+        "Spread of della's keep probabilities: density - epsilon for the smallest entry of a row, "
+        "density + epsilon for the largest.",
+        low=0,
+    )
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a value, or a pair of values, that cannot work."""
-        method, density, epsilon = self.method, self.density, self.epsilon
-        if method not in METHODS:
-            raise ValueError(f"unknown merge method {method!r}: choose one of {', '.join(METHODS)}")
-        if not 0 < density <= 1:
-            raise ValueError(f"density {density} must be above 0 and at most 1")
-        if not (math.isfinite(epsilon) and epsilon >= 0):
-            raise ValueError(f"epsilon {epsilon} must be finite and at least 0")
-        if method in _AVERAGES and density < 1:
-            raise ValueError(f"density {density}: {method} merges keep every entry; use density 1")
-        if self.drops and density == 1:
-            raise ValueError(f"{method} merges drop entries: set density below 1, such as 0.5")
-        if not self.ranks and epsilon:
-            raise ValueError(
-                f"epsilon {epsilon} only applies to della merges, not to {method}; use epsilon 0"
+        check(self)
+        if self.averages and self.density < 1:
+            raise OptionError(self, "density", "must be 1: {method} keeps every entry")
+        if self.drops and self.density == 1:
+            raise OptionError(self, "density", "must be below 1 for {method}, such as 0.5")
+        if not self.ranks and self.epsilon:
+            raise OptionError(self, "epsilon", "must be 0 for {method}: only della uses it")
+        if self.ranks and not 0 < self.epsilon < min(self.density, 1 - self.density):
+            raise OptionError(
+                self,
+                "epsilon",
+                "must be positive, and {density} ± epsilon strictly between 0 and 1; try 0.1",
             )
-        if self.ranks and not (0 < epsilon < min(density, 1 - density)):
-            raise ValueError(
-                f"{method} keeps entries with probability density ± epsilon, strictly between 0 "
-                f"and 1: not with density {density} and epsilon {epsilon}; try epsilon 0.1"
-            )
-        if method in ("slerp", "model_stock") and not self.normalise:
-            raise ValueError(f"{method} takes coefficients as shares: normalise must be true")
+        if self.method in ("slerp", "model_stock") and not self.normalise:
+            raise OptionError(self, "normalise", "must be true for {method}")
 
     @property
     def averages(self) -> bool:
