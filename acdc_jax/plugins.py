@@ -13,10 +13,9 @@ Each group has one signature:
     which have one architecture. Make them below `cache_dir` if they are not there yet, and report
     `progress(step, done, total)` meanwhile. `runtime.seed_models.SeedModels` is the type.
 `acdc_jax.scientists` (`--scientist`)
-    `(options, prng_seed: int) -> Scientist`. Return what writes tasks and recognises gibberish
-    (`tasks.scientist.Scientist`). `options` holds the scientist's flags. If the scientist has a
-    method `async grade(instructions, submission, criteria) -> float`, task code may ask it to
-    judge answers; if it has `async close()`, the run calls it at its end.
+    `(options, prng_seed: int) -> Scientist`. Return what writes tasks and recognises gibberish, a
+    subclass of `tasks.scientist.Scientist`. `options` holds the scientist's flags. Task code may
+    ask a scientist that is also a `tasks.scientist.Grader` to judge answers.
 `acdc_jax.seed_families` (`--seed_families`) and `acdc_jax.held_out` (`--held_out`)
     `(prng_seed: int) -> Sequence[Draft]`. Return task families (`tasks.task.Draft`), the same ones
     in the same order for the same PRNG seed. `tasks.task_sets.TaskSet` is the type.

@@ -1,12 +1,12 @@
-"""Who plays the scientist, the judge and the embedder in a run: built from the flags.
+"""Open the scientist, the judge and the embeddings of a run, as its options say.
 
-All of them are coroutines on one event loop in a thread of its own, so that they can be asked from
-any thread and go on while the main one decodes. OpenAI's client is imported on first use.
+Their coroutines run on one event loop in a thread of its own: any thread can call them, and they
+go on while the main thread decodes. The OpenAI client is imported only if it is used.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,13 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from acdc_jax import plugins
 from acdc_jax.config import LLM_SCIENTISTS, Config
+from acdc_jax.errors import ConfigError
 from acdc_jax.sandbox import Judge
 from acdc_jax.tasks.embeddings import Embedder, NGrams, TaskIndex
 from acdc_jax.tasks.llm import ChatModel
 from acdc_jax.tasks.llm_scientist import LlmScientist
 from acdc_jax.tasks.local_llm import LocalChat, LocalEmbedder, load_local_model
-from acdc_jax.tasks.scientist import Scientist
+from acdc_jax.tasks.scientist import Grader, Scientist
 
 if TYPE_CHECKING:
     from acdc_jax.tasks.openai_client import Endpoint
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Backends:
-    """The helpers of a run.
+    """What a run asks while it evolves members.
 
     Attributes:
-        portal: runs their coroutines, from any thread.
-        scientist: writes tasks.
-        task_index: embeddings, which decide what is new.
-        judge: grades answers for task code, from any thread; None without an LLM.
+        portal: Calls coroutines of the others, from any thread.
+        scientist: Writes tasks and recognises gibberish.
+        task_index: Embeds tasks, to find out which drafts are new.
+        judge: Grades answers for task code, from any thread; None if the scientist cannot.
     """
 
     portal: BlockingPortal
@@ -45,78 +46,88 @@ class Backends:
 
 @contextlib.contextmanager
 def open_backends(config: Config, devices: Sequence[jax.Device]) -> Iterator[Backends]:
-    """The helpers that the flags name; connections are closed at the end.
+    """Open a run's backends, and close them at the end.
 
     Args:
-        config: the flags.
-        devices: where checkpoints of `local` lie.
+        config: The run's options.
+        devices: Where local models are placed.
 
     Raises:
-        AcdcError: a checkpoint cannot be loaded, or it is not said whom to ask.
+        AcdcError: A local model cannot be loaded, or a server or scientist is not configured.
     """
-    given = config.scientist
-    task_index = TaskIndex(_embedder(config, devices))
+    task_index = TaskIndex(_open_embedder(config, devices))
     with start_blocking_portal("asyncio") as portal:
-        if given.scientist in LLM_SCIENTISTS:
-            chat = open_chat(config, devices)
-            scientist: Scientist = LlmScientist(chat, given.reflections)
-            close: Callable[[], Awaitable[None]] | None = chat.close
-        else:
-            make = plugins.load(plugins.SCIENTISTS, given.scientist)
-            scientist = make(given, config.run.seed)
-            close = getattr(scientist, "close", None)
+        scientist = _open_scientist(config, devices)
         try:
-            yield Backends(portal, scientist, task_index, _judge(portal, scientist))
+            yield Backends(portal, scientist, task_index, _make_judge(portal, scientist))
         finally:
-            if close is not None:
-                portal.call(close)
+            portal.call(scientist.close)
             portal.call(task_index.close)
 
 
-def _judge(portal: BlockingPortal, scientist: Scientist) -> Judge | None:
-    """Return what grades answers for task code, from any thread, if the scientist can."""
-    grade = getattr(scientist, "grade", None)
-    if grade is None:
+def open_chat(config: Config, devices: Sequence[jax.Device]) -> ChatModel:
+    """Return the scientist's language model. The caller closes it.
+
+    Args:
+        config: The run's options.
+        devices: Where a local model is placed.
+
+    Raises:
+        AcdcError: A local model cannot be loaded, or no server is configured.
+    """
+    options = config.scientist
+    sampling = options.scientist_temperature, options.scientist_top_p, options.scientist_max_tokens
+    if options.scientist == "openai":
+        from acdc_jax.tasks.openai_client import OpenAIChat
+
+        endpoint = _open_endpoint(config, options.scientist_url)
+        return OpenAIChat(endpoint, options.scientist_model, *sampling)
+    model = load_local_model(Path(options.scientist_model), devices)
+    return LocalChat(model, *sampling, config.decode.batch_size)
+
+
+def _open_scientist(config: Config, devices: Sequence[jax.Device]) -> Scientist:
+    """Return a language model as scientist, or a registered one."""
+    options = config.scientist
+    if options.scientist in LLM_SCIENTISTS:
+        return LlmScientist(open_chat(config, devices), options.reflections)
+    make = plugins.load(plugins.SCIENTISTS, options.scientist)
+    scientist = make(options, config.run.seed)
+    if not isinstance(scientist, Scientist):
+        raise ConfigError(
+            f"the registered scientist {options.scientist!r} is a {type(scientist).__name__}; make "
+            "it a subclass of acdc_jax.tasks.scientist.Scientist"
+        )
+    return scientist
+
+
+def _make_judge(portal: BlockingPortal, scientist: Scientist) -> Judge | None:
+    """Return the scientist's `grade` as a function for any thread, if it has one."""
+    if not isinstance(scientist, Grader):
         return None
 
     def judge(instructions: str, submission: str, criteria: str) -> float:
-        return float(portal.call(grade, instructions, submission, criteria))
+        return portal.call(scientist.grade, instructions, submission, criteria)
 
     return judge
 
 
-def open_chat(config: Config, devices: Sequence[jax.Device]) -> ChatModel:
-    """The language model that the scientist's flags name; to be closed.
-
-    Raises:
-        AcdcError: a checkpoint cannot be loaded, or it is not said whom to ask.
-    """
-    given = config.scientist
-    sampling = given.scientist_temperature, given.scientist_top_p, given.scientist_max_tokens
-    if given.scientist == "openai":
-        from acdc_jax.tasks.openai_client import OpenAIChat
-
-        return OpenAIChat(_endpoint(config, given.scientist_url), given.scientist_model, *sampling)
-    checkpoint = load_local_model(Path(given.scientist_model), devices)
-    return LocalChat(checkpoint, *sampling, config.decode.batch_size)
-
-
-def _embedder(config: Config, devices: Sequence[jax.Device]) -> Embedder:
-    tasks = config.tasks
-    if tasks.embeddings == "openai":
+def _open_embedder(config: Config, devices: Sequence[jax.Device]) -> Embedder:
+    options = config.tasks
+    if options.embeddings == "openai":
         from acdc_jax.tasks.openai_client import OpenAIEmbedder
 
-        url = tasks.embedding_url or config.scientist.scientist_url
-        return OpenAIEmbedder(_endpoint(config, url), tasks.embedding_model)
-    if tasks.embeddings == "local":
-        return LocalEmbedder(load_local_model(Path(tasks.embedding_model), devices))
+        url = options.embedding_url or config.scientist.scientist_url
+        return OpenAIEmbedder(_open_endpoint(config, url), options.embedding_model)
+    if options.embeddings == "local":
+        return LocalEmbedder(load_local_model(Path(options.embedding_model), devices))
     return NGrams()
 
 
-def _endpoint(config: Config, url: str) -> "Endpoint":
+def _open_endpoint(config: Config, url: str) -> "Endpoint":
     from acdc_jax.tasks.openai_client import Endpoint
 
-    given = config.scientist
+    options = config.scientist
     return Endpoint(
-        url, given.scientist_concurrency, given.scientist_timeout_s, given.scientist_retries
+        url, options.scientist_concurrency, options.scientist_timeout_s, options.scientist_retries
     )

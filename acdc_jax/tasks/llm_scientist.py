@@ -20,7 +20,7 @@ _JUDGE_PAUSE_S = 30.0  # without questions, after the judge did not answer one
 
 
 class LlmScientist(Scientist):
-    """A `Scientist` that asks a chat model."""
+    """A `Scientist` and `Grader` that asks a chat model."""
 
     def __init__(self, chat: ChatModel, reflections: int) -> None:
         """Ask `chat`, with at most `reflections` rounds to improve each draft."""
@@ -65,12 +65,10 @@ class LlmScientist(Scientist):
             ) from None
 
     async def grade(self, instructions: str, submission: str, criteria: str) -> float:
-        """Return how well a submission meets the criteria, in [0, 1].
-
-        Equal questions are asked once.
+        """See `Grader.grade`. Equal questions are asked once.
 
         Raises:
-            ChatError: The judge cannot be reached or gives no grade. The score is then missing.
+            ChatError: The judge cannot be reached, or gives no grade.
         """
         question = digest(instructions, submission, criteria)
         if question not in self._grades:
@@ -87,6 +85,10 @@ class LlmScientist(Scientist):
     def costs(self) -> Mapping[str, float]:
         """See `Scientist.costs`."""
         return self._chat.usage.take()
+
+    async def close(self) -> None:
+        """See `Scientist.close`."""
+        await self._chat.close()
 
     async def _grade(self, instructions: str, submission: str, criteria: str) -> float:
         prompt = prompts.judge(instructions, submission, criteria)

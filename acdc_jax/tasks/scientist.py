@@ -1,7 +1,8 @@
 """The interface of a scientist, the writer of a run's tasks (paper §3.2, §3.3).
 
 To write your own, subclass `Scientist` and implement `write`: make one `Draft` per request and pass
-each to `check`. The other methods have defaults. `examples/new_scientist.py` is a complete one.
+each to `check`. The other methods have defaults. A scientist that also judges answers implements
+`Grader`. `examples/new_scientist.py` is a complete example.
 
 Determinism. Equal arguments must give equal results, whatever the order in which concurrent calls
 finish. Draw all random numbers from `key`. Keep nothing between calls that changes a result: a
@@ -19,7 +20,7 @@ Never block the loop, which the judge shares: move slow code to `asyncio.to_thre
 import abc
 import dataclasses
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -84,3 +85,20 @@ class Scientist(abc.ABC):
     def costs(self) -> Mapping[str, float]:
         """Return the costs since the last call, as figures for the metrics."""
         return {}
+
+    async def close(self) -> None:  # noqa: B027 (a default, not abstract)
+        """Free the resources. The run calls it once, at its end."""
+
+
+@runtime_checkable
+class Grader(Protocol):
+    """A scientist with this method also judges answers for task code."""
+
+    async def grade(self, instructions: str, submission: str, criteria: str) -> float:
+        """Return how well a submission meets the criteria, in [0, 1].
+
+        Equal arguments must give equal grades.
+
+        Raises:
+            AcdcError: There is no grade. The score is then missing, and not a failure.
+        """
