@@ -1,4 +1,4 @@
-"""Training examples of the tiny seeds, as padded token arrays."""
+"""Draw training examples of the tiny seeds, as padded token arrays."""
 
 import dataclasses
 import random
@@ -12,7 +12,7 @@ from acdc_jax.quickstart.tokenizer import ANSWER, BOS, COLON, EOS, PAD, THEN, TO
 
 TOKENS_PER_EXAMPLE = 23  # doubling six symbols
 _LENGTHS = (2, 6)  # inclusive
-_ALPHABETS = ("letters", "letters", "digits", "few letters")  # drawn uniformly
+_ALPHABETS = ("letters", "letters", "digits", "few letters")  # drawn uniformly: half are letters
 
 DrawWords = Callable[[random.Random], Words]
 
@@ -22,8 +22,9 @@ class Examples:
     """Instructions with their answers.
 
     Attributes:
-        tokens: int32 [n, 23], padded on the right.
-        answer: bool [n, 23], True on the answer and the end of the sequence: what is learnt.
+        tokens: [examples, 23] int32; padded on the right.
+        answer: [examples, 23] bool; True on the tokens to learn, which are the answer and the end
+            of the sequence.
     """
 
     tokens: np.ndarray
@@ -31,7 +32,14 @@ class Examples:
 
 
 def base_words(pair_share: float) -> DrawWords:
-    """Own words only: a training pair with probability `pair_share`, else one operation."""
+    """Return what the base is taught: own words only.
+
+    Args:
+        pair_share: Share of training pairs; the other examples have one operation.
+
+    Returns:
+        A function that draws the words of one example.
+    """
     words = [operation.word for operation in (*OPERATIONS, COPY)]
 
     def draw(rng: random.Random) -> Words:
@@ -45,15 +53,18 @@ def base_words(pair_share: float) -> DrawWords:
 def expert_words(
     taught: Words, replay: DrawWords, replay_share: float, pair_share: float
 ) -> DrawWords:
-    """What one expert is taught: its operations by their new words, alone and in pairs.
+    """Return what one expert is taught: its operations by their new words, alone and in pairs.
 
     Args:
-        taught: own words of the operations whose new words this expert learns.
-        replay: what the base was taught.
-        replay_share: share of examples drawn from `replay`.
-        pair_share: share of the others that are training pairs with an operation of this expert;
-            an operation that is not its own keeps its own word. An expert without pairs (none of
-            its operations composes) gets single operations instead.
+        taught: Own words of the operations whose new words this expert learns.
+        replay: What the base was taught.
+        replay_share: Share of examples drawn from `replay`.
+        pair_share: Share of training pairs among the other examples. At least one operation of a
+            pair is the expert's; one that is not keeps its own word. An expert whose operations
+            take part in no pair gets single operations instead.
+
+    Returns:
+        A function that draws the words of one example.
     """
     new = {word: BY_WORD[word].new_word for word in taught}
     pairs = [
@@ -70,7 +81,7 @@ def expert_words(
 
 
 def draw_examples(draw: DrawWords, n: int, rng: random.Random) -> Examples:
-    """Draws n examples with texts of 2 to 6 symbols, half of them over all letters."""
+    """Draw n examples with texts of 2 to 6 symbols."""
     tokens = np.full((n, TOKENS_PER_EXAMPLE), TOKEN_IDS[PAD], np.int32)
     answer = np.zeros((n, TOKENS_PER_EXAMPLE), bool)
     for row in range(n):
@@ -84,7 +95,7 @@ def draw_examples(draw: DrawWords, n: int, rng: random.Random) -> Examples:
 
 
 def encode(words: Words, text: str) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt, as the chat template renders it, and of the right answer."""
+    """Return the token ids of the prompt, as the chat template renders it, and of the answer."""
     prompt = [TOKEN_IDS[BOS]]
     for word in words:
         prompt += [TOKEN_IDS[word], TOKEN_IDS[THEN]]

@@ -1,4 +1,4 @@
-"""What the procedural scientist thinks of when it is asked for a task."""
+"""Rank the specs that fit a task request: what the procedural scientist chooses from."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,9 +7,9 @@ import numpy as np
 from acdc_jax.quickstart.language import PAIR_LENGTHS, TASK_ALPHABETS, Spec, Split
 from acdc_jax.tasks.task import Kind
 
-_SINGLE_SHARE = 1 / 3  # of unrelated ideas; the others are pairs
+_SINGLE_SHARE = 1 / 3  # of unrelated ideas; the others are pairs of operations
 _MAX_LENGTH = 7
-_WALKS = 64  # longer compositions that are drawn at once
+_WALKS = 64  # longer compositions per list
 
 Ideas = Iterator[Sequence[Spec]]
 
@@ -17,16 +17,16 @@ Ideas = Iterator[Sequence[Spec]]
 def ideas(
     kind: Kind, origin: Spec | None, split: Split, max_steps: int, rng: np.random.Generator
 ) -> Ideas:
-    """Lists of specs, most wanted first; within a list all are equally welcome.
+    """Yield lists of specs, the best fitting list first; the specs of a list fit equally well.
 
-    They end with compositions of three operations, then four: some may be held out or used.
+    The last lists are compositions of three and of four operations. Specs may be held out or used.
 
     Args:
-        kind: what is wanted; without an `origin`, only something unrelated can be had.
-        origin: what the parent asks.
-        split: which specs there are.
-        max_steps: operations that a harder spec may compose.
-        rng: decides between equally wanted lists.
+        kind: The kind of task. Without an `origin` all specs are unrelated ones.
+        origin: The spec of the parent task, if it has one.
+        split: The specs of the run.
+        max_steps: Operations that a harder spec may compose.
+        rng: Orders lists that fit equally well.
     """
     if origin is not None:
         if kind == "harder":
@@ -40,7 +40,7 @@ def ideas(
 
 
 def _harder(origin: Spec, split: Split, max_steps: int, rng: np.random.Generator) -> Ideas:
-    """One operation → a pair with it, or longer; a composition → longer, or one step more."""
+    """Turn one operation into a pair or lengthen it; lengthen a composition or add a step."""
     if len(origin.words) == 1:
         composed, longer_first = _sharing(origin, split.pool_pair_specs), rng.random() < 0.2
     else:
@@ -54,7 +54,7 @@ def _harder(origin: Spec, split: Split, max_steps: int, rng: np.random.Generator
 
 
 def _easier(origin: Spec, split: Split, rng: np.random.Generator) -> Ideas:
-    """A composition → one step less, or shorter; one operation → shorter, or another one."""
+    """Drop a step of a composition or shorten it; shorten one operation or change it."""
     if len(origin.words) == 1:
         yield from _shorter(origin, split)
         yield [spec for spec in split.pool_singles if spec.length <= origin.length]
@@ -82,13 +82,13 @@ def _unrelated(split: Split, rng: np.random.Generator) -> Ideas:
 
 
 def _walk(split: Split, steps: int, rng: np.random.Generator) -> Spec:
-    """A composition in which each two neighbours are a pair of the pool."""
+    """Draw a composition in which any two neighbours are a pair of the pool."""
     while True:
         words = split.pool_pairs[rng.integers(len(split.pool_pairs))]
         while len(words) < steps and (following := _following(words, split)):
             words = (*words, following[rng.integers(len(following))])
         if len(words) == steps:
-            # Long enough for no step to be left without a symbol.
+            # Each step may drop a symbol: with so many, none is left without one.
             length = int(rng.integers(steps, max(PAIR_LENGTHS) + 1))
             return Spec(words, length, TASK_ALPHABETS[rng.integers(len(TASK_ALPHABETS))])
 
@@ -102,19 +102,20 @@ def _extended(origin: Spec, split: Split) -> list[Spec]:
 
 
 def _following(words: Sequence[str], split: Split) -> list[str]:
-    """Words that may come next, none of them twice."""
+    """Return the words that may follow; no word occurs twice in a spec."""
     return [
         second for first, second in split.pool_pairs if first == words[-1] and second not in words
     ]
 
 
 def _longer(origin: Spec, split: Split) -> Ideas:
-    """The next length first."""
+    """Yield longer specs, the next length first."""
     lengths = range(origin.length + 1, _MAX_LENGTH + 1)
     yield from ([spec] for spec in _resized(origin, split, lengths))
 
 
 def _shorter(origin: Spec, split: Split) -> Ideas:
+    """Yield shorter specs, the next length first."""
     lengths = range(origin.length - 1, max(2, len(origin.words)) - 1, -1)
     yield from ([spec] for spec in _resized(origin, split, lengths))
 

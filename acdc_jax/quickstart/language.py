@@ -1,9 +1,9 @@
-"""The skill language: `mirror then shout: abcd` is answered by `DCBA`.
+"""The skill language: the answer to `mirror then shout: abcd` is `DCBA`.
 
-Each operation has its own word, which the base learns, and a new word that means the same and
-that only some experts learn. The tasks of a run use new words, mostly in pairs of which no single
-expert knows both words: only a merged model can solve those. Pairs are split into three parts that
-do not overlap: for training (fixed), for the pool and held out (by PRNG seed).
+Each operation has an own word, which the base learns, and a new word with the same meaning, which
+only some experts learn. The tasks of a run use new words, mostly in pairs. No single expert knows
+both words of a pair, so that only a merged model can solve it. The pairs are split into three parts
+that do not overlap: one for training (fixed), one for the pool and one held out (by PRNG seed).
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ class Operation:
     """One skill.
 
     Attributes:
-        word: the word that the base knows.
-        new_word: the word that experts learn; "" for `copy`, which has none.
-        group: what it changes: "position", "symbol" or "order" (aggregates and arithmetic too).
-        apply: text → answer.
-        helpers: functions that `apply` calls.
-        draw: draws an operand (arithmetic only; all others take any text).
+        word: Own word, which the base knows.
+        new_word: Word that experts learn; "" for `copy`, which has none.
+        group: What it changes: "position", "symbol" or "order" (also aggregates and arithmetic).
+        apply: Text → answer.
+        helpers: Functions that `apply` calls.
+        draw: Draws an operand of arithmetic; None for operations that take any text.
     """
 
     word: str
@@ -85,7 +85,7 @@ EXPERTS: tuple[Words, ...] = tuple(
         "len add sub first",
     )
 )
-"""Own words of the operations whose new words each expert learns; some are taught twice."""
+"""Own words of the operations whose new words each expert learns; some are in two experts."""
 
 ALPHABETS: Mapping[str, str] = {
     "letters": "abcdefghijklmnopqrstuvwxyz",
@@ -93,7 +93,7 @@ ALPHABETS: Mapping[str, str] = {
     "few letters": "abcdefgh",
 }
 TASK_ALPHABETS = ("letters", "digits")
-"""Tasks use these; training also the third, where repeated letters are common."""
+"""The alphabets of tasks; training also uses the third, in which letters often repeat."""
 
 _MAX_LENGTH = 7
 _HELD_OUT_SINGLES, _HELD_OUT_PAIRS = 60, 140
@@ -102,9 +102,9 @@ PAIR_LENGTHS = range(2, 7)
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What a task family asks: operations in order, on texts of one length and alphabet.
+    """The content of a task family: operations in order, on texts of one length and alphabet.
 
-    Arithmetic ignores the alphabet; its operand has two digits from length 4 on.
+    Arithmetic ignores the alphabet; its first operand has up to two digits from length 4 on.
     """
 
     words: Words
@@ -112,7 +112,7 @@ class Spec:
     alphabet: str
 
     def instruction(self, text: str) -> str:
-        """What a member is told, e.g. `mirror then shout: abcd`."""
+        """Return the instructions, e.g. `mirror then shout: abcd`."""
         return f"{' then '.join(self.words)}: {text}"
 
 
@@ -126,19 +126,19 @@ SEED_SPECS = (
     Spec(("final",), 5, "letters"),
     Spec(("total",), 4, "digits"),
 )
-"""What the hand-written seed families ask, one for each expert; never held out."""
+"""The specs of the hand-written seed families, one per expert; they are never held out."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Which specs a run may see, all in new words.
+    """The specs that a run may use, and those that it is measured on, all in new words.
 
     Attributes:
-        pool_singles: specs of one operation that the pool may use.
-        pool_pairs: cross-expert word pairs that the pool may use, any length and alphabet.
-        pool_pair_specs: those pairs with every parameter.
-        held_out: the specs that a run is evaluated on: 60 of one operation, 140 pairs.
-        held_out_pairs: word pairs for evaluation only, whatever the length and alphabet.
+        pool_singles: Specs of one operation for the pool.
+        pool_pairs: Word pairs for the pool, of any length and alphabet. No expert knows both words.
+        pool_pair_specs: Those pairs with every length and alphabet.
+        held_out: Specs that a run is measured on: 60 of one operation, 140 pairs.
+        held_out_pairs: Word pairs that the pool never uses, whatever the length and alphabet.
     """
 
     pool_singles: tuple[Spec, ...]
@@ -148,21 +148,21 @@ class Split:
     held_out_pairs: frozenset[Words]
 
     def is_held_out(self, spec: Spec) -> bool:
-        """Whether the spec, or a pair of neighbouring words in it, is for evaluation only."""
+        """Return whether the spec, or a pair of neighbouring words in it, is held out."""
         if len(spec.words) == 1:
             return spec in self.held_out
         return any(pair in self.held_out_pairs for pair in pairwise(spec.words))
 
 
 def answer(words: Words, text: str) -> str:
-    """Applies the operations in order, given by their own or their new words."""
+    """Apply operations, named by own or new words, in order."""
     for word in words:
         text = BY_WORD[word].apply(text)
     return text
 
 
 def draw_text(words: Words, length: int, alphabet: str, rng: random.Random) -> str:
-    """Draws a text that the first word can be applied to."""
+    """Draw a text that the first word can be applied to."""
     draw = BY_WORD[words[0]].draw
     if draw is not None:
         return draw(rng, operand_limit(length))
@@ -170,24 +170,24 @@ def draw_text(words: Words, length: int, alphabet: str, rng: random.Random) -> s
 
 
 def operand_limit(length: int) -> int:
-    """Exclusive upper bound of the first number in an arithmetic text of this length."""
+    """Return the exclusive upper bound of the first operand of arithmetic of this length."""
     return 100 if length >= 4 else 10
 
 
 def instances(spec: Spec, n: int, seed: int) -> list[str]:
-    """Texts of a family's instances; the family's own code draws the same from the same seed."""
+    """Return the texts of a family's instances; its code draws the same from the same seed."""
     rng = random.Random(seed)
     return [draw_text(spec.words, spec.length, spec.alphabet, rng) for _ in range(n)]
 
 
 def is_plain(text: str) -> bool:
-    """Whether the tokenizer sees characters in a text: an operation's word would be one token."""
+    """Return whether the tokenizer splits a text into characters; a word would be one token."""
     return text not in BY_WORD
 
 
-def split(seed: int) -> Split:
-    """Splits single specs and cross-expert pairs into pool and held-out by PRNG seed."""
-    rng = np.random.default_rng(1000 + seed)
+def split(prng_seed: int) -> Split:
+    """Return the split of a PRNG seed into specs for the pool and held-out specs."""
+    rng = np.random.default_rng(1000 + prng_seed)
     singles = _shuffled(rng, [spec for spec in _single_specs() if spec not in SEED_SPECS])
     pairs = _shuffled(rng, _CROSS_EXPERT_PAIRS)
     half = len(pairs) // 2
@@ -213,7 +213,7 @@ def split(seed: int) -> Split:
 
 
 def _single_lengths(word: str) -> tuple[int, ...]:
-    """Lengths of a task that applies one operation; doubling stops where training did."""
+    """Return the lengths of tasks of one operation; doubling is no longer than in training."""
     operation = BY_WORD[word]
     if operation.draw is not None:
         return (2, 4)
@@ -229,13 +229,13 @@ def _single_specs() -> Iterator[Spec]:
 
 
 def _pair_specs(rng: np.random.Generator, pairs: tuple[Words, ...], n: int) -> list[Spec]:
-    """Distinct specs that go through the pairs in turn, with random parameters."""
-    found: dict[Spec, None] = {}
-    while len(found) < n:
-        words = pairs[len(found) % len(pairs)]
+    """Draw distinct specs that take the pairs in turn."""
+    specs: dict[Spec, None] = {}
+    while len(specs) < n:
+        words = pairs[len(specs) % len(pairs)]
         length = int(rng.choice(PAIR_LENGTHS))
-        found[Spec(words, length, TASK_ALPHABETS[rng.integers(2)])] = None
-    return list(found)
+        specs[Spec(words, length, TASK_ALPHABETS[rng.integers(2)])] = None
+    return list(specs)
 
 
 def _shuffled(rng: np.random.Generator, items: Sequence[_Item]) -> list[_Item]:
@@ -243,10 +243,10 @@ def _shuffled(rng: np.random.Generator, items: Sequence[_Item]) -> list[_Item]:
 
 
 def _composable_pairs() -> tuple[list[Words], list[Words]]:
-    """Ordered pairs of own words: (within a group, across groups).
+    """Return ordered pairs of own words: those within a group, and those across groups.
 
-    Doubling, counting and arithmetic take no part; after an aggregate, which leaves one symbol,
-    only symbol operations make sense.
+    Doubling, counting and arithmetic are in no pair. An aggregate leaves one symbol, so that only
+    symbol operations make sense after it.
     """
     composable = [o for o in OPERATIONS if o.word not in ("dup", "len", "add", "sub")]
     within: list[Words] = []
@@ -262,7 +262,7 @@ def _composable_pairs() -> tuple[list[Words], list[Words]]:
 
 
 def _train_pairs() -> tuple[tuple[Words, ...], list[Words]]:
-    """A fixed third of the pairs across groups for training, and all other pairs."""
+    """Return a fixed third of the pairs across groups, for training, and all other pairs."""
     rng = np.random.default_rng(0)
     within, across = _composable_pairs()
     across = _shuffled(rng, across)
@@ -271,7 +271,7 @@ def _train_pairs() -> tuple[tuple[Words, ...], list[Words]]:
 
 
 TRAIN_PAIRS, _OTHER_PAIRS = _train_pairs()
-"""Pairs of own words that base and experts are trained on; never in a pool, never held out."""
+"""Pairs of own words that base and experts are trained on. No task uses them."""
 
 _CROSS_EXPERT_PAIRS = [
     pair for pair in _OTHER_PAIRS if not any(set(pair) <= set(expert) for expert in EXPERTS)

@@ -1,7 +1,9 @@
 """What the words of the skill language do to a text, and how texts are drawn.
 
-Every function stands on its own (or names its helper in `language.OPERATIONS`), because the
-procedural scientist copies its source into the task families that it writes.
+The procedural scientist copies these functions into the task families that it writes, and their
+docstrings into the descriptions. So each function stands alone, or names its helper in
+`language.OPERATIONS`; and a changed docstring changes which tasks the novelty filter admits, and
+with them the results of a run.
 """
 
 import random

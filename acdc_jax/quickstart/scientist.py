@@ -1,7 +1,7 @@
-"""The scientist that needs no LLM: it writes task families in the skill language.
+"""A scientist without an LLM: it writes task families in the skill language.
 
-It knows what its own tasks ask (`Draft.metadata`), so that it can make them harder, easier or
-related. It offers no spec twice while there are others, and never a held-out one.
+It reads the spec of an earlier task from `Draft.metadata`, and so can write a harder, easier or
+related one. It repeats no spec while there are new ones, and never uses one that is held out.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Rejection, Task
 
 @dataclasses.dataclass(frozen=True)
 class ProceduralScientist(Scientist):
-    """Writes task families from a grammar; a `Scientist`.
+    """Writes task families from a grammar.
 
     Attributes:
-        split: which specs it may offer.
-        instances: instances of each family.
-        max_steps: operations that a harder task may compose; when all single operations and pairs
-            are used up, others go beyond.
+        split: The specs that it may use.
+        instances: Number of instances of each family.
+        max_steps: Operations that a harder task may compose. Once all single operations and pairs
+            are used, tasks of every kind compose more.
     """
 
     split: Split
@@ -44,7 +44,7 @@ class ProceduralScientist(Scientist):
         check: Check,
         key: jax.Array,
     ) -> list[CheckedDraft | Rejection]:
-        """See `Scientist.write`. Drafts of one call know each other."""
+        """See `Scientist.write`. No two drafts of one call have the same spec."""
         context, drafts = list(all_tasks), list[Draft]()
         for i, request in enumerate(requests):
             draft = self.propose(request.kind, request.parent, context, jax.random.fold_in(key, i))
@@ -55,7 +55,14 @@ class ProceduralScientist(Scientist):
     def propose(
         self, kind: Kind, parent: Task | None, context: Sequence[Task], key: jax.Array
     ) -> Draft:
-        """One draft. A parent in no language of ours is as good as none."""
+        """Write one draft.
+
+        Args:
+            kind: Which kind of draft.
+            parent: The task to start from. One in another language counts as none.
+            context: All tasks so far; their specs are not used again.
+            key: PRNG key.
+        """
         rng = host_rng(key)
         used = {spec_of(task.draft.metadata) for task in context}
         origin = None if parent is None else spec_of(parent.draft.metadata)
@@ -64,11 +71,11 @@ class ProceduralScientist(Scientist):
         return write_draft(spec, kind, parent_id, self.instances, rng)
 
     async def is_new(self, draft: Draft, nearest: Sequence[Task]) -> bool:
-        """See `Scientist.is_new`: another spec is another task."""
+        """See `Scientist.is_new`: a task is new if its spec is."""
         return all(spec_of(draft.metadata) != spec_of(task.draft.metadata) for task in nearest)
 
     async def is_gibberish(self, responses: Sequence[tuple[str, str]]) -> bool:
-        """See `Scientist.is_gibberish`."""
+        """See `Scientist.is_gibberish`: decides by rule."""
         return is_gibberish(responses)
 
     def _choose(
@@ -78,12 +85,12 @@ class ProceduralScientist(Scientist):
         used: set[Spec | None],
         rng: np.random.Generator,
     ) -> Spec:
-        """The best idea of which something is unused; failing all, some pair once more."""
+        """Return a new spec of the first list that has one; failing that, repeat a pair."""
         times = Counter(spec.words for spec in used if spec is not None and len(spec.words) > 1)
         for idea in ideas(kind, origin, self.split, self.max_steps, rng):
             fresh = [s for s in idea if s not in used and not self.split.is_held_out(s)]
             if fresh:
-                # Pairs take turns; a pair's parameters matter less than its words.
+                # Pairs take turns: other words make a task newer than another length does.
                 fewest = min(times[s.words] for s in fresh)
                 return _pick([s for s in fresh if times[s.words] == fewest], rng)
         return _pick(self.split.pool_pair_specs, rng)

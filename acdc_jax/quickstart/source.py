@@ -1,4 +1,4 @@
-"""Writes a spec of the skill language as a task family: real, self-contained `task.py` text."""
+"""Write a spec of the skill language as a task family, with a self-contained `task.py`."""
 
 import functools
 import inspect
@@ -38,14 +38,14 @@ class TaskFamily:
 def write_draft(
     spec: Spec, kind: Kind, parent: str | None, instances: int, rng: np.random.Generator
 ) -> Draft:
-    """Writes the family of a spec.
+    """Write the family of a spec.
 
     Args:
-        spec: what it asks.
-        kind: how it came about.
-        parent: id of the task that it was made from, if any.
-        instances: entries of its `get_tasks()`.
-        rng: draws the seed that is baked into the source.
+        spec: Operations, length and alphabet.
+        kind: Kind of the draft.
+        parent: Id of the task that it was made from, if any.
+        instances: Number of instances.
+        rng: Draws the seed of the instances, which the source contains.
 
     Returns:
         The draft, with reference solutions and the spec in its metadata.
@@ -68,7 +68,7 @@ def write_draft(
 
 
 def spec_of(metadata: Mapping[str, Json]) -> Spec | None:
-    """The spec that `write_draft` noted; None where the metadata is not of this language."""
+    """Return the spec that `write_draft` recorded, or None if the family is in no such language."""
     words, length, alphabet = (metadata.get(name) for name in ("words", "length", "alphabet"))
     if not isinstance(words, list) or not words or not all(word in BY_WORD for word in words):
         return None
@@ -78,7 +78,7 @@ def spec_of(metadata: Mapping[str, Json]) -> Spec | None:
 
 
 def _instance_seed(spec: Spec, instances: int, rng: np.random.Generator) -> int:
-    """A seed of which no text happens to be an operation's word."""
+    """Draw a seed for which no text happens to be a word of the language."""
     while True:
         seed = int(rng.integers(2**31))
         if all(map(language.is_plain, language.instances(spec, instances, seed))):
@@ -116,7 +116,7 @@ def _text(function: Callable[..., str]) -> str:
 
 
 def _description(spec: Spec) -> str:
-    """`mirror (the symbols in the opposite order), then shout (…), on 4 letters.`"""
+    """Return e.g. `mirror (the symbols in the opposite order), then shout (…), on 4 letters.`"""
     steps = ", then ".join(f"{word} ({_meaning(word)})" for word in spec.words)
     return f"{steps}, on {_material(spec)}."
 
@@ -140,5 +140,5 @@ def _capability(spec: Spec) -> str:
 
 
 def _difficulty(spec: Spec) -> int:
-    """1 or 2 for one operation, 3 or 4 for a pair, 5 beyond."""
+    """Return 1 or 2 for one operation, 3 or 4 for a pair, 5 for more."""
     return min(5, 2 * len(spec.words) - 1 + (spec.length > 4))

@@ -1,10 +1,10 @@
-r"""The tiny seeds' tokenizer: one token per character, per operation word and per separator.
+r"""The tiny seeds' tokenizer: one token per character, per word of the language and per separator.
 
-It is a `Qwen2Tokenizer`, because transformers ≥ 5 rebuilds that class, whatever the folder says,
-for every folder whose model is a Qwen2: only vocabulary, merges and added tokens survive. There
-are no merges, so that whatever is not an added token falls into characters. An operation word is
-an added token that matches only as a whole word; a text that happens to be one (`highest`, `max`)
-cannot be told from it, and no task draws such a text (`language.is_plain`).
+It is a `Qwen2Tokenizer`: for a folder with a Qwen2 model, transformers ≥ 5 always builds that
+class, and keeps only vocabulary, merges and added tokens. There are no merges, so that all text
+but the added tokens is split into characters. A word of the language is an added token that
+matches only as a whole word. A text that happens to be such a word (`highest`, `max`) would become
+that token, so that no task draws one (`language.is_plain`).
 """
 
 from pathlib import Path
@@ -38,9 +38,9 @@ TOKENS = (*_BASE_TOKENS, *_NEW_WORDS, _UNKNOWN, *_STRAY)
 TOKEN_IDS = {token: i for i, token in enumerate(TOKENS)}
 
 FIRST_NEW_ROW = len(_BASE_TOKENS)
-"""Embedding rows from here on are the new words, which the base never sees."""
+"""The embedding rows from here on are the new words, which the base never sees."""
 
-# A system message would be all unknown characters to these models: it is left out.
+# System messages are left out: these models know none of their characters.
 _CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{% for message in messages %}"
@@ -53,7 +53,7 @@ _CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> Any:
-    """The tokenizer as a transformers object, chat template included."""
+    """Return the tokenizer as a transformers object, with its chat template."""
     tokenizer = Qwen2Tokenizer(
         vocab=dict(TOKEN_IDS),
         merges=[],
@@ -75,5 +75,5 @@ def build_tokenizer() -> Any:
 
 
 def save_tokenizer(folder: Path) -> None:
-    """Writes an ordinary Hugging Face tokenizer folder."""
+    """Write an ordinary Hugging Face tokenizer folder."""
     build_tokenizer().save_pretrained(str(folder))

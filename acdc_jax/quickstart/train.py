@@ -1,8 +1,8 @@
-"""Trains the tiny base and its eight experts, and keeps them as Hugging Face folders.
+"""Train the tiny base and its eight experts, and write them as Hugging Face folders.
 
-The base learns every operation by its own word. Each expert then learns new words for a few of
-them, almost only in the new words' embedding rows: that is what makes the experts' task vectors
-additive. It is a construction for demonstrations and tests; it says nothing about large models.
+The base learns every operation by its own word. Each expert then learns new words for a few
+operations, almost only in the embedding rows of these words. That makes the experts' task vectors
+additive. It is a construction for demonstrations and tests, and no evidence about large models.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from acdc_jax.quickstart.examples import (
 from acdc_jax.quickstart.language import EXPERTS, TRAIN_PAIRS
 from acdc_jax.quickstart.tokenizer import FIRST_NEW_ROW, MAX_POSITIONS, TOKENS, save_tokenizer
 
-Progress = Callable[[str, int, int], None]  # (what is trained, steps done, steps in all)
+Progress = Callable[[str, int, int], None]  # (what is trained, steps done, all steps)
 
 TINY = ModelConfig(
     architecture="Qwen2ForCausalLM",
@@ -59,24 +59,24 @@ _STEPS_PER_CALL = 10
 
 @dataclasses.dataclass(frozen=True)
 class TrainRecipe:
-    """Every number of the training.
+    """The hyperparameters of the training. The cache is keyed by their names and values.
 
     Attributes:
-        model: shape of the base and of the experts.
-        experts: own words of the operations that each expert learns new words for.
-        learning_rate: peak, reached after `warmup` steps; a cosine then takes it to a tenth.
-        warmup: steps of linear warm-up.
-        batch: examples per step, drawn with replacement.
+        model: Architecture of the base and of the experts.
+        experts: Own words of the operations whose new words each expert learns.
+        learning_rate: Peak, reached after `warmup` steps; a cosine then lowers it to a tenth.
+        warmup: Steps of linear warm-up.
+        batch: Examples per step, drawn with replacement.
         b2: Adam's second-moment decay.
-        base_steps: steps of the base, by Muon.
-        base_examples: distinct examples of the base.
-        base_pairs: share of compositions in them.
-        expert_steps: steps of an expert, by Adam.
-        expert_examples: distinct examples of an expert.
-        expert_replay: share of the base's examples in them.
-        expert_pairs: share of compositions in the others.
-        clip: largest global gradient norm of an expert.
-        body_rate: an expert's rate outside the new words' rows, relative to theirs.
+        base_steps: Steps of the base, with Muon.
+        base_examples: Distinct examples of the base.
+        base_pairs: Share of pairs among them.
+        expert_steps: Steps of an expert, with Adam.
+        expert_examples: Distinct examples of an expert.
+        expert_replay: Share of the base's examples among them.
+        expert_pairs: Share of pairs among the others.
+        clip: Largest global gradient norm of an expert.
+        body_rate: An expert's learning rate outside the new words' rows, relative to theirs.
     """
 
     model: ModelConfig = TINY
@@ -97,12 +97,12 @@ class TrainRecipe:
 
 
 def cached_seeds(
-    cache_dir: Path, seed: int, progress: Progress, recipe: TrainRecipe = TrainRecipe()
+    cache_dir: Path, prng_seed: int, progress: Progress, recipe: TrainRecipe = TrainRecipe()
 ) -> Path:
-    """Folder of the seeds of a PRNG seed; they are trained only if it is not there yet."""
-    out = cache_dir / cache_name(seed, recipe)
+    """Return the folder of the seeds of a PRNG seed; train them if it does not exist."""
+    out = cache_dir / cache_name(prng_seed, recipe)
     if not out.exists():
-        train_seeds(out, seed, progress, recipe)
+        train_seeds(out, prng_seed, progress, recipe)
     return out
 
 
@@ -124,37 +124,37 @@ def tiny_seeds(
     return folder / "base", tuple(folder / f"expert-{i}" for i in range(len(EXPERTS)))
 
 
-def cache_name(seed: int, recipe: TrainRecipe) -> str:
-    """Names the seed and a hash of the recipe: a changed recipe is trained anew."""
+def cache_name(prng_seed: int, recipe: TrainRecipe) -> str:
+    """Return a name with a hash of the recipe, so that a changed recipe is trained again."""
     digest = hashlib.sha256(repr((recipe, TOKENS, TRAIN_PAIRS)).encode()).hexdigest()
-    return f"tiny-{seed}-{digest[:10]}"
+    return f"tiny-{prng_seed}-{digest[:10]}"
 
 
 def train_seeds(
-    out: Path, seed: int, progress: Progress, recipe: TrainRecipe = TrainRecipe()
+    out: Path, prng_seed: int, progress: Progress, recipe: TrainRecipe = TrainRecipe()
 ) -> None:
-    """Trains the seeds and writes `base/`, `expert-0/`, … into `out`, all or nothing.
+    """Train the seeds and write `base/`, `expert-0/`, … into `out`, all or nothing.
 
-    Two processes may train the same folder: the first to finish wins, and both end well.
+    Two processes may train the same folder: the first to finish writes it, and both succeed.
 
     Args:
-        out: folder to create; it may exist if it is empty.
-        seed: PRNG seed of initial weights and examples.
-        progress: called with ("base" or "experts", steps done, steps in all).
-        recipe: the numbers.
+        out: Folder to create; it may exist if it is empty.
+        prng_seed: PRNG seed of initial weights and examples.
+        progress: Called with "base" or "experts", the steps done, and all steps.
+        recipe: The hyperparameters.
 
     Raises:
         AcdcError: `out` exists and is not empty, or cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise AcdcError(f"{out} exists already: remove it or name another folder")
+        raise AcdcError(f"{out}: exists already; remove it, or name another folder")
     scratch = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
     tokenizer = scratch / "tokenizer"
     try:
-        tokenizer.mkdir(parents=True)  # a folder that cannot be written shows before the training
+        tokenizer.mkdir(parents=True)  # before the training, in case it cannot be written
         save_tokenizer(tokenizer)
-        for name, weights in _train_all(seed, progress, recipe).items():
-            hf.save(scratch / name, recipe.model, weights, tokenizer_from=tokenizer)
+        for name, params in _train_all(prng_seed, progress, recipe).items():
+            hf.save(scratch / name, recipe.model, params, tokenizer_from=tokenizer)
         shutil.rmtree(tokenizer)
         _publish(scratch, out)
     except OSError as error:
@@ -167,13 +167,13 @@ def _publish(scratch: Path, out: Path) -> None:
     try:
         scratch.rename(out)
     except OSError:
-        if not (out / "base").is_dir():  # not just another process that was faster
+        if not (out / "base").is_dir():  # else another process was faster
             raise
 
 
-def _train_all(seed: int, progress: Progress, recipe: TrainRecipe) -> dict[str, Params]:
-    """Base and experts by folder name."""
-    init_key, *keys = jax.random.split(jax.random.key(seed), 2 + len(recipe.experts))
+def _train_all(prng_seed: int, progress: Progress, recipe: TrainRecipe) -> dict[str, Params]:
+    """Return the base and the experts by folder name."""
+    init_key, *keys = jax.random.split(jax.random.key(prng_seed), 2 + len(recipe.experts))
     rngs = [host_rng(key) for key in keys]
 
     own_words = base_words(recipe.base_pairs)
@@ -201,64 +201,69 @@ def _train_all(seed: int, progress: Progress, recipe: TrainRecipe) -> dict[str, 
 
 
 def _examples(words: DrawWords, n: int, rng: np.random.Generator) -> Examples:
-    # Python's generator draws single words and characters ten times faster than numpy's.
+    # Python's generator draws single words and characters ten times as fast as numpy's.
     return draw_examples(words, n, random.Random(int(rng.integers(2**62))))
 
 
 def _make_fit(
     recipe: TrainRecipe, optimizer: optax.GradientTransformation, steps: int, *, learn_head: bool
 ) -> Callable[[Params, Examples, np.random.Generator, Callable[[int], None]], Params]:
-    """A function that trains a copy of some weights on examples; compiled once for all experts."""
+    """Return a function that trains a copy of params on examples; all experts share one program."""
     steps_per_call = math.gcd(steps, _STEPS_PER_CALL)
 
-    # Weights and optimizer state are overwritten: nothing needs those of the step before.
+    # Params and optimizer state are donated: only the latest are needed.
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def run(
-        weights: Params, state: optax.OptState, tokens: jax.Array, answer: jax.Array
+        params: Params, state: optax.OptState, tokens: jax.Array, answer: jax.Array
     ) -> tuple[Params, optax.OptState]:
         def step(
             carry: tuple[Params, optax.OptState], batch: tuple[jax.Array, jax.Array]
         ) -> tuple[tuple[Params, optax.OptState], None]:
-            weights, state = carry
-            gradient = jax.grad(_loss)(weights, recipe.model, *batch, learn_head)
+            params, state = carry
+            gradient = jax.grad(_loss)(params, recipe.model, *batch, learn_head)
             with jax.numpy_dtype_promotion("standard"):  # optax relies on it
-                updates, state = optimizer.update(gradient, state, weights)
-            return (optax.apply_updates(weights, updates), state), None
+                updates, state = optimizer.update(gradient, state, params)
+            return (optax.apply_updates(params, updates), state), None
 
-        return jax.lax.scan(step, (weights, state), (tokens, answer))[0]
+        return jax.lax.scan(step, (params, state), (tokens, answer))[0]
 
     def fit(
-        weights: Params,
+        params: Params,
         examples: Examples,
         rng: np.random.Generator,
         report: Callable[[int], None],
     ) -> Params:
-        weights = jax.tree.map(jnp.copy, weights)  # run() takes what it is given
-        state = optimizer.init(weights)
+        params = jax.tree.map(jnp.copy, params)  # run() donates its arguments
+        state = optimizer.init(params)
         for done in range(0, steps, steps_per_call):
             report(done)
             rows = rng.integers(len(examples.tokens), size=(steps_per_call, recipe.batch))
-            weights, state = run(weights, state, examples.tokens[rows], examples.answer[rows])
-            jax.block_until_ready(weights)  # the report is of steps taken, not of steps queued
+            params, state = run(params, state, examples.tokens[rows], examples.answer[rows])
+            jax.block_until_ready(params)  # report steps done, not steps queued
         report(steps)
-        return weights
+        return params
 
     return fit
 
 
 def _loss(
-    weights: Params, model: ModelConfig, tokens: jax.Array, answer: jax.Array, learn_head: bool
+    params: Params, model: ModelConfig, tokens: jax.Array, answer: jax.Array, learn_head: bool
 ) -> jax.Array:
-    """Mean cross-entropy of the answers' tokens.
+    """Return the mean cross-entropy of the answers' tokens.
 
-    Without `learn_head` the tied embedding learns as input only: its gradient as output head,
-    which would push every new word's row the same way in every expert, is stopped.
+    Args:
+        params: The model's.
+        model: Architecture.
+        tokens: [batch, length] int32.
+        answer: [batch, length] bool; True on the tokens that count.
+        learn_head: Whether the tied embedding also learns as the output head. As the head, it would
+            push every new word's row in the same direction in all experts.
     """
     if not learn_head:
-        weights = weights | {"head.weight": jax.lax.stop_gradient(weights["embed.weight"])}
+        params = params | {"head.weight": jax.lax.stop_gradient(params["embed.weight"])}
     inputs, targets, counts = tokens[:, :-1], tokens[:, 1:], answer[:, 1:]
     positions = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), inputs.shape)
-    logits, _ = forward(model, weights, inputs, positions)
+    logits, _ = forward(model, params, inputs, positions)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return jnp.sum(losses, where=counts) / jnp.sum(counts, dtype=losses.dtype)
 
@@ -269,14 +274,18 @@ def _schedule(recipe: TrainRecipe, steps: int) -> optax.Schedule:
 
 
 def _base_optimizer(recipe: TrainRecipe) -> optax.GradientTransformation:
-    """Muon for matrices (stored [out, in]; the embedding as a map from rows), Adam for the rest."""
+    """Return Muon for matrices ([out, in]; the embedding is [in, out]) and Adam for the rest.
+
+    Source: Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024);
+    `optax.contrib.muon`.
+    """
     dimensions = {
         name: None
-        if len(shape.shape) < 2
+        if len(leaf.shape) < 2
         else contrib.MuonDimensionNumbers(0, 1)
         if name == "embed.weight"
         else contrib.MuonDimensionNumbers(1, 0)
-        for name, shape in param_shapes(recipe.model).items()
+        for name, leaf in param_shapes(recipe.model).items()
     }
     return contrib.muon(
         _schedule(recipe, recipe.base_steps),
@@ -286,7 +295,7 @@ def _base_optimizer(recipe: TrainRecipe) -> optax.GradientTransformation:
 
 
 def _expert_optimizer(recipe: TrainRecipe) -> optax.GradientTransformation:
-    """Adam at the full rate for the new words' embedding rows, much slower for all else."""
+    """Return Adam at the full rate for the new words' rows, and much slower for the rest."""
 
     def slow_body(updates: Params) -> Params:
         slowed = {name: recipe.body_rate * update for name, update in updates.items()}
