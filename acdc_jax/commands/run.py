@@ -19,7 +19,7 @@ from acdc_jax.files import write_atomic
 from acdc_jax.report.page import write_page
 from acdc_jax.report.picture import draw_run
 from acdc_jax.report.tables import measured_on, results_table
-from acdc_jax.runtime import run_directory
+from acdc_jax.runtime import run_directory, run_reader
 from acdc_jax.runtime.backends import open_backends
 from acdc_jax.runtime.background_commit import BackgroundCommits
 from acdc_jax.runtime.compilation_cache import keep_compiled
@@ -166,9 +166,12 @@ def _execute(
                 context.store.get(seed)  # a damaged one shows before anything expensive
             report = _reporter(config, advance, log)
             with BackgroundCommits(run_dir, manifest, context.store, notice) as commits:
+                state = None
                 for state, record in coevolve.run(context, commits):
                     report(state, record)
                 manifest = run_directory.share_manifest(commits.wait())
+            if state is None:  # all generations were there already
+                state = run_reader.read_state(run_dir, manifest, operators.strategy)
             evolved = time.monotonic()
             results = _measure(context, manifest, state, held_out, advance, baselines)
         ended = time.monotonic()

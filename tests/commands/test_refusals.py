@@ -25,6 +25,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.files import write_atomic
 from acdc_jax.quickstart import train
 from acdc_jax.runtime import member_files, member_store, run_directory, run_reader
+from acdc_jax.runtime.generation import Generation
 
 Models = tuple[Path, Path, Path]
 pytestmark = pytest.mark.xdist_group("runs")  # one process compiles for all
@@ -65,10 +66,7 @@ def nothing_expensive(monkeypatch: pytest.MonkeyPatch) -> None:
         (train, "cached_seeds"),
         (train, "train_seeds"),
         (train, "_train_all"),
-        (coevolve, "create_pool"),
-        (coevolve, "propose_children"),
-        (coevolve, "evaluate_members"),
-        (run_command, "evolve"),
+        (coevolve, "run"),
     ):
         monkeypatch.setattr(module, name, fail)
 
@@ -445,15 +443,16 @@ def test_disk_fills_up_while_committing(
         folder.mkdir(parents=True)
         raise _no_space(folder)
 
-    next_generation = coevolve.next_generation
+    finish = Generation.finish
 
-    def then_arm(world: Any, state: Any) -> Any:
-        """The generation, with a new member and a new task in any case."""
+    def then_arm(self: Any, state: Any) -> Any:
+        """Finish a generation, with a new member and a new task in any case."""
         nonlocal armed
-        state, record = next_generation(world, state)
+        state, record = finish(self, state)
+        store = self._context.store
         oldest, member, task = state.archive[-1], "g002-m00", state.library.tasks["t00000"]
         recipe = dataclasses.replace(state.recipes[oldest], id=member)
-        world.store.put(recipe, world.store.get(oldest))
+        store.put(recipe, store.get(oldest))
         record = dataclasses.replace(record, children=[recipe])
         number = state.pool.next_id
         new = dataclasses.replace(task, id=f"t{number:05d}")
@@ -468,7 +467,7 @@ def test_disk_fills_up_while_committing(
         return state, record
 
     with monkeypatch.context() as patch:
-        patch.setattr(coevolve, "next_generation", then_arm)
+        patch.setattr(Generation, "finish", then_arm)
         patch.setattr(run_directory, "write_atomic", write_until_full)
         patch.setattr(member_files, "write_atomic", write_until_full)
         if part == "member":
