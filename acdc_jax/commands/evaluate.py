@@ -5,23 +5,25 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from rich.console import Console
 
 from acdc_jax import flags
-from acdc_jax.commands.benchmarks import BenchmarkConfig, run_benchmarks
-from acdc_jax.commands.best_of_n import BestOfNConfig, check_best_of_n, run_best_of_n
 from acdc_jax.config import SamplingConfig
 from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.evaluation.best_of_n.options import BestOfNOptions
 from acdc_jax.evaluation.global_skills import batches
+from acdc_jax.evaluation.lm_eval.options import BenchmarkOptions
 from acdc_jax.evaluation.task_force import Choice, TaskForce, choose, report
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.files import write_atomic
 from acdc_jax.options import check, option
-from acdc_jax.report.benchmarks import runs_table
-from acdc_jax.report.tables import forces_table
+from acdc_jax.report.benchmarks import benchmark_table, runs_table
+from acdc_jax.report.tables import best_of_n_table, forces_table
 from acdc_jax.runtime import run_directory, run_reader
+from acdc_jax.runtime.benchmarks import run_benchmarks, samples_folder
+from acdc_jax.runtime.best_of_n import TASK_SETS, check_best_of_n, run_best_of_n
 from acdc_jax.runtime.measure import complete_global_skills
 from acdc_jax.runtime.reopen import reopen_context
 from acdc_jax.runtime.run_reader import RunRecord, read_run
@@ -111,23 +113,39 @@ class EvaluateConfig:
         return tuple(part.strip() for part in self.forced.split(",") if part.strip())
 
 
+@dataclasses.dataclass(frozen=True)
+class _Flags:
+    """Flags of `acdc evaluate`."""
+
+    task_force: EvaluateConfig = flags.section(EvaluateConfig(), "The task force")
+    best_of_n: BestOfNOptions = flags.section(
+        BestOfNOptions(), "Best of N: a single answer from many", names={"methods": "best_of_n"}
+    )
+    samples: SamplingConfig = flags.section(SamplingConfig(), "Samples of --samples_of")
+    benchmarks: BenchmarkOptions = flags.section(
+        BenchmarkOptions(),
+        "Benchmarks of lm-evaluation-harness (the extra `harness`)",
+        names={name: f"harness_{name}" for name in ("tasks", "include_path", "limit")},
+    )
+
+
 def command(argv: Sequence[str]) -> None:
     """Runs `acdc evaluate`."""
     if "--help" in argv or "-h" in argv:
-        sections = [EvaluateConfig, BestOfNConfig, SamplingConfig, BenchmarkConfig]
-        print(_HELP + flags.help_text(sections))
+        print(_HELP + flags.help_text([_Flags]))
         return
-    kinds = [EvaluateConfig, BestOfNConfig, SamplingConfig, BenchmarkConfig]
-    (config, best, samples, benchmarks), runs = flags.parse(kinds, argv)
-    if len(runs) != 1 and not (runs and benchmarks.harness_tasks and not best.best_of_n):
+    (options,), runs = flags.parse([_Flags], argv)
+    config, best, samples = options.task_force, options.best_of_n, options.samples
+    benchmarks = options.benchmarks
+    if len(runs) != 1 and not (runs and benchmarks.tasks and not best.methods):
         raise ConfigError("usage: acdc evaluate RUN [--flags], or RUN RUN … --harness_tasks=…")
     for run_dir in runs:
         check_best_of_n(Path(run_dir), best, samples)
     if config.task_force and benchmarks.members:
         raise ConfigError("--members and --task_force exclude each other; drop one")
     if config.task_force:
-        benchmarks = dataclasses.replace(benchmarks, collectives="task_force")
-    if benchmarks.harness_tasks and not _anybody(benchmarks):
+        benchmarks = dataclasses.replace(benchmarks, collectives=("task_force",))
+    if benchmarks.tasks and not benchmarks.has_models:
         raise ConfigError("--collectives is empty; name some, or give --members or --larger_model")
     console = Console()
     found = [
@@ -138,18 +156,12 @@ def command(argv: Sequence[str]) -> None:
             console.print(runs_table(name, [part[name]["collectives"] for part in found]))
 
 
-def _anybody(benchmarks: BenchmarkConfig) -> bool:
-    """Whether there is a model that benchmarks are put to."""
-    named = benchmarks.collectives + benchmarks.members
-    return bool(named.strip(", ") or benchmarks.larger_model or benchmarks.by_generation)
-
-
 def _evaluate_run(
     run_dir: Path,
     config: EvaluateConfig,
-    best: BestOfNConfig,
+    best: BestOfNOptions,
     samples: SamplingConfig,
-    benchmarks: BenchmarkConfig,
+    benchmarks: BenchmarkOptions,
     console: Console,
 ) -> Mapping[str, Any]:
     """Task forces of a run, and what they and their controls reach on benchmarks, by name."""
@@ -158,20 +170,27 @@ def _evaluate_run(
     evaluation = task_forces(run, config)
     write_atomic(run_dir / "evaluation.json", json.dumps(evaluation, indent=1))
     console.print(forces_table(evaluation))
-    console.print(
-        f"{run_dir / 'evaluation.json'} has the ids, {run_dir / 'skills.npz'} the matrix.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    ids, matrix = run_dir / "evaluation.json", run_dir / "skills.npz"
+    _print(console, f"{ids} has the ids, {matrix} the matrix.")
     forces = {row["n"]: row["members"] for row in evaluation["task_forces"]}
-    if best.best_of_n:
-        run_best_of_n(run, forces, best, samples, config.prng_seed, console)
-    if not benchmarks.harness_tasks:
+    if best.methods:
+        panels, problems = run_best_of_n(run, forces, best, samples, config.prng_seed, console)
+        console.print(best_of_n_table(panels, TASK_SETS))
+        for problem in problems:
+            _print(console, f"missing: {problem}; run the same command again to ask again")
+    if not benchmarks.tasks:
         return {}
     with run_directory.lock_run(run.settings):
-        written = run_benchmarks(run, forces, benchmarks, config.prng_seed, console)
-    return cast(Mapping[str, Any], written["benchmarks"])
+        entries = run_benchmarks(run, forces, benchmarks, config.prng_seed, console)
+    for name, entry in entries.items():
+        console.print(benchmark_table(name, entry))
+    samples_dir = samples_folder(run_dir)
+    _print(console, f"{run_dir / 'benchmarks.json'} has every figure, {samples_dir} every answer.")
+    return entries
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def complete_skills(run_dir: Path, console: Console) -> None:

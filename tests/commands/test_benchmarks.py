@@ -13,9 +13,11 @@ import pytest
 from acdc_jax.commands.main import main
 from acdc_jax.config import DecodeConfig
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation.lm_eval import held_out, lm, models
-from acdc_jax.evaluation.lm_eval.models import folder_voice
-from acdc_jax.evaluation.lm_eval.tasks import Asking, ask, load_benchmarks
+from acdc_jax.evaluation.lm_eval import held_out_benchmark, lm, models
+from acdc_jax.evaluation.lm_eval.models import folder_model
+from acdc_jax.evaluation.lm_eval.tasks import Prompting, load_benchmarks, run_benchmark
+from acdc_jax.inference.device_groups import DeviceGroups
+from acdc_jax.models.config import ModelConfig
 from acdc_jax.quickstart.task_sets import held_out_families
 from acdc_jax.runtime.seed_models import text_codec
 from tests.support import harness_tasks
@@ -38,9 +40,13 @@ def measured(initial_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(autouse=True)
 def one_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each group of devices would compile everything for itself; `test_voices` has several."""
-    groups = models._groups
-    monkeypatch.setattr(models, "_groups", lambda model: groups(model)[:1])
+    """Each group of devices would compile everything for itself; `test_models` has several."""
+    model_groups = models.model_groups
+
+    def first_group(model: ModelConfig) -> DeviceGroups:
+        return DeviceGroups(model_groups(model).local[:1], 1)
+
+    monkeypatch.setattr(models, "model_groups", first_group)
 
 
 @pytest.fixture
@@ -210,8 +216,8 @@ def test_data_that_cannot_be_had(
     (line,) = capsys.readouterr().err.splitlines()
     assert "gsm8k: the task cannot be loaded" in line
     assert "run this once with network" in line
-    assert main([*command, "--harness_tasks=say,no_such_task"]) == 2
-    assert "has no task 'no_such_task'" in capsys.readouterr().err
+    assert main([*command, "--harness_tasks=say,no_such_task"]) == 1
+    assert "has a task 'no_such_task'" in capsys.readouterr().err
     assert asked == [0]  # tasks are loaded before anybody is asked
     path = run_dir / "benchmarks.json"
     assert json.loads(path.read_text())["benchmarks"] == before
@@ -243,15 +249,15 @@ def test_held_out_is_the_runs_own(
     assert found["held_out"]["filter"] == "answer"
     drafts = held_out_families(0)[:20]
     decode = DecodeConfig(system_prompt="Think. End with `Answer: <it>`.", max_new_tokens=9)
-    held_out.write_held_out(
+    held_out_benchmark.write_held_out(
         tmp_path / "tasks",
         drafts,
         system_prompt=decode.system_prompt,
         max_new_tokens=9,
         stop_strings=["x", "\n"],
     )
-    (benchmark,) = load_benchmarks(["held_out"], [tmp_path / "tasks"], Asking())
-    model = folder_voice(models[1], decode)
+    (benchmark,) = load_benchmarks(["held_out"], [tmp_path / "tasks"], Prompting())
+    model = folder_model(models[1], batch_size=4)
     encode = text_codec(models[1:], decode, model.model.vocab_size).encode
     expected = {encode(draft.example_instruction): draft for draft in drafts}
 
@@ -270,7 +276,7 @@ def test_held_out_is_the_runs_own(
                 assert options["until"] == ["x", "\n"]
             return wanted
 
-    results = ask(Recorder(model), benchmark, Asking())["results"]["held_out"]
+    results = run_benchmark(Recorder(model), benchmark, Prompting())["results"]["held_out"]
     assert results["exact_match,answer"] == 1.0
     assert results["sample_len"] == 20
 
@@ -301,9 +307,12 @@ def test_the_extra_is_named(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--collectives=experts"], "--collectives: unknown 'experts'"),
-        (["--score=say:acc"], "--score=say:acc: is not TASK:METRIC:FILTER"),
-        (["--score=say:acc:none"], "--score=say:acc:none: there are say:exact_match:first"),
+        (
+            ["--collectives=experts"],
+            "--collectives=experts: must be comma-separated task_force",
+        ),
+        (["--score=say:acc"], "--score=say:acc: must be TASK:METRIC:FILTER"),
+        (["--score=say:acc:none"], "no score say:acc:none; there are say:exact_match:first"),
         (["--members=g000-m00", "--task_force=2"], "exclude each other"),
         (["--members=g007-m00"], "g007-m00 is not on disk"),
         (["--gen_kwargs=num_beams=4"], "num_beams=4 is not known here"),

@@ -111,16 +111,16 @@ def test_a_missing_score_is_asked_again(run_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "status", "named"),
     [
-        (["--best_of_n=guess"], 2, "'guess' is none of log_prob"),
+        (["--best_of_n=guess"], 2, "--best_of_n=guess: must be comma-separated log_prob"),
         (["--best_of_n=llm_judge"], 2, "--best_of_n=llm_judge needs an LLM"),
         (["--best_of_n=llm_judge", "--judge=openai"], 2, "--judge_model"),
-        (["--best_of_n=plurality", *_JUDGE, "--judge_url=x"], 2, "--judge=openai is of"),
+        (["--best_of_n=plurality", *_JUDGE, "--judge_url=x"], 2, "--judge=openai: only applies to"),
         (["--best_of_n=llm_judge", *_JUDGE], 2, "set OPENAI_API_KEY"),
         (["--best_of_n=reward"], 2, "--reward_model"),
         (["--best_of_n=reward", "--reward_model=/nowhere/at/all"], 1, "/nowhere/at/all"),
         (["--best_of_n=oracle", "--samples_of=g009-m00"], 1, "--samples_of=g009-m00"),
-        (["--best_of_n=oracle", "--top_k=5"], 2, "are of --samples_of"),
-        (["--samples_of=g000-m00"], 2, "--samples_of is of --best_of_n"),
+        (["--best_of_n=oracle", "--top_k=5"], 2, "only apply to --samples_of"),
+        (["--samples_of=g000-m00"], 2, "--samples_of=g000-m00: needs a method"),
     ],
 )
 def test_refusals_come_first(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from acdc_jax.evaluation.lm_eval.tasks import Asking, Benchmark, load_benchmarks
+from acdc_jax.evaluation.lm_eval.tasks import Benchmark, Prompting, load_benchmarks
 
 CHOICE = """
 output_type: multiple_choice
@@ -57,4 +57,4 @@ def write_task(folder: Path, name: str, text: str, documents: Sequence[Mapping[s
 
 def load(*paths: Path, chat: bool = False) -> list[Benchmark]:
     """Loads tasks by their files."""
-    return load_benchmarks([str(path) for path in paths], [], Asking(chat=chat))
+    return load_benchmarks([str(path) for path in paths], [], Prompting(chat=chat))

@@ -1,4 +1,4 @@
-"""Benchmarks through EleutherAI's lm-evaluation-harness, with this project's decoder.
+"""Benchmarks of EleutherAI's lm-evaluation-harness, with this project's decoder.
 
-The harness is an extra: what imports it here is imported only when it is asked for.
+The harness is an extra. Only `options.py` and `plan.py` can be imported without it.
 """

@@ -1,7 +1,8 @@
-"""Programs that members write for code benchmarks run in the sandbox, not in this process.
+"""Run the programs that members write for code benchmarks in the sandbox, not in this process.
 
-humaneval, mbpp and their kin score with `evaluate.load("code_eval")`, which is fetched from the Hub
-and executes programs where it is called. While tasks are loaded, that name gives `CODE_EVAL`.
+Benchmarks such as humaneval and mbpp score with `evaluate.load("code_eval")`, which is fetched from
+the Hub and executes programs in the calling process. While tasks are loaded, that name returns
+`CODE_EVAL` instead.
 """
 
 import contextlib
@@ -12,27 +13,27 @@ from unittest import mock
 
 import numpy as np
 
-from acdc_jax.errors import ConfigError
+from acdc_jax.errors import AcdcError
 from acdc_jax.sandbox import Result, Sandbox, SandboxError
 
 _WALL_S = 3.0  # of one program, as in code_eval
 
 
 class CodeEval:
-    """What `evaluate.load("code_eval")` returns, with the same arithmetic.
+    """Replacement of what `evaluate.load("code_eval")` returns, with the same arithmetic.
 
-    There is one for the whole process, because the harness keeps a task's module, and with it what
-    the module has loaded.
+    One instance serves the whole process: the harness keeps a task's module, and the module keeps
+    what it has loaded.
     """
 
     def __init__(self) -> None:
-        """Nothing can be executed yet."""
+        """Start closed: programs can only run within `opened`."""
         self._open: Callable[[], Sandbox] | None = None
         self._sandbox: Sandbox | None = None
 
     @contextlib.contextmanager
     def opened(self, open_sandbox: Callable[[], Sandbox]) -> Iterator[None]:
-        """Within it, programs are executed; the sandbox is opened when the first one comes."""
+        """Allow programs to run in this context; the first one opens the sandbox."""
         self._open = open_sandbox
         try:
             yield
@@ -50,18 +51,21 @@ class CodeEval:
         k: Sequence[int] = (1,),
         **_: Any,
     ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
-        """Executes programs and their tests.
+        """Run programs with their tests.
 
         Args:
-            references: the test of each problem, appended to every program.
-            predictions: the programs of each problem.
-            k: pass@k is estimated for each (Chen et al., arXiv 2107.03374).
+            references: Test of each problem, appended to each of its programs.
+            predictions: Programs of each problem.
+            k: Values of k for which pass@k is estimated.
 
         Returns:
-            "pass@k" → mean over the problems; and by problem, what became of each program.
+            "pass@k" → mean over the problems; and problem → result of each program.
 
         Raises:
-            SandboxError: the sandbox failed; nothing is known about the program.
+            SandboxError: The sandbox failed; nothing is known about the program.
+
+        Source:
+            Chen et al., "Evaluating Large Language Models Trained on Code", arXiv 2107.03374.
         """
         running = [
             [self._run(f"{program}\n{test}") for program in programs]
@@ -75,8 +79,8 @@ class CodeEval:
             for problem, attempts in enumerate(running)
         }
         counts = [
-            (len(found), sum(verdict["passed"] for _, verdict in found))
-            for found in results.values()
+            (len(programs), sum(verdict["passed"] for _, verdict in programs))
+            for programs in results.values()
         ]
         passed = {
             f"pass@{size}": float(np.mean([pass_at(n, correct, size) for n, correct in counts]))
@@ -97,13 +101,13 @@ CODE_EVAL = CodeEval()
 
 
 def pass_at(n: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k programs passes, from n of which some do."""
+    """Return the unbiased estimate of pass@k from n programs of which `correct` pass."""
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
 @contextlib.contextmanager
 def redirected() -> Iterator[None]:
-    """Within it, `evaluate.load("code_eval")` gives `CODE_EVAL`."""
+    """Make `evaluate.load("code_eval")` return `CODE_EVAL` in this context."""
     import evaluate
 
     load = evaluate.load
@@ -116,28 +120,28 @@ def redirected() -> Iterator[None]:
 
 
 def check_unsafe(name: str, task: Any) -> None:
-    """Refuses a task that executes members' code anywhere but in `CODE_EVAL`.
+    """Refuse a task that executes members' code anywhere but in `CODE_EVAL`.
 
     Args:
-        name: of the task.
-        task: an `lm_eval.api.task.Task`.
+        name: Name of the task.
+        task: An `lm_eval.api.task.Task`.
 
     Raises:
-        ConfigError: it does.
+        AcdcError: The task executes code elsewhere.
     """
     if not getattr(task, "UNSAFE_CODE", False):
         return
     scorers = [task.config.process_results, *getattr(task, "_metric_fn_list", {}).values()]
     functions = [getattr(scorer, "__self__", scorer) for scorer in scorers if scorer is not None]
     if not functions or not all(map(_is_redirected, functions)):
-        raise ConfigError(
-            f"--harness_tasks: {name} executes members' code in this process and cannot be moved "
-            "to the sandbox; leave it out"
+        raise AcdcError(
+            f"benchmark {name} executes members' code in this process, and cannot be moved to the "
+            "sandbox; leave it out"
         )
 
 
 def _is_redirected(function: Any) -> bool:
-    """Whether a scorer's module has loaded `CODE_EVAL`."""
+    """Return whether the module of a scorer has loaded `CODE_EVAL`."""
     return any(value is CODE_EVAL for value in getattr(function, "__globals__", {}).values())
 
 

@@ -1,122 +1,101 @@
-"""Members of a run, and models beside it, as the harness speaks to them."""
+"""Members of a run, and models beside it, as models of lm-evaluation-harness."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from acdc_jax.config import DecodeConfig
-from acdc_jax.evaluation.lm_eval.lm import Voice
+from acdc_jax.evaluation.lm_eval.lm import HarnessModel, TextFormat
 from acdc_jax.evaluation.lm_eval.plan import Plan
-from acdc_jax.evolution.recipe import Recipe
+from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.memory import device_room, weight_bytes
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import decode_layout
-from acdc_jax.models.param_shardings import sharded_param_shapes
+from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.params import Params
-from acdc_jax.runtime.member_files import on_disk, read_member
-from acdc_jax.runtime.sources import load_base, load_seed, read_sources
-from acdc_jax.sharding import default_mesh, make_mesh, pop_groups
+from acdc_jax.sharding import default_mesh, make_mesh
 
-_SAMPLES = Sampling(temperature=0.7)  # the paper's
-_HELD_AT_ONCE = 4  # a model as stored and as laid out for decoding, the one before, the cache
-
-Shapes = Mapping[str, jax.ShapeDtypeStruct]
+_SAMPLING = Sampling(temperature=0.7)  # the paper's
+# Held at once: the model as stored, with fused weights, the one before, and the cache.
+_MODELS_AT_ONCE = 4
 
 
-def member_voices(
-    run_dir: Path,
-    model: ModelConfig,
-    recipes: Mapping[str, Recipe],
-    seeds: Sequence[Path],
+def member_models(
     plan: Plan,
-    decode: DecodeConfig,
+    model: ModelConfig,
+    groups: DeviceGroups,
+    params_of: Callable[[str], Params],
+    text: TextFormat,
+    batch_size: int,
     key: jax.Array,
-) -> Iterator[Voice]:
-    """Every model of a plan in turn; weights are read when it is its turn.
+) -> Iterator[HarnessModel]:
+    """Yield every model of a plan; params are read when it is the model's turn.
 
     Args:
-        run_dir: the run, which has the members on disk.
-        model: their architecture.
-        recipes: of all members, by id.
-        seeds: the seeds' folders, as far as they are still there: their stop tokens count too.
-        plan: which models.
-        decode: the run's way to decode.
-        key: typed PRNG key of the samples.
-
-    Raises:
-        AcdcError: a member cannot be read, or is not what its recipe says.
+        plan: The models.
+        model: Architecture of the members.
+        groups: Device groups; each gets a copy of the params.
+        params_of: Returns the params of a member, on any devices.
+        text: Tokenizer and stop tokens of the members.
+        batch_size: Largest number of sequences that a group decodes at once.
+        key: Typed PRNG key of the samples.
     """
-    tok, stops = _speech([run_dir / "model", *seeds])
-    groups = _groups(model)
-    had, weights = "", tuple[Params, ...]()
+    loaded, params = "", list[Params]()
     for name in plan.models:
-        sampled = plan.sampled.get(name)
-        member = sampled.member if sampled else name
-        if member != had:  # one that is asked several times stays where it is
-            weights = _everywhere(_read(run_dir, recipes[member], model, groups[0]), model, groups)
-            had = member
-        sampling = _SAMPLES if sampled else None
-        own = jax.random.fold_in(key, sampled.number) if sampled else None
-        size, thinking = decode.batch_size, decode.thinking
-        yield Voice(name, model, weights, tok, stops, size, thinking, sampling, own)
+        sample = plan.samples.get(name)
+        member = sample.member if sample else name
+        if member != loaded:  # samples of one member use the same copies
+            params = _fused_copies(params_of(member), model, groups)
+            loaded = member
+        yield HarnessModel(
+            name,
+            model,
+            groups,
+            params,
+            text,
+            batch_size,
+            _SAMPLING if sample else None,
+            jax.random.fold_in(key, sample.number) if sample else None,
+        )
 
 
-def folder_voice(folder: Path, decode: DecodeConfig) -> Voice:
-    """A model in a Hugging Face folder, called after it.
+def folder_model(folder: Path, batch_size: int, *, thinking: bool = False) -> HarnessModel:
+    """Load the model in a Hugging Face folder; its name is that of the folder.
 
     Raises:
-        AcdcError: it cannot be read.
+        AcdcError: It cannot be read.
     """
     model = hf.read_config(folder)
-    tok, stops = _speech([folder])
-    weights = []
-    for wanted in _groups(model):
-        places = {path: leaf.sharding for path, leaf in wanted.items()}
-        weights.append(decode_layout(model, dict(hf.load_weights(folder, model, places))))
-    return Voice(
-        folder_name(folder), model, weights, tok, stops, decode.batch_size, decode.thinking
-    )
+    groups = model_groups(model)
+    shardings = param_shardings(groups.local[0].mesh, model, population=False)
+    params = _fused_copies(hf.load_weights(folder, model, shardings), model, groups)
+    text = text_format([folder], thinking=thinking)
+    return HarnessModel(folder_name(folder), model, groups, params, text, batch_size)
 
 
 def folder_name(folder: Path) -> str:
-    """What a model in a folder is called among members; a file may be called that too."""
+    """Return the name of the model in a folder; it can also name a file."""
     return re.sub(r"[^A-Za-z0-9.-]+", "_", str(folder.resolve())).strip("_")
 
 
-def _groups(model: ModelConfig) -> list[Shapes]:
-    """Shapes of a model's weights on each group of devices, of which it takes as few as it can."""
+def model_groups(model: ModelConfig) -> DeviceGroups:
+    """Return as many groups of this process's devices as memory allows."""
     devices = jax.local_devices()
-    spec = default_mesh(devices, weight_bytes(model), device_room(), _HELD_AT_ONCE)
-    return [sharded_param_shapes(mesh, model) for mesh in pop_groups(make_mesh(spec, devices))]
+    spec = default_mesh(devices, weight_bytes(model), device_room(), _MODELS_AT_ONCE)
+    return DeviceGroups.of_mesh(make_mesh(spec, devices))
 
 
-def _read(run_dir: Path, recipe: Recipe, model: ModelConfig, wanted: Shapes) -> Params:
-    """A member that is on disk, or a seed that no archive kept, from where it came."""
-    folder = run_dir / "members" / recipe.id
-    if not on_disk(folder) and recipe.operator == "seed":
-        sources = read_sources(run_dir)
-        return load_seed(recipe, sources, model, wanted, load_base(sources, model, wanted))
-    return read_member(folder, recipe, wanted)
+def text_format(folders: Sequence[Path], *, thinking: bool = False) -> TextFormat:
+    """Return the first folder's tokenizer, with the stop tokens of all folders."""
+    tokenizers = [tokenizer.load_tokenizer(folder) for folder in folders]
+    stops = map(tokenizer.stop_tokens, folders, tokenizers)
+    stop_tokens = tuple(sorted({token for tokens in stops for token in tokens}))
+    return TextFormat(tokenizers[0], stop_tokens, thinking)
 
 
-def _everywhere(
-    weights: Params, model: ModelConfig, groups: Sequence[Shapes]
-) -> tuple[Params, ...]:
-    """A member on each group of devices, as it is decoded."""
-    copies = [
-        jax.device_put(weights, {path: leaf.sharding for path, leaf in wanted.items()})
-        for wanted in groups[1:]
-    ]
-    return tuple(decode_layout(model, dict(copy)) for copy in (weights, *copies))
-
-
-def _speech(folders: Sequence[Path]) -> tuple[Any, tuple[int, ...]]:
-    """The first folder's tokenizer, and what ends a response in any of them."""
-    toks = [tokenizer.load_tokenizer(folder) for folder in folders]
-    stops = (tokenizer.stop_tokens(*pair) for pair in zip(folders, toks, strict=True))
-    return toks[0], tuple(sorted({token for found in stops for token in found}))
+def _fused_copies(params: Params, model: ModelConfig, groups: DeviceGroups) -> list[Params]:
+    """Return a copy of a model with fused weights on each group."""
+    return [decode_layout(model, dict(copy)) for copy in groups.copies(params, model)]

@@ -1,20 +1,24 @@
-"""Which collectives are compared on benchmarks, and which models that takes."""
+"""Which collectives of models are compared on benchmarks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from acdc_jax.evaluation.lm_eval.options import COLLECTIVES, CollectiveName
 from acdc_jax.evaluation.task_force import top_fitness
 from acdc_jax.evolution.coverage import greedy
 from acdc_jax.evolution.skills import SkillMatrix, take
 
-COLLECTIVES = ("task_force", "seeds", "samples", "random")
-
 
 @dataclass(frozen=True)
-class Sampled:
-    """The n-th model that answers like a member, but draws its answers at a temperature."""
+class Sample:
+    """A model that answers like a member, but draws its answers at a temperature.
+
+    Attributes:
+        member: Id of the member.
+        number: Number of the sample.
+    """
 
     member: str
     number: int
@@ -25,8 +29,8 @@ class Collective:
     """Models that are scored together.
 
     Attributes:
-        name: as in the run's results: `evolved`, `seeds`, `samples_best_seed`, `random_members`.
-        draws: the models, by rank; several collectives of one size where they are random.
+        name: As in the run's results: `evolved`, `seeds`, `samples_best_seed`, `random_members`.
+        draws: The models, by rank. Random collectives have several draws of one size.
     """
 
     name: str
@@ -34,7 +38,7 @@ class Collective:
 
     @property
     def n(self) -> int:
-        """How many models it has."""
+        """Number of models."""
         return len(self.draws[0])
 
 
@@ -43,75 +47,85 @@ class Plan:
     """What is evaluated.
 
     Attributes:
-        collectives: what is scored.
-        sampled: name → whose samples a model is; all other names are members.
-        by_generation: generation → the task force that its archive would have been.
+        collectives: The collectives that are scored.
+        samples: Name → sample; all other names are ids of members.
+        by_generation: Generation → the task force that its archive would have chosen.
     """
 
     collectives: tuple[Collective, ...]
-    sampled: Mapping[str, Sampled]
+    samples: Mapping[str, Sample]
     by_generation: Mapping[int, tuple[str, ...]]
 
     @property
     def models(self) -> list[str]:
-        """Every model, once; those that matter most first."""
+        """Every model once; the most important first."""
         named = [m for collective in self.collectives for draw in collective.draws for m in draw]
-        later = [model for force in self.by_generation.values() for model in force]
-        return list(dict.fromkeys([*named, *later]))
+        of_generations = [model for force in self.by_generation.values() for model in force]
+        return list(dict.fromkeys([*named, *of_generations]))
 
 
-def compare(
+@dataclass(frozen=True)
+class Candidates:
+    """The members that collectives are chosen from.
+
+    Attributes:
+        skills: Global skill matrix.
+        seeds: Ids of the seed models.
+        archive: Ids of the final archive, from which members are drawn at random.
+        archives: Generation → skills of its archive on the tasks that were active then; empty if
+            task forces of generations are not compared.
+    """
+
+    skills: SkillMatrix
+    seeds: Sequence[str]
+    archive: Sequence[str]
+    archives: Mapping[int, SkillMatrix]
+
+
+def plan_comparison(
     forces: Mapping[int, Sequence[str]],
-    skills: SkillMatrix,
-    seeds: Sequence[str],
-    archive: Sequence[str],
-    archives: Mapping[int, SkillMatrix],
+    candidates: Candidates,
     *,
-    wanted: Sequence[str] = COLLECTIVES,
+    collectives: Sequence[CollectiveName] = COLLECTIVES,
     random_draws: int = 1,
     prng_seed: int = 0,
 ) -> Plan:
-    """The task forces beside their controls, everything chosen on the pool's tasks alone.
+    """Compare task forces with controls of the same size, all chosen on the pool's tasks alone.
 
     Args:
-        forces: size → task force.
-        skills: the global skill matrix.
-        seeds: ids of the seed models.
-        archive: the final archive, from which members are drawn at random.
-        archives: skills of each generation's archive on its own active tasks; empty for no trace.
-        wanted: which of `COLLECTIVES`.
-        random_draws: how many random collectives of each size.
-        prng_seed: of these draws, and part of the samples' names.
+        forces: Size → task force.
+        candidates: The members that controls are chosen from.
+        collectives: Which collectives are compared.
+        random_draws: Number of random collectives of each size.
+        prng_seed: Seed of these draws, and part of the names of samples.
     """
-    of_seeds = take(skills, seeds, skills.tasks)
-    best = seeds[top_fitness(of_seeds.values, 1)[0]]
+    seeds, archive = candidates.seeds, candidates.archive
+    seed_skills = take(candidates.skills, seeds, candidates.skills.tasks).values
+    best = seeds[top_fitness(seed_skills, 1)[0]]
     rng = np.random.default_rng(prng_seed)
-    found: dict[tuple[str, int], Collective] = {}
-    sampled: dict[str, Sampled] = {}
+    chosen: dict[tuple[str, int], Collective] = {}
+    samples: dict[str, Sample] = {}
 
     def add(name: str, *draws: Sequence[str]) -> None:
         collective = Collective(name, tuple(tuple(draw) for draw in draws))
-        found.setdefault((name, collective.n), collective)
+        chosen.setdefault((name, collective.n), collective)
 
     for n, force in forces.items():
-        if "task_force" in wanted:
+        if "task_force" in collectives:
             add("evolved", force)
-        if "seeds" in wanted:
-            add("seeds", [seeds[i] for i in greedy(of_seeds.values, n)])
-        if "samples" in wanted:
+        if "seeds" in collectives:
+            add("seeds", [seeds[i] for i in greedy(seed_skills, n)])
+        if "samples" in collectives:
             names = [f"{best}-sample-{prng_seed}-{i}" for i in range(n)]
-            sampled |= {name: Sampled(best, i) for i, name in enumerate(names)}
+            samples |= {name: Sample(best, i) for i, name in enumerate(names)}
             add("samples_best_seed", names)
-        if "random" in wanted:
+        if "random" in collectives:
             size = min(n, len(archive))
             draws = [rng.choice(archive, size, replace=False) for _ in range(random_draws)]
             add("random_members", *([str(m) for m in draw] for draw in draws))
     smallest = min(forces)
-    return Plan(
-        tuple(found.values()),
-        sampled,
-        {
-            generation: tuple(matrix.members[i] for i in greedy(matrix.values, smallest))
-            for generation, matrix in sorted(archives.items())
-        },
-    )
+    by_generation = {
+        generation: tuple(skills.members[i] for i in greedy(skills.values, smallest))
+        for generation, skills in sorted(candidates.archives.items())
+    }
+    return Plan(tuple(chosen.values()), samples, by_generation)

@@ -1,4 +1,4 @@
-"""Benchmarks are put to models one by one, and scored for collectives of them."""
+"""Put benchmarks to models one by one, and score collectives of the models."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from lm_eval.api.model import CachingLM
 
 from acdc_jax.evaluation.bootstrap import resamples
 from acdc_jax.evaluation.coverage_statistics import gain, score_collective
-from acdc_jax.evaluation.lm_eval.lm import HarnessLM, Voice
+from acdc_jax.evaluation.lm_eval.lm import HarnessLM, HarnessModel
 from acdc_jax.evaluation.lm_eval.plan import Plan
 from acdc_jax.evaluation.lm_eval.samples import (
     benchmark_scores,
@@ -18,56 +18,56 @@ from acdc_jax.evaluation.lm_eval.samples import (
     read_samples,
     save_samples,
 )
-from acdc_jax.evaluation.lm_eval.tasks import Asking, Benchmark, ask
+from acdc_jax.evaluation.lm_eval.tasks import Benchmark, Prompting, run_benchmark
 
 Advance = Callable[..., None]
 
 
-def ask_all(
-    voices: Iterator[Voice],
-    models: int,
+def evaluate_models(
+    models: Iterator[HarnessModel],
+    count: int,
     benchmarks: Sequence[Benchmark],
-    asking: Asking,
+    prompting: Prompting,
     folder: Path,
     advance: Advance,
 ) -> dict[str, dict[str, Any]]:
-    """Puts every benchmark to every model.
+    """Evaluate every model on every benchmark.
 
-    Responses are kept as they come, each model's in a file of its own: what has been answered is
-    not asked again, whatever happens. Samples go to `samples/BENCHMARK/MODEL.jsonl.gz`.
+    Responses are kept as they come, in one file per model, so that no model answers twice. Samples
+    go to `samples/BENCHMARK/MODEL.jsonl.gz`.
 
     Args:
-        voices: the models.
-        models: how many there are.
-        benchmarks: what is asked.
-        asking: how.
-        folder: where files go.
-        advance: told the step, how much of how much is done, and a note.
+        models: The models.
+        count: Number of models.
+        benchmarks: The benchmarks.
+        prompting: How questions are asked.
+        folder: Where files go.
+        advance: Called with the step, how much of how much is done, and a note.
 
     Returns:
         Benchmark → model → the harness's own results, by task.
     """
     results: dict[str, dict[str, Any]] = {benchmark.name: {} for benchmark in benchmarks}
-    total = models * len(benchmarks)
-    pairs = ((voice, benchmark) for voice in voices for benchmark in benchmarks)
-    for done, (voice, benchmark) in enumerate(pairs):
-        note = f"{voice.name}, {benchmark.name}"
+    total = count * len(benchmarks)
+    pairs = ((model, benchmark) for model in models for benchmark in benchmarks)
+    for done, (model, benchmark) in enumerate(pairs):
+        note = f"{model.name}, {benchmark.name}"
 
-        def tell(answered: int, of: int, done: int = done, note: str = note) -> None:
-            advance("benchmarks", done, total, f"{note}: {answered}/{of}")
+        def tell(answered: int, requests: int, done: int = done, note: str = note) -> None:
+            advance("benchmarks", done, total, f"{note}: {answered}/{requests}")
 
-        with _cached(HarnessLM(voice, tell), folder / "cache" / f"{voice.name}.db") as lm:
-            found = ask(lm, benchmark, asking)
-        samples = read_samples(benchmark, found["samples"])
-        save_samples(_samples_file(folder, benchmark.name, voice.name), samples)
-        results[benchmark.name][voice.name] = found["results"] | found.get("groups", {})
+        with _cached(HarnessLM(model, tell), folder / "cache" / f"{model.name}.db") as lm:
+            output = run_benchmark(lm, benchmark, prompting)
+        samples = read_samples(benchmark, output["samples"])
+        save_samples(_samples_file(folder, benchmark.name, model.name), samples)
+        results[benchmark.name][model.name] = output["results"] | output.get("groups", {})
     advance("benchmarks", total, total)
     return results
 
 
 @contextmanager
 def _cached(lm: HarnessLM, path: Path) -> Iterator[Any]:
-    """The harness's model with its responses in a file, from which they are taken if there."""
+    """Yield a model that takes responses from a file if they are there, and adds new ones."""
     cached = CachingLM(lm, str(path))
     try:
         yield cached
@@ -84,24 +84,25 @@ def score_benchmark(
     bootstrap: int,
     prng_seed: int,
 ) -> dict[str, Any]:
-    """Collective figures of one benchmark, from the samples on file.
+    """Return the figures of every collective on one benchmark, from the samples on file.
 
     Args:
-        name: of the benchmark.
-        plan: which collectives.
-        folder: where `ask_all` put the samples.
-        scores: benchmark → metric and filter, where they are not to be chosen here.
-        bootstrap: resamples of the items.
-        prng_seed: of these.
+        name: Name of the benchmark.
+        plan: The collectives.
+        folder: Folder that `evaluate_models` wrote samples to.
+        scores: Benchmark → metric and filter, for benchmarks that do not use the default.
+        bootstrap: Number of resamples of the items.
+        prng_seed: Seed of the resamples.
 
     Returns:
-        `metric`, `filter`, `items`, `collectives` (see `score_collective`; each has `collective`,
-        its name, and beside a task force `coverage_gain`, the latter's Coverage minus its own), and
-        `by_generation`. Without scores of items, as for perplexities, there are no collectives.
+        `metric`, `filter`, `items`, `collectives` (see `score_collective`; each also has its name
+        as `collective`, and controls have `coverage_gain`, the Coverage of the task force minus
+        their own), and `by_generation`. `collectives` is empty if items have no scores, as with
+        perplexities.
 
     Raises:
-        ConfigError: a metric or filter that is wanted is not there.
-        AcdcError: samples are missing, or of other items than the other models'.
+        ConfigError: A metric or filter does not exist.
+        AcdcError: Samples are missing, or models answered different items.
     """
     samples = {model: load_samples(_samples_file(folder, name, model)) for model in plan.models}
     score = choose_score(name, next(iter(samples.values())), scores)
@@ -109,16 +110,16 @@ def score_benchmark(
         return {"metric": None, "filter": None, "items": 0, "collectives": []}
     table = benchmark_scores(samples, score)
     weights = resamples(len(table.items), bootstrap, prng_seed)
-    forces = {one.n: one.draws for one in plan.collectives if one.name == "evolved"}
+    forces = {c.n: c.draws for c in plan.collectives if c.name == "evolved"}
     rows = []
     for collective in plan.collectives:
         row = {"collective": collective.name}
         row |= score_collective(table, collective.draws, weights)
         if forces and collective.name != "evolved":
-            ours = forces.get(collective.n, forces[min(forces)])
-            row |= gain(table, ours, collective.draws, weights)
+            force = forces.get(collective.n, forces[min(forces)])
+            row |= gain(table, force, collective.draws, weights)
         rows.append(row)
-    trace = {
+    by_generation = {
         str(generation): score_collective(table, [force], weights)
         for generation, force in plan.by_generation.items()
     }
@@ -127,7 +128,7 @@ def score_benchmark(
         "filter": score[1],
         "items": len(table.items),
         "collectives": rows,
-        "by_generation": trace,
+        "by_generation": by_generation,
     }
 
 

@@ -1,4 +1,4 @@
-"""The harness's samples: one line per answer and filter, and what a collective is scored on."""
+"""The harness's samples on disk: one line per answer and filter; collectives are scored on them."""
 
 import gzip
 import json
@@ -10,27 +10,27 @@ from typing import Any
 import numpy as np
 from lm_eval.utils import handle_non_serializable
 
-from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.coverage_statistics import BenchmarkScores
 from acdc_jax.evaluation.lm_eval.tasks import PAPER_SCORES, Benchmark
 from acdc_jax.files import write_atomic
 
-_NO_ANSWER = ("", "[invalid]")  # what filters return that find none
+_NO_ANSWER = ("", "[invalid]")  # returned by filters that find no answer
 
 Json = dict[str, Any]
 
 
 def read_samples(benchmark: Benchmark, samples: Mapping[str, Sequence[Json]]) -> list[Json]:
-    """What is kept of the harness's samples.
+    """Return the part of the harness's samples that is kept.
 
     Args:
-        benchmark: whose they are.
-        samples: `samples` of the harness's results, by task.
+        benchmark: The benchmark that the samples are from.
+        samples: Task → `samples` of the harness's results.
 
     Returns:
-        For each item and filter: `item` (task/number), `filter`, `answer` (what the filter
-        extracted, or the number of the choice; None: nothing), `metrics` (name → score), `target`
-        and `responses` (as the model gave them; of choices, log-probability and whether greedy).
+        For each item and filter: `item` (task/number), `filter`, `answer` (the text that the filter
+        extracted, or the number of the choice; None if there is none), `metrics` (name → score),
+        `target`, and `responses` (texts; for choices, log-probability and whether it is greedy).
     """
     return [
         {
@@ -47,7 +47,7 @@ def read_samples(benchmark: Benchmark, samples: Mapping[str, Sequence[Json]]) ->
 
 
 def save_samples(path: Path, samples: Sequence[Json]) -> None:
-    """Writes lines of JSON, compressed."""
+    """Write samples as compressed lines of JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(
         json.dumps(s, ensure_ascii=False, default=handle_non_serializable) + "\n" for s in samples
@@ -56,10 +56,10 @@ def save_samples(path: Path, samples: Sequence[Json]) -> None:
 
 
 def load_samples(path: Path) -> list[Json]:
-    """Reads what `save_samples` wrote.
+    """Read a file of `save_samples`.
 
     Raises:
-        AcdcError: it is missing or damaged.
+        AcdcError: The file is missing or damaged.
     """
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -69,36 +69,36 @@ def load_samples(path: Path) -> list[Json]:
 
 
 def choose_score(
-    benchmark: str, samples: Sequence[Json], wanted: Mapping[str, tuple[str, str]]
+    benchmark: str, samples: Sequence[Json], scores: Mapping[str, tuple[str, str]]
 ) -> tuple[str, str] | None:
-    """Which metric and filter say whether an item is solved.
+    """Choose the metric and filter that decide whether an item is solved.
 
     Args:
-        benchmark: its name.
-        samples: of one model.
-        wanted: benchmark → metric and filter, before the paper's.
+        benchmark: Name of the benchmark.
+        samples: Samples of one model.
+        scores: Benchmark → metric and filter, instead of the default.
 
     Returns:
-        What is wanted, else the paper's choice, else the first metric that is a score between 0 and
-        1 on every item, with the first filter. None where there is no such metric, as for
+        The entry of `scores`, or else the paper's choice, or else the first metric that is a score
+        in [0, 1] on every item, with the first filter. None if there is no such metric, as with
         perplexities.
 
     Raises:
-        ConfigError: what is wanted is not among the samples.
+        AcdcError: The samples do not have the metric and filter of `scores`.
     """
-    found = list(dict.fromkeys((m, s["filter"]) for s in samples for m in s["metrics"]))
-    if benchmark in wanted:
-        if wanted[benchmark] not in found:
-            known = ", ".join(f"{benchmark}:{metric}:{name}" for metric, name in found)
-            raise ConfigError(
-                f"--score={benchmark}:{':'.join(wanted[benchmark])}: there are {known}"
+    available = list(dict.fromkeys((m, s["filter"]) for s in samples for m in s["metrics"]))
+    if benchmark in scores:
+        if scores[benchmark] not in available:
+            known = ", ".join(f"{benchmark}:{metric}:{name}" for metric, name in available)
+            raise AcdcError(
+                f"there is no score {benchmark}:{':'.join(scores[benchmark])}; there are {known}"
             )
-        return wanted[benchmark]
-    if PAPER_SCORES.get(benchmark) in found:
+        return scores[benchmark]
+    if PAPER_SCORES.get(benchmark) in available:
         return PAPER_SCORES[benchmark]
     usable = (
         (metric, name)
-        for metric, name in found
+        for metric, name in available
         if all(
             isinstance(s["metrics"].get(metric), Real) and 0 <= s["metrics"][metric] <= 1
             for s in samples
@@ -111,14 +111,14 @@ def choose_score(
 def benchmark_scores(
     samples: Mapping[str, Sequence[Json]], score: tuple[str, str]
 ) -> BenchmarkScores:
-    """Scores and answers of several models, aligned by item.
+    """Return scores and answers of several models, aligned by item.
 
     Args:
-        samples: of each model.
-        score: metric and filter.
+        samples: Model → its samples.
+        score: Metric and filter.
 
     Raises:
-        AcdcError: the models did not meet the same items.
+        AcdcError: The models answered different items.
     """
     metric, name = score
     by_model = {
@@ -126,22 +126,24 @@ def benchmark_scores(
         for model, lines in samples.items()
     }
     items = list(next(iter(by_model.values())))
-    for model, found in by_model.items():
-        if found.keys() != set(items):
-            raise AcdcError(f"{model} met other items than the models before; evaluate it again")
-    scores = [[float(found[i]["metrics"][metric]) for i in items] for found in by_model.values()]
-    answers = [[found[item]["answer"] for item in items] for found in by_model.values()]
-    voted = any(answer is not None for row in answers for answer in row)
+    for model, by_item in by_model.items():
+        if by_item.keys() != set(items):
+            raise AcdcError(
+                f"{model} answered other items than {next(iter(by_model))}; evaluate it again"
+            )
+    scores = [[float(row[i]["metrics"][metric]) for i in items] for row in by_model.values()]
+    answers = [[row[i]["answer"] for i in items] for row in by_model.values()]
+    has_answers = any(answer is not None for row in answers for answer in row)
     return BenchmarkScores(
         tuple(by_model),
         tuple(items),
         np.asarray(scores, np.float64),
-        np.asarray(list(_numbered(answers)), np.int64) if voted else None,
+        np.asarray(list(_numbered(answers)), np.int64) if has_answers else None,
     )
 
 
 def _numbered(answers: Sequence[Sequence[str | None]]) -> Iterator[list[int]]:
-    """Rows of answers as numbers, by item."""
+    """Yield rows of answers as numbers: equal answers to an item have equal numbers."""
     known: list[dict[str, int]] = [{} for _ in answers[0]]
     for row in answers:
         yield [
@@ -151,15 +153,15 @@ def _numbered(answers: Sequence[Sequence[str | None]]) -> Iterator[list[int]]:
 
 
 def _answer(task: Any, sample: Json) -> str | None:
-    """What a sample votes for."""
+    """Return the answer that a sample votes for."""
     kind, filtered = task.OUTPUT_TYPE, sample["filtered_resps"]
     if kind == "multiple_choice":
         choices = task.doc_to_choice(sample["doc"])
         return str(int(np.argmax([score for score, _ in filtered[: len(choices)]])))
     if kind != "generate_until":
         return None
-    said = filtered[0]
-    while isinstance(said, list | tuple) and said:
-        said = said[0]
-    text = str(said).strip()
+    response = filtered[0]
+    while isinstance(response, list | tuple) and response:
+        response = response[0]
+    text = str(response).strip()
     return None if text in _NO_ANSWER else text

@@ -1,4 +1,4 @@
-"""The harness's tasks: found and loaded by name, before any model is."""
+"""Load the harness's tasks by name, and run them on a model."""
 
 import contextlib
 import logging
@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.lm_eval.code_eval import check_unsafe, redirected
 
-# Tasks have several metrics and filters. The one that counts, by task or group: the paper's (its
-# own configuration files).
+# Task or group → the metric and filter that count, from the paper's configuration files.
 PAPER_SCORES: Mapping[str, tuple[str, str]] = {
     "gsm8k_llama": ("exact_match", "flexible_extract"),
     "minerva_math": ("math_verify", "none"),
@@ -27,20 +26,20 @@ PAPER_SCORES: Mapping[str, tuple[str, str]] = {
     "humaneval_instruct": ("pass@1", "create_test"),
     "mbpp_instruct": ("pass_at_1", "extract_code"),
 }
-# The harness's own default seeds, so that its few-shot examples are the usual ones.
+# The harness's default seeds, so that its few-shot examples are the usual ones.
 _RANDOM_SEED, _OTHER_SEED = 0, 1234
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How tasks are put to a model.
+class Prompting:
+    """How questions are asked.
 
     Attributes:
-        chat: by the chat template.
-        system: system message; empty for none. With the template only.
-        num_fewshot: examples before each question; None: as each task says.
-        limit: only the first so many questions of each task; None: all.
-        options: generation arguments that replace the tasks' own.
+        chat: Whether to use the chat template.
+        system: System message; empty for none. Needs the chat template.
+        num_fewshot: Examples before each question; None for the task's own number.
+        limit: Number of questions of each task, the first ones; None for all.
+        options: Generation arguments that replace the tasks' own.
     """
 
     chat: bool = True
@@ -52,11 +51,11 @@ class Asking:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A task or a group of tasks, as it was asked for.
+    """A task or a group of tasks.
 
     Attributes:
-        name: what it was asked for by, or what its YAML file calls it.
-        loaded: what `lm_eval.evaluator.evaluate` takes.
+        name: Its name, or the name in its YAML file.
+        loaded: Argument of `lm_eval.evaluator.evaluate`.
     """
 
     name: str
@@ -70,43 +69,43 @@ class Benchmark:
 
 
 def load_benchmarks(
-    names: Sequence[str], include: Sequence[Path], asking: Asking
+    names: Sequence[str], include: Sequence[Path], prompting: Prompting
 ) -> list[Benchmark]:
-    """Loads tasks with their data; those in `include` go before the harness's own.
+    """Load tasks with their data; those in `include` come before the harness's own.
 
-    Must be called while `CODE_EVAL` is open: code benchmarks try it.
+    `CODE_EVAL` must be open, because code benchmarks call it when they are loaded.
 
     Args:
-        names: of tasks, groups or tags, or paths of YAML files.
-        include: folders with tasks.
-        asking: how they will be put.
+        names: Names of tasks, groups or tags, or paths of YAML files.
+        include: Folders with further tasks.
+        prompting: How questions are asked.
 
     Raises:
-        ConfigError: one is unknown, or would execute code outside the sandbox.
-        AcdcError: one's data cannot be had.
+        AcdcError: A task is unknown, its data are not available, or it would execute code outside
+            the sandbox.
     """
     from lm_eval.tasks import TaskManager
 
     paths = [str(path) for path in include]
     with _quiet():
-        # Reading the harness's own thousands of files takes a while; local tasks do not need them.
+        # The harness has thousands of files, which take a while to read; local tasks need none.
         manager = TaskManager(include_path=paths, include_defaults=False)
         if not all(name in manager.all_tasks or Path(name).is_file() for name in names):
             manager = TaskManager(include_path=paths)
         benchmarks = []
         for name in names:
             if name not in manager.all_tasks and not Path(name).is_file():
-                raise ConfigError(
-                    f"--harness_tasks: lm-evaluation-harness has no task {name!r}, nor has "
-                    "--harness_include_path; `lm_eval ls tasks` lists its own"
+                raise AcdcError(
+                    f"neither lm-evaluation-harness nor an included folder has a task {name!r}; "
+                    "`lm_eval ls tasks` lists the harness's tasks"
                 )
             loaded = _loaded(manager, name)
-            if name not in manager.all_tasks:  # a file, which says what it is called
+            if name not in manager.all_tasks:  # a file, which has the name of the task
                 name = next(iter(loaded["groups"] or loaded["tasks"]))
             benchmarks.append(Benchmark(name, loaded))
             for task_name, task in benchmarks[-1].tasks.items():
                 check_unsafe(task_name, task)
-                _override(task, asking)
+                _override(task, prompting)
     return benchmarks
 
 
@@ -119,34 +118,34 @@ def _loaded(manager: Any, name: str) -> Mapping[str, Any]:
         raise
     except ImportError as error:
         raise AcdcError(
-            f"{name}: the task needs a package that is missing ({_line(error)}); install that"
+            f"{name}: the task needs a missing package ({_line(error)}); install it"
         ) from error
-    except Exception as error:  # of the data sets library, the Hub, the network and the task's own
+    except Exception as error:  # from the data sets library, the Hub, the network, or the task
         raise AcdcError(
             f"{name}: the task cannot be loaded ({_line(error)}); its data come from the Hugging "
-            "Face Hub or its cache: run this once with network, or copy a filled HF_HOME here"
+            "Face Hub or its cache, so run this once with network, or copy a filled HF_HOME here"
         ) from error
 
 
-def _override(task: Any, asking: Asking) -> None:
-    """What `lm_eval.simple_evaluate` does with the same settings."""
-    if task.get_config("output_type") == "generate_until" and asking.options:
-        task.set_config(key="generation_kwargs", value=dict(asking.options), update=True)
+def _override(task: Any, prompting: Prompting) -> None:
+    """Change a task's settings as `lm_eval.simple_evaluate` does."""
+    if task.get_config("output_type") == "generate_until" and prompting.options:
+        task.set_config(key="generation_kwargs", value=dict(prompting.options), update=True)
     default = task.get_config("num_fewshot")
-    if default is None or (asking.num_fewshot is not None and default != 0):
-        task.set_config(key="num_fewshot", value=asking.num_fewshot or 0)
+    if default is None or (prompting.num_fewshot is not None and default != 0):
+        task.set_config(key="num_fewshot", value=prompting.num_fewshot or 0)
 
 
-def ask(lm: Any, benchmark: Benchmark, asking: Asking) -> Mapping[str, Any]:
-    """Lets the harness put a benchmark to a model.
+def run_benchmark(lm: Any, benchmark: Benchmark, prompting: Prompting) -> Mapping[str, Any]:
+    """Let the harness evaluate a model on a benchmark.
 
     Args:
-        lm: an `lm_eval.api.model.LM`.
-        benchmark: from `load_benchmarks`.
-        asking: as there.
+        lm: An `lm_eval.api.model.LM`.
+        benchmark: From `load_benchmarks`.
+        prompting: As for `load_benchmarks`.
 
     Returns:
-        The harness's results: `results` by task, and `samples` by task.
+        The harness's output, with `results` and `samples` by task.
     """
     from lm_eval.evaluator import evaluate
 
@@ -155,30 +154,30 @@ def ask(lm: Any, benchmark: Benchmark, asking: Asking) -> Mapping[str, Any]:
     random.seed(_RANDOM_SEED)
     np.random.seed(_OTHER_SEED)  # noqa: NPY002  # the harness draws from it
     with _quiet():
-        found: Mapping[str, Any] = evaluate(
+        output: Mapping[str, Any] = evaluate(
             lm,
             dict(benchmark.loaded),
-            limit=asking.limit,
+            limit=prompting.limit,
             bootstrap_iters=0,
-            system_instruction=asking.system or None if asking.chat else None,
-            apply_chat_template=asking.chat,
-            fewshot_as_multiturn=asking.chat,
-            confirm_run_unsafe_code=True,  # none is run here: `check_unsafe`
+            system_instruction=prompting.system or None if prompting.chat else None,
+            apply_chat_template=prompting.chat,
+            fewshot_as_multiturn=prompting.chat,
+            confirm_run_unsafe_code=True,  # safe: `check_unsafe` has refused such tasks
         )
-    return found
+    return output
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the harness's bars and warnings; what matters is an exception."""
+    """Silence the harness's progress bars and warnings; failures are exceptions."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "evaluate")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        with warnings.catch_warnings(), open(os.devnull, "w") as devnull:  # noqa: PTH123
             warnings.simplefilter("ignore")
-            with contextlib.redirect_stderr(nowhere):
+            with contextlib.redirect_stderr(devnull):
                 yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

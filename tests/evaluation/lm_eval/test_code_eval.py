@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from lm_eval.api.model import LM
 
-from acdc_jax.errors import ConfigError
+from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.lm_eval.code_eval import CODE_EVAL, pass_at
-from acdc_jax.evaluation.lm_eval.tasks import Asking, ask
+from acdc_jax.evaluation.lm_eval.tasks import Prompting, run_benchmark
 from acdc_jax.sandbox import Limits, Result, Sandbox, SandboxError
 from tests.support import harness_tasks
 
@@ -90,7 +90,7 @@ def opened() -> Iterator[None]:
 
 def _scores(path: Path, answers: Sequence[str], metric: str) -> list[float]:
     (benchmark,) = harness_tasks.load(path)
-    found = ask(Scripted(answers), benchmark, Asking(chat=False))
+    found = run_benchmark(Scripted(answers), benchmark, Prompting(chat=False))
     return [sample[metric] for sample in found["samples"][benchmark.name]]
 
 
@@ -127,7 +127,7 @@ def test_what_cannot_be_moved_is_refused(opened: None, tmp_path: Path) -> None:
     code = "def passes(references, predictions):\n    exec(predictions[0])\n"
     (tmp_path / "runs_it.py").write_text(code)
     path = harness_tasks.write_task(tmp_path, "own", OWN, [{"text": "a", "test": "b"}])
-    with pytest.raises(ConfigError, match="own executes members' code in this process"):
+    with pytest.raises(AcdcError, match="own executes members' code in this process"):
         harness_tasks.load(path)
 
 

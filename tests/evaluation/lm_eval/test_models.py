@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import pytest
 
-from acdc_jax.config import DecodeConfig
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation.lm_eval.lm import HarnessLM, Voice, _sampling
-from acdc_jax.evaluation.lm_eval.models import folder_voice
+from acdc_jax.evaluation.lm_eval.lm import HarnessLM, HarnessModel, sampling_of
+from acdc_jax.evaluation.lm_eval.models import folder_model
+from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.sampling import Sampling
 
 pytestmark = [pytest.mark.xdist_group("evaluate"), pytest.mark.filterwarnings("ignore")]
@@ -24,89 +24,94 @@ class Request:
 
 
 @pytest.fixture(scope="module")
-def voice(models: tuple[Path, Path, Path]) -> Voice:
+def model(models: tuple[Path, Path, Path]) -> HarnessModel:
     """A random model, on two of the groups of one device that there are."""
-    found = folder_voice(models[1], DecodeConfig(batch_size=8))
-    assert len(found.weights) == 4
-    return dataclasses.replace(found, weights=found.weights[:2])
+    model = folder_model(models[1], batch_size=8)
+    assert len(model.params) == 4
+    return _on_groups(model, 2)
 
 
-def _say(voice: Voice, **options: Any) -> list[str]:
+def _on_groups(model: HarnessModel, count: int) -> HarnessModel:
+    groups = DeviceGroups(model.groups.local[:count], count)
+    return dataclasses.replace(model, groups=groups, params=model.params[:count])
+
+
+def _say(model: HarnessModel, **options: Any) -> list[str]:
     requests = [Request((text, {"max_gen_toks": 6, **options})) for text in ("a", "bcd", "e", "fg")]
-    return HarnessLM(voice).generate_until(requests)
+    return HarnessLM(model).generate_until(requests)
 
 
-def test_requests_are_dealt_to_groups_of_devices(voice: Voice) -> None:
-    alone = dataclasses.replace(voice, weights=voice.weights[:1])
-    assert _say(voice) == _say(alone)
+def test_requests_are_dealt_to_groups_of_devices(model: HarnessModel) -> None:
+    alone = _on_groups(model, 1)
+    assert _say(model) == _say(alone)
     pairs = [Request((f"ab{i}", text)) for i in range(3) for text in ("c", "defg", "h")]
-    ours, one = (HarnessLM(v).loglikelihood(pairs, disable_tqdm=True) for v in (voice, alone))
+    ours, one = (HarnessLM(v).loglikelihood(pairs, disable_tqdm=True) for v in (model, alone))
     assert [score for score, _ in ours] == pytest.approx([score for score, _ in one], abs=1e-4)
 
 
-def test_sampling_is_what_the_task_or_the_voice_says(voice: Voice) -> None:
-    voice = dataclasses.replace(voice, weights=voice.weights[:1])
-    greedy = _say(voice)
-    assert _say(voice, do_sample=False, temperature=3.0) == greedy
-    warm = _say(voice, do_sample=True, temperature=3.0)
+def test_sampling_is_what_the_task_or_the_model_says(model: HarnessModel) -> None:
+    model = _on_groups(model, 1)
+    greedy = _say(model)
+    assert _say(model, do_sample=False, temperature=3.0) == greedy
+    warm = _say(model, do_sample=True, temperature=3.0)
     assert warm != greedy
-    assert _say(voice, do_sample=True, temperature=3.0) == warm  # the key is the voice's
-    drawn = dataclasses.replace(voice, sampling=Sampling(3.0), key=jax.random.key(1))
+    assert _say(model, do_sample=True, temperature=3.0) == warm  # the key is the model's
+    drawn = dataclasses.replace(model, sampling=Sampling(3.0), key=jax.random.key(1))
     assert _say(drawn) not in (greedy, warm)
-    assert _sampling({"temperature": 0.5}) == Sampling()
+    assert sampling_of({"temperature": 0.5}) == Sampling()
     options = {"do_sample": True, "temperature": 0.5, "top_p": 0.9, "top_k": 3, "min_p": 0.1}
-    assert _sampling(options) == Sampling(0.5, 0.9, 3, 0.1)
+    assert sampling_of(options) == Sampling(0.5, 0.9, 3, 0.1)
     with pytest.raises(AcdcError, match="repetition_penalty=2 is not known here"):
-        _say(voice, repetition_penalty=2)
+        _say(model, repetition_penalty=2)
 
 
-def test_responses_end_before_a_stop_string(voice: Voice) -> None:
-    plain = _say(voice)
+def test_responses_end_before_a_stop_string(model: HarnessModel) -> None:
+    plain = _say(model)
     stop = next(text for text in plain if len(text) > 1)[1]
-    for text, cut in zip(plain, _say(voice, until=[stop]), strict=True):
+    for text, cut in zip(plain, _say(model, until=[stop]), strict=True):
         assert cut == text.split(stop)[0]
 
 
-def test_a_template_that_refuses_system_messages(voice: Voice, monkeypatch: Any) -> None:
+def test_a_template_that_refuses_system_messages(model: HarnessModel, monkeypatch: Any) -> None:
     """The user says both; nothing is left out."""
     template = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
         "{% endif %}[{{ m.role }}:{{ m.content }}]{% endfor %}"
     )
-    monkeypatch.setattr(voice.tokenizer, "chat_template", template)
+    monkeypatch.setattr(model.text.tokenizer, "chat_template", template)
     system, user = {"role": "system", "content": "s"}, {"role": "user", "content": "u"}
-    lm = HarnessLM(voice)
+    lm = HarnessLM(model)
     assert lm.apply_chat_template([system, user]) == "[user:s\n\nu]"
     with pytest.raises(AcdcError, match="chat template"):
         lm.apply_chat_template([system])
-    monkeypatch.setattr(voice.tokenizer, "chat_template", None)
-    with pytest.raises(AcdcError, match="give --noapply_chat_template"):
+    monkeypatch.setattr(model.text.tokenizer, "chat_template", None)
+    with pytest.raises(AcdcError, match="apply_chat_template=False"):
         lm.apply_chat_template([user])
 
 
-def test_a_template_that_writes_the_date(voice: Voice, monkeypatch: Any) -> None:
+def test_a_template_that_writes_the_date(model: HarnessModel, monkeypatch: Any) -> None:
     """Another day, the same questions."""
     template = "{{ date_string or strftime_now('%d %b %Y') }}: {{ messages[0].content }}"
-    monkeypatch.setattr(voice.tokenizer, "chat_template", template)
-    text = HarnessLM(voice).apply_chat_template([{"role": "user", "content": "u"}])
+    monkeypatch.setattr(model.text.tokenizer, "chat_template", template)
+    text = HarnessLM(model).apply_chat_template([{"role": "user", "content": "u"}])
     assert text == "26 Jul 2024: u"
 
 
-def test_a_token_without_a_row(voice: Voice, monkeypatch: Any) -> None:
+def test_a_token_without_a_row(model: HarnessModel, monkeypatch: Any) -> None:
     """In a text to answer or to score it is refused by name; as the pad token another fills up."""
-    (row,) = voice.tokenizer.encode("e", add_special_tokens=False)
-    small = dataclasses.replace(voice, model=dataclasses.replace(voice.model, vocab_size=row))
+    (row,) = model.text.tokenizer.encode("e", add_special_tokens=False)
+    small = dataclasses.replace(model, model=dataclasses.replace(model.model, vocab_size=row))
     with pytest.raises(AcdcError, match=f"token 'e' with id {row}, .* has {row} rows"):
         _say(small)
     with pytest.raises(AcdcError, match="token 'e'"):
         HarnessLM(small).loglikelihood([Request(("a", "e"))], disable_tqdm=True)
-    monkeypatch.setattr(voice.tokenizer, "pad_token", "e")
-    assert (voice.pad_token, small.pad_token) == (row, voice.stop_tokens[0])
+    monkeypatch.setattr(model.text.tokenizer, "pad_token", "e")
+    assert (model.pad_token, small.pad_token) == (row, model.text.stop_tokens[0])
 
 
-def test_a_token_that_spans_context_and_continuation(voice: Voice) -> None:
+def test_a_token_that_spans_context_and_continuation(model: HarnessModel) -> None:
     """` then ` is one token of the tiny language: something is scored all the same."""
-    (one,) = HarnessLM(voice).loglikelihood([Request(("ab the", "n "))], disable_tqdm=True)
-    (two,) = HarnessLM(voice).loglikelihood([Request(("ab then", " "))], disable_tqdm=True)
+    (one,) = HarnessLM(model).loglikelihood([Request(("ab the", "n "))], disable_tqdm=True)
+    (two,) = HarnessLM(model).loglikelihood([Request(("ab then", " "))], disable_tqdm=True)
     assert one[0] < 0
     assert two[0] < 0

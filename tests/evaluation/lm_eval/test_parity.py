@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
-from acdc_jax.evaluation.lm_eval.lm import HarnessLM, Voice
-from acdc_jax.evaluation.lm_eval.tasks import Asking, Benchmark, ask
+from acdc_jax.evaluation.lm_eval.lm import HarnessLM, HarnessModel, TextFormat
+from acdc_jax.evaluation.lm_eval.tasks import Benchmark, Prompting, run_benchmark
+from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.sharding import make_mesh
 from tests.support import harness_tasks
 from tests.support.hf_checkpoints import Checkpoint
 
@@ -72,9 +75,10 @@ def folders(
 
 def _ours(folder: Path) -> HarnessLM:
     config, tok = hf.read_config(folder), tokenizer.load_tokenizer(folder)
-    weights = decode_layout(config, dict(hf.load_weights(folder, config)))
-    stops = tokenizer.stop_tokens(folder, tok)
-    return HarnessLM(Voice(folder.name, config, [weights], tok, stops, batch_size=16))
+    params = decode_layout(config, dict(hf.load_weights(folder, config)))
+    text = TextFormat(tok, tokenizer.stop_tokens(folder, tok))
+    groups = DeviceGroups.of_mesh(make_mesh("pop:1", jax.devices()[:1]))
+    return HarnessLM(HarnessModel(folder.name, config, groups, [params], text, batch_size=16))
 
 
 def _theirs(folder: Path) -> Any:
@@ -84,7 +88,7 @@ def _theirs(folder: Path) -> Any:
 
 
 def _responses(lm: Any, benchmark: Benchmark, *, chat: bool = False) -> list[Any]:
-    found: Mapping[str, Any] = ask(lm, benchmark, Asking(chat=chat))
+    found: Mapping[str, Any] = run_benchmark(lm, benchmark, Prompting(chat=chat))
     return [sample["resps"] for sample in found["samples"][benchmark.name]]
 
 

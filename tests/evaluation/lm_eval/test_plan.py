@@ -1,12 +1,13 @@
 """Which collectives are compared, and which of a task's scores counts."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
-from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluation.lm_eval.plan import Sampled, compare
+from acdc_jax.errors import AcdcError
+from acdc_jax.evaluation.lm_eval.plan import Candidates, Sample, plan_comparison
 from acdc_jax.evaluation.lm_eval.samples import benchmark_scores, choose_score
 from acdc_jax.evolution.skills import SkillMatrix
 
@@ -20,37 +21,39 @@ SKILLS = SkillMatrix(
 )
 FORCES = {2: ["m0", "m1"], 5: ["m0", "m1", "s0", "s1", "s2"]}
 SEEDS, ARCHIVE = ["s0", "s1", "s2"], ["m0", "m1", "m2"]
+CANDIDATES = Candidates(SKILLS, SEEDS, ARCHIVE, {})
 
 
 def test_task_forces_beside_their_controls() -> None:
-    plan = compare(FORCES, SKILLS, SEEDS, ARCHIVE, {}, random_draws=4, prng_seed=7)
+    plan = plan_comparison(FORCES, CANDIDATES, random_draws=4, prng_seed=7)
     found = {(one.name, one.n): one.draws for one in plan.collectives}
     assert found["evolved", 2] == (("m0", "m1"),)
     assert found["evolved", 5] == (tuple(FORCES[5]),)
     assert found["seeds", 2] == (("s1", "s2"),)  # by greedy Coverage
     assert found["seeds", 3] == (("s1", "s2", "s0"),)  # there are no five
     assert found["samples_best_seed", 2] == (("s1-sample-7-0", "s1-sample-7-1"),)
-    assert plan.sampled["s1-sample-7-4"] == Sampled("s1", 4)
-    assert len(plan.sampled) == 5
+    assert plan.samples["s1-sample-7-4"] == Sample("s1", 4)
+    assert len(plan.samples) == 5
     draws = found["random_members", 2]
     assert len(draws) == 4
     assert all(set(draw) < set(ARCHIVE) and len(set(draw)) == 2 for draw in draws)
     assert {frozenset(draw) for draw in found["random_members", 3]} == {frozenset(ARCHIVE)}
-    again = compare(FORCES, SKILLS, SEEDS, ARCHIVE, {}, random_draws=4, prng_seed=7)
+    again = plan_comparison(FORCES, CANDIDATES, random_draws=4, prng_seed=7)
     assert again == plan
     assert len(plan.models) == len(set(plan.models))
     assert plan.models[:2] == ["m0", "m1"]
 
 
 def test_what_is_not_wanted_is_not_evaluated() -> None:
-    plan = compare({2: ["m0", "m1"]}, SKILLS, SEEDS, ARCHIVE, {}, wanted=["task_force"])
+    plan = plan_comparison({2: ["m0", "m1"]}, CANDIDATES, collectives=["task_force"])
     assert plan.models == ["m0", "m1"]
     assert not plan.by_generation
 
 
 def test_each_generations_task_force() -> None:
     early = SkillMatrix(("s0", "s2", "m2"), ("t0", "t1"), np.asarray([[1, 0], [0, 0], [0, 1]]))
-    plan = compare(FORCES, SKILLS, SEEDS, ARCHIVE, {5: SKILLS, 0: early}, wanted=["task_force"])
+    candidates = dataclasses.replace(CANDIDATES, archives={5: SKILLS, 0: early})
+    plan = plan_comparison(FORCES, candidates, collectives=["task_force"])
     assert list(plan.by_generation.items()) == [(0, ("s0", "m2")), (5, ("m0", "m1"))]
     assert "m2" in plan.models
 
@@ -68,7 +71,7 @@ def test_the_score_that_counts() -> None:
     assert choose_score("gsm8k_llama", samples, {}) == ("exact_match", "flexible_extract")
     wanted = {"mine": ("exact_match", "flexible_extract")}
     assert choose_score("mine", samples, wanted) == wanted["mine"]
-    with pytest.raises(ConfigError, match="there are mine:words:strict, mine:exact_match:strict"):
+    with pytest.raises(AcdcError, match="there are mine:words:strict, mine:exact_match:strict"):
         choose_score("mine", samples, {"mine": ("acc", "strict")})
     assert choose_score("text", [_sample(0, "none", None, perplexity=(-3.0, 5))], {}) is None
 
@@ -81,5 +84,5 @@ def test_answers_are_compared_within_an_item() -> None:
     assert found.scores.tolist() == [[1, 0], [0, 1]]
     assert found.votes is not None
     assert found.votes.tolist() == [[0, 0], [-1, 1]]
-    with pytest.raises(AcdcError, match="b met other items"):
+    with pytest.raises(AcdcError, match="b answered other items"):
         benchmark_scores({"a": one, "b": other[:1]}, ("acc", "f"))

@@ -1,6 +1,6 @@
-"""A run's held-out tasks as a benchmark of the harness: a YAML file, its data, and a filter.
+"""Write a run's held-out tasks as a benchmark of the harness: a YAML file, data, and a filter.
 
-`lm_eval --include_path=FOLDER --tasks=held_out` reads the folder too, wherever this package is
+`lm_eval --include_path=FOLDER --tasks=held_out` can also read the folder, if this package is
 installed.
 """
 
@@ -54,20 +54,24 @@ def write_held_out(
     max_new_tokens: int,
     stop_strings: Sequence[str],
 ) -> None:
-    """Writes the benchmark; files that are there already stay, so that the harness knows them.
+    """Write the benchmark. Unchanged files are not touched, so that the harness's caches hold.
 
     Args:
-        folder: where; made if need be.
-        drafts: the tasks, with reference solutions.
-        system_prompt: system message; empty for none.
-        max_new_tokens: longest response.
-        stop_strings: each of them ends a response.
+        folder: Folder to write to; created if it does not exist.
+        drafts: The tasks; each has a reference solution.
+        system_prompt: System message; empty for none.
+        max_new_tokens: Longest response.
+        stop_strings: Texts that end a response.
+
+    Raises:
+        ValueError: A task has no reference solution.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = (folder / f"{NAME}.jsonl").resolve()
     lines = []
     for draft in drafts:
-        assert draft.reference is not None
+        if draft.reference is None:
+            raise ValueError(f"held-out task {draft.name} has no reference answer to compare with")
         answer = next(iter(draft.reference.values()))
         line = {"task": draft.name, "question": draft.example_instruction, "answer": answer}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")

@@ -1,0 +1,291 @@
+"""Benchmarks of lm-evaluation-harness on the members of a run; writes `benchmarks.json`."""
+
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+from rich.console import Console
+
+from acdc_jax.config import Config
+from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.evaluation.lm_eval.options import BenchmarkOptions
+from acdc_jax.evaluation.lm_eval.plan import (
+    Candidates,
+    Collective,
+    Plan,
+    plan_comparison,
+)
+from acdc_jax.files import write_atomic
+from acdc_jax.inference.device_groups import DeviceGroups
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.hub import find_model
+from acdc_jax.models.param_shardings import sharded_param_shapes
+from acdc_jax.params import Params
+from acdc_jax.runtime import run_reader
+from acdc_jax.runtime.member_files import on_disk, read_member
+from acdc_jax.runtime.progress import progress
+from acdc_jax.runtime.run_reader import RunRecord
+from acdc_jax.runtime.sources import load_base, load_seed, read_sources
+from acdc_jax.tasks.task_sets import load_held_out
+
+if TYPE_CHECKING:  # the harness is an extra
+    from acdc_jax.evaluation.lm_eval.lm import HarnessModel
+    from acdc_jax.evaluation.lm_eval.tasks import Benchmark, Prompting
+
+
+def run_benchmarks(
+    run: RunRecord,
+    forces: Mapping[int, Sequence[str]],
+    options: BenchmarkOptions,
+    prng_seed: int,
+    console: Console,
+) -> dict[str, Any]:
+    """Evaluate collectives of a run on benchmarks, and write `benchmarks.json`.
+
+    Responses of each model are kept as they come: a killed evaluation continues where it was.
+
+    Args:
+        run: The run.
+        forces: Size → task force, chosen on the pool's tasks.
+        options: Benchmarks and collectives.
+        prng_seed: Seed of samples, random members and the bootstrap; the run's seed is added.
+        console: Where progress appears.
+
+    Returns:
+        Benchmark → its entry in `benchmarks.json`.
+
+    Raises:
+        ConfigError: The harness is not installed, or a flag cannot be read.
+        AcdcError: A task, its data or a member is missing.
+    """
+    version = harness_version()
+    prng_seed += run.settings.run.seed  # several runs draw independently
+    plan, prompting = _plan(run, forces, options, prng_seed), _prompting(options)
+    larger = find_model(options.larger_model) if options.larger_model else None
+    path = run.run_dir / "benchmarks.json"
+    earlier = _read_benchmarks(path)
+    benchmarks, results, plan = _evaluate(run, options, plan, prompting, larger, prng_seed, console)
+    entries = _score(run, options, plan, benchmarks, results, prng_seed)
+    report = {
+        "harness": version,
+        "prng_seed": prng_seed,
+        "benchmarks": earlier.get("benchmarks", {}) | entries,
+    }
+    from lm_eval.utils import handle_non_serializable
+
+    write_atomic(path, json.dumps(report, indent=1, default=handle_non_serializable))
+    return entries
+
+
+def samples_folder(run_dir: Path) -> Path:
+    """Return the folder with every answer of every model."""
+    return _folder(run_dir) / "samples"
+
+
+def _folder(run_dir: Path) -> Path:
+    return run_dir / "benchmarks"
+
+
+def harness_version() -> str:
+    """Return the harness's version.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import lm_eval  # noqa: F401
+
+        return importlib.metadata.version("lm-eval")
+    except ImportError:
+        raise ConfigError(
+            "--harness_tasks needs lm-evaluation-harness: pip install 'acdc_jax[harness]'"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------- options
+
+
+def _read_benchmarks(path: Path) -> dict[str, Any]:
+    """Return what earlier evaluations wrote."""
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise AcdcError(f"{path}: is damaged ({error}); remove it") from None
+    return report
+
+
+def _prompting(options: BenchmarkOptions) -> "Prompting":
+    from lm_eval.utils import simple_parse_args_string
+
+    from acdc_jax.evaluation.lm_eval.tasks import Prompting
+
+    try:
+        arguments = simple_parse_args_string(options.gen_kwargs)
+    except (ValueError, AttributeError):
+        raise ConfigError(f"--gen_kwargs={options.gen_kwargs}: must be name=value,…") from None
+    return Prompting(
+        options.apply_chat_template,
+        options.system_instruction,
+        options.num_fewshot,
+        options.limit,
+        arguments,
+    )
+
+
+def _plan(
+    run: RunRecord, forces: Mapping[int, Sequence[str]], options: BenchmarkOptions, prng_seed: int
+) -> Plan:
+    """Return the collectives to compare; refuse members that are not on disk."""
+    if options.members:
+        plan = Plan((Collective("members", (options.members,)),), {}, {})
+    else:
+        generations = (*run.manifest.kept, run.manifest.generation) if options.by_generation else ()
+        archives = {g: run_reader.read_archive(run.run_dir, g) for g in generations}
+        plan = plan_comparison(
+            forces,
+            Candidates(run.skills, run.seeds, run.manifest.archive, archives),
+            collectives=options.collectives,
+            random_draws=options.random_draws,
+            prng_seed=prng_seed,
+        )
+    seeds = read_sources(run.run_dir).seeds
+    for model in plan.models:
+        member = plan.samples[model].member if model in plan.samples else model
+        if member not in seeds and not on_disk(run.run_dir / "members" / member):
+            latest = ", ".join(run.manifest.retained[-8:])
+            raise AcdcError(
+                f"{member} is not on disk in {run.run_dir} (the latest that are: {latest}); "
+                "`acdc export` makes it again from its recipe"
+            )
+    return plan
+
+
+def _write_held_out(folder: Path, config: Config) -> Path:
+    """Write the run's held-out tasks as a benchmark; return its folder."""
+    from acdc_jax.evaluation.lm_eval.held_out_benchmark import NAME, write_held_out
+
+    drafts = load_held_out(config.tasks.held_out, config.run.seed)
+    if not drafts:
+        raise ConfigError(
+            f"--harness_tasks={NAME}: the run has no held-out tasks (`acdc run --{NAME}`)"
+        )
+    try:
+        write_held_out(
+            folder / NAME,
+            drafts,
+            system_prompt=config.decode.system_prompt,
+            max_new_tokens=config.decode.max_new_tokens,
+            stop_strings=config.decode.stop_texts(),
+        )
+    except ValueError as error:
+        raise ConfigError(f"--harness_tasks={NAME}: {error}") from None
+    return folder / NAME
+
+
+# -------------------------------------------------------------------------------------- models
+
+
+def _evaluate(
+    run: RunRecord,
+    options: BenchmarkOptions,
+    plan: Plan,
+    prompting: "Prompting",
+    larger: Path | None,
+    prng_seed: int,
+    console: Console,
+) -> tuple[list["Benchmark"], dict[str, dict[str, Any]], Plan]:
+    """Return the benchmarks, the harness's results, and the plan with the larger model."""
+    from acdc_jax.evaluation.lm_eval.code_eval import CODE_EVAL
+    from acdc_jax.evaluation.lm_eval.models import folder_model, folder_name
+    from acdc_jax.evaluation.lm_eval.run import evaluate_models
+    from acdc_jax.evaluation.lm_eval.tasks import load_benchmarks
+
+    config, folder = run.settings, _folder(run.run_dir)
+    include = [Path(path) for path in options.include_path]
+    with CODE_EVAL.opened(config.sandbox.open):
+        if "held_out" in options.tasks:
+            include.append(_write_held_out(folder, config))
+        with console.status("loading tasks"):
+            benchmarks = load_benchmarks(options.tasks, include, prompting)
+        models, count = _member_models(run, plan, prng_seed), len(plan.models)
+        if larger is not None:
+            collective = Collective("larger_model", ((folder_name(larger),),))
+            plan = dataclasses.replace(plan, collectives=(*plan.collectives, collective))
+            decode = config.decode
+            load = partial(folder_model, larger, decode.batch_size, thinking=decode.thinking)
+            models, count = itertools.chain(models, (load() for _ in range(1))), count + 1
+        with progress(console, config.run.progress) as advance:
+            results = evaluate_models(models, count, benchmarks, prompting, folder, advance)
+    return benchmarks, results, plan
+
+
+def _member_models(run: RunRecord, plan: Plan, prng_seed: int) -> Iterator["HarnessModel"]:
+    """Yield the members of a plan, with the tokenizer and stop tokens of the run's seeds."""
+    from acdc_jax.evaluation.lm_eval.models import member_models, model_groups, text_format
+
+    model = run_reader.read_model(run.run_dir)
+    seeds = [Path(folder) for folder in read_sources(run.run_dir).seeds.values()]
+    folders = [run.run_dir / "model", *(folder for folder in seeds if folder.is_dir())]
+    groups, decode = model_groups(model), run.settings.decode
+    return member_models(
+        plan,
+        model,
+        groups,
+        _params_of(run, model, groups),
+        text_format(folders, thinking=decode.thinking),
+        decode.batch_size,
+        jax.random.key(prng_seed),
+    )
+
+
+def _params_of(run: RunRecord, model: ModelConfig, groups: DeviceGroups) -> Callable[[str], Params]:
+    """Return a function that reads a member onto the first device group.
+
+    A seed that no archive kept is read from where it came.
+    """
+    run_dir = run.run_dir
+    recipes = run_reader.read_recipes(run_dir, run.manifest.generation)
+    shapes = sharded_param_shapes(groups.local[0].mesh, model)
+
+    def params_of(member: str) -> Params:
+        recipe, folder = recipes[member], run_dir / "members" / member
+        if on_disk(folder) or recipe.operator != "seed":
+            return read_member(folder, recipe, shapes)
+        sources = read_sources(run_dir)
+        base = load_base(sources, model, shapes)
+        return load_seed(recipe, sources, model, shapes, base)
+
+    return params_of
+
+
+def _score(
+    run: RunRecord,
+    options: BenchmarkOptions,
+    plan: Plan,
+    benchmarks: Sequence["Benchmark"],
+    results: Mapping[str, Any],
+    prng_seed: int,
+) -> dict[str, Any]:
+    """Return the entry of each benchmark."""
+    from acdc_jax.evaluation.lm_eval.run import score_benchmark
+
+    return {
+        benchmark.name: {"results": results[benchmark.name]}
+        | score_benchmark(
+            benchmark.name,
+            plan,
+            _folder(run.run_dir),
+            options.scores(),
+            bootstrap=options.bootstrap,
+            prng_seed=prng_seed,
+        )
+        for benchmark in benchmarks
+    }

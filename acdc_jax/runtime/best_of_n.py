@@ -1,0 +1,347 @@
+"""Best of N on a run: collect answers, choose among them, and write `best_of_n.json`."""
+
+import asyncio
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from acdc_jax.config import LLM_SCIENTISTS, Config, SamplingConfig, ScientistConfig
+from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.evaluation.best_of_n.answers import (
+    QuestionId,
+    Sampler,
+    complete_answers,
+    missing_answers,
+    question_ids,
+    read_answers,
+)
+from acdc_jax.evaluation.best_of_n.choices import (
+    AnsweredQuestion,
+    ChoiceCache,
+    Questions,
+    accuracies,
+    accuracy_row,
+    choose_all,
+    random_accuracies,
+)
+from acdc_jax.evaluation.best_of_n.methods import (
+    JUDGED,
+    REWARDED,
+    Answer,
+    Helpers,
+    Rewards,
+    Undecided,
+    self_certainty,
+)
+from acdc_jax.evaluation.best_of_n.options import BestOfNOptions
+from acdc_jax.evaluation.best_of_n.reward_model import (
+    check_reward_model,
+    load_reward_model,
+    rewards,
+)
+from acdc_jax.evaluation.evaluate import Response
+from acdc_jax.evaluation.held_out import held_out_tasks
+from acdc_jax.files import write_atomic
+from acdc_jax.models.hub import find_model
+from acdc_jax.runtime import run_directory, run_reader
+from acdc_jax.runtime.backends import open_chat
+from acdc_jax.runtime.member_files import on_disk
+from acdc_jax.runtime.progress import Advance, progress
+from acdc_jax.runtime.reopen import reopen_context
+from acdc_jax.runtime.run_reader import RunRecord
+from acdc_jax.tasks.task import Task
+from acdc_jax.tasks.task_sets import load_held_out
+
+TASK_SETS = {"run": "the run's tasks", "held_out": "held-out tasks"}
+
+_Table = dict[tuple[str, str], list[dict[str, Any]]]  # (panel, task set) → rows
+
+
+@dataclasses.dataclass(frozen=True)
+class _Panel:
+    """N samplers whose answers are chosen from."""
+
+    name: str
+    samplers: Sequence[Sampler]
+
+
+def check_best_of_n(run_dir: Path, options: BestOfNOptions, samples: SamplingConfig) -> None:
+    """Refuse options that cannot work with a run, before anything is computed.
+
+    Raises:
+        AcdcError: There is no judge, the reward model is not one, or the member is missing.
+    """
+    if samples != SamplingConfig() and not options.samples_of:
+        raise ConfigError("--temperature, --top_k, --top_p and --min_p only apply to --samples_of")
+    if not options.methods:
+        return
+    manifest = run_reader.read_manifest(run_dir)
+    config = Config.from_settings(manifest.flags)
+    if options.questions == "held_out" and not config.tasks.held_out:
+        raise ConfigError(f"--questions=held_out: {run_dir} has no held-out tasks")
+    judged = [name for name in options.methods if name in JUDGED]
+    if judged and judge_config(options, config).scientist.scientist not in LLM_SCIENTISTS:
+        raise ConfigError(
+            f"--best_of_n={judged[0]} needs an LLM, which the run's scientist is not; give --judge "
+            "and --judge_model"
+        )
+    if options.judge == "openai" and not (options.judge_url or os.environ.get("OPENAI_API_KEY")):
+        raise ConfigError(
+            "--judge=openai: set OPENAI_API_KEY, or --judge_url for a server without a key"
+        )
+    if options.reward_model:
+        check_reward_model(find_model(options.reward_model, weights=True))
+    if options.samples_of and not on_disk(run_dir / "members" / options.samples_of):
+        latest = ", ".join(manifest.retained[-8:])
+        raise AcdcError(
+            f"--samples_of={options.samples_of}: this member is not on disk (the latest that are: "
+            f"{latest})"
+        )
+
+
+def run_best_of_n(
+    run: RunRecord,
+    forces: Mapping[int, Sequence[str]],
+    options: BestOfNOptions,
+    samples: SamplingConfig,
+    prng_seed: int,
+    console: Console,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Collect answers, choose among them by every method, and write `best_of_n.json`.
+
+    Args:
+        run: The run.
+        forces: Size → task force.
+        options: Methods, questions and helper models.
+        samples: How the samples of `options.samples_of` are drawn.
+        prng_seed: Seed of samples and bootstrap intervals.
+        console: Where progress appears.
+
+    Returns:
+        The entries of `best_of_n.json` that were written, one per panel; and the reasons why
+        choices are missing.
+    """
+    per_task = run.settings.tasks.instances_per_task
+    task_sets = _task_sets(run, options)
+    panels = _panels(forces, options, samples, prng_seed)
+    samplers = list(dict.fromkeys(sampler for panel in panels for sampler in panel.samplers))
+    _complete_answers(
+        run, samplers, [task for tasks in task_sets.values() for task in tasks], console
+    )
+    answers = _read_answers(run, samplers)
+    questions = {
+        (panel.name, task_set): _questions(panel, tasks, per_task, answers)
+        for panel in panels
+        for task_set, tasks in task_sets.items()
+    }
+    with progress(console, run.settings.run.progress) as advance:
+        table, problems = asyncio.run(_choose(run, options, questions, prng_seed, advance))
+    return _write(run, panels, questions, table), problems
+
+
+def judge_config(options: BestOfNOptions, config: Config) -> Config:
+    """Return the configuration of a run with the judge as its scientist."""
+    if not options.judge:
+        return config
+    scientist = config.scientist
+    judge = ScientistConfig(
+        scientist=options.judge,
+        scientist_model=options.judge_model or "",
+        scientist_url=options.judge_url or "",
+        scientist_concurrency=scientist.scientist_concurrency,
+        scientist_timeout_s=scientist.scientist_timeout_s,
+        scientist_retries=scientist.scientist_retries,
+        scientist_max_tokens=scientist.scientist_max_tokens,
+    )
+    return dataclasses.replace(config, scientist=judge)
+
+
+def _task_sets(run: RunRecord, options: BestOfNOptions) -> dict[str, list[Task]]:
+    """Return the tasks of each set of questions; empty sets are left out."""
+    sets = {}
+    if options.questions in ("run", "both"):
+        sets["run"] = list(run.tasks.values())
+    config = run.settings
+    drafts = load_held_out(config.tasks.held_out, config.run.seed)
+    if options.questions in ("held_out", "both") and drafts:
+        with config.sandbox.open() as sandbox:
+            sets["held_out"] = held_out_tasks(drafts, sandbox, config.tasks.skill_threshold)
+    return sets
+
+
+def _panels(
+    forces: Mapping[int, Sequence[str]],
+    options: BestOfNOptions,
+    samples: SamplingConfig,
+    prng_seed: int,
+) -> list[_Panel]:
+    if member := options.samples_of:
+        sampling = samples.to_sampling()
+        samplers = [Sampler(member, sampling, i, prng_seed) for i in range(max(forces))]
+        return [_Panel(f"{n} samples of {member}", samplers[:n]) for n in forces]
+    return [
+        _Panel(f"task force of {n}", [Sampler(member) for member in force])
+        for n, force in forces.items()
+    ]
+
+
+# ------------------------------------------------------------------------------------- answers
+
+
+def _complete_answers(
+    run: RunRecord, samplers: Sequence[Sampler], tasks: Sequence[Task], console: Console
+) -> None:
+    """Collect the answers that are not on file. Load no model if there are none."""
+    config = run.settings
+    questions = question_ids(tasks, config.tasks.instances_per_task)
+    missing = missing_answers(run.run_dir, samplers, questions)
+    if not missing:
+        return
+    with run_directory.lock_run(config), reopen_context(config, console) as context:
+        cost = complete_answers(
+            context.evaluator,
+            context.store.get,
+            run.run_dir,
+            tasks,
+            missing,
+            lambda done: context.progress("answers", done, len(missing)),
+        )
+    console.print(
+        f"answers: decode {cost.decode_s:.1f} s + scoring {cost.scoring_s:.1f} s, "
+        f"{cost.tokens / max(cost.decode_s, 1e-3):,.0f} tok/s",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _read_answers(
+    run: RunRecord, samplers: Sequence[Sampler]
+) -> dict[Sampler, dict[QuestionId, Answer]]:
+    vocabulary = run_reader.read_model(run.run_dir).vocab_size
+    threshold = run.settings.tasks.skill_threshold
+
+    def answer(response: Response) -> Answer:
+        assert response.log_prob is not None
+        assert response.mean_log_prob is not None
+        return Answer(
+            response.text,
+            response.log_prob,
+            self_certainty(response.mean_log_prob, vocabulary),
+            None if response.score is None else response.score >= threshold,
+        )
+
+    return {
+        sampler: {
+            question: answer(response)
+            for question, response in read_answers(run.run_dir, sampler).items()
+        }
+        for sampler in samplers
+    }
+
+
+def _questions(
+    panel: _Panel,
+    tasks: Sequence[Task],
+    per_task: int,
+    answers: Mapping[Sampler, Mapping[QuestionId, Answer]],
+) -> Questions:
+    by_id = {task.id: task for task in tasks}
+    return {
+        (task, instance): AnsweredQuestion(
+            by_id[task].instructions[instance],
+            [answers[sampler][task, instance] for sampler in panel.samplers],
+        )
+        for task, instance in question_ids(tasks, per_task)
+    }
+
+
+# ------------------------------------------------------------------------------------- choices
+
+
+async def _choose(
+    run: RunRecord,
+    options: BestOfNOptions,
+    questions: Mapping[tuple[str, str], Questions],
+    prng_seed: int,
+    advance: Advance,
+) -> tuple[_Table, list[str]]:
+    """Return rows by panel and task set, and the reasons why choices are missing."""
+    config = judge_config(options, run.settings)
+    chat = open_chat(config, jax.devices()) if JUDGED & set(options.methods) else None
+    helpers = Helpers(chat, _rewards(options.reward_model) if options.reward_model else None)
+    judge = f"{config.scientist.scientist_url} {config.scientist.scientist_model}"
+    models: dict[str, str | None] = dict.fromkeys(JUDGED, judge)
+    models |= dict.fromkeys(REWARDED, options.reward_model)
+    cache = ChoiceCache(run.run_dir / "best_of_n" / "choices.jsonl")
+    table: _Table = {}
+    problems: list[str] = []
+    try:
+        for (panel, task_set), of_panel in questions.items():
+            rows = [accuracy_row("any one", random_accuracies(of_panel), prng_seed)]
+            for method in options.methods:
+                step = partial(advance, f"{method}, {panel}, {TASK_SETS[task_set]}")
+
+                def tell(done: int, step: Any = step, total: int = len(of_panel)) -> None:
+                    step(done, total)
+
+                model = models.get(method)
+                choices, problem = await choose_all(
+                    method, of_panel, helpers, model, cache, tell if model else lambda done: None
+                )
+                rows.append(accuracy_row(method, accuracies(of_panel, choices), prng_seed))
+                problems += [problem] if problem else []
+            table[panel, task_set] = rows
+    finally:
+        if chat is not None:
+            await chat.close()
+    return table, list(dict.fromkeys(problems))
+
+
+def _rewards(name: str) -> Rewards:
+    """Load a reward model; the answers to one question are read as one batch."""
+    model = load_reward_model(find_model(name), jax.devices())
+
+    def values(question: str, answers: Sequence[str]) -> Sequence[float]:
+        texts = [model.encode(question, answer) for answer in answers]
+        try:
+            return rewards(model, texts)
+        except AcdcError as error:
+            raise Undecided(str(error)) from None
+
+    return values
+
+
+def _write(
+    run: RunRecord,
+    panels: Sequence[_Panel],
+    questions: Mapping[tuple[str, str], Questions],
+    table: _Table,
+) -> list[dict[str, Any]]:
+    """Add the panels to `best_of_n.json`, and return their entries; other panels stay."""
+    path = run.run_dir / "best_of_n.json"
+    try:
+        entries: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        entries = {}
+    except ValueError as error:
+        raise AcdcError(f"{path}: is damaged ({error}); remove it") from None
+    for panel in panels:
+        entries[panel.name] = {
+            "panel": panel.name,
+            "generation": run.manifest.generation,
+            "answers": [sampler.name for sampler in panel.samplers],
+            **{
+                task_set: {"questions": len(questions[name, task_set]), "methods": rows}
+                for (name, task_set), rows in table.items()
+                if name == panel.name
+            },
+        }
+    write_atomic(path, json.dumps(entries, indent=1))
+    return [entries[panel.name] for panel in panels]
