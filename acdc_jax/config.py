@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from acdc_jax import flags
-from acdc_jax.errors import ConfigError
+from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution.dns import SelectionOptions
 from acdc_jax.evolution.evosax_strategy import StrategyOptions
 from acdc_jax.evolution.merge import MergeOptions
@@ -16,7 +16,7 @@ from acdc_jax.evolution.propose import ProposerOptions
 from acdc_jax.flags import section
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.options import Option, OptionError, check, not_none, option
-from acdc_jax.sandbox import Judge, Limits, Sandbox, launchers
+from acdc_jax.sandbox import IsolationError, Judge, Limits, Sandbox, launchers
 
 LLM_SCIENTISTS = ("openai", "local")
 """Values of `--scientist` that are not registered names."""
@@ -375,7 +375,10 @@ class SandboxConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        launchers.parse(self.sandbox_launcher)
+        try:
+            launchers.parse(self.sandbox_launcher)
+        except ValueError as error:
+            raise ConfigError(f"--sandbox_launcher: {error}") from None
         if self.sandbox_launcher and self.allow_unsafe_sandbox:
             raise ConfigError(
                 "--sandbox_launcher asks for more isolation, --allow_unsafe_sandbox "
@@ -383,18 +386,24 @@ class SandboxConfig:
             )
 
     def open(self, judge: Judge | None = None) -> Sandbox:
-        """The sandbox that the flags describe.
+        """Open the sandbox that the flags describe.
 
         Raises:
-            SandboxError: this machine cannot give it; the message says why.
+            AcdcError: This machine cannot isolate task code.
+            SandboxError: The sandbox does not start.
         """
-        return Sandbox(
-            self.sandbox_workers,
-            Limits(wall_s=self.sandbox_wall_s, memory_mb=self.sandbox_memory_mb),
-            self.allow_unsafe_sandbox,
-            judge,
-            launcher=launchers.parse(self.sandbox_launcher),
-        )
+        try:
+            return Sandbox(
+                self.sandbox_workers,
+                Limits(wall_s=self.sandbox_wall_s, memory_mb=self.sandbox_memory_mb),
+                self.allow_unsafe_sandbox,
+                judge,
+                launcher=launchers.parse(self.sandbox_launcher),
+            )
+        except IsolationError as error:
+            raise AcdcError(
+                f"{error} (--sandbox_launcher), or accept the risk with --allow_unsafe_sandbox"
+            ) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import NoReturn, cast
 
 from acdc_jax import __version__
 from acdc_jax.errors import AcdcError, ConfigError, Preempted
+from acdc_jax.sandbox import SandboxError
 
 COMMANDS = {
     "run": "coevolve models and tasks, choose the task force, report",
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             gc.freeze()  # a million objects of jax and transformers, which no collection visits
         cast(Callable[[list[str]], None], module.command)(arguments[1:])
         _shut_down()
-    except AcdcError as error:
+    except (AcdcError, SandboxError) as error:
         print(f"acdc: {error}", file=sys.stderr)
         _shut_down(str(error))
         return 2 if isinstance(error, ConfigError) else 1

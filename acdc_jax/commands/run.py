@@ -152,7 +152,7 @@ def _execute(
             live(config, manifest.generation) as log,
         ):
             if first and sandbox.tier != "full":
-                missing = "; ".join(sandbox.probed.missing)
+                missing = "; ".join(sandbox.isolation.missing)
                 console.print(f"sandbox: {sandbox.tier} ({missing})", markup=False, highlight=False)
             context = build_context(
                 config, folders, operators, sandbox, backends, families, advance, mesh

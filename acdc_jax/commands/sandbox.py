@@ -31,14 +31,14 @@ def command(argv: Sequence[str]) -> None:
         raise ConfigError(f"acdc sandbox: unknown arguments {' '.join(rest)!r}; say `check`")
     console = Console()
     with config.open() as sandbox:
-        probed = sandbox.probed
+        isolation = sandbox.isolation
         rows = Table.grid(padding=(0, 2))
-        rows.add_row("tier", probed.tier.name)
-        for reason in probed.missing:
+        rows.add_row("tier", isolation.tier.name)
+        for reason in isolation.missing:
             rows.add_row("not", reason)
         rows.add_row("launcher", config.sandbox_launcher or "none")
-        stopped = f"{len(probed.stopped)} attacks stopped: {', '.join(probed.stopped)}"
-        rows.add_row("self-test", stopped if probed.stopped else "none of the walls stand")
+        stopped = f"{len(isolation.stopped)} attacks stopped: {', '.join(isolation.stopped)}"
+        rows.add_row("self-test", stopped if isolation.stopped else "none of the walls stand")
         for package in ("numpy", "sympy"):
             found = importlib.util.find_spec(package) is not None
             rows.add_row(package, "importable by tasks" if found else "not installed")

@@ -1,14 +1,15 @@
-"""What passes between the parent and one child."""
+"""The messages between the parent and one child."""
 
 import socket
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from acdc_jax.sandbox.host_requests import HostRequests, RequestFailed
 from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.jail.wire import Frame, ProtocolError
 
-_LISTEN_S = 5.0  # for a child to take an answer that it asked for
+_LISTEN_S = 5.0  # for a child to take the answer to its question
 
 
 @dataclass
@@ -16,23 +17,38 @@ class Reply:
     """All that is known about one child.
 
     Attributes:
-        frames: what it sent.
-        status: its wait status.
-        timed_out: it was killed because an item took longer than `wall_s`.
-        forged: it broke the protocol, so none of its frames is to be believed.
-        failed: it was killed because a question of it could not be answered, which is our fault.
-        killed: it was killed neither by us nor by its limits: by the kernel, which ran out of
-            memory, or by somebody else on this machine.
+        frames: What it sent.
+        status: Its wait status.
+        timed_out: It was killed because an item took longer than `wall_s`.
+        violation: How it broke the protocol, or None. If it did, none of its frames is trusted.
+        request_failure: Why a question of it could not be answered, or None. It was then killed;
+            the fault is not its own.
+        killed: It was killed neither by the sandbox nor by its limits, but by the kernel, which ran
+            out of memory, or by someone else on this machine.
         cpu_s: CPU seconds that it used.
     """
 
     frames: list[Frame] = field(default_factory=list)
     status: int = 0
     timed_out: bool = False
-    forged: str | None = None
-    failed: str | None = None
+    violation: str | None = None
+    request_failure: str | None = None
     killed: bool = False
     cpu_s: float = 0.0
+
+
+class Received(NamedTuple):
+    """What one `Call.receive` saw.
+
+    Attributes:
+        progress: Whether a frame arrived.
+        waited_s: Seconds spent on answering questions.
+        more: Whether more may arrive.
+    """
+
+    progress: bool
+    waited_s: float
+    more: bool
 
 
 class Call:
@@ -46,64 +62,85 @@ class Call:
         max_body: int,
         host_requests: HostRequests | None,
     ) -> None:
-        self.job, self.reply = job, Reply()
-        self._token, self._max_body, self._desk = token, max_body, host_requests
-        self._most_frames = items + 2  # READY and LOADED
-        self._buffer = bytearray()
-
-    def receive(self, ended: bool) -> tuple[bool, float, bool]:
-        """Take what has arrived, and answer questions.
+        """Read frames from `job`.
 
         Args:
-            ended: the child is dead, so what has arrived is all there is.
-
-        Returns:
-            Whether a frame came, the seconds spent on questions, whether more may come.
+            job: The parent's socket.
+            token: The token that the child's frames must carry.
+            items: Results that the child may send.
+            max_body: Maximum bytes of a frame's body.
+            host_requests: Answers the child's questions; None if it may ask none.
         """
-        before, began, asked = len(self.reply.frames), time.monotonic(), False
+        self.job, self.reply = job, Reply()
+        self._token, self._max_body, self._host_requests = token, max_body, host_requests
+        self._max_frames = items + 2  # READY and LOADED
+        self._buffer = bytearray()
+
+    def receive(self, ended: bool) -> Received:
+        """Read what has arrived, and answer questions.
+
+        Args:
+            ended: The child is dead, so nothing more will arrive.
+        """
+        before, start, asked = len(self.reply.frames), time.monotonic(), False
         more = _read_available(self.job, self._buffer, None if ended else self._max_body)
-        if self.reply.forged is None:
+        if self.reply.violation is None:
             try:
-                for frame in wire.take_frames(self._buffer, self._token, self._max_body):
-                    if frame.tag == wire.ASK:
-                        asked = True
-                        self._answer(frame, ended)
-                    else:
-                        self.reply.frames.append(frame)
-                        if self._desk is not None:
-                            self._desk.next_item()
-                if len(self.reply.frames) > self._most_frames or (ended and self._buffer):
-                    raise ProtocolError("the task wrote more results than it had items")
+                asked = self._take_frames(ended)
             except ProtocolError as error:
-                self.reply.forged = str(error)
-        waited = time.monotonic() - began if asked else 0.0
-        return len(self.reply.frames) > before, waited, more
+                self.reply.violation = str(error)
+        waited_s = time.monotonic() - start if asked else 0.0
+        return Received(len(self.reply.frames) > before, waited_s, more)
+
+    def _take_frames(self, ended: bool) -> bool:
+        """Move complete frames from the buffer to the reply; return whether one was a question.
+
+        Raises:
+            ProtocolError: The child broke the protocol.
+        """
+        asked = False
+        for frame in wire.take_frames(self._buffer, self._token, self._max_body):
+            if frame.tag == wire.ASK:
+                asked = True
+                self._answer(frame, ended)
+                continue
+            self.reply.frames.append(frame)
+            if self._host_requests is not None:
+                self._host_requests.next_item()
+        if len(self.reply.frames) > self._max_frames or (ended and self._buffer):
+            raise ProtocolError("the task wrote more results than it had items")
+        return asked
 
     def _answer(self, frame: Frame, ended: bool) -> None:
-        if self._desk is None:
-            raise ProtocolError("the task asked for what nobody answers")
-        if ended or self.reply.failed is not None:
-            return  # nobody is there to be answered
+        """Answer a question.
+
+        Raises:
+            ProtocolError: The child may not ask, or does not read the answer.
+        """
+        if self._host_requests is None:
+            raise ProtocolError("the task asked a question, which it may not")
+        if ended or self.reply.request_failure is not None:
+            return  # the child is dead, or about to be killed
         try:
-            answer = self._desk.answer(frame.body)
+            answer = self._host_requests.answer(frame.body)
         except RequestFailed as error:
-            self.reply.failed = str(error)
+            self.reply.request_failure = str(error)
             return
         self.job.settimeout(_LISTEN_S)
         try:
             self.job.sendall(answer)
         except ConnectionError:
-            pass  # it died; its status will tell
+            pass  # the child died; its status tells why
         except TimeoutError:
-            raise ProtocolError("the task asked and did not listen") from None
+            raise ProtocolError("the task asked a question and did not read the answer") from None
         finally:
             self.job.setblocking(False)
 
 
-def _read_available(job: socket.socket, buffer: bytearray, most: int | None) -> bool:
-    """Read what has arrived, at most `most` bytes; whether there may be more later."""
-    got = 0
-    while most is None or got <= most:
+def _read_available(job: socket.socket, buffer: bytearray, max_bytes: int | None) -> bool:
+    """Read what has arrived, about `max_bytes` at most; return whether more may arrive later."""
+    count = 0
+    while max_bytes is None or count <= max_bytes:
         try:
             data = job.recv(1 << 16)
         except BlockingIOError:
@@ -113,5 +150,5 @@ def _read_available(job: socket.socket, buffer: bytearray, most: int | None) -> 
         if not data:
             return False
         buffer += data
-        got += len(data)
+        count += len(data)
     return True

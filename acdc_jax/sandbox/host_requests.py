@@ -1,7 +1,7 @@
-"""What a child may ask of the parent while it runs, and how often.
+"""Answers what a child asks of the parent while it runs, within a budget per item.
 
-The questions come from hostile code: they are parsed as strictly as any answer of it, and their
-number and the time they cost are bounded per item.
+Hostile code may send these requests. They are parsed as strictly as any other message of a child,
+and their number and duration are bounded per item.
 """
 
 import json
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.outcomes import JSON, Limits, Result, SandboxError
 
-Judge = Callable[[str, str, str], float]
+Judge = Callable[[str, str, str], float]  # instructions, submission, criteria → score in [0, 1]
 Run = Callable[[str, str, list[JSON], dict[str, JSON], float], Result]
 
 
 class RequestFailed(Exception):
-    """Ours is the failure: nothing is known about the item that asked."""
+    """The judge or the sandbox failed; nothing is known about the item that asked."""
 
 
 @dataclass
-class Budget:
+class Spent:
     """What one item has used so far."""
 
     judgements: int = 0
@@ -31,22 +31,29 @@ class Budget:
 
 
 class HostRequests:
-    """Answers the questions of one child's items, one item after the other."""
+    """Answers the requests of one child's items, one item after the other."""
 
     def __init__(self, limits: Limits, judge: Judge | None, run: Run) -> None:
-        """`run` calls a submission's function elsewhere; its last argument is seconds."""
+        """Set up the services.
+
+        Args:
+            limits: Limits of each item.
+            judge: Judges a submission; None if there is no judge.
+            run: Calls a function of a submission in another child. Takes source, function,
+                arguments, keyword arguments and seconds.
+        """
         self._limits, self._judge, self._run = limits, judge, run
-        self.spent = Budget()
+        self.spent = Spent()
 
     def next_item(self) -> None:
-        """Give the next item a budget of its own."""
-        self.spent = Budget()
+        """Start the next item with a fresh budget."""
+        self.spent = Spent()
 
     def answer(self, body: bytes) -> bytes:
-        """The bytes that answer an ASK frame.
+        """Return the reply to an ASK frame.
 
         Raises:
-            RequestFailed: the judge or the sandbox failed.
+            RequestFailed: The judge or the sandbox failed.
         """
         try:
             question = wire.parse_plain(body)
@@ -61,6 +68,7 @@ class HostRequests:
                 return _reply(wire.REFUSED, "not a question that a helper asks")
 
     def _judgement(self, instructions: str, submission: str, criteria: str) -> bytes:
+        """Return the judge's score."""
         if self._judge is None:
             return _reply(wire.REFUSED, "this run has no LLM that judges")
         self.spent.judgements += 1
@@ -70,34 +78,35 @@ class HostRequests:
             )
         try:
             score = float(self._judge(instructions, submission, criteria))
-        except Exception as error:  # whatever a client raises, the item is not to blame
-            raise RequestFailed(
-                f"the judge failed: {type(error).__name__}: {error}"[:500]
-            ) from error
+        except Exception as error:  # whatever the judge raises is not the item's fault
+            reason = f"the judge failed: {type(error).__name__}: {error}"
+            raise RequestFailed(reason[:500]) from error
         if not (math.isfinite(score) and 0.0 <= score <= 1.0):
             raise RequestFailed(f"the judge gave {score:.6g}, not a number in [0, 1]")
         return _reply(wire.GRANTED, score)
 
     def _call(self, source: str, function: str, args: list[JSON], kwargs: dict[str, JSON]) -> bytes:
+        """Return the result of a submission's function."""
         spent, limits = self.spent, self._limits
         spent.calls += 1
         if spent.calls > limits.calls:
             return _reply(wire.REFUSED, f"more than {limits.calls} calls of the submission")
-        left = limits.wall_s - spent.call_s
-        if left <= 0:
+        seconds = limits.wall_s - spent.call_s
+        if seconds <= 0:
             return _reply(wire.FAILED, f"the submission took longer than {limits.wall_s:g} s")
-        began = time.monotonic()
+        start = time.monotonic()
         try:
-            result = self._run(source, function, args, kwargs, left)
+            result = self._run(source, function, args, kwargs, seconds)
         except SandboxError as error:
             raise RequestFailed(str(error)) from error
-        spent.call_s += time.monotonic() - began
+        spent.call_s += time.monotonic() - start
         if result.status == "value":
             return _reply(wire.GRANTED, result.value)
-        known = "" if result.status == "submission error" else f"{result.status}: "
-        return _reply(wire.FAILED, known + result.detail)
+        prefix = "" if result.status == "submission error" else f"{result.status}: "
+        return _reply(wire.FAILED, prefix + result.detail)
 
 
 def _reply(verdict: int, value: JSON) -> bytes:
+    """Return the bytes of a reply."""
     body = json.dumps(value, allow_nan=False).encode()
     return wire.REPLY.pack(verdict, len(body)) + body

@@ -1,4 +1,4 @@
-"""Which interpreter and packages a zygote gets, and which zygote a source needs."""
+"""The interpreter and packages of zygotes, and the kind of zygote that a source needs."""
 
 import importlib.util
 import os
@@ -21,10 +21,10 @@ class Interpreter:
     """How to start a zygote.
 
     Attributes:
-        command: the program and its options, up to the configuration.
-        prefix: the folder that the interpreter was installed in.
-        program: the folder that holds the package `jail`.
-        packages: for each kind of zygote, the folders of the packages that it imports.
+        command: The program and its options, up to the configuration.
+        prefix: The folder in which the interpreter is installed.
+        program: The folder that contains the package `jail`.
+        packages: Kind of zygote → folders of the packages that it imports.
     """
 
     command: tuple[str, ...]
@@ -33,10 +33,10 @@ class Interpreter:
     packages: dict[str, tuple[str, ...]]
 
     def kind(self, source: str) -> str:
-        """The lightest kind of zygote that has what the source mentions already imported.
+        """Return the lightest kind of zygote that has preloaded the packages a source mentions.
 
-        A guess from the text, which costs nothing and cannot be wrong in a way that matters:
-        every kind shows the same packages, so a source that hides an import is only slower.
+        This is a guess from the text, and a wrong guess costs only time: all kinds can import the
+        same packages.
         """
         for kind in ("sympy", "numpy"):
             if kind in source and kind in self.packages:
@@ -50,15 +50,15 @@ class Interpreter:
 
 
 def find_interpreter() -> Interpreter:
-    """The interpreter behind this one's virtual environment, and where numpy and sympy are.
+    """Return the interpreter that underlies this virtual environment, with numpy and sympy.
 
-    A virtual environment's own python would need its folder to be visible, with everything that
-    is installed there.
+    The virtual environment's own interpreter would not do: its folder would have to be visible,
+    with everything that is installed there.
     """
     executable = getattr(sys, "_base_executable", None) or sys.executable
-    # -I would be -E -P -s. The environment is written by us alone, so -E buys nothing, and it
-    # would ignore PYTHONHASHSEED: sets, and the scores of tasks that iterate over one, would then
-    # differ from zygote to zygote and from run to run.
+    # -I would be -E -P -s. The sandbox writes the zygote's whole environment, so -E has no use. It
+    # would also ignore PYTHONHASHSEED, and then the order of sets, and with it the scores of some
+    # tasks, would differ from zygote to zygote.
     command = (executable, "-P", "-s", "-S", "-B", "-c", _BOOT)
     packages = {"stdlib": ()} | {
         kind: folders for kind, names in _NEEDS.items() if (folders := _folders(names))
@@ -67,21 +67,21 @@ def find_interpreter() -> Interpreter:
 
 
 def _folders(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Folders of the packages and their bundled libraries; empty when one is not installed."""
-    found = []
+    """Return the folders of packages and their bundled libraries; () if a package is missing."""
+    folders = []
     for name in names:
         spec = importlib.util.find_spec(name)  # of a top-level package: imports nothing
         if spec is None or spec.origin is None:
             return ()
         folder = Path(spec.origin).parent
-        found.append(str(folder))
-        found += [str(p) for b in _BUNDLED if (p := folder.parent / b).is_dir()]
-    return tuple(dict.fromkeys(found))
+        folders.append(str(folder))
+        folders += [str(p) for b in _BUNDLED if (p := folder.parent / b).is_dir()]
+    return tuple(dict.fromkeys(folders))
 
 
 def zygote_environment() -> dict[str, str]:
-    """All of a zygote's environment: nothing of the caller's."""
-    one_thread = ("OMP", "OPENBLAS", "MKL")  # and a process with threads cannot change namespaces
+    """Return a zygote's whole environment, which has nothing of the caller's."""
+    one_thread = ("OMP", "OPENBLAS", "MKL")  # a process with threads cannot change namespaces
     return {
         "PATH": "/usr/bin:/bin",
         "HOME": "/nonexistent",
@@ -94,5 +94,5 @@ def zygote_environment() -> dict[str, str]:
 
 
 def data_folders() -> list[str]:
-    """Files outside the interpreter that its library reads."""
+    """Return folders outside the interpreter that its library reads."""
     return [path for path in _DATA if os.path.isdir(path)]  # noqa: PTH112 (plain strings on purpose)

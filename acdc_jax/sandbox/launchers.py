@@ -1,10 +1,9 @@
-"""Programs that start a zygote inside one more wall, of a site's own choice.
+"""Launchers: programs that start a zygote inside a container or another sandbox.
 
-The wall's cost is paid once per zygote, not per call. Whatever the launcher isolates, the zygote
-still probes and builds its own walls inside, so a container that refuses namespaces gives the tier
-"landlock + seccomp".
+Starting one costs time once per zygote, not per call. Whatever the launcher isolates, the zygote
+isolates itself inside. In a container that refuses namespaces, the tier is "landlock + seccomp".
 
-Only bubblewrap is run by the tests; the container commands follow their manuals.
+The tests run only bubblewrap; the container commands follow their manuals.
 """
 
 import os
@@ -12,7 +11,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from acdc_jax.errors import ConfigError
 from acdc_jax.sandbox.outcomes import SandboxError
 
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
@@ -20,13 +18,13 @@ _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternati
 
 @dataclass(frozen=True)
 class Launch:
-    """What has to run behind the wall, and what it has to see there, at the same paths.
+    """What to start in a launcher, and what it must see there, at the same paths.
 
     Attributes:
-        command: the zygote's.
-        environment: all of it.
-        read_only: files and folders.
-        socket: the folder of the socket through which the zygote is reached.
+        command: The zygote's command.
+        environment: The zygote's whole environment.
+        read_only: Files and folders that it reads.
+        socket: Folder of the socket that connects it to the parent.
     """
 
     command: Sequence[str]
@@ -37,21 +35,25 @@ class Launch:
 
 @dataclass(frozen=True)
 class Launcher:
-    """A choice of launcher; `image` is empty where it needs none."""
+    """A launcher; `image` is empty if it needs none."""
 
     name: str
     image: str = ""
 
     def check(self) -> None:
-        """Raise SandboxError where the launcher is not installed."""
+        """Check that the launcher is installed.
+
+        Raises:
+            SandboxError: It is not.
+        """
         if shutil.which(_PROGRAMS[self.name]) is None:
             raise SandboxError(
-                f"--sandbox_launcher={self}: there is no {_PROGRAMS[self.name]} on the PATH; "
-                "install it or drop the flag"
+                f"launcher {self}: there is no {_PROGRAMS[self.name]} on the PATH; install it or "
+                "use no launcher"
             )
 
     def __call__(self, launch: Launch) -> list[str]:
-        """The command line that starts `launch` behind the wall."""
+        """Return the command line that starts `launch` in this launcher."""
         variables = [f"{name}={value}" for name, value in launch.environment.items()]
         inner = ["/usr/bin/env", "-i", *variables, *launch.command]
         return [_PROGRAMS[self.name], *_OPTIONS[self.name](self.image, launch), *inner]
@@ -61,24 +63,24 @@ class Launcher:
 
 
 def parse(text: str) -> Launcher | None:
-    """A launcher from `bubblewrap`, or `NAME:IMAGE` for those that run images; None for "".
+    """Return the launcher called `bubblewrap`, or `NAME:IMAGE` with an image; None for "".
 
     Raises:
-        ConfigError: no such launcher, or an image where none belongs, or the other way round.
+        ValueError: There is no such launcher, or an image is missing or not allowed.
     """
     if not text:
         return None
     name, _, image = text.partition(":")
     if name not in _PROGRAMS:
-        raise ConfigError(
-            f"--sandbox_launcher={text}: choose bubblewrap, or one of "
+        raise ValueError(
+            f"launcher {text}: choose bubblewrap, or one of "
             f"{', '.join(n for n in _PROGRAMS if n != 'bubblewrap')} as NAME:IMAGE"
         )
     if (name == "bubblewrap") == bool(image):
-        raise ConfigError(
-            f"--sandbox_launcher={text}: bubblewrap takes no image"
+        raise ValueError(
+            f"launcher {text}: bubblewrap takes no image"
             if image
-            else f"--sandbox_launcher={text}: name an image with this machine's C library, as in "
+            else f"launcher {text}: name an image with this machine's C library, as in "
             f"{name}:debian:bookworm-slim"
         )
     return Launcher(name, image)
@@ -93,7 +95,7 @@ def _bubblewrap(image: str, launch: Launch) -> list[str]:
             system += ["--ro-bind-try", path, path]
     return [
         *("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
-        # Not root, which may not map itself into the namespace that the zygote makes for itself.
+        # Not root, which could not map itself into the zygote's own user namespace.
         *("--uid", "65534", "--gid", "65534"),
         *system,
         *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"),
@@ -123,7 +125,7 @@ def _docker(image: str, launch: Launch) -> list[str]:
 
 
 def _runsc(image: str, launch: Launch) -> list[str]:
-    """gVisor as Docker's runtime; the runtime must be registered with --host-uds=open."""
+    """Use gVisor as Docker's runtime, which must be registered with --host-uds=open."""
     user = f"{os.getuid()}:{os.getgid()}"
     return ["run", "--runtime=runsc", "--user", user, *_container(launch), image]
 

@@ -1,10 +1,8 @@
-"""What goes into the sandbox besides code, and what comes out of it."""
+"""Inputs and results of sandbox calls."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
-
-from acdc_jax.errors import AcdcError
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 Status: TypeAlias = Literal[
@@ -12,8 +10,12 @@ Status: TypeAlias = Literal[
 ]
 
 
-class SandboxError(AcdcError):
-    """The sandbox itself failed: nothing is known about the task."""
+class SandboxError(Exception):
+    """The sandbox itself failed; nothing is known about the task."""
+
+
+class IsolationError(SandboxError):
+    """This machine cannot isolate untrusted code."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +23,17 @@ class Limits:
     """What one item (one call of `score`, or one inspection of a family) may use.
 
     Attributes:
-        wall_s: seconds on the clock.
-        cpu_s: whole seconds of CPU.
+        wall_s: Wall-clock seconds.
+        cpu_s: CPU seconds.
         memory_mb: MiB of address space beyond the interpreter's own.
         file_mb: MiB of any one file.
-        scratch_mb: MiB of all files. They live in memory, in a folder of the item's child, and only
-            where there are namespaces; elsewhere a task writes no file.
-        processes: threads; new processes are never allowed.
-        output_kb: KiB of instances and instructions that a family may return, and of what passes
+        scratch_mb: MiB of all files. They are in memory, in a folder of the child, and need
+            namespaces; without namespaces a task cannot write files.
+        processes: Threads; new processes are never allowed.
+        output_kb: KiB of instances and instructions that a family may return, and of each message
             between a scorer, its submission and the judge.
-        judgements: calls of `eval_with_llm_judge`. The clock stands still while one is waited for.
-        calls: calls of the submission's functions. They have, together, another `wall_s`.
+        judgements: Calls of `eval_with_llm_judge`. The clock stops during these calls.
+        calls: Calls of the submission's functions. Together they have another `wall_s`.
     """
 
     wall_s: float = 3.0
@@ -47,15 +49,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one submission.
+    """The outcome of scoring one submission.
 
     Attributes:
-        status: "score" means that `score` holds a number in [0, 1]; "task error", "timeout" and
-            "memory" are the task's fault; "submission error" means that the submission's own code
-            failed and the scorer let that through; "infrastructure" is ours and says nothing about
-            the submission, so it must never be counted as a failure of the model.
-        score: the number, or None for every other status.
-        detail: one line about what happened; empty for a score.
+        status: "score": `score` is a number in [0, 1]. "task error", "timeout" and "memory" are
+            the task's fault. "submission error": the submission's own code failed, and the scorer
+            did not handle that. "infrastructure": the sandbox or the judge failed; this says
+            nothing about the submission and must not count as a failure of the model.
+        score: The number, or None for every other status.
+        detail: The reason in one line; empty for a score.
     """
 
     status: Status
@@ -65,12 +67,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one call of a submission's function.
+    """The result of calling one function of a submission.
 
     Attributes:
-        status: "value" means that the function returned; "infrastructure" says nothing about it.
-        value: what it returned, as JSON; None for every other status.
-        detail: one line about what happened; empty for a value.
+        status: "value": the function returned. "infrastructure" says nothing about the function.
+        value: What the function returned, as JSON; None for every other status.
+        detail: The reason in one line; empty for a value.
     """
 
     status: Literal["value", "submission error", "timeout", "memory", "infrastructure"]
@@ -80,12 +82,12 @@ class Result:
 
 @dataclass(frozen=True)
 class FamilyReport:
-    """What a task family says about itself.
+    """What a task family returns about itself.
 
     Attributes:
-        tasks: instance name to what `get_tasks` returned for it.
-        instructions: instance name to the text of `get_instructions`.
-        error: why the family's own methods failed (both mappings are then empty), or None.
+        tasks: Instance name → what `get_tasks` returned for it.
+        instructions: Instance name → text of `get_instructions`.
+        error: Why the family's methods failed (both mappings are then empty), or None.
     """
 
     tasks: Mapping[str, JSON]

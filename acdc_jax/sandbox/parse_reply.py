@@ -1,4 +1,4 @@
-"""From what a child sent and how it ended to outcomes. Pure functions that trust nothing."""
+"""Turn what a child sent, and how it ended, into outcomes. Pure functions that trust nothing."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.outcomes import JSON, FamilyReport, Limits, Outcome, Result, Status
 from acdc_jax.sandbox.zygote import ZygoteLost
 
-_TOLD: dict[int, Status] = {
+_STATUS: dict[int, Status] = {
     wire.ERROR: "task error",
     wire.MEMORY: "memory",
     wire.SUBMISSION: "submission error",
@@ -17,51 +17,51 @@ _TOLD: dict[int, Status] = {
 
 
 def score_outcomes(reply: Reply, count: int, limits: Limits) -> list[Outcome]:
-    """Outcomes of the leading items that this child settles: at least 1, at most `count`.
+    """Return the outcomes of the first items, as many as this child decides (at least 1).
 
     Args:
-        reply: of a child that was given `count` items.
-        count: how many.
-        limits: for the wording of the outcomes.
+        reply: The reply of a child that was given `count` items.
+        count: Number of items.
+        limits: The limits that the outcomes mention.
 
     Raises:
-        ZygoteLost: the child ended before any untrusted code ran.
+        ZygoteLost: The child ended before any untrusted code ran.
     """
-    if reply.forged is not None:
-        return [Outcome("task error", None, reply.forged)] * count
-    frames = list(reply.frames)
-    _started(reply)
-    frames = frames[1:]
+    if reply.violation is not None:
+        return [Outcome("task error", None, reply.violation)] * count
+    _check_started(reply)
+    frames = reply.frames[1:]
     if not frames or frames[0].tag != wire.LOADED:
-        # The source itself failed: another child would only fail in the same way.
-        failure = _told(frames[0]) if frames else None
-        return [failure or _ended(reply, limits)] * count
+        # The source itself failed, and would fail in another child, too.
+        failure = _reported_error(frames[0]) if frames else None
+        return [failure or _ending(reply, limits)] * count
     outcomes: list[Outcome] = []
     for frame in frames[1:]:
-        outcome = _valued(frame) if frame.tag == wire.VALUE else _told(frame)
+        outcome = _score(frame) if frame.tag == wire.VALUE else _reported_error(frame)
         if outcome is None or frame.item != len(outcomes) or len(outcomes) == count:
             return [Outcome("task error", None, "the task wrote results out of turn")] * count
         outcomes.append(outcome)
     if len(outcomes) < count:
-        outcomes.append(_ended(reply, limits))  # the item during which it ended
+        outcomes.append(_ending(reply, limits))  # of the item during which it ended
     return outcomes
 
 
 def family_report(reply: Reply, limits: Limits) -> FamilyReport:
-    """The family's report, or why there is none.
+    """Return the family's report, or why there is none.
 
     Raises:
-        ZygoteLost: the child ended before any untrusted code ran.
+        ZygoteLost: The child ended before any untrusted code ran.
     """
-    if reply.forged is not None:
-        return FamilyReport({}, {}, reply.forged)
-    _started(reply)
+    if reply.violation is not None:
+        return FamilyReport({}, {}, reply.violation)
+    _check_started(reply)
     frames = [frame for frame in reply.frames[1:] if frame.tag != wire.LOADED]
     if not frames:
-        return FamilyReport({}, {}, _ended(reply, limits).detail)
+        return FamilyReport({}, {}, _ending(reply, limits).detail)
     if frames[0].tag != wire.REPORT:
-        told = _told(frames[0])
-        return FamilyReport({}, {}, told.detail if told else "the task wrote results out of turn")
+        failure = _reported_error(frames[0])
+        detail = failure.detail if failure else "the task wrote results out of turn"
+        return FamilyReport({}, {}, detail)
     try:
         tasks, instructions = _parse_report(frames[0].body)
     except (ValueError, RecursionError, MemoryError) as error:
@@ -70,34 +70,38 @@ def family_report(reply: Reply, limits: Limits) -> FamilyReport:
 
 
 def call_result(reply: Reply, limits: Limits) -> Result:
-    """What the submission's function returned, or why it did not.
+    """Return what the submission's function returned, or why it did not return.
 
     Raises:
-        ZygoteLost: the child ended before any untrusted code ran.
+        ZygoteLost: The child ended before any untrusted code ran.
     """
-    if reply.forged is not None:
-        return Result("submission error", None, reply.forged)
-    _started(reply)
+    if reply.violation is not None:
+        return Result("submission error", None, reply.violation)
+    _check_started(reply)
     frames = [frame for frame in reply.frames[1:] if frame.tag != wire.LOADED]
     if frames and frames[0].tag == wire.RESULT:
         try:
             return Result("value", wire.parse_plain(frames[0].body))
         except (ValueError, RecursionError, MemoryError) as error:
             return Result("submission error", None, f"the result is not usable: {error}"[:500])
-    told = _told(frames[0]) if frames else None
-    if told is None:
-        told = _ended(reply, limits)
-    if told.status == "timeout" or told.status == "memory":
-        return Result(told.status, None, told.detail)
-    return Result("submission error", None, told.detail)
+    failure = (_reported_error(frames[0]) if frames else None) or _ending(reply, limits)
+    if failure.status == "timeout" or failure.status == "memory":
+        return Result(failure.status, None, failure.detail)
+    return Result("submission error", None, failure.detail)
 
 
-def _started(reply: Reply) -> None:
+def _check_started(reply: Reply) -> None:
+    """Check that the child was isolated and ready.
+
+    Raises:
+        ZygoteLost: It was not.
+    """
     if not reply.frames or reply.frames[0].tag != wire.READY:
         raise ZygoteLost(f"a child ended before it was ready (wait status {reply.status})")
 
 
-def _valued(frame: wire.Frame) -> Outcome | None:
+def _score(frame: wire.Frame) -> Outcome | None:
+    """Return the outcome of a score; None if the frame is malformed."""
     if len(frame.body) != wire.DOUBLE.size:
         return None
     (score,) = wire.DOUBLE.unpack(frame.body)
@@ -106,9 +110,9 @@ def _valued(frame: wire.Frame) -> Outcome | None:
     return Outcome("score", score)
 
 
-def _told(frame: wire.Frame) -> Outcome | None:
-    """What the child says went wrong; None when that is not what the frame says."""
-    status = _TOLD.get(frame.tag)
+def _reported_error(frame: wire.Frame) -> Outcome | None:
+    """Return the error that the child reports; None if the frame is not an error."""
+    status = _STATUS.get(frame.tag)
     if status is None or len(frame.body) > wire.MAX_DETAIL:
         return None
     text = frame.body.decode("utf-8", "replace")
@@ -116,21 +120,21 @@ def _told(frame: wire.Frame) -> Outcome | None:
 
 
 def _visible(text: str) -> str:
-    """Without control characters, which would reach the user's terminal."""
+    """Replace control characters, which could reach the user's terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _ended(reply: Reply, limits: Limits) -> Outcome:
-    """Why a child ended without saying so."""
-    if reply.failed is not None:
-        return Outcome("infrastructure", None, reply.failed)
+def _ending(reply: Reply, limits: Limits) -> Outcome:
+    """Return why a child ended without reporting an error."""
+    if reply.request_failure is not None:
+        return Outcome("infrastructure", None, reply.request_failure)
     if reply.timed_out:
         return Outcome("timeout", None, f"took longer than {limits.wall_s:g} s")
     if not os.WIFSIGNALED(reply.status):
         code = os.waitstatus_to_exitcode(reply.status)
         return Outcome("task error", None, f"exited with status {code} instead of returning")
     number = os.WTERMSIG(reply.status)
-    if reply.killed:  # each time that it was tried (see `Worker.call`)
+    if reply.killed:  # in every attempt (see `Worker.call`)
         return Outcome("memory", None, "killed by the kernel, which ran out of memory")
     if number in (signal.SIGXCPU, signal.SIGKILL):
         return Outcome("timeout", None, f"used more than {limits.cpu_s} s of CPU")
@@ -142,6 +146,11 @@ def _ended(reply: Reply, limits: Limits) -> Outcome:
 
 
 def _parse_report(body: bytes) -> tuple[dict[str, JSON], dict[str, str]]:
+    """Return instances and instructions.
+
+    Raises:
+        ValueError: The report is malformed.
+    """
     value = wire.parse_plain(body)
     if type(value) is not list or len(value) != 2:
         raise ValueError("not a pair")

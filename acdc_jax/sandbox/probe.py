@@ -1,8 +1,8 @@
-"""Which isolation this machine gives, found out by using it.
+"""Find the strongest isolation that works on this machine, by trying it.
 
-A sysctl or a kernel version says little: containers, security modules and configuration all have
-a say. So a real zygote is started behind the strongest walls and has to survive a handful of
-attacks; the next tier is tried only where that fails.
+Kernel versions and sysctls tell little, because containers, security modules and configuration
+also matter. So a real zygote is started with the strongest isolation and must stop a set of
+attacks. If that fails, the next tier is tried.
 """
 
 import json
@@ -13,7 +13,7 @@ from acdc_jax.sandbox.interpreter import Interpreter
 from acdc_jax.sandbox.jail import seccomp, wire
 from acdc_jax.sandbox.jail.syscalls import MACHINE
 from acdc_jax.sandbox.launchers import Launcher
-from acdc_jax.sandbox.outcomes import Limits, SandboxError
+from acdc_jax.sandbox.outcomes import IsolationError, Limits, SandboxError
 from acdc_jax.sandbox.parse_reply import score_outcomes
 from acdc_jax.sandbox.zygote import Tier, Zygote, ZygoteLost
 
@@ -26,12 +26,11 @@ UNSAFE = Tier("unsafe", namespaces=False, landlock=False, seccomp=False)
 
 _REMEDIES = (
     "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
-    "kernel.apparmor_restrict_unprivileged_userns) or use Linux 5.13 or later with Landlock "
-    "and seccomp; a site's own bubblewrap or container may do where the kernel refuses you "
-    "(--sandbox_launcher)"
+    "kernel.apparmor_restrict_unprivileged_userns), use Linux 5.13 or later with Landlock and "
+    "seccomp, or start zygotes in a launcher such as bubblewrap or a container"
 )
 
-# Each attack scores 1.0 when it was stopped.
+# An attack that is stopped scores 1.0.
 _ATTACKS = {
     "a fork": "os.fork()",
     "a program": "os.execv('/bin/true', ['true'])",
@@ -57,14 +56,13 @@ class TaskFamily:
 
 
 @dataclass(frozen=True)
-class Probed:
-    """What this machine gives.
+class ProbeResult:
+    """The isolation that works on this machine.
 
     Attributes:
-        tier: the strongest one that works.
-        missing: why each stronger one does not, one line each.
-        stopped: names of the self-test's attacks, all of which were stopped; none in the tier
-            "unsafe", which stops nothing.
+        tier: The strongest tier that works.
+        missing: Why each stronger tier does not work, one line each.
+        stopped: Names of the attacks, all of which were stopped; empty in the tier "unsafe".
     """
 
     tier: Tier
@@ -74,11 +72,18 @@ class Probed:
 
 def probe(
     interpreter: Interpreter, launcher: Launcher | None = None, *, allow_unsafe: bool
-) -> Probed:
-    """Find the strongest tier that works here.
+) -> ProbeResult:
+    """Find the strongest tier that works on this machine.
+
+    Args:
+        interpreter: Runs the zygotes.
+        launcher: Starts the zygotes, if any.
+        allow_unsafe: Return the tier "unsafe" if no other tier works.
 
     Raises:
-        SandboxError: none works and `allow_unsafe` is not set, or this is not Linux.
+        IsolationError: No tier works, and `allow_unsafe` is not set.
+        SandboxError: This is not Linux, the processor is not supported, or the launcher is not
+            installed.
     """
     if sys.platform != "linux":
         raise SandboxError(
@@ -92,20 +97,19 @@ def probe(
     for tier in TIERS:
         failure = try_tier(interpreter, tier, launcher)
         if failure is None:
-            return Probed(tier, tuple(missing), tuple(_ATTACKS))
+            return ProbeResult(tier, tuple(missing), tuple(_ATTACKS))
         missing.append(f"{tier.name}: {failure}")
     if not allow_unsafe:
-        raise SandboxError(
-            f"no sandbox for untrusted task code on this machine ({'; '.join(missing)}): "
-            f"{_REMEDIES}, or accept the risk with --allow_unsafe_sandbox"
+        raise IsolationError(
+            f"this machine cannot isolate untrusted task code ({'; '.join(missing)}): {_REMEDIES}"
         )
-    return Probed(UNSAFE, tuple(missing), ())
+    return ProbeResult(UNSAFE, tuple(missing), ())
 
 
 def try_tier(interpreter: Interpreter, tier: Tier, launcher: Launcher | None = None) -> str | None:
-    """Run a few attacks behind a tier's walls; what went wrong, or None: all were stopped."""
+    """Run the attacks in a tier; return what went wrong, or None if all were stopped."""
     items = [[code, ""] for code in _ATTACKS.values()]
-    limits = Limits()  # not the user's: the machine is on trial, not a tight budget
+    limits = Limits()  # not the user's: this tests the machine, not a tight budget
     try:
         zygote = Zygote(interpreter, "stdlib", tier, limits, launcher)
     except SandboxError as error:

@@ -1,4 +1,4 @@
-"""The sandbox that the rest of the package uses: workers behind bounded queues."""
+"""`Sandbox`, the sandbox's interface: calls that return futures, run by pools of workers."""
 
 import dataclasses
 import json
@@ -21,8 +21,8 @@ from acdc_jax.sandbox.worker_pool import WorkerPool, join
 from acdc_jax.sandbox.zygote import Zygote
 
 _JUDGE = "eval_with_llm_judge"
-# What turns text into code, so that one submission could meddle with the score of the next. Most
-# of sympy does: it evaluates any string that it is given.
+# Source that turns text into code, so that one submission could change the score of the next. Most
+# of sympy does so: it evaluates any string that it is given.
 _EXECUTES_TEXT = re.compile(
     r"(?<!\.)\b(?:eval|exec|compile)\b|__import__|import_module|\b(?:pickle|marshal|shelve)\b"
     r"|\bsympy\s*\.|\bfrom\s+sympy\b|\bsympy\s+as\b"
@@ -30,16 +30,16 @@ _EXECUTES_TEXT = re.compile(
 
 
 class Sandbox:
-    """Runs untrusted code, and nothing of it in this process.
+    """Runs untrusted code in other processes.
 
-    Every call is one fork of a sealed-off interpreter, so no call can change another one. The
-    methods return futures at once and block only while a queue is full, which keeps a fast
-    producer from filling memory. Do not call them from a future's callback: callbacks run on the
-    threads that empty the queue.
+    Each call is a fork of an isolated interpreter, so no call can affect another. The methods
+    return futures at once. They block only while a queue is full, so that a fast producer does not
+    fill the memory. Do not call them from a future's callback: callbacks run on the threads that
+    empty the queue.
 
     Attributes:
-        probed: which walls stand, and what was tried to find out.
-        limits: what one item may use.
+        isolation: The tier that works on this machine, and how that was tested.
+        limits: What one item may use.
     """
 
     def __init__(
@@ -51,32 +51,34 @@ class Sandbox:
         judge_workers: int = 16,
         launcher: Launcher | None = None,
     ) -> None:
-        """Probe the machine and start the workers.
+        """Find out how this machine can isolate code, and start the workers.
 
         Args:
-            workers: calls that run at once; they use the CPU.
-            limits: what one item may use.
-            allow_unsafe: go on where this machine cannot isolate.
-            judge: what `eval_with_llm_judge(instructions, submission, criteria)` calls, in this
-                process, on a worker's thread; it may block. Whatever it raises, or returns outside
-                [0, 1], makes the item's outcome `infrastructure`.
-            judge_workers: calls that run at once of families that ask the judge; they wait for it
-                most of the time.
-            launcher: one more wall around every zygote.
+            workers: Concurrent calls; they use the CPU.
+            limits: What one item may use.
+            allow_unsafe: Run code even if this machine cannot isolate it.
+            judge: Called for `eval_with_llm_judge(instructions, submission, criteria)`, in this
+                process, on a worker's thread. It may block. If it raises, or returns a number
+                outside [0, 1], the item's outcome is `infrastructure`.
+            judge_workers: Concurrent calls of families that ask the judge. They mostly wait for it.
+            launcher: Starts every zygote in another sandbox or container.
 
         Raises:
-            SandboxError: this machine cannot isolate untrusted code; the message says what is
+            ValueError: There is no worker.
+            IsolationError: This machine cannot isolate untrusted code; the message says what is
                 missing.
+            SandboxError: The operating system or processor is not supported, or the launcher is
+                not installed.
         """
         if workers < 1:
-            raise SandboxError(f"the sandbox needs at least one worker, not {workers}")
+            raise ValueError(f"the sandbox needs at least one worker, not {workers}")
         interpreter = find_interpreter()
-        self.probed = probe(interpreter, launcher, allow_unsafe=allow_unsafe)
+        self.isolation = probe(interpreter, launcher, allow_unsafe=allow_unsafe)
         self.limits = limits
         self._judge = judge
 
         def start(kind: str) -> Zygote:
-            return Zygote(interpreter, kind, self.probed.tier, limits, launcher)
+            return Zygote(interpreter, kind, self.isolation.tier, limits, launcher)
 
         def worker_pool(size: int, name: str) -> WorkerPool:
             return WorkerPool([Worker(start, interpreter.kind) for _ in range(size)], name)
@@ -86,8 +88,8 @@ class Sandbox:
 
     @property
     def tier(self) -> str:
-        """Which walls stand: full, landlock + seccomp, namespaces + seccomp, or unsafe."""
-        return self.probed.tier.name
+        """The isolation: full, landlock + seccomp, namespaces + seccomp, or unsafe."""
+        return self.isolation.tier.name
 
     def __enter__(self) -> Self:
         return self
@@ -99,30 +101,30 @@ class Sandbox:
         """Ask a family for its instances and their instructions.
 
         Args:
-            source: the text of task.py. Refused where it executes code or programs itself.
+            source: Text of `task.py`. It is refused if it executes dynamic code or programs.
 
         Returns:
-            A future of the report; it raises SandboxError when the sandbox itself failed.
+            A future of the report. It raises SandboxError if the sandbox itself failed.
         """
         payload = json.dumps([source, None]).encode()
 
         def ask(zygote: Zygote) -> Reply:
             return zygote.call(wire.INSPECT, payload, 1, self.limits)
 
-        def judge(reply: Reply) -> FamilyReport:
+        def parse(reply: Reply) -> FamilyReport:
             return family_report(reply, self.limits)
 
-        return self._workers.submit(lambda worker: worker.call(source, ask, judge))
+        return self._workers.submit(lambda worker: worker.call(source, ask, parse))
 
     def score(self, source: str, items: Sequence[tuple[JSON, str]]) -> Future[list[Outcome]]:
         """Score submissions to one family.
 
-        The items share a process until one of them ends it; those behind it go on in a fresh one.
-        Where scoring may execute a submission's text, each has a process of its own.
+        The items share a process until one of them ends it; the rest continue in a fresh process.
+        If scoring may execute the text of a submission, each item has a process of its own.
 
         Args:
-            source: the text of task.py.
-            items: pairs of an instance, as `inspect` reported it, and a submission.
+            source: Text of `task.py`.
+            items: Pairs of an instance, as `inspect` reported it, and a submission.
 
         Returns:
             A future of one outcome per item, in order.
@@ -134,7 +136,7 @@ class Sandbox:
 
         if self._judge_workers is None or _JUDGE not in source:
             return self._workers.submit(job(items))
-        # One by one: they wait for the judge side by side.
+        # One job per item, so that the items wait for the judge concurrently.
         return join([self._judge_workers.submit(job([item])) for item in items])
 
     def run(
@@ -148,14 +150,14 @@ class Sandbox:
         """Execute a submission, or a benchmark's program, and call one of its functions.
 
         Args:
-            source: Python.
-            function: what to call; None: executing the source is all.
-            args: its arguments, JSON data.
-            kwargs: the same, by name.
-            wall_s: seconds on the clock and of CPU, where they are not the limits' own.
+            source: Python source.
+            function: The function to call; None to only execute the source.
+            args: Its arguments, JSON data.
+            kwargs: Its keyword arguments, JSON data.
+            wall_s: Wall-clock and CPU seconds; None for those of the limits.
 
         Returns:
-            A future of what it returned.
+            A future of the result.
         """
 
         def job(worker: Worker) -> Result:
@@ -167,7 +169,7 @@ class Sandbox:
         return self._workers.submit(job)
 
     def close(self) -> None:
-        """End every process. Calls that have not finished raise SandboxError."""
+        """End every process. Unfinished calls raise SandboxError."""
         self._workers.close()
         if self._judge_workers is not None:
             self._judge_workers.close()
@@ -175,16 +177,18 @@ class Sandbox:
     def _score_all(
         self, worker: Worker, source: str, items: list[tuple[JSON, str]]
     ) -> list[Outcome]:
+        """Score items in as many children as it takes."""
         outcomes: list[Outcome] = []
-        most = 1 if _EXECUTES_TEXT.search(source) else wire.MAX_ITEMS
+        items_per_child = 1 if _EXECUTES_TEXT.search(source) else wire.MAX_ITEMS
         while len(outcomes) < len(items):
-            rest = items[len(outcomes) : len(outcomes) + most]
+            rest = items[len(outcomes) : len(outcomes) + items_per_child]
             outcomes += self._score(worker, source, rest)
         return outcomes
 
     def _score(self, worker: Worker, source: str, items: list[tuple[JSON, str]]) -> list[Outcome]:
+        """Score items in one child; return the outcomes of those it decides."""
         payload = json.dumps([source, items]).encode()
-        asks = any(name in source for name in task_helpers.NAMES)
+        may_ask = any(name in source for name in task_helpers.NAMES)
 
         def run(
             code: str, function: str, args: list[JSON], kwargs: dict[str, JSON], wall_s: float
@@ -199,14 +203,14 @@ class Sandbox:
                 len(items),
                 self.limits,
                 host_requests=host_requests,
-                eager=asks,
+                eager=may_ask,
             )
 
-        def judge(reply: Reply) -> list[Outcome]:
+        def parse(reply: Reply) -> list[Outcome]:
             return score_outcomes(reply, len(items), self.limits)
 
         try:
-            return worker.call(source, ask, judge)
+            return worker.call(source, ask, parse)
         except SandboxError as error:
             return [Outcome("infrastructure", None, str(error))] * len(items)
 
@@ -227,7 +231,7 @@ class Sandbox:
         def ask(zygote: Zygote) -> Reply:
             return zygote.call(wire.RUN, payload, 1, limits)
 
-        def judge(reply: Reply) -> Result:
+        def parse(reply: Reply) -> Result:
             return call_result(reply, limits)
 
-        return worker.call(source, ask, judge)
+        return worker.call(source, ask, parse)

@@ -1,4 +1,4 @@
-"""Starts a zygote's process and the channel to it, directly or inside a launcher."""
+"""Start a zygote's process and connect to it, directly or through a launcher."""
 
 import json
 import signal
@@ -16,35 +16,38 @@ from acdc_jax.sandbox.outcomes import SandboxError
 
 _START_S = 60.0  # importing sympy on a slow network file system
 _TICK_S = 0.1
-# What a batch system sends to every process of a job, whatever its session. The run hears it and
-# decides; a zygote or a child that died of it would be a lost call, or the task's own crash.
-_FOR_THE_RUN = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+# Batch systems send these signals to every process of a job, whatever its session. The run handles
+# them. A zygote or child that died of one would look like a lost call or a crash of the task.
+_BLOCKED_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
-Started = tuple[subprocess.Popen[bytes], socket.socket]
+_Connected = tuple[subprocess.Popen[bytes], socket.socket]
 
 
-def start(
+def start_zygote(
     interpreter: Interpreter, config: Mapping[str, Any], launcher: Launcher | None
-) -> Started:
-    """Start a zygote and wait until it has sealed itself off.
+) -> _Connected:
+    """Start a zygote and wait until it has isolated itself.
 
     Args:
-        interpreter: what runs it.
-        config: what it is told; the control channel is added here.
-        launcher: the wall around it, if any.
+        interpreter: Runs the zygote.
+        config: The zygote's configuration, without the control channel.
+        launcher: Starts the zygote, if any.
+
+    Returns:
+        The process and the parent's end of the control channel.
 
     Raises:
-        SandboxError: it did not start, or a wall that the configuration asks for is not to be had.
+        SandboxError: The zygote did not start, or the requested isolation is not available.
     """
     process, control = (
-        _inherited(interpreter, config)
+        _start_directly(interpreter, config)
         if launcher is None
-        else _launched(interpreter, config, launcher)
+        else _start_in_launcher(interpreter, config, launcher)
     )
     try:
         control.settimeout(_START_S)
         hello = control.recv(4096)
-        error = json.loads(hello)["error"] if hello else "it ended before it said anything"
+        error = json.loads(hello)["error"] if hello else "it ended without a message"
     except OSError as failure:
         error = str(failure)
     if error is not None:
@@ -56,7 +59,8 @@ def start(
     return process, control
 
 
-def _inherited(interpreter: Interpreter, config: Mapping[str, Any]) -> Started:
+def _start_directly(interpreter: Interpreter, config: Mapping[str, Any]) -> _Connected:
+    """Start a zygote that inherits its end of the control channel."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         command = _command(interpreter, {**config, "control": theirs.fileno()})
@@ -73,12 +77,14 @@ def _inherited(interpreter: Interpreter, config: Mapping[str, Any]) -> Started:
             raise
 
 
-def _launched(interpreter: Interpreter, config: Mapping[str, Any], launcher: Launcher) -> Started:
-    """Through a socket in a folder of ours: few launchers pass descriptors on."""
+def _start_in_launcher(
+    interpreter: Interpreter, config: Mapping[str, Any], launcher: Launcher
+) -> _Connected:
+    """Start a zygote that connects to a socket, because few launchers pass descriptors on."""
     with (
         # Not under TMPDIR: a socket's path has at most 107 bytes.
         tempfile.TemporaryDirectory(prefix="acdc-", dir="/tmp") as folder,
-        tempfile.TemporaryFile() as said,
+        tempfile.TemporaryFile() as errors,
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
     ):
         address = f"{folder}/control"
@@ -91,26 +97,34 @@ def _launched(interpreter: Interpreter, config: Mapping[str, Any], launcher: Lau
             (interpreter.prefix, interpreter.program, *interpreter.visible, *data_folders()),
             folder,
         )
-        process = _popen(launcher(launch), stderr=said)  # in our environment, the zygote in its own
-        end = time.monotonic() + _START_S
+        process = _popen(launcher(launch), stderr=errors)  # the launcher has our environment
+        deadline = time.monotonic() + _START_S
         while True:
             try:
                 return process, listener.accept()[0]
             except TimeoutError:
-                if process.poll() is None and time.monotonic() < end:
+                if process.poll() is None and time.monotonic() < deadline:
                     continue
             process.kill()
             process.wait()
-            raise SandboxError(f"the launcher {launcher} did not start a zygote: {_last(said)}")
+            raise SandboxError(
+                f"the launcher {launcher} did not start a zygote: {_last_line(errors)}"
+            )
 
 
 def _command(interpreter: Interpreter, config: Mapping[str, Any]) -> list[str]:
+    """Return the zygote's command line."""
     return [*interpreter.command, json.dumps(config), interpreter.program]
 
 
 def _popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    # Blocked signals stay so in whatever is started, launchers included; this thread's come later.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_RUN)
+    """Start a process in a session of its own.
+
+    Raises:
+        SandboxError: The program cannot be started.
+    """
+    # Child processes, also of launchers, inherit blocked signals. This thread gets its own later.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_SIGNALS)
     try:
         return subprocess.Popen(
             command,
@@ -126,7 +140,8 @@ def _popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _last(said: IO[bytes]) -> str:
-    said.seek(0)
-    lines = said.read(10_000).decode("utf-8", "replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "it said nothing")[:300]
+def _last_line(errors: IO[bytes]) -> str:
+    """Return the last non-empty line of a file."""
+    errors.seek(0)
+    lines = errors.read(10_000).decode("utf-8", "replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "no message")[:300]

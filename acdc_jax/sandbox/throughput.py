@@ -1,4 +1,4 @@
-"""How many calls a second a sandbox makes."""
+"""Measure how many calls per second a sandbox makes."""
 
 import time
 
@@ -12,7 +12,7 @@ class TaskFamily:
     def score(t, submission):
         return float(submission.strip() == t["answer"])
 """
-# The kind of zygote goes by the imports; the work is the same.
+# The imports decide the kind of zygote; the work is the same.
 SOURCES = {
     "standard library": _BODY,
     "numpy": f"import numpy{_BODY}",
@@ -22,36 +22,36 @@ _ITEM: tuple[JSON, str] = ({"answer": "7"}, "7")
 
 
 def calls_per_second(sandbox: Sandbox, source: str, batch: int, seconds: float) -> float:
-    """Scores per second, over all workers.
+    """Return scores per second, over all workers.
 
     Args:
-        sandbox: what to measure.
-        source: a family for which `({"answer": "7"}, "7")` scores 1.
-        batch: submissions per call, at most `wire.MAX_ITEMS` of which share a fork.
-        seconds: how long to measure, about.
+        sandbox: The sandbox to measure.
+        source: A family in which `({"answer": "7"}, "7")` scores 1.
+        batch: Submissions per call. At most `wire.MAX_ITEMS` of them share a fork.
+        seconds: Approximate duration.
 
     Raises:
-        SandboxError: a score is not what it should be.
+        SandboxError: A score is not 1.
     """
-    waves, done = 8, 0
-    began = time.monotonic()
+    calls_per_wave, scores = 8, 0
+    start = time.monotonic()
     for wave in range(1000):
-        futures = [sandbox.score(source, [_ITEM] * batch) for _ in range(waves)]
+        futures = [sandbox.score(source, [_ITEM] * batch) for _ in range(calls_per_wave)]
         for future in futures:
             wrong = [outcome for outcome in future.result() if outcome.score != 1.0]
             if wrong:
                 raise SandboxError(f"a call failed: {wrong[0].status}: {wrong[0].detail}")
         if wave == 0:
-            began = time.monotonic()  # the zygotes have started
+            start = time.monotonic()  # the zygotes have started
             continue
-        done += waves * batch
-        if time.monotonic() - began > seconds:
+        scores += calls_per_wave * batch
+        if time.monotonic() - start > seconds:
             break
-    return done / (time.monotonic() - began)
+    return scores / (time.monotonic() - start)
 
 
 def speeds(sandbox: Sandbox, seconds: float = 1.0) -> dict[str, tuple[float, float]]:
-    """Scores per second by kind of family: one per fork, and as many as share one."""
+    """Return kind of family → scores per second, with one and with `wire.MAX_ITEMS` per fork."""
     return {
         name: (
             calls_per_second(sandbox, source, 1, seconds),

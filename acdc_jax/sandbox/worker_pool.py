@@ -1,4 +1,4 @@
-"""Threads that empty a bounded queue of sandbox calls, each with a worker of its own."""
+"""A pool of threads, each with a worker, that run calls from one bounded queue."""
 
 import queue
 import threading
@@ -14,9 +14,10 @@ _QUEUE_PER_WORKER = 8
 
 
 class WorkerPool:
-    """Threads, each with a worker, that empty one bounded queue."""
+    """Threads, each with a worker, that run jobs from one bounded queue."""
 
     def __init__(self, workers: Sequence[Worker], name: str) -> None:
+        """Start one thread per worker, called `name`-0 and so on."""
         self.workers = workers
         self._queue: queue.Queue[Callable[[Worker], None] | None]
         self._queue = queue.Queue(maxsize=len(workers) * _QUEUE_PER_WORKER)
@@ -29,10 +30,10 @@ class WorkerPool:
             thread.start()
 
     def submit(self, job: Callable[[Worker], _T]) -> Future[_T]:
-        """Queue a job; blocks while the queue is full.
+        """Queue a job. Blocks while the queue is full.
 
         Raises:
-            SandboxError: the sandbox is closed.
+            SandboxError: The sandbox is closed.
         """
         future: Future[_T] = Future()
 
@@ -43,7 +44,7 @@ class WorkerPool:
                 if self._closed.is_set():
                     raise SandboxError("the sandbox was closed before the call ran")
                 result = job(worker)
-                if self._closed.is_set():  # it may have been cut short
+                if self._closed.is_set():  # the job may have been cut short
                     raise SandboxError("the sandbox was closed while the call ran")
             except BaseException as error:
                 future.set_exception(error)
@@ -56,7 +57,7 @@ class WorkerPool:
         return future
 
     def close(self) -> None:
-        """End every process; a judge that is being waited for is waited for."""
+        """End every process. Waits for calls of the judge that are in progress."""
         self._closed.set()
         for worker in self.workers:
             worker.close()
@@ -68,6 +69,7 @@ class WorkerPool:
             worker.discard()
 
     def _work(self, worker: Worker) -> None:
+        """Run jobs until the end mark."""
         while (run := self._queue.get()) is not None:
             run(worker)
 

@@ -1,4 +1,4 @@
-"""The parent's end of one zygote."""
+"""The parent's side of one zygote."""
 
 import contextlib
 import os
@@ -15,14 +15,14 @@ from acdc_jax.sandbox.interpreter import PRELOADED, Interpreter, data_folders
 from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.launchers import Launcher
 from acdc_jax.sandbox.outcomes import Limits
-from acdc_jax.sandbox.start_zygote import start
+from acdc_jax.sandbox.start_zygote import start_zygote
 
-_GRACE_S = 5.0  # for what no task's code takes part in
+_GRACE_S = 5.0  # for steps in which no task code runs
 _TICK_S = 0.05
 
 
 class Tier(NamedTuple):
-    """Which walls stand around the tasks' code."""
+    """A combination of kernel features that isolates task code."""
 
     name: str
     namespaces: bool
@@ -31,11 +31,11 @@ class Tier(NamedTuple):
 
 
 class ZygoteLost(Exception):
-    """The zygote died or fell silent, so nothing is known about the call it was in."""
+    """The zygote died or does not answer; nothing is known about the call."""
 
 
 class Zygote:
-    """A running zygote. Used by one thread at a time; `kill` may be called from any."""
+    """A running zygote. One thread at a time may use it; any thread may call `kill`."""
 
     def __init__(
         self,
@@ -45,16 +45,23 @@ class Zygote:
         limits: Limits,
         launcher: Launcher | None = None,
     ) -> None:
-        """Start it and wait until it is sealed.
+        """Start a zygote and wait until it has isolated itself.
+
+        Args:
+            interpreter: Runs the zygote.
+            kind: Which packages it preloads.
+            tier: How it is isolated.
+            limits: What one item may use.
+            launcher: Starts the zygote, if any.
 
         Raises:
-            SandboxError: a restriction of the tier cannot be had here, or it did not start.
+            SandboxError: The zygote did not start, or the tier is not available.
         """
         packages = interpreter.packages[kind]
         config = {
             "program": interpreter.program,
-            # Overmounted in the zygote's own mount namespace: a folder that surely exists and
-            # that holds nothing a task needs.
+            # The new root is mounted on this folder, in the zygote's own mount namespace. It exists
+            # and contains nothing that a task needs.
             "root": interpreter.program + "/jail",
             "paths": sorted({folder.rpartition("/")[0] for folder in packages}),
             "packages": interpreter.visible,
@@ -69,7 +76,7 @@ class Zygote:
             "output_bytes": limits.output_kb << 10,
             "processes": limits.processes,
         }
-        self.process, self._control = start(interpreter, config, launcher)
+        self.process, self._control = start_zygote(interpreter, config, launcher)
 
     def call(
         self,
@@ -81,18 +88,18 @@ class Zygote:
         host_requests: HostRequests | None = None,
         eager: bool = True,
     ) -> Reply:
-        """Fork one child, give it a payload, and collect what it says until it is dead.
+        """Fork a child, send it a payload, and collect what it sends until it is dead.
 
         Args:
-            operation: of `wire`.
-            payload: JSON of what the operation needs.
-            items: results that the child may send.
-            limits: of each item's time; the others are as the zygote was started with.
-            host_requests: answers its questions; without one, a question breaks the protocol.
-            eager: wake at everything that arrives, not only at its end and at each tick.
+            operation: `wire.INSPECT`, `wire.SCORE` or `wire.RUN`.
+            payload: The operation's arguments, as JSON.
+            items: Results that the child may send.
+            limits: The time of each item. Other limits are those of the zygote's start.
+            host_requests: Answers the child's questions; None if it may ask none.
+            eager: Wake up whenever something arrives, not only at the child's end and every tick.
 
         Raises:
-            ZygoteLost: start another zygote and call again.
+            ZygoteLost: The caller should start another zygote and call again.
         """
         token = secrets.token_bytes(wire.TOKEN_BYTES)
         header = wire.JOB.pack(token, operation, items, limits.cpu_s, len(payload))
@@ -102,7 +109,7 @@ class Zygote:
                 with theirs:
                     socket.send_fds(self._control, [wire.FORK], [theirs.fileno()])
                 ours.settimeout(_GRACE_S)
-                # A child that died early is told by its status.
+                # If the child has already died, its status tells why.
                 with contextlib.suppress(ConnectionError):
                     ours.sendall(header + payload)
                 ours.setblocking(False)
@@ -112,11 +119,12 @@ class Zygote:
             raise ZygoteLost(str(error)) from error
 
     def _collect(self, call: Call, limits: Limits, *, eager: bool) -> Reply:
-        """Wait for the child's end, and see to it that it comes.
+        """Wait for the child's end, and kill it if it takes too long.
 
-        Scores are few bytes: they wait in the socket until the child has ended or a tick has
-        passed, so that an ordinary call wakes this process (and its interpreter lock) once. Where
-        the child may ask, or its answer may exceed the socket's buffer, every arrival wakes us.
+        Scores are few bytes. They wait in the socket until the child has ended or a tick has
+        passed, so that an ordinary call wakes up this process (and takes its interpreter lock)
+        once. If the child may ask, or its answer may exceed the socket's buffer, every arrival
+        wakes up this process.
         """
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
@@ -132,40 +140,41 @@ class Zygote:
                 eager = False
             reply = call.reply
             if ended:
-                failed, reply.status, reply.cpu_s = self._status()
-                if failed:
-                    raise ZygoteLost(f"fork failed with errno {failed}")
-                by_kill = os.waitstatus_to_exitcode(reply.status) == -signal.SIGKILL
-                reply.killed = by_kill and not killed and reply.cpu_s < limits.cpu_s
+                fork_errno, reply.status, reply.cpu_s = self._status()
+                if fork_errno:
+                    raise ZygoteLost(f"fork failed with errno {fork_errno}")
+                died_of_kill = os.waitstatus_to_exitcode(reply.status) == -signal.SIGKILL
+                reply.killed = died_of_kill and not killed and reply.cpu_s < limits.cpu_s
                 return reply
             now = time.monotonic()
             if not killed:
-                # A whole frame is progress; single bytes are not, or a task that drips them would
-                # live for ever. Bounded by the number of items.
+                # A whole frame is progress; single bytes are not, or a task could live for ever by
+                # sending them slowly. The number of frames is bounded by the number of items.
                 deadline = now + limits.wall_s if progress else deadline + waited_s
-            broken = reply.forged is not None or reply.failed is not None
-            if not killed and (now > deadline or broken):
-                reply.timed_out = not broken
+            failed = reply.violation is not None or reply.request_failure is not None
+            if not killed and (now > deadline or failed):
+                reply.timed_out = not failed
                 self._control.send(wire.KILL)
                 killed, deadline = True, now + _GRACE_S
             elif killed and now > deadline:
                 raise ZygoteLost("a killed child did not end")
 
     def _status(self) -> tuple[int, int, float]:
+        """Return errno of a failed fork or 0, wait status, and CPU seconds."""
         packet = self._control.recv(64)
         if len(packet) != wire.STATUS.size:
             raise ZygoteLost("the zygote died")
-        failed, status, seconds = wire.STATUS.unpack(packet)
-        return failed, status, seconds
+        fork_errno, status, cpu_s = wire.STATUS.unpack(packet)
+        return fork_errno, status, cpu_s
 
     def kill(self) -> None:
-        """End it and everything in it, at once. The kernel ends a PID namespace with its init."""
-        with contextlib.suppress(OSError):  # a container outlives the program that started it
+        """End the zygote and its child at once. The kernel ends a PID namespace with its init."""
+        with contextlib.suppress(OSError):  # a container may outlive the program that started it
             self._control.shutdown(socket.SHUT_RDWR)
         self.process.kill()
         self.process.wait()
 
     def close(self) -> None:
-        """`kill`, and give back the descriptors."""
+        """Kill the zygote and close the descriptors."""
         self.kill()
         self._control.close()

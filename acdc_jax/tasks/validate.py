@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.sandbox import FamilyReport, Outcome, Sandbox
+from acdc_jax.sandbox import FamilyReport, Outcome, Sandbox, SandboxError
 from acdc_jax.tasks.llm import gather
 from acdc_jax.tasks.task import CheckedDraft, Draft, Json, Rejection
 
@@ -97,9 +97,16 @@ def source_flaw(source: str) -> str | None:
 
 
 async def _submit(call: Callable[[], Future[T]]) -> T:
-    """Return the result of a sandbox call."""
+    """Return the result of a sandbox call.
+
+    Raises:
+        AcdcError: The sandbox failed.
+    """
     loop = asyncio.get_running_loop()
-    return await asyncio.wrap_future(await loop.run_in_executor(_SUBMITTERS, call))
+    try:
+        return await asyncio.wrap_future(await loop.run_in_executor(_SUBMITTERS, call))
+    except SandboxError as error:
+        raise AcdcError(str(error)) from error
 
 
 def _trial_items(draft: Draft, report: FamilyReport) -> list[tuple[Json, str]]:

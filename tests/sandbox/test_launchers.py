@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from acdc_jax.errors import ConfigError
 from acdc_jax.sandbox import Limits, Outcome, Sandbox, SandboxError, launchers
 from acdc_jax.sandbox.launchers import Launch
 
@@ -53,7 +52,7 @@ def test_where_namespaces_are_refused(
     )
     with Sandbox(1, LIMITS, launcher=bubblewrap) as sandbox:
         assert sandbox.tier == "landlock + seccomp"
-        assert sandbox.probed.missing[0].startswith("full: ")
+        assert sandbox.isolation.missing[0].startswith("full: ")
         assert sandbox.score(family("return 1"), [(None, "")]).result()[0].score == 1.0
 
 
@@ -100,7 +99,7 @@ def test_containers_have_no_network_and_see_little(name: str) -> None:
     ],
 )
 def test_nonsense_is_refused(text: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ValueError, match=words):
         launchers.parse(text)
 
 

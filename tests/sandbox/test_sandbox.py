@@ -15,6 +15,7 @@ import pytest
 
 from acdc_jax.sandbox import (
     FamilyReport,
+    IsolationError,
     Limits,
     Outcome,
     Sandbox,
@@ -258,7 +259,7 @@ def test_zygotes_die_with_this_process() -> None:
 
 def test_unsafe_must_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("acdc_jax.sandbox.probe.TIERS", ())
-    with pytest.raises(SandboxError, match="--allow_unsafe_sandbox"):
+    with pytest.raises(IsolationError, match="cannot isolate"):
         Sandbox(1, LIMITS)
     with Sandbox(1, LIMITS, allow_unsafe=True) as sandbox:
         assert sandbox.tier == "unsafe"
@@ -281,5 +282,5 @@ def test_other_processors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reports_are_values() -> None:
     assert FamilyReport({}, {}, "x") == FamilyReport({}, {}, "x")
-    with pytest.raises(SandboxError, match="worker"):
+    with pytest.raises(ValueError, match="worker"):
         Sandbox(0, LIMITS)

@@ -1,6 +1,6 @@
-"""What runs on the far side of the sandbox's wall.
+"""The code that runs inside the sandbox's processes.
 
-These modules are loaded twice: by the parent, for the frame format (`wire`), and as the package
-`jail` by a bare interpreter that becomes a *zygote*. They therefore import nothing but the
-standard library and one another, relatively.
+The modules are loaded twice: by the parent, for the message format (`wire`), and by a bare
+interpreter that becomes a *zygote*, as the package `jail`. They therefore import only the standard
+library and each other, relatively.
 """

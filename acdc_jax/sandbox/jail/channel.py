@@ -1,4 +1,4 @@
-"""A child's end of the job channel."""
+"""The child's end of the job channel."""
 
 import json
 import os
@@ -6,26 +6,26 @@ from typing import Any
 
 from . import wire
 
-JOB = 3  # the descriptor of the job channel
+JOB = 3  # descriptor of the job channel
 
 
 def read(length: int) -> bytes:
-    """Exactly `length` bytes from the parent; the process ends if the parent gives up."""
+    """Read exactly `length` bytes from the parent. The process exits if the parent closes."""
     data = bytearray()
     while len(data) < length:
-        more = os.read(JOB, length - len(data))
-        if not more:
+        chunk = os.read(JOB, length - len(data))
+        if not chunk:
             os._exit(70)
-        data += more
+        data += chunk
     return bytes(data)
 
 
 class Channel:
-    """Frames to the parent about the item that is being worked on, and its answers."""
+    """Sends frames about the current item to the parent, and reads its answers."""
 
-    def __init__(self, token: bytes, most: int) -> None:
-        """`most`: bytes of a frame's body."""
-        self.token, self.most, self.item = token, most, 0
+    def __init__(self, token: bytes, max_body: int) -> None:
+        """Send frames with `token` and at most `max_body` bytes each."""
+        self.token, self.max_body, self.item = token, max_body, 0
 
     def send(self, tag: int, body: bytes = b"") -> None:
         """Send one frame."""
@@ -34,10 +34,10 @@ class Channel:
             data = data[os.write(JOB, data) :]
 
     def ask(self, question: list[Any]) -> tuple[int, Any]:
-        """Send an ASK frame and wait for the parent's verdict, with a value or a text."""
+        """Ask the parent; return its verdict (see `wire`) and a value or a text."""
         body = json.dumps(question, allow_nan=False).encode()
-        if len(body) > self.most:
-            return wire.REFUSED, f"a helper's arguments exceed {self.most // 1024} KiB"
+        if len(body) > self.max_body:
+            return wire.REFUSED, f"a helper's arguments exceed {self.max_body // 1024} KiB"
         self.send(wire.ASK, body)
         verdict, length = wire.REPLY.unpack(read(wire.REPLY.size))
         return verdict, json.loads(read(length))

@@ -1,9 +1,9 @@
 """Isolation that is set up anew for every child.
 
-A PID namespace, so that it sees nobody and nothing of it survives it; a scratch folder, bounded in
-bytes and names; Landlock; no capability; the filter of system calls. Whatever can be prepared is
-prepared in the zygote: each page that a child writes to is copied first, and that is most of what
-a fork costs.
+It consists of a PID namespace, in which the child sees no other process and nothing outlives it; a
+scratch folder with limited bytes and names; Landlock; dropped capabilities; and the system-call
+filter. As much as possible is prepared in the zygote, because each page that a child writes to is
+copied first, which is most of the cost of a fork.
 """
 
 import os
@@ -18,7 +18,7 @@ _CAREFUL = syscalls.NOSUID | syscalls.NODEV | syscalls.NOEXEC
 
 
 class ChildIsolation:
-    """What a zygote does around every fork."""
+    """What a zygote and its child do around every fork."""
 
     def __init__(
         self, config: dict[str, Any], own_namespace: int | None, read_only: Sequence[str]
@@ -45,30 +45,31 @@ class ChildIsolation:
         syscalls.set_dumpable(False)
 
     def before_fork(self) -> None:
-        """In the zygote."""
+        """Prepare a fork. Called in the zygote."""
         if self._namespaces:
             self._renew()
 
     def seal(self) -> None:
-        """In the child, while it still has the zygote's descriptors."""
+        """Isolate the child. Called in the child, which still has the zygote's descriptors."""
         if self._namespaces:
             os.chdir(zygote_isolation.SCRATCH)
-        else:  # there, the end of the zygote is the end of its namespace
+        else:  # with namespaces, the zygote's end is the end of the child's namespace
             syscalls.die_with_parent()
         for restrict in self._seal:
             restrict()
 
-    def after(self) -> None:
-        """In the zygote, once the child is dead: nothing that it wrote is left."""
+    def after_child(self) -> None:
+        """Remove the dead child's files. Called in the zygote."""
         if self._namespaces and self._scratch_use() != self._clean:
             syscalls.unmount(zygote_isolation.SCRATCH)
             self._mount_scratch()
 
     def _mount_scratch(self) -> None:
+        """Mount an empty scratch folder."""
         options = f"size={self._scratch_bytes},nr_inodes={_INODES},mode=0700"
         syscalls.mount("tmpfs", zygote_isolation.SCRATCH, "tmpfs", _CAREFUL, options)
 
     def _scratch_use(self) -> tuple[int, int]:
-        """Free blocks and names: what a child deletes by itself leaves no trace."""
+        """Return the free blocks and names, which are unchanged if a child deleted its files."""
         usage = os.statvfs(zygote_isolation.SCRATCH)
         return usage.f_bfree, usage.f_ffree

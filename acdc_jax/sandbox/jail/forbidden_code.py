@@ -1,8 +1,8 @@
-"""What a task's source may not say: refused when a draft is checked, before any of it runs.
+"""Refuse task source that uses dynamic code, processes or sockets, before any of it runs.
 
-A lint, not a wall. An honest task has no use for these (a submission's functions are called
-through `get_function_name_to_callable`), and one that executes a submission in its own process
-hands it the answer.
+This is a lint, not isolation. An honest task needs none of these: it calls a submission's functions
+through `get_function_name_to_callable`. A task that executed a submission in its own process would
+hand it the answer.
 """
 
 import ast
@@ -24,27 +24,28 @@ _PROGRAMS = frozenset(
 
 
 class ForbiddenCode(Exception):
-    """The source uses something that a task has no honest use for."""
+    """The source uses something that no honest task needs."""
 
 
 def check(source: str) -> None:
-    """Raise for a source that uses dynamic code, processes or sockets.
+    """Check that a source uses no dynamic code, processes or sockets.
 
     Raises:
-        ForbiddenCode: names the first use and its line.
-        SyntaxError: it is not Python.
+        ForbiddenCode: It does; the message names the first use and its line.
+        SyntaxError: The source is not Python.
     """
     for node in ast.walk(ast.parse(source)):
-        found = _forbidden(node)
-        if found is not None:
+        name = _forbidden_name(node)
+        if name is not None:
             line = getattr(node, "lineno", 0)
             raise ForbiddenCode(
-                f"line {line} uses {found}, which a task may not; to run a submission's functions "
+                f"line {line} uses {name}, which a task may not; to run a submission's functions "
                 "call get_function_name_to_callable(submission)"
             )
 
 
-def _forbidden(node: ast.AST) -> str | None:
+def _forbidden_name(node: ast.AST) -> str | None:
+    """Return what a node uses although it may not, or None."""
     if isinstance(node, ast.Name) and node.id in _NAMES:
         return node.id
     if isinstance(node, ast.Import):

@@ -1,8 +1,8 @@
-"""Landlock: which files a process may touch, whatever its user id and its mounts say.
+"""Landlock: limits which files a process can use, whatever its user id and mounts.
 
-One of two independent walls around the file system (the other is the mount namespace), and the
-only one where a container refuses namespaces. Needs Linux 5.13; every right that the running
-kernel knows is denied except reading the listed paths.
+The file system is protected by Landlock and, independently, by the mount namespace. Where a
+container refuses namespaces, there is only Landlock. It needs Linux 5.13. Every right that the
+running kernel knows is denied, except those on the listed paths.
 """
 
 import ctypes
@@ -23,20 +23,24 @@ READ = _READ_FILE | _READ_DIR
 READ_WRITE = _READ_FILE | _WRITE_FILE | _TRUNCATE
 SCRATCH = READ_WRITE | _READ_DIR | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER
 
-_RIGHTS_OF_ABI = {1: 13, 2: 14, 3: 15, 4: 15}  # later ones know 16
+_RIGHTS_OF_ABI = {1: 13, 2: 14, 3: 15, 4: 15}  # later versions have 16
 
 
 def abi() -> int:
-    """The version that the kernel speaks; raises OSError where there is none."""
+    """Return the kernel's version of Landlock.
+
+    Raises:
+        OSError: The kernel has no Landlock.
+    """
     return syscalls.syscall("Landlock", _CREATE, None, ctypes.c_size_t(0), 1)
 
 
 def ruleset(rules: Iterable[tuple[str, int]]) -> int:
-    """A descriptor of the ruleset that grants each path (and what is below it) its rights."""
+    """Return a descriptor of the ruleset that grants each path and its contents their rights."""
     version = abi()
     mask = (1 << _RIGHTS_OF_ABI.get(version, 16)) - 1
     network = 3 if version >= 4 else 0  # bind and connect over TCP
-    scope = 3 if version >= 6 else 0  # abstract unix sockets and signals to strangers
+    scope = 3 if version >= 6 else 0  # abstract unix sockets, and signals to other processes
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     attributes = struct.pack("<QQQ", mask, network, scope)
     descriptor = syscalls.syscall("Landlock", _CREATE, attributes, ctypes.c_size_t(size), 0)
@@ -56,5 +60,5 @@ def ruleset(rules: Iterable[tuple[str, int]]) -> int:
 
 
 def enforcer(descriptor: int) -> Callable[[], None]:
-    """A function that restricts the calling process, and whatever it starts, for ever."""
+    """Return a function that restricts the calling process, and what it starts, for ever."""
     return syscalls.prepared("landlock_restrict_self", _RESTRICT_SELF, descriptor, 0)

@@ -1,8 +1,8 @@
-"""The child: reads its job, runs untrusted code, sends frames, exits.
+"""The child: read a job, run untrusted code, send frames, exit.
 
-Everything here shares an interpreter with hostile code from the moment the source is executed.
-Nothing in this file is a wall: it reports honestly for honest tasks, and the parent believes only
-what any task may say about itself (its own score, between 0 and 1, or that it failed).
+From the moment that the source is executed, this code shares an interpreter with hostile code. It
+isolates nothing: it reports honestly for honest tasks, and the parent believes only what any task
+may say about itself (a score between 0 and 1, or that it failed).
 """
 
 import json
@@ -23,29 +23,29 @@ TASK, SUBMISSION = "task", "submission"
 
 
 def set_limits(config: dict[str, Any]) -> None:
-    """Limits of one child, which its zygote could not live under."""
-    if config["namespaces"]:  # elsewhere the limit counts every process of the user
+    """Set the limits of a child that its zygote must not have."""
+    if config["namespaces"]:  # without them, the limit counts every process of the user
         resource.setrlimit(resource.RLIMIT_NPROC, (config["processes"],) * 2)
 
 
 def run(config: dict[str, Any]) -> NoReturn:
-    """Do the job on descriptor `JOB` and exit."""
+    """Run the job on descriptor `JOB` and exit."""
     token, operation, items, cpu_s, length = wire.JOB.unpack(read(wire.JOB.size))
-    # The hard limit is for all items, since nobody can raise it; the soft one, which says so with
-    # SIGXCPU, is each item's, and deaf to it is only the first process of a PID namespace.
-    most_cpu = (cpu_s + 1) * items
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, most_cpu))
+    # The hard limit is for all items, because it cannot be raised. The soft limit is for each item
+    # and sends SIGXCPU, which only the first process of a PID namespace ignores.
+    max_cpu = (cpu_s + 1) * items
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, max_cpu))
     channel = Channel(token, config["output_bytes"])
     payload = read(length)
     channel.send(wire.READY)
     source, job = json.loads(payload)
     del payload
     name = SUBMISSION if operation == wire.RUN else TASK
-    given = task_helpers.make_helpers(channel.ask) if operation == wire.SCORE else {}
+    helpers = task_helpers.make_helpers(channel.ask) if operation == wire.SCORE else {}
     try:
         if operation == wire.INSPECT:
             forbidden_code.check(source)
-        module = load(source, name, given)
+        module = load(source, name, helpers)
         family = None if operation == wire.RUN else _family(module)
     except BaseException as error:
         _send_error(channel, error, name)
@@ -53,7 +53,7 @@ def run(config: dict[str, Any]) -> NoReturn:
     channel.send(wire.LOADED)
     if operation == wire.SCORE:
         for channel.item, (instance, submission) in enumerate(job):
-            _fresh_budget(cpu_s, most_cpu)
+            _start_cpu_budget(cpu_s, max_cpu)
             _score(channel, family, instance, submission)
     elif operation == wire.INSPECT:
         _inspect(channel, family)
@@ -62,30 +62,32 @@ def run(config: dict[str, Any]) -> NoReturn:
     os._exit(0)
 
 
-def load(source: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Execute a source, with `given` among its globals, and return them all."""
+def load(source: str, name: str, helpers: Mapping[str, Any]) -> dict[str, Any]:
+    """Execute a source, with the helpers among its globals, and return all globals."""
     module = types.ModuleType(name)
-    module.__dict__.update(given)
-    sys.modules[name] = module  # dataclasses look their own module up there
+    module.__dict__.update(helpers)
+    sys.modules[name] = module  # dataclasses look up their module there
     random.seed(0)
     exec(compile(source, f"{name}.py", "exec", dont_inherit=True), module.__dict__)
     return module.__dict__
 
 
 def _family(module: Mapping[str, Any]) -> Any:
+    """Return the class `TaskFamily`."""
     family = module.get("TaskFamily")
     if family is None:
         raise NameError("task.py defines no class TaskFamily")
     return family
 
 
-def _fresh_budget(cpu_s: int, most: int) -> None:
-    """Let this item use `cpu_s` more seconds of CPU, whatever the ones before it used."""
-    soft = min(math.ceil(time.process_time()) + cpu_s, most)
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, most))
+def _start_cpu_budget(cpu_s: int, hard_limit: int) -> None:
+    """Let the next item use `cpu_s` CPU seconds, whatever earlier items used."""
+    soft_limit = min(math.ceil(time.process_time()) + cpu_s, hard_limit)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft_limit, hard_limit))
 
 
 def _score(channel: Channel, family: Any, instance: Any, submission: str) -> None:
+    """Score a submission and send the score or the error."""
     # An item's score must not depend on which items were scored before it.
     random.seed(0)
     if "numpy" in sys.modules:
@@ -99,9 +101,9 @@ def _score(channel: Channel, family: Any, instance: Any, submission: str) -> Non
 
 
 def as_float(score: object) -> float:
-    """The score as a double; only plain ints and floats (and numpy's own) are numbers here."""
+    """Return the score as a float. Only plain ints and floats, also of numpy, are numbers here."""
     if score is None:
-        raise ValueError("score returned None, which asks for scoring by hand")
+        raise ValueError("score returned None, not a number")
     kind = type(score)
     numpy = sys.modules.get("numpy")
     if numpy is not None and kind in (numpy.float64, numpy.float32, numpy.int64, numpy.int32):
@@ -115,12 +117,13 @@ def as_float(score: object) -> float:
 
 
 def _inspect(channel: Channel, family: Any) -> None:
+    """Send the family's instances and instructions, or the error."""
     try:
         tasks = family.get_tasks()
         if type(tasks) is not dict or not 1 <= len(tasks) <= wire.MAX_INSTANCES:
             raise ValueError(f"get_tasks must return a dict of 1 to {wire.MAX_INSTANCES} instances")
         wire.check_plain(tasks)
-        tasks = json.loads(json.dumps(tasks, allow_nan=False))  # what score will be given
+        tasks = json.loads(json.dumps(tasks, allow_nan=False))  # what `score` will get
         instructions = {}
         for name, instance in tasks.items():
             text = family.get_instructions(instance)
@@ -128,8 +131,8 @@ def _inspect(channel: Channel, family: Any) -> None:
                 raise ValueError(f"get_instructions returned a {type(text).__name__:.60}")
             instructions[name] = text
         body = json.dumps([tasks, instructions], allow_nan=False).encode()
-        if len(body) > channel.most:
-            raise ValueError(f"instances and instructions exceed {channel.most // 1024} KiB")
+        if len(body) > channel.max_body:
+            raise ValueError(f"instances and instructions exceed {channel.max_body // 1024} KiB")
     except BaseException as error:
         _send_error(channel, error, TASK)
     else:
@@ -143,6 +146,7 @@ def _call(
     args: list[Any],
     kwargs: dict[str, Any],
 ) -> None:
+    """Call a function of the submission; send its result or the error."""
     try:
         value = None
         if name is not None:
@@ -151,8 +155,8 @@ def _call(
             value = module[name](*args, **kwargs)
         wire.check_plain(value)
         body = json.dumps(value, allow_nan=False).encode()
-        if len(body) > channel.most:
-            raise ValueError(f"{name} returned more than {channel.most // 1024} KiB")
+        if len(body) > channel.max_body:
+            raise ValueError(f"{name} returned more than {channel.max_body // 1024} KiB")
     except BaseException as error:
         _send_error(channel, error, SUBMISSION)
     else:
@@ -160,6 +164,7 @@ def _call(
 
 
 def _send_error(channel: Channel, error: BaseException, name: str) -> None:
+    """Send an error, with the line of the source where it was raised."""
     tag = wire.ERROR
     if isinstance(error, MemoryError):
         tag = wire.MEMORY

@@ -1,8 +1,8 @@
 """The system-call filter of a child: an allow-list compiled to classic BPF.
 
-Everything that is not named here fails with EPERM, so whatever the kernel learns next is denied
-too. `clone3` and numbers newer than the table say ENOSYS instead: the C library then falls back
-to the older call, whose flags (unlike those behind clone3's pointer) a filter can read.
+Every call that is not listed here fails with EPERM, also calls that future kernels add. `clone3`
+and numbers newer than the table fail with ENOSYS instead: the C library then falls back to the
+older call, whose flags a filter can read, unlike those behind clone3's pointer.
 """
 
 import ctypes
@@ -41,12 +41,12 @@ poll 7 -  ppoll 271 73  select 23 -  pselect6 270 72  epoll_create1 291 20
 epoll_ctl 233 21  epoll_wait 232 -  epoll_pwait 281 22  eventfd2 290 19
 recvfrom 45 207  exit 60 93  exit_group 231 94
 """
-# Allowed only for some arguments, or refused in a special way.
+# Allowed only with some arguments, or refused in a special way.
 _CHECKED = """
 clone 56 220  clone3 435 435  prlimit64 302 261  fcntl 72 25  ioctl 16 29
 socketpair 53 199  sendto 44 206  open 2 -  openat 257 56
 """
-_NEWEST = 452  # numbers from here on did not exist when the table was written
+_NEWEST = 452  # the first number that did not exist when the table was written
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 MACHINES = tuple(_AUDIT_ARCH)
@@ -64,7 +64,7 @@ _AF_UNIX = 1
 
 
 def numbers(machine: str, table: str = _NUMBERS) -> dict[str, int]:
-    """System-call numbers of `table` on `machine` ("x86_64" or "aarch64")."""
+    """Return the system-call numbers of `table` on `machine` ("x86_64" or "aarch64")."""
     words = table.split()
     column = {"x86_64": 1, "aarch64": 2}[machine]
     rows = (words[i : i + 3] for i in range(0, len(words), 3))
@@ -72,27 +72,30 @@ def numbers(machine: str, table: str = _NUMBERS) -> dict[str, int]:
 
 
 def _op(code: int, k: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    """Return one `struct sock_filter`."""
     return struct.pack("<HBBI", code, if_true, if_false, k)
 
 
 def _low(argument: int) -> bytes:
+    """Load the low word of an argument."""
     return _op(_LOAD, 16 + 8 * argument)
 
 
 def _high(argument: int) -> bytes:
+    """Load the high word of an argument."""
     return _op(_LOAD, 20 + 8 * argument)
 
 
 def _any_of(argument: int, values: tuple[int, ...]) -> list[bytes]:
-    """Allow when the low word of the argument is one of `values` (the kernel reads 32 bits)."""
+    """Allow if the low word of the argument is one of `values`; the kernel reads 32 bits."""
     tests = [_op(_EQUAL, v, len(values) - i, 0) for i, v in enumerate(values)]
     return [_low(argument), *tests, _op(_RETURN, _DENY), _op(_RETURN, _ALLOW)]
 
 
 def _no_truncation(argument: int) -> list[bytes]:
-    """Allow the flags of an open that do not truncate what is opened for reading.
+    """Allow the flags of an open unless they truncate a file that is opened for reading.
 
-    Landlock before Linux 6.2 takes that for reading.
+    Landlock before Linux 6.2 treats such an open as reading.
     """
     read_only_truncate = 0o1000  # O_RDONLY | O_TRUNC, out of O_ACCMODE | O_TRUNC
     return [
@@ -105,17 +108,17 @@ def _no_truncation(argument: int) -> list[bytes]:
 
 
 def _zero(argument: int) -> list[bytes]:
-    """Fall through when all 64 bits of the argument are 0; deny otherwise."""
+    """Continue if all 64 bits of the argument are 0; deny otherwise."""
     deny = _op(_RETURN, _DENY)
     return [_low(argument), _op(_EQUAL, 0, 1), deny, _high(argument), _op(_EQUAL, 0, 1), deny]
 
 
 def build(machine: str = syscalls.MACHINE) -> bytes:
-    """The filter as an array of `struct sock_filter`."""
+    """Return the filter as an array of `struct sock_filter`."""
     allow = _op(_RETURN, _ALLOW)
     deny = _op(_RETURN, _DENY)
     rules = {
-        # Threads, which numpy and concurrent.futures need, but never a process or a namespace.
+        # Allow threads, which numpy and concurrent.futures need, but no process or namespace.
         "clone": [
             _low(0),
             _op(_AND, _THREAD | _NAMESPACES),
@@ -124,22 +127,22 @@ def build(machine: str = syscalls.MACHINE) -> bytes:
             deny,
         ],
         "clone3": [_op(_RETURN, _UNKNOWN)],
-        # Of oneself only: reading any limit, and setting RLIMIT_CPU (0), because the runner gives
-        # every item a new budget below a hard limit that nobody can raise.
+        # Only of this process: allow reading any limit, and setting RLIMIT_CPU (0), because the
+        # runner gives every item a new budget. Nobody can raise the hard limit.
         "prlimit64": [*_zero(0), _low(1), _op(_EQUAL, 0, 0, 1), allow, *_zero(2), allow],
         "fcntl": _any_of(1, _FCNTL),
         "ioctl": _any_of(1, _IOCTL),
-        "socketpair": _any_of(0, (_AF_UNIX,)),  # asyncio wakes itself through one
+        "socketpair": _any_of(0, (_AF_UNIX,)),  # asyncio wakes itself up through one
         "open": _no_truncation(1),
         "openat": _no_truncation(2),
-        "sendto": [*_zero(4), allow],  # send() on such a pair; never to an address
+        "sendto": [*_zero(4), allow],  # send() on such a pair, never to an address
     }
     program = [
         _op(_LOAD, 4),
         _op(_EQUAL, _AUDIT_ARCH[machine], 1, 0),
         _op(_RETURN, _KILL),
         _op(_LOAD, 0),
-        _op(_AT_LEAST, 0x40000000, 0, 1),  # the x32 twins of the x86-64 calls
+        _op(_AT_LEAST, 0x40000000, 0, 1),  # the x32 versions of the x86-64 calls
         _op(_RETURN, _KILL),
     ]
     for name, number in numbers(machine, _CHECKED).items():
@@ -158,10 +161,10 @@ class _Program(ctypes.Structure):
 
 
 def installer() -> Callable[[], None]:
-    """A function that filters the calling process, and whatever it starts, for ever.
+    """Return a function that filters the calling process, and what it starts, for ever.
 
-    Everything is prepared here, in the zygote: each page that a child writes to is copied first,
-    and that is most of what a fork costs.
+    Everything is prepared here, in the zygote, because each page that a child writes to is copied
+    first, which is most of the cost of a fork.
     """
     program = build()
     argument = _Program(len(program) // 8, program)

@@ -1,7 +1,6 @@
-"""System calls that the standard library does not offer, through ctypes.
+"""System calls that the standard library lacks, through ctypes.
 
-The packages on PyPI that wrap seccomp and Landlock are stale or need a compiler, and a user of a
-cluster node can rely on neither.
+The packages on PyPI that wrap seccomp and Landlock are unmaintained or need a compiler.
 """
 
 import ctypes
@@ -28,7 +27,7 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 
 def check(result: int, what: str) -> int:
-    """Return `result`, or raise OSError with the thread's errno when it is negative."""
+    """Return `result`; raise OSError with the thread's errno if it is negative."""
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, f"{what}: {os.strerror(error)}")
@@ -36,12 +35,12 @@ def check(result: int, what: str) -> int:
 
 
 def syscall(what: str, number: int, *arguments: Any) -> int:
-    """A raw system call; `what` is its name in the error. Plain ints are passed as longs."""
+    """Make a raw system call, called `what` in errors. Plain ints are passed as longs."""
     return check(_libc.syscall(*_longs(number, *arguments)), what)
 
 
 def prepared(what: str, number: int, *arguments: Any) -> Callable[[], None]:
-    """A raw system call with its arguments already converted, to be made once and cheaply."""
+    """Return a function that makes a raw system call, with its arguments already converted."""
     function, longs = _libc.syscall, _longs(number, *arguments)
 
     def call() -> None:
@@ -51,31 +50,33 @@ def prepared(what: str, number: int, *arguments: Any) -> Callable[[], None]:
 
 
 def _longs(*arguments: Any) -> list[Any]:
+    """Convert ints to C longs."""
     return [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
 
 
 def _prctl(what: str, option: int, a: int = 0, b: int = 0) -> None:
+    """Call prctl(2)."""
     zero = ctypes.c_ulong(0)
     check(_libc.prctl(option, ctypes.c_ulong(a), ctypes.c_ulong(b), zero, zero), what)
 
 
 def die_with_parent() -> None:
-    """SIGKILL for this process when its parent dies. A change of user id undoes it."""
+    """Kill this process when its parent dies. A change of user id undoes this."""
     _prctl("PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG, 9)
 
 
 def set_dumpable(dumpable: bool) -> None:
-    """Whether others of the same user may look into this process through /proc and ptrace."""
+    """Set whether the same user's processes may inspect this one through /proc and ptrace."""
     _prctl("PR_SET_DUMPABLE", _PR_SET_DUMPABLE, int(dumpable))
 
 
 def no_new_privileges() -> None:
-    """Needed before an unprivileged process may install a filter or a Landlock ruleset."""
+    """Give up new privileges, so that this process may install a filter or Landlock ruleset."""
     _prctl("PR_SET_NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, 1)
 
 
 def capability_dropper() -> Callable[[], None]:
-    """A function that empties all sets of capabilities, the ambient too. There is no way back."""
+    """Return a function that drops all capabilities, also the ambient ones, for ever."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     none = (ctypes.c_uint32 * 6)()
 
@@ -87,15 +88,15 @@ def capability_dropper() -> Callable[[], None]:
 
 
 def unshare(flags: int) -> None:
-    """Leave the namespaces named by `flags`."""
+    """Enter new namespaces of the kinds in `flags`."""
     check(_libc.unshare(flags), "unshare")
 
 
 def pid_namespaces(own: int) -> Callable[[], None]:
-    """A function after which the next fork is the first process of a PID namespace of its own.
+    """Return a function after which the next fork is the first process of a new PID namespace.
 
     Args:
-        own: descriptor of the caller's PID namespace, to which its forks must be set back first.
+        own: Descriptor of the caller's PID namespace, into which its forks must be reset first.
     """
 
     def renew() -> None:
@@ -106,12 +107,12 @@ def pid_namespaces(own: int) -> Callable[[], None]:
 
 
 def unmount(target: str) -> None:
-    """umount2(2), at once even if it is in use."""
+    """Unmount a file system, even if it is in use."""
     check(_libc.umount2(target.encode(), _DETACH), f"umount of {target}")
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str = "") -> None:
-    """mount(2)."""
+    """Mount a file system; see mount(2)."""
     check(
         _libc.mount(
             None if source is None else source.encode(),
@@ -125,7 +126,7 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, data: s
 
 
 def pivot_root_here() -> None:
-    """Make the current directory the root and let go of the old one."""
+    """Make the current folder the root, and unmount the old root."""
     syscall("pivot_root", _PIVOT_ROOT[MACHINE], b".", b".")
     check(_libc.umount2(b".", _DETACH), "umount of the old root")
     os.chdir("/")

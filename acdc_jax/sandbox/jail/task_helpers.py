@@ -1,7 +1,7 @@
-"""What task code may call besides Python: the two helpers, and the errors they raise.
+"""Functions that task code can call, and the errors that they raise.
 
-Their arguments leave over the job channel, as JSON, and the parent decides what to answer. A
-submission's functions run in a process of their own, so the one that holds the answer never
+Their arguments go to the parent over the job channel, as JSON, and the parent decides what to
+answer. A submission's functions run in another process, so that the process with the answer never
 executes them.
 """
 
@@ -17,20 +17,20 @@ NAMES = ("eval_with_llm_judge", "get_function_name_to_callable", "call_submissio
 
 _FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 
-Ask = Callable[[list[Any]], tuple[int, Any]]  # a question -> verdict (see `wire`), value or text
+Ask = Callable[[list[Any]], tuple[int, Any]]  # question → verdict (see `wire`), value or text
 
 
 class SubmissionError(Exception):
-    """The submission has no such function, failed in it, or returned what is not JSON."""
+    """The submission has no such function, or it failed, or its result is not JSON."""
 
 
 class HelperError(Exception):
-    """The helper is not to be had here, or the item's budget of it is spent."""
+    """The helper is not available, or the item has used up its budget."""
 
 
 def make_helpers(ask: Ask) -> dict[str, Any]:
-    """The helpers, and the error they raise for a submission's fault, for a task's globals."""
-    lock = _thread.allocate_lock()  # `threading` would slow down every fork
+    """Return a task's additional globals: the helpers, and the error of a failed submission."""
+    lock = _thread.allocate_lock()  # `threading` would slow every fork
 
     def answer(question: list[Any]) -> Any:
         wire.check_plain(question)
@@ -43,17 +43,17 @@ def make_helpers(ask: Ask) -> dict[str, Any]:
         return value
 
     def eval_with_llm_judge(instructions: str, submission: str, criteria: str = "") -> float:
-        """How well the submission meets the criteria, from 0 to 1, as an LLM sees it."""
+        """Return how well the submission meets the criteria, from 0 to 1, as judged by an LLM."""
         return float(answer([wire.JUDGE, str(instructions), str(submission), str(criteria)]))
 
     def call_submission(
         source: str, function: str, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run a function of the submission elsewhere; arguments and result are JSON data."""
+        """Run a function of the submission in another process, with JSON arguments and result."""
         return answer([wire.CALL, source, function, list(args), kwargs or {}])
 
     def get_function_name_to_callable(text: str) -> dict[str, Callable[..., Any]]:
-        """The functions that a submission defines: calling one runs it elsewhere."""
+        """Return name → function of a submission; each runs in another process."""
         source = code_of(text)
 
         def proxy(name: str) -> Callable[..., Any]:
@@ -70,13 +70,13 @@ def make_helpers(ask: Ask) -> dict[str, Any]:
 
 
 def code_of(text: str) -> str:
-    """The fenced blocks of a response, or all of it where there are none."""
+    """Return the fenced blocks of a response, or the whole response if it has none."""
     blocks = _FENCED.findall(text)
     return "\n".join(blocks) if blocks else text
 
 
 def function_names(source: str) -> list[str]:
-    """Top-level functions of a source, found without running any of it."""
+    """Return the top-level functions of a source, without running any of it."""
     try:
         body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

@@ -1,17 +1,17 @@
-"""The bytes that pass between the parent, a zygote and its children.
+"""The messages between the parent, a zygote and its children.
 
-Three channels, none of which carries pickles:
+There are two channels, and neither carries pickles:
 
-* *control*, a SOCK_SEQPACKET pair between parent and zygote. The parent sends `FORK` with one
-  descriptor attached, or `KILL`; the zygote answers each fork with one `STATUS` record.
-* *job*, a stream pair made for one call: `JOB` header and a JSON payload to the child, frames
-  back. A frame `ASK` is answered with a `REPLY` header and JSON. The zygote passes its end on and
-  never reads from it, because whatever it read would stay in its heap, and the children of later
-  calls inherit that heap.
-* the *hello* of a new zygote, one JSON packet on the control channel.
+* *control*, a SOCK_SEQPACKET pair between parent and zygote. A new zygote first sends one JSON
+  packet. Then the parent sends `FORK` with one descriptor attached, or `KILL`, and the zygote
+  answers each fork with one `STATUS` record.
+* *job*, a stream pair for one call. The parent sends a `JOB` header and a JSON payload, and the
+  child sends frames. The parent answers a frame `ASK` with a `REPLY` header and JSON. The zygote
+  passes its end on and never reads from it, because the data would stay in its heap, which the
+  children of later calls inherit.
 
-A child's frames carry a token that the parent drew for the call. A token does not make a child
-trustworthy; it makes bytes that were sprayed at every descriptor worthless.
+A child's frames carry a token that the parent drew for the call. The token does not make a child
+trustworthy, but it makes bytes that are sent to every descriptor at random worthless.
 """
 
 import json
@@ -23,41 +23,41 @@ FORK = b"F"
 KILL = b"K"
 
 TOKEN_BYTES = 16
-JOB = struct.Struct("<16sBHHI")  # token, operation, items, CPU seconds of each, payload's length
+JOB = struct.Struct("<16sBHHI")  # token, operation, items, CPU seconds per item, payload length
 INSPECT, SCORE, RUN = 1, 2, 3
 
 FRAME = struct.Struct("<16sBII")  # token, tag, item, length of the body
-READY = 1  # every restriction is in force and no untrusted byte has been looked at
+READY = 1  # the child is isolated, and has not read any untrusted byte
 LOADED = 2  # the source has been executed
 VALUE = 3  # a score: one double
 REPORT = 4  # an inspection: JSON
-ERROR = 5  # the task's own fault: text
-MEMORY = 6  # the same, because memory ran out
-SUBMISSION = 7  # the submission's fault, which the scorer let through: text
-RESULT = 8  # what a submission's function returned: JSON
-ASK = 9  # the item wants something from outside: JSON, a list that starts with JUDGE or CALL
+ERROR = 5  # the task failed: text
+MEMORY = 6  # the task failed because memory ran out: text
+SUBMISSION = 7  # the submission failed, and the scorer did not handle that: text
+RESULT = 8  # the result of a submission's function: JSON
+ASK = 9  # a question to the parent: JSON, a list that starts with JUDGE or CALL
 TAGS = frozenset((READY, LOADED, VALUE, REPORT, ERROR, MEMORY, SUBMISSION, RESULT, ASK))
 
 REPLY = struct.Struct("<BI")  # GRANTED, REFUSED or FAILED; length of a JSON value or text
-GRANTED, REFUSED, FAILED = 1, 2, 3  # FAILED: the submission did, not the question
-JUDGE = "judge"  # [JUDGE, instructions, submission, criteria] -> a number
-CALL = "call"  # [CALL, source, function, arguments, keyword arguments] -> what it returned
+GRANTED, REFUSED, FAILED = 1, 2, 3  # FAILED: the submission failed
+JUDGE = "judge"  # [JUDGE, instructions, submission, criteria] → number
+CALL = "call"  # [CALL, source, function, arguments, keyword arguments] → result
 
 DOUBLE = struct.Struct("<d")
 STATUS = struct.Struct("<iid")  # errno of a failed fork or 0, wait status, CPU seconds
 
-MAX_DETAIL = 500  # bytes of an error text; the child cuts, the parent refuses
+MAX_DETAIL = 500  # bytes of an error text; the child cuts longer ones, the parent refuses them
 MAX_DEPTH = 32  # nesting of a JSON value
 MAX_INSTANCES = 64
 MAX_ITEMS = 64  # submissions scored by one child
 
 
 class ProtocolError(Exception):
-    """The child sent something that the code in `runner` never sends."""
+    """The child sent something that `runner` never sends."""
 
 
 class Frame(NamedTuple):
-    """One record from a child: its tag, the item it is about, and its body."""
+    """One message of a child: its tag, the item that it is about, and its body."""
 
     tag: int
     item: int
@@ -65,7 +65,7 @@ class Frame(NamedTuple):
 
 
 def pack_frame(token: bytes, tag: int, item: int, body: bytes = b"") -> bytes:
-    """The bytes of one frame."""
+    """Return the bytes of one frame."""
     return FRAME.pack(token, tag, item, len(body)) + body
 
 
@@ -73,13 +73,13 @@ def take_frames(buffer: bytearray, token: bytes, max_body: int) -> list[Frame]:
     """Remove the complete frames from the front of `buffer` and return them.
 
     Raises:
-        ProtocolError: a header with a wrong token, an unknown tag or a length above `max_body`.
-            Lengths are checked before any byte of the body is waited for.
+        ProtocolError: A header has a wrong token, an unknown tag or a length above `max_body`.
+            Headers are checked before their bodies have arrived.
     """
     frames: list[Frame] = []
     while len(buffer) >= FRAME.size:
-        found, tag, item, length = FRAME.unpack_from(buffer)
-        if found != token or tag not in TAGS or length > max_body:
+        frame_token, tag, item, length = FRAME.unpack_from(buffer)
+        if frame_token != token or tag not in TAGS or length > max_body:
             raise ProtocolError("the task wrote to the sandbox's own descriptor")
         end = FRAME.size + length
         if len(buffer) < end:
@@ -90,13 +90,13 @@ def take_frames(buffer: bytearray, token: bytes, max_body: int) -> list[Frame]:
 
 
 def check_plain(value: object, depth: int = 0) -> None:
-    """Refuse what JSON cannot carry unchanged.
+    """Check that JSON can represent a value.
 
-    Exact types only: a subclass of `int` or `str` may behave as it likes when it is looked at.
-    Tuples are let through; they come back as lists.
+    Only exact types are allowed, because a subclass of `int` or `str` may behave arbitrarily.
+    Tuples are allowed; they become lists.
 
     Raises:
-        ValueError: says what is wrong.
+        ValueError: It cannot; the message says why.
     """
     if depth > MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
@@ -117,11 +117,12 @@ def check_plain(value: object, depth: int = 0) -> None:
 
 
 def parse_plain(body: bytes) -> Any:
-    """JSON from the other side.
+    """Parse JSON from the other side.
 
     Raises:
-        ValueError: it is not JSON, or not all of it can be written down again.
-        RecursionError, MemoryError: it is nested, or large, beyond reason.
+        ValueError: The body is not JSON, or contains values that no file can hold.
+        RecursionError: It is nested too deeply.
+        MemoryError: It is too large.
     """
 
     def finite(text: str) -> float:
@@ -135,5 +136,5 @@ def parse_plain(body: bytes) -> Any:
 
     value = json.loads(body, parse_float=finite, parse_constant=refuse)
     check_plain(value)
-    json.dumps(value, ensure_ascii=False).encode()  # lone surrogates, which no file could hold
+    json.dumps(value, ensure_ascii=False).encode()  # fails for lone surrogates
     return value

@@ -1,7 +1,6 @@
 """Isolation that is set up once per zygote: namespaces, a new root, limits.
 
-Their cost does not matter, and every child inherits them. What is built anew for each child is in
-`child_isolation`.
+Every child inherits it, so its cost does not matter. `child_isolation` is set up for every child.
 """
 
 import os
@@ -12,31 +11,34 @@ from collections.abc import Sequence
 from . import syscalls
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
-# Landlock does not see the folder that a file system is mounted on, only those above it: so the
-# scratch folder has one above it that a rule can name.
+# A Landlock rule cannot name the folder on which a file system is mounted, only folders above it.
+# So the scratch folder has a parent that a rule can name.
 SCRATCH_PARENT = "/scratch"
 SCRATCH = f"{SCRATCH_PARENT}/task"
 _NOBODY = 65534
-# A user id per zygote, far above any that is handed out: no two zygotes, and no process of the
-# host, may signal or inspect one another even where a wall fails.
-_OWN_USERS = 0x60000000
+# Each zygote has a user id of its own, far above all assigned ids. Zygotes cannot signal or inspect
+# each other or processes of the host, even if other isolation fails.
+_FIRST_USER_ID = 0x60000000
 
-# statvfs flags of a mount that a remount in a user namespace must repeat (they are "locked")
+# statvfs flag of a mount → mount flag. A remount in a user namespace must repeat these flags.
 _LOCKED = {8: syscalls.NOEXEC, 1024: 1024, 2048: 2048, 4096: 1 << 21}
 
 
 def enter_namespaces(root: str, read_only: Sequence[str]) -> int:
-    """Go on in a fork that has its own namespaces and sees only `read_only` and a few devices.
+    """Continue in a fork that has its own namespaces and sees only `read_only` and a few devices.
 
-    `root` is any existing folder; the new root is mounted on it, visible to this process only.
-    The caller's process stays behind as an empty shell that waits for the fork, because a process
-    cannot change its own PID namespace: it is what the parent of the zygote sees and kills.
+    A process cannot change its own PID namespace. The calling process therefore stays behind, waits
+    for the fork, and is what the zygote's parent sees and kills.
+
+    Args:
+        root: Any existing folder. The new root is mounted on it, visible to this process only.
+        read_only: Files and folders that stay visible.
 
     Returns:
         A descriptor of the new PID namespace.
     """
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    every = (
+    namespaces = (
         syscalls.NEW_MOUNT
         | syscalls.NEW_NET
         | syscalls.NEW_IPC
@@ -44,29 +46,29 @@ def enter_namespaces(root: str, read_only: Sequence[str]) -> int:
         | syscalls.NEW_PID
     )
     if _may_mount():
-        # The interpreter may lie under /root, which no other user may enter: so root builds the
-        # new root while it still is root, and only then becomes nobody in particular.
+        # The interpreter may be under /root, which other users cannot enter. So the new root is
+        # built with root's rights, which are dropped afterwards.
         _new_root(root, read_only)
         _become_nobody()
-        _own_user_namespace(proc, every)
+        _own_user_namespace(proc, namespaces)
     else:
-        _own_user_namespace(proc, every)
+        _own_user_namespace(proc, namespaces)
         _new_root(root, read_only)
     child = os.fork()
     if child:
-        # The shell keeps no descriptor: a control channel held open here would hide the parent's
-        # or the zygote's death from the other.
+        # Keep no descriptor: a control channel held open here would hide the death of the parent or
+        # of the zygote from the other.
         os.closerange(0, 64)
         os.waitpid(child, 0)
         os._exit(0)
     syscalls.die_with_parent()
-    own = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    pid_namespace = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
     os.close(proc)
-    return own
+    return pid_namespace
 
 
 def _may_mount() -> bool:
-    """Whether this is root with its powers (many containers keep them from root)."""
+    """Return whether this is root with its capabilities, which many containers remove."""
     if os.geteuid() != 0:
         return False
     try:
@@ -77,18 +79,20 @@ def _may_mount() -> bool:
 
 
 def _become_nobody() -> None:
+    """Change to an unused user id."""
     os.setgroups([])
-    user = _OWN_USERS + os.getpid()
+    user = _FIRST_USER_ID + os.getpid()
     try:
         os.setresgid(user, user, user)
-    except OSError:  # a container that maps only 65,536 ids
+    except OSError:  # the container maps only 65,536 ids
         user = _NOBODY
         os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-    syscalls.set_dumpable(True)  # or /proc/self/uid_map would belong to root
+    syscalls.set_dumpable(True)  # otherwise /proc/self/uid_map belongs to root
 
 
 def _own_user_namespace(proc: int, others: int) -> None:
+    """Enter a new user namespace and `others`; map this user to nobody."""
     user, group = os.getuid(), os.getgid()
     syscalls.unshare(syscalls.NEW_USER | others)
     for name, text in (
@@ -99,15 +103,15 @@ def _own_user_namespace(proc: int, others: int) -> None:
         descriptor = os.open(f"self/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
         try:
             os.write(descriptor, text.encode())
-        except OSError as error:  # say which of the steps is forbidden here
+        except OSError as error:  # name the step that is forbidden
             raise OSError(error.errno, f"user namespace, {name}: {error.strerror}") from error
         finally:
             os.close(descriptor)
-    socket.sethostname("sandbox")  # and not what the host is called
+    socket.sethostname("sandbox")  # hides the host's name
 
 
 def _new_root(root: str, read_only: Sequence[str]) -> None:
-    """A small read-only tmpfs with read-only binds of `read_only`, at the same paths."""
+    """Enter a small read-only tmpfs with read-only binds of `read_only`, at the same paths."""
     careful = syscalls.NOSUID | syscalls.NODEV
     syscalls.mount(
         None, "/", None, syscalls.REC | syscalls.PRIVATE
@@ -116,7 +120,7 @@ def _new_root(root: str, read_only: Sequence[str]) -> None:
     masks = []
     for path in read_only:
         if os.path.isdir(root + path):
-            continue  # shown already, as part of a folder above it
+            continue  # visible already, as part of another folder
         target = root + path
         os.makedirs(target, exist_ok=True)
         syscalls.mount(path, target, None, syscalls.BIND | syscalls.REC)
@@ -129,7 +133,7 @@ def _new_root(root: str, read_only: Sequence[str]) -> None:
             syscalls.REMOUNT | syscalls.BIND | syscalls.RDONLY | careful | locked,
         )
         packages = f"{target}/site-packages"
-        if os.path.isdir(packages):  # what else is installed is none of the tasks' business
+        if os.path.isdir(packages):  # hide all other packages
             syscalls.mount("tmpfs", packages, "tmpfs", careful, "size=64k,nr_inodes=64,mode=0755")
             masks.append(packages)
     for path in DEVICES:
@@ -138,7 +142,7 @@ def _new_root(root: str, read_only: Sequence[str]) -> None:
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC))
         syscalls.mount(path, target, None, syscalls.BIND)
     os.makedirs(root + SCRATCH)
-    for packages in masks:  # no longer written to, now that the packages have their places
+    for packages in masks:  # all packages are mounted now
         syscalls.mount(
             None, packages, None, syscalls.REMOUNT | syscalls.BIND | syscalls.RDONLY | careful
         )
@@ -148,8 +152,8 @@ def _new_root(root: str, read_only: Sequence[str]) -> None:
 
 
 def limit_resources(memory_bytes: int, file_bytes: int) -> None:
-    """Limits that every child shares: set once, inherited by fork."""
-    for what, most in (
+    """Set the limits that every child inherits."""
+    for kind, limit in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_NOFILE, 64),
@@ -157,4 +161,4 @@ def limit_resources(memory_bytes: int, file_bytes: int) -> None:
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
     ):
-        resource.setrlimit(what, (most, most))
+        resource.setrlimit(kind, (limit, limit))

@@ -1,7 +1,7 @@
-"""A zygote: a small interpreter, sealed off once, that forks one child per call.
+"""The zygote: a small interpreter that isolates itself once and then forks one child per call.
 
-Started as a program of its own (never forked from a process that runs JAX, whose threads and
-memory a fork would drag along). It is trusted, and stays so by never looking at a payload.
+It is a program of its own, not a fork of the process that runs JAX, whose threads and memory a fork
+would inherit. It is trusted, and never reads a payload.
 """
 
 import gc
@@ -18,11 +18,11 @@ from . import runner, wire, zygote_isolation
 from .channel import JOB
 from .child_isolation import ChildIsolation
 
-CONTROL = JOB + 1  # the descriptor of the control channel; a child closes it
+CONTROL = JOB + 1  # descriptor of the control channel; a child closes it
 
-# Imported before the first fork, so that no child pays for them. Some also need a shared library
-# (libcrypto, liblzma, ...) that the new root does not show.
-# Not `threading` (nor `queue`, which imports it): its hook would slow every fork by a tenth.
+# Imported before the first fork, so that children need not. Some also need a shared library
+# (libcrypto, liblzma, ...) that is not visible in the new root. `threading` is left out (and
+# `queue`, which imports it), because its fork hook would slow every fork by a tenth.
 _WARM = """
 abc array ast bisect bz2 calendar cmath collections.abc contextlib copy csv ctypes dataclasses
 datetime decimal difflib enum fractions functools hashlib heapq html inspect io itertools json
@@ -53,7 +53,7 @@ class TaskFamily:
 
 
 def main() -> NoReturn:
-    """Seal this process off as the configuration (JSON in argv) says, then serve forever."""
+    """Isolate this process as the configuration (JSON in argv) says, then serve for ever."""
     config = json.loads(sys.argv[1])
     control = _tidy_descriptors(config["control"])
     try:
@@ -66,9 +66,10 @@ def main() -> NoReturn:
 
 
 def _tidy_descriptors(control: int | str) -> socket.socket:
-    """Nothing but /dev/null and the control channel, each at its place.
+    """Keep only /dev/null and the control channel open.
 
-    The channel is a descriptor that was inherited, or the path of a socket to connect to.
+    Args:
+        control: An inherited descriptor of the channel, or the path of a socket to connect to.
     """
     if isinstance(control, str):
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -83,13 +84,14 @@ def _tidy_descriptors(control: int | str) -> socket.socket:
 
 
 def _prepare(config: dict[str, Any]) -> ChildIsolation:
+    """Import everything, isolate this process, and prepare the isolation of children."""
     library = [path for path in sys.path if os.path.isdir(path)]
-    library.remove(config["program"])  # this package: nothing that a task should import
+    library.remove(config["program"])  # tasks must not import this package
     sys.path[:] = [*library, *config["paths"]]
     for name in (*_WARM.split(), *config["preload"]):
         importlib.import_module(name)
     _warm_up()
-    # Packages come last: they may lie below a site-packages that the new root masks.
+    # Packages come last: they may be in a site-packages that the new root hides.
     read_only = [*library, *config["data"], *config["packages"]]
     with open("/proc/self/statm") as statm:
         used = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -103,12 +105,12 @@ def _prepare(config: dict[str, Any]) -> ChildIsolation:
     isolation = ChildIsolation(config, own, read_only)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.collect()
-    gc.freeze()  # or every child's first collection would copy the whole heap
+    gc.freeze()  # otherwise, every child's first collection copies the whole heap
     return isolation
 
 
 def _warm_up() -> None:
-    """Pay once for what happens on first use: imports, caches, specialised bytecode."""
+    """Do everything once that is slow on first use: imports, caches, specialised bytecode."""
     for _ in range(20):
         family = runner.load(_SAMPLE, runner.TASK, {})["TaskFamily"]
         [[name, instance]] = json.loads(json.dumps(list(family.get_tasks().items())))
@@ -129,13 +131,13 @@ def _warm_up() -> None:
 
 
 def _serve(control: socket.socket, config: dict[str, Any], isolation: ChildIsolation) -> NoReturn:
-    """One child at a time. Ends when the parent goes away, and takes the child along."""
+    """Fork one child at a time, until the parent closes the channel."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 16, 1)
         if not message:
             os._exit(0)
         if message != wire.FORK or not descriptors:
-            continue  # a KILL that crossed the end of its call
+            continue  # a KILL that arrived after its call had ended
         job = descriptors[0]
         try:
             isolation.before_fork()
@@ -148,12 +150,12 @@ def _serve(control: socket.socket, config: dict[str, Any], isolation: ChildIsola
             _become_child(job, config, isolation)
         os.close(job)
         status, seconds = _await(child, control)
-        isolation.after()
+        isolation.after_child()
         control.send(wire.STATUS.pack(0, status, seconds))
 
 
 def _await(child: int, control: socket.socket) -> tuple[int, float]:
-    """Wait status and CPU seconds of the child, which the parent may have killed meanwhile."""
+    """Wait for the child, and kill it if the parent says so; return wait status and CPU seconds."""
     handle = os.pidfd_open(child)
     poller = select.poll()
     poller.register(handle, select.POLLIN)
@@ -161,7 +163,7 @@ def _await(child: int, control: socket.socket) -> tuple[int, float]:
     while not any(descriptor == handle for descriptor, _ in poller.poll()):
         message = control.recv(16)
         os.kill(child, signal.SIGKILL)
-        if not message:  # the parent is gone
+        if not message:  # the parent has closed the channel
             os._exit(0)
     os.close(handle)
     _, status, usage = os.wait4(child, 0)
@@ -169,6 +171,7 @@ def _await(child: int, control: socket.socket) -> tuple[int, float]:
 
 
 def _become_child(job: int, config: dict[str, Any], isolation: ChildIsolation) -> NoReturn:
+    """Isolate this fork and run its job."""
     try:
         os.dup2(job, JOB)
         runner.set_limits(config)
@@ -176,4 +179,4 @@ def _become_child(job: int, config: dict[str, Any], isolation: ChildIsolation) -
         os.closerange(JOB + 1, 64)
         runner.run(config)
     finally:
-        os._exit(70)  # not reached unless a restriction failed; no READY was sent
+        os._exit(70)  # reached only if isolation failed; no READY was sent
