@@ -12,10 +12,11 @@ from typing import TypeVar
 
 import jax
 
+from acdc_jax.inference.memory import device_room, weight_bytes
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.params import Params
-from acdc_jax.sharding import pop_groups
+from acdc_jax.sharding import default_mesh, make_mesh, pop_groups
 
 T = TypeVar("T")
 
@@ -63,6 +64,21 @@ class DeviceGroups:
         ]
         groups = (DeviceGroup(index, rank, row) for index, (rank, row) in enumerate(here))
         return cls(tuple(groups), len(rows))
+
+    @classmethod
+    def for_model(cls, model: ModelConfig, models_at_once: int) -> "DeviceGroups":
+        """Return groups of this process's devices, with as few devices each as memory requires.
+
+        Args:
+            model: Architecture of the models.
+            models_at_once: Number of models that a group holds at once.
+
+        Raises:
+            ConfigError: All devices together have too little memory.
+        """
+        devices = jax.local_devices()
+        spec = default_mesh(devices, weight_bytes(model), device_room(), models_at_once)
+        return cls.of_mesh(make_mesh(spec, devices))
 
     def copies(self, params: Params, model: ModelConfig) -> list[Params]:
         """Return a copy of one member's params on each group of this process."""

@@ -1,7 +1,6 @@
 """The models that a run starts from: checked by name before anything expensive happens."""
 
 import dataclasses
-import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from acdc_jax.config import Config, DecodeConfig
 from acdc_jax.errors import ConfigError
+from acdc_jax.inference.text_codec import TextCodec, make_text_codec
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.hub import find_model
@@ -134,25 +134,6 @@ def _everywhere(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
     return sharding
 
 
-@dataclasses.dataclass(frozen=True)
-class TextCodec:
-    """Between text and tokens, by a tokenizer and its chat template.
-
-    Attributes:
-        encode: instructions → prompt tokens; remembered: a generation asks the same of every child.
-        decode: response tokens → text, up to the first stop string.
-        stop_tokens: each of them ends a response.
-        stopped: whether response tokens hold a stop string; None where there are none.
-        pad_token: fills rows up.
-    """
-
-    encode: Callable[[str], tuple[int, ...]]
-    decode: Callable[[tuple[int, ...]], str]
-    stop_tokens: tuple[int, ...]
-    stopped: Callable[[tuple[int, ...]], bool] | None
-    pad_token: int
-
-
 def text_codec(seeds: Sequence[Path], config: DecodeConfig, rows: int) -> TextCodec:
     """Returns the first seed's tokenizer and chat template as functions.
 
@@ -170,27 +151,14 @@ def text_codec(seeds: Sequence[Path], config: DecodeConfig, rows: int) -> TextCo
     toks = (tok, *map(tokenizer.load_tokenizer, seeds[1:]))
     stops = map(tokenizer.stop_tokens, seeds, toks)
     stop_tokens = tuple(sorted({token for stop in stops for token in stop}))
-    stop_strings = config.stop_texts()
-
-    @functools.lru_cache(maxsize=100_000)
-    def encode(instructions: str) -> tuple[int, ...]:
-        tokens = tokenizer.encode_chat(
-            tok, instructions, config.system_prompt or None, thinking=config.thinking
-        )
-        return tuple(tokenizer.with_rows(tok, tokens, rows))
-
-    def stopped(tokens: tuple[int, ...]) -> bool:
-        text = tokenizer.decode(tok, list(tokens))
-        return any(stop in text for stop in stop_strings)
-
-    @functools.lru_cache(maxsize=100_000)
-    def decode(tokens: tuple[int, ...]) -> str:
-        text = tokenizer.decode(tok, list(tokens))
-        return text[: min((i for i in map(text.find, stop_strings) if i >= 0), default=len(text))]
-
-    encode("")  # a template that is missing or refuses is better known now
-    pad = tokenizer.pad_token(tok, stop_tokens, rows)
-    return TextCodec(encode, decode, stop_tokens, stopped if stop_strings else None, pad)
+    return make_text_codec(
+        tok,
+        stop_tokens,
+        rows,
+        system_prompt=config.system_prompt or None,
+        thinking=config.thinking,
+        stop_strings=config.stop_texts(),
+    )
 
 
 def chat_template(config: DecodeConfig) -> str:

@@ -9,14 +9,12 @@ import jax
 from acdc_jax.evaluation.lm_eval.lm import HarnessModel, TextFormat
 from acdc_jax.evaluation.lm_eval.plan import Plan
 from acdc_jax.inference.device_groups import DeviceGroups
-from acdc_jax.inference.memory import device_room, weight_bytes
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import decode_layout
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.params import Params
-from acdc_jax.sharding import default_mesh, make_mesh
 
 _SAMPLING = Sampling(temperature=0.7)  # the paper's
 # Held at once: the model as stored, with fused weights, the one before, and the cache.
@@ -82,10 +80,8 @@ def folder_name(folder: Path) -> str:
 
 
 def model_groups(model: ModelConfig) -> DeviceGroups:
-    """Return as many groups of this process's devices as memory allows."""
-    devices = jax.local_devices()
-    spec = default_mesh(devices, weight_bytes(model), device_room(), _MODELS_AT_ONCE)
-    return DeviceGroups.of_mesh(make_mesh(spec, devices))
+    """Return as many device groups of this process as memory allows."""
+    return DeviceGroups.for_model(model, _MODELS_AT_ONCE)
 
 
 def text_format(folders: Sequence[Path], *, thinking: bool = False) -> TextFormat:

@@ -1,0 +1,139 @@
+"""Evaluate models on tasks with one call: the `evaluate` of the public API."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Int8
+
+from acdc_jax.evaluation.evaluate import GREEDY, Evaluator, Weights, evaluate_members, member_keys
+from acdc_jax.inference.device_groups import DeviceGroups
+from acdc_jax.inference.engine import Engine
+from acdc_jax.inference.sampling import Sampling
+from acdc_jax.inference.text_codec import make_text_codec
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.params import Params
+from acdc_jax.sandbox import Limits, Sandbox
+from acdc_jax.tasks.task import CheckedDraft, Draft, Task
+from acdc_jax.tasks.validate import check_drafts
+
+_MODELS_AT_ONCE = 3  # on a device group: params as stored, with fused weights, and the cache
+
+
+class LanguageModel(Protocol):
+    """What `evaluate` needs of a model; `acdc.Model` has it."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Architecture."""
+
+    @property
+    def params(self) -> Params:
+        """Weights."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """A `transformers.PreTrainedTokenizerBase`."""
+
+    @property
+    def stop_tokens(self) -> tuple[int, ...]:
+        """Tokens that end a response."""
+
+
+def evaluate(
+    models: Sequence[LanguageModel],
+    tasks: Sequence[Task | Draft],
+    *,
+    max_new_tokens: int = 512,
+    instances_per_task: int = 1,
+    skill_threshold: float = 0.5,
+    system_prompt: str | None = None,
+    batch_size: int = 64,
+    sampling: Sampling = GREEDY,
+    key: jax.Array | None = None,
+    sandbox: Sandbox | None = None,
+) -> Int8[np.ndarray, "models tasks"]:
+    """Return which tasks each model solves.
+
+    Task code is untrusted: it runs in a sandbox. Models are evaluated one after the other.
+
+    Args:
+        models: The models; their architectures can differ.
+        tasks: Tasks, or drafts, which are validated first.
+        max_new_tokens: Longest response.
+        instances_per_task: Number of instances of each task that are asked, the first ones.
+        skill_threshold: Mean score from which a task counts as solved.
+        system_prompt: System message; None for none.
+        batch_size: Largest number of responses that a device group decodes at once.
+        sampling: How to draw tokens; greedy by default.
+        key: Typed PRNG key; needed only for sampling.
+        sandbox: Where task code runs; by default one is opened for this call.
+
+    Returns:
+        [models, tasks] int8: 1 solved, 0 failed, -1 missing because the sandbox failed.
+
+    Raises:
+        ValueError: There is no model or no task, or a draft is not valid.
+        SandboxError: This machine cannot isolate untrusted code.
+    """
+    if not models or not tasks:
+        raise ValueError("evaluate needs at least one model and one task")
+    with contextlib.ExitStack() as stack:
+        if sandbox is None:
+            sandbox = stack.enter_context(Sandbox(os.cpu_count() or 1, Limits()))
+        checked = _checked(tasks, sandbox, skill_threshold)
+        names = [str(m) for m in range(len(models))]
+        keys = None if key is None else member_keys(key, names)
+        rows = []
+        for name, model in zip(names, models, strict=True):
+            engine = _engine(model, max_new_tokens, batch_size, system_prompt)
+            groups = DeviceGroups.for_model(model.config, _MODELS_AT_ONCE)
+            evaluator = Evaluator(groups, engine, sandbox, instances_per_task, skill_threshold)
+            evaluation = evaluate_members(
+                evaluator, [name], _weights_of(model), checked, sampling=sampling, keys=keys
+            )
+            rows.append(evaluation.skills(skill_threshold).values[0])
+    return np.stack(rows)
+
+
+def _weights_of(model: LanguageModel) -> Weights:
+    return lambda _name, _group: model.params
+
+
+def _engine(
+    model: LanguageModel, max_new_tokens: int, batch_size: int, system_prompt: str | None
+) -> Engine:
+    rows = model.config.vocab_size
+    text = make_text_codec(model.tokenizer, model.stop_tokens, rows, system_prompt=system_prompt)
+    return Engine(
+        model.config,
+        text.encode,
+        text.decode,
+        text.stop_tokens,
+        text.pad_token,
+        max_new_tokens,
+        batch_size,
+        stopped=text.stopped,
+    )
+
+
+def _checked(tasks: Sequence[Task | Draft], sandbox: Sandbox, skill_threshold: float) -> list[Task]:
+    """Return the tasks, with drafts validated.
+
+    Raises:
+        ValueError: A draft is not valid.
+    """
+    drafts = [task for task in tasks if isinstance(task, Draft)]
+    verdicts = iter(check_drafts(drafts, sandbox, skill_threshold))
+    checked = []
+    for number, task in enumerate(tasks):
+        if isinstance(task, Draft):
+            verdict = next(verdicts)
+            if not isinstance(verdict, CheckedDraft):
+                raise ValueError(f"draft {task.name} is not valid: {verdict.reason}")
+            task = Task(f"d{number:05d}", task, 0, verdict.instances, verdict.instructions)
+        checked.append(task)
+    return checked

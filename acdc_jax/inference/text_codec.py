@@ -1,0 +1,70 @@
+"""Between text and tokens: a tokenizer with its chat template, as functions of an engine."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from acdc_jax.models import tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class TextCodec:
+    """Functions between text and tokens.
+
+    Attributes:
+        encode: Instructions → prompt tokens, cached: all members get the same prompts.
+        decode: Response tokens → text, up to the first stop string.
+        stop_tokens: Tokens that end a response.
+        stopped: Whether response tokens contain a stop string; None if there are no stop strings.
+        pad_token: Token that fills up rows of a batch.
+    """
+
+    encode: Callable[[str], tuple[int, ...]]
+    decode: Callable[[tuple[int, ...]], str]
+    stop_tokens: tuple[int, ...]
+    stopped: Callable[[tuple[int, ...]], bool] | None
+    pad_token: int
+
+
+def make_text_codec(
+    tok: Any,
+    stop_tokens: Sequence[int],
+    rows: int,
+    *,
+    system_prompt: str | None = None,
+    thinking: bool = False,
+    stop_strings: Sequence[str] = (),
+) -> TextCodec:
+    """Return a tokenizer and its chat template as functions.
+
+    Args:
+        tok: From `load_tokenizer`.
+        stop_tokens: Tokens that end a response.
+        rows: Rows of the embedding. A prompt with a token beyond them is refused.
+        system_prompt: System message; None for none.
+        thinking: Whether chat templates that have the choice ask for thoughts first.
+        stop_strings: Texts that end a response.
+
+    Raises:
+        AcdcError: There is no chat template, or it refuses instructions.
+    """
+    stop_tokens = tuple(stop_tokens)
+
+    @functools.lru_cache(maxsize=100_000)
+    def encode(instructions: str) -> tuple[int, ...]:
+        tokens = tokenizer.encode_chat(tok, instructions, system_prompt, thinking=thinking)
+        return tuple(tokenizer.with_rows(tok, tokens, rows))
+
+    def stopped(tokens: tuple[int, ...]) -> bool:
+        text = tokenizer.decode(tok, list(tokens))
+        return any(stop in text for stop in stop_strings)
+
+    @functools.lru_cache(maxsize=100_000)
+    def decode(tokens: tuple[int, ...]) -> str:
+        text = tokenizer.decode(tok, list(tokens))
+        return text[: min((i for i in map(text.find, stop_strings) if i >= 0), default=len(text))]
+
+    encode("")  # fail now if the template is missing or refuses instructions
+    pad_token = tokenizer.pad_token(tok, stop_tokens, rows)
+    return TextCodec(encode, decode, stop_tokens, stopped if stop_strings else None, pad_token)
