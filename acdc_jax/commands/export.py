@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import io
 import json
 import os
 import shutil
@@ -11,10 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
-from rich.console import Console
 
 from acdc_jax import flags
-from acdc_jax.commands.lineage import family_tree
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.task_force import greedy_task_force
@@ -28,6 +25,7 @@ from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.options import check, option
 from acdc_jax.params import Params
 from acdc_jax.report.card import force_page, model_card
+from acdc_jax.report.family_tree import family_tree_text
 from acdc_jax.report.lineage import ancestors
 from acdc_jax.report.provenance import origins
 from acdc_jax.runtime import run_reader
@@ -182,7 +180,8 @@ def _export(run: _Run, member: str, out: Path) -> str:
     line = {"base", *ancestors([member], run.record.recipes)}
     given = origins(read_sources(run.run_dir), run.record.manifest.flags)
     models = [model for model in given if model.id in line]
-    card = model_card(run.record, recipe, run.model, models, _lineage(run, member))
+    tree = family_tree_text(member, run.recipes, run.run_dir / "members")
+    card = model_card(run.record, recipe, run.model, models, tree)
     folder = run.run_dir / "members" / member
     if on_disk(folder):
         weights, how = read_member(folder, recipe, run.wanted), ""
@@ -195,14 +194,6 @@ def _export(run: _Run, member: str, out: Path) -> str:
         out, run.model, weights, tokenizer_from=run.run_dir / "model", texts={"README.md": card}
     )
     return how
-
-
-def _lineage(run: _Run, member: str) -> str:
-    """The family tree, as text."""
-    console = Console(file=io.StringIO(), width=200, color_system=None, soft_wrap=True)
-    with console.capture() as captured:
-        console.print(family_tree(member, run.recipes, run.run_dir / "members"))
-    return captured.get()
 
 
 def read_model(run_dir: Path) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""`acdc report RUN [RUN ...]`: the page to look at."""
+"""`acdc report RUN [RUN ...]`: write the page about a run, or comparing several."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,29 +9,35 @@ from acdc_jax.errors import ConfigError
 from acdc_jax.options import option
 from acdc_jax.report.page import write_page
 
-_HELP = """acdc report RUN [RUN ...]: one HTML page about a run, or comparing several.
+_USAGE = "usage: acdc report RUN [RUN ...] [--out=FILE]"
+_HELP = """acdc report RUN [RUN ...]: write one HTML page about a run, or comparing several.
 
-The page needs no server and no network: it opens from a mail attachment. `acdc run` writes it at
-its end; this command writes it again, also for a run that is still under way. Several runs become
-an ablation table: those with equal flags are repetitions over PRNG seeds.
+The page needs no server and no network, and opens from a mail attachment. `acdc run` writes
+RUN/report.html at its end. Use this command to write it again, or for a run that is under way.
+
+Several runs become an ablation table. Runs with equal flags are repetitions over PRNG seeds:
+
+  acdc report runs/compare/seed*/evolved runs/ablation/seed*/evolved --out=ablation.html
 
 """
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportConfig:
+class ReportOptions:
     """The page"""
 
-    out: str = option("", "File to write; default report.html in the run (one run only).")
+    out: str = option("", "File to write; for one run the default is its report.html.")
 
 
 def command(argv: Sequence[str]) -> None:
-    """Runs `acdc report`."""
+    """Run `acdc report`."""
     if "--help" in argv or "-h" in argv:
-        print(_HELP + flags.help_text([ReportConfig]))
+        print(_HELP + flags.help_text([ReportOptions]))
         return
-    (config,), runs = flags.parse([ReportConfig], argv)
+    (options,), runs = flags.parse([ReportOptions], argv)
     if not runs:
-        raise ConfigError("usage: acdc report RUN [RUN ...] [--out=FILE]")
-    path = write_page([Path(run) for run in runs], Path(config.out) if config.out else None)
+        raise ConfigError(_USAGE)
+    if len(runs) > 1 and not options.out:
+        raise ConfigError("--out is missing: a page about several runs needs a file name")
+    path = write_page([Path(run) for run in runs], Path(options.out) if options.out else None)
     print(f"{path}: written, {path.stat().st_size / 2**20:.1f} MiB; open it in a browser")

@@ -99,8 +99,8 @@ def parse_config(argv: Sequence[str]) -> Config:
 def title_of(results: Mapping[str, Any]) -> str:
     """The table's title."""
     return (
-        f"{measured_on(results)}, PRNG seed {results['seed']}, "
-        f"{results['generations']} generations, {results['wall_s']['total']:.0f} s"
+        f"PRNG seed {results['seed']}, {results['generations']} generations, "
+        f"{results['wall_s']['total']:.0f} s; measured {measured_on(results)}"
     )
 
 

@@ -1,1 +1,1 @@
-"""What a run shows: progress, tables, pictures."""
+"""What a run shows: the page, tables in the terminal, the picture, and model cards."""

@@ -1,4 +1,4 @@
-"""Several runs compared: those with equal flags are repetitions over PRNG seeds."""
+"""Compare several runs. Runs with equal flags are repetitions over PRNG seeds."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,24 +6,27 @@ import numpy as np
 
 from acdc_jax.report.figures import differing_flags
 from acdc_jax.report.summary import interval, summarise
+from acdc_jax.report.tables import measured_on
 from acdc_jax.runtime.run_reader import Json, RunRecord
 
 
 def compare_runs(runs: Sequence[RunRecord]) -> Json:
-    """The ablation table, and curves over generations.
+    """Return the ablation table and the curves over generations.
 
     Returns:
-        `flags`: names of the flags that differ; `groups`: label, those flags' values and PRNG
-        seeds of each group of equal runs, the first group being the reference; `rows`: one
-        summary (see `summarise`) per group and collective, with the group's label; `curves`: name
-        of a figure → label → points [generation, mean, low, high].
+        `flags`: Names of the flags that differ.
+        `measured`: Which tasks the runs were measured on, in words, each once.
+        `groups`: Label, flag values and PRNG seeds of each group of equal runs, the reference
+            first.
+        `rows`: One summary (see `summarise`) per group and collective, with the group's label.
+        `curves`: Name of a figure → label → points [generation, mean, low, high].
     """
     flags = differing_flags(runs)
     grouped: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in runs:
         grouped.setdefault(tuple(str(run.manifest.flags.get(f)) for f in flags), []).append(run)
     groups, rows = [], []
-    curves: dict[str, dict[str, list[list[float]]]] = {"held_out": {}, "coverage_3": {}}
+    curves: dict[str, dict[str, list[list[float]]]] = {"measured": {}, "coverage_3": {}}
     reference = next(iter(grouped))
     for values, same in grouped.items():
         label = _label(flags, values, reference)
@@ -34,7 +37,7 @@ def compare_runs(runs: Sequence[RunRecord]) -> Json:
             entry | {"label": label}
             for entry in summarise([results["rows"] for results in measured])
         ]
-        curves["held_out"][label] = _curve(
+        curves["measured"][label] = _curve(
             [
                 {int(g): v for g, v in results["coverage_by_generation"].items()}
                 for results in measured
@@ -47,11 +50,17 @@ def compare_runs(runs: Sequence[RunRecord]) -> Json:
                 if run.results
             ]
         )
-    return {"flags": flags, "groups": groups, "rows": rows, "curves": curves}
+    return {
+        "flags": flags,
+        "measured": list(dict.fromkeys(measured_on(run.results) for run in runs if run.results)),
+        "groups": groups,
+        "rows": rows,
+        "curves": curves,
+    }
 
 
 def _label(flags: Sequence[str], values: Sequence[str], reference: Sequence[str]) -> str:
-    """What a group changes against the first one."""
+    """Return what a group changes compared with the first one."""
     changes = [
         f"{flag}={value}"
         for flag, value, usual in zip(flags, values, reference, strict=True)
@@ -61,7 +70,7 @@ def _label(flags: Sequence[str], values: Sequence[str], reference: Sequence[str]
 
 
 def _curve(repeats: Sequence[Mapping[int, float]]) -> list[list[float]]:
-    """Mean and 95 % interval (of shares, so within [0, 1]) at the generations that all have."""
+    """Return mean and 95 % interval, within [0, 1], at the generations that all repeats have."""
     common = sorted(set.intersection(*map(set, repeats))) if repeats else []
     points = []
     for generation in common:

@@ -1,4 +1,4 @@
-"""Tables of what collectives reach on benchmarks: of one run, and over several."""
+"""Tables of benchmark results in the terminal: of one run, and of several."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,17 +9,17 @@ from rich.table import Table
 from acdc_jax.report.summary import interval
 from acdc_jax.report.tables import NAMES
 
-_MORE_NAMES = {"larger_model": "larger model", "members": "the members given"}
+_MORE_NAMES = {"larger_model": "larger model", "members": "members of --members"}
 _COLLECTIVE = {"coverage": "Coverage", "coverage_gain": "task force's gain"}
 _SINGLE = {"plurality": "vote", "best_accuracy": "best single", "mean_accuracy": "mean single"}
 
 
 def benchmark_table(name: str, benchmark: Mapping[str, Any]) -> Table:
-    """One line per collective; in brackets 95 % bootstrap intervals over the items.
+    """Return a table with one line per collective, and 95 % bootstrap intervals over the items.
 
     Args:
-        name: of the benchmark.
-        benchmark: what `benchmarks.json` holds of it.
+        name: Name of the benchmark.
+        benchmark: Its entry in `benchmarks.json`.
     """
     if not benchmark["collectives"]:
         return _harness_table(name, benchmark["results"])
@@ -42,11 +42,11 @@ def benchmark_table(name: str, benchmark: Mapping[str, Any]) -> Table:
 
 
 def runs_table(name: str, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Table:
-    """Means over several runs, with 95 % t-intervals; gains are paired by run.
+    """Return a table of means over several runs, with 95 % t-intervals; gains are paired by run.
 
     Args:
-        name: of the benchmark.
-        runs: each run's `collectives`.
+        name: Name of the benchmark.
+        runs: `collectives` of each run.
     """
     table = _table(f"{name}: mean over {len(runs)} runs, 95 % t-intervals")
     keys = dict.fromkeys((row["collective"], row["n"]) for rows in runs for row in rows)
@@ -90,7 +90,7 @@ def _mean(values: np.ndarray) -> str:
 
 
 def _harness_table(name: str, results: Mapping[str, Any]) -> Table:
-    """The harness's own figures, where there are no scores of single items."""
+    """Return a table of the harness's own figures, for benchmarks without scores by item."""
     table = Table(title=f"{name}: the harness's own figures", title_justify="left")
     for heading in ("model", "task", "figure"):
         table.add_column(heading)

@@ -1,4 +1,4 @@
-"""Model cards of exported members, and the page of an exported task force."""
+"""Write model cards of exported members, and the README of an exported task force."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import MISSING, SOLVED, take
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.report.provenance import Origin, joint_licence
+from acdc_jax.report.tables import measured_on
 from acdc_jax.runtime.run_reader import RunRecord
 
 _TEMPLATES = Path(__file__).with_name("cards")
@@ -24,14 +25,14 @@ _FIRST_PORT = 8001
 def model_card(
     run: RunRecord, recipe: Recipe, model: ModelConfig, models: Sequence[Origin], lineage: str
 ) -> str:
-    """A member's README.md, with the header that the Hugging Face Hub reads.
+    """Return a member's README.md, with the header that the Hugging Face Hub reads.
 
     Args:
-        run: which run.
-        recipe: the member's.
-        model: its architecture.
-        models: base and seeds that it descends from.
-        lineage: its family tree, as text.
+        run: The run.
+        recipe: The member's recipe.
+        model: Its architecture.
+        models: The base, and the seeds that it descends from.
+        lineage: Its family tree, as text.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -68,11 +69,11 @@ def model_card(
 
 
 def force_page(run: RunRecord, members: Sequence[str]) -> str:
-    """The README.md beside a task force's folders: what they are, and how to serve and ask them.
+    """Return the README.md beside a task force's folders: how to serve the models and ask them.
 
     Args:
-        run: which run.
-        members: ids, in the order in which they were chosen.
+        run: The run.
+        members: Ids, in the order in which they were chosen.
     """
     rows = take(run.skills, members, run.skills.tasks).values == SOLVED
     before = np.zeros(rows.shape[1], bool)
@@ -89,6 +90,7 @@ def force_page(run: RunRecord, members: Sequence[str]) -> str:
     return environment.get_template("force.md.jinja").render(
         members=listed,
         coverage=coverage(rows),
+        measured=_measured_coverage(run, members),
         tasks=rows.shape[1],
         ports=pprint.pformat({one["id"]: one["port"] for one in listed}, sort_dicts=False),
         messages=_messages(run),
@@ -96,19 +98,30 @@ def force_page(run: RunRecord, members: Sequence[str]) -> str:
     )
 
 
+def _measured_coverage(run: RunRecord, members: Sequence[str]) -> str:
+    """Return in words what the run's table says about a task force; "" if it says nothing."""
+    results, n = run.results or {}, len(members)
+    if results.get("task_force", {}).get(str(n)) != list(members):
+        return ""
+    (row,) = (row for row in results["rows"] if (row["collective"], row["n"]) == ("evolved", n))
+    return f"{row['coverage']:.3f} {measured_on(results)}"
+
+
 def capabilities(run: RunRecord, member: str) -> list[tuple[str, int, float]]:
-    """Capability, how many tasks of it the member met, and the share solved; most tasks first."""
+    """Return a member's (capability, tasks answered, share solved), the most tasks first."""
     (row,) = take(run.skills, [member], run.skills.tasks).values
-    met: dict[str, list[bool]] = {}
+    solved: dict[str, list[bool]] = {}
     for task, value in zip(run.skills.tasks, row, strict=True):
         if value != MISSING:
-            met.setdefault(run.tasks[task].draft.capability, []).append(bool(value == SOLVED))
-    order = sorted(met, key=lambda name: (-len(met[name]), name))
-    return [(_cell(name), len(met[name]), sum(met[name]) / len(met[name])) for name in order]
+            solved.setdefault(run.tasks[task].draft.capability, []).append(bool(value == SOLVED))
+    order = sorted(solved, key=lambda name: (-len(solved[name]), name))
+    return [
+        (_cell(name), len(solved[name]), sum(solved[name]) / len(solved[name])) for name in order
+    ]
 
 
 def _cell(text: str) -> str:
-    """Text that stays in its cell of a Markdown table; an LLM may have written it."""
+    """Return text that cannot leave its cell of a Markdown table; an LLM may have written it."""
     return " ".join(text.replace("|", "/").split())
 
 
@@ -119,7 +132,7 @@ def _making(recipe: Recipe, method: str) -> str:
 
 
 def _messages(run: RunRecord) -> str:
-    """Python source of a conversation, as the run asks its questions."""
+    """Return the Python source of a conversation, in the form in which the run asks questions."""
     system: Mapping[str, Any] = {"role": "system", "content": run.manifest.flags["system_prompt"]}
-    said = [*([system] if system["content"] else []), {"role": "user", "content": "…"}]
-    return "[\n" + "".join(f"    {message!r},\n" for message in said) + "]"
+    messages = [*([system] if system["content"] else []), {"role": "user", "content": "…"}]
+    return "[\n" + "".join(f"    {message!r},\n" for message in messages) + "]"

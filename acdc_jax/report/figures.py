@@ -1,4 +1,4 @@
-"""What each picture of the page shows, as plain data: the page's script only draws it."""
+"""Compute the data of the page's figures, which its scripts only draw."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,23 +11,23 @@ from acdc_jax.evolution.skills import MISSING, SOLVED
 from acdc_jax.report import lineage, taskmap
 from acdc_jax.runtime.run_reader import Json, RunRecord, read_responses
 
-_RESPONSE_BUDGET = 3_000_000  # characters of all responses on the page; it is to fit into a mail
+_RESPONSE_BUDGET = 3_000_000  # characters of all responses on the page, to fit into a mail
 _LONGEST_RESPONSE = 2_000
 _SYMBOLS = {1: "1", 0: "0", MISSING: "-"}
 
 
 def pass_rates(run: RunRecord) -> dict[str, float]:
-    """Task id → share of the final archive that solves it, of every task that it has met."""
+    """Return task id → share of the final archive that solves it, for each task it has answered."""
     rows = skill_matrix.take(run.skills, run.manifest.archive, run.skills.tasks)
     return skill_matrix.pass_rates(rows)
 
 
 def generations(run: RunRecord, kernel: np.ndarray) -> Json:
-    """Figures over generations, and what the collectives reach on held-out tasks.
+    """Return figures over generations, and the Coverage that the run has to beat.
 
     Args:
-        run: the run.
-        kernel: likenesses of all its tasks, in their order.
+        run: The run.
+        kernel: [tasks, tasks]; from `taskmap.likeness`, of all its tasks in order.
     """
     vendi: list[float] = []
     position = {name: i for i, name in enumerate(run.tasks)}
@@ -41,7 +41,7 @@ def generations(run: RunRecord, kernel: np.ndarray) -> Json:
         "metrics": run.metrics,
         "novelty": [_novelty(entry, run.manifest.flags) for entry in run.archives],
         "vendi": vendi,
-        "held_out": [
+        "measured": [
             [int(g), value] for g, value in results.get("coverage_by_generation", {}).items()
         ],
         "levels": [
@@ -61,7 +61,7 @@ _LEVELS = {
 
 
 def _novelty(archive: Json, flags: Mapping[str, Any]) -> list[float] | None:
-    """Median and maximum novelty of an archive, without the one that nobody dominates."""
+    """Return the median and maximum novelty of an archive, without the undominated member."""
     top = flags.get("dominated_score")
     values = [member["novelty"] for member in archive["members"]]
     values = [value for value in values if value is not None and value != top]
@@ -69,7 +69,7 @@ def _novelty(archive: Json, flags: Mapping[str, Any]) -> list[float] | None:
 
 
 def heat_map(run: RunRecord) -> Json:
-    """The skill matrix, rows in groups that mean something, best first within each."""
+    """Return the skill matrix with its rows grouped by role, the best first in each group."""
     fitness = dict(zip(run.skills.members, _share(run.skills.values), strict=True))
     taken: set[str] = set()
     groups = []
@@ -96,13 +96,13 @@ def heat_map(run: RunRecord) -> Json:
 
 
 def _share(values: np.ndarray) -> list[float]:
-    """Solved share of what each row has met."""
-    met = np.maximum((values != MISSING).sum(1), 1)
-    return list(((values == SOLVED).sum(1) / met).tolist())
+    """Return the share of solved tasks of each row, missing ones left out."""
+    answered = np.maximum((values != MISSING).sum(1), 1)
+    return list(((values == SOLVED).sum(1) / answered).tolist())
 
 
 def family_tree(run: RunRecord) -> Json:
-    """Ancestors of the archive, and those of the task force, each laid out for itself."""
+    """Return the ancestors of the archive and those of the task force, each with a layout."""
     force, archive = run.task_force[:3], list(run.manifest.archive)
     views = {"task force of 3": force, "archive": archive} if force else {"archive": archive}
     fitness = dict(zip(run.skills.members, _share(run.skills.values), strict=True))
@@ -136,7 +136,12 @@ def family_tree(run: RunRecord) -> Json:
 
 
 def tasks(run: RunRecord, kernel: np.ndarray) -> list[Json]:
-    """Every task, with its place on the map and the responses to it; `kernel` as above."""
+    """Return all tasks, with their places on the map and the responses to them.
+
+    Args:
+        run: The run.
+        kernel: As in `generations`.
+    """
     rates, active = pass_rates(run), set(run.pools[-1].active)
     positions = dict(zip(run.tasks, taskmap.place(kernel).round(4).tolist(), strict=True))
     answers = _answers(run)
@@ -162,19 +167,19 @@ def tasks(run: RunRecord, kernel: np.ndarray) -> list[Json]:
 
 
 def _answers(run: RunRecord) -> dict[str, list[list[Any]]]:
-    """Task id → [instance, text, score, members] of the members shown; equal ones once.
+    """Return task id → [instance, text, score, members], with equal responses merged.
 
-    Shown are the task force, the archive and the seeds. Texts are cut where all of them would
-    make the page too large.
+    These are responses of the task force, the archive and the seeds. They are cut if all of them
+    would make the page too large.
     """
     members = list(dict.fromkeys([*run.task_force, *run.manifest.archive, *run.seeds]))
-    found: dict[str, dict[tuple[str, str, float | None], list[str]]] = {}
+    by_task: dict[str, dict[tuple[str, str, float | None], list[str]]] = {}
     for entry in read_responses(run, members):
-        same = found.setdefault(entry["task"], {})
+        same = by_task.setdefault(entry["task"], {})
         same.setdefault((entry["instance"], entry["text"], entry["score"]), []).append(
             entry["member"]
         )
-    longest = min(_LONGEST_RESPONSE, _RESPONSE_BUDGET // max(1, sum(map(len, found.values()))))
+    longest = min(_LONGEST_RESPONSE, _RESPONSE_BUDGET // max(1, sum(map(len, by_task.values()))))
     order = {member: i for i, member in enumerate(members)}
     return {
         task: [
@@ -186,18 +191,18 @@ def _answers(run: RunRecord) -> dict[str, list[list[Any]]]:
             ]
             for (instance, text, score), who in same.items()
         ]
-        for task, same in found.items()
+        for task, same in by_task.items()
     }
 
 
 def _clip(text: str, longest: int) -> str:
-    """Both ends of a text: a response declares its answer at the end."""
+    """Return both ends of a text, since a response declares its answer at the end."""
     half = longest // 2
     return text if len(text) <= longest else f"{text[:half]} […] {text[-half:]}"
 
 
 def profile(run: RunRecord) -> Json | None:
-    """Solved share of each capability by each member of the task force, and by all of them."""
+    """Return the share of each capability that each member of the task force solves, and all do."""
     members = run.task_force
     if not members:
         return None
@@ -215,7 +220,7 @@ def profile(run: RunRecord) -> Json | None:
 
 
 def timing(run: RunRecord) -> Json:
-    """Where the time went: parts of the run, and parts of its generations where they are told."""
+    """Return the seconds of the run's parts, and of the parts of its generations."""
     wall = (run.results or {}).get("wall_s", {})
     steps = sorted({key for entry in run.metrics for key in entry if key.startswith("seconds_")})
     return {
@@ -230,10 +235,13 @@ def timing(run: RunRecord) -> Json:
 
 
 def differing_flags(runs: Sequence[RunRecord]) -> list[str]:
-    """Names of the flags on which experiments differ, not places, machines or PRNG seeds."""
+    """Return the names of the flags that make experiments differ.
+
+    Places, machines and PRNG seeds do not.
+    """
     names = sorted({name for run in runs for name in run.manifest.flags} - _NO_SETTING)
     return [name for name in names if len({str(run.manifest.flags.get(name)) for run in runs}) > 1]
 
 
-# Where a run may go on with another value, it stays the same experiment; a longer one does not.
-_NO_SETTING = free_flags() - {"generations"} | {"seed"}
+# A flag that may change on a run does not change the experiment, but for these two.
+_NO_SETTING = free_flags() - {"generations", "held_out"} | {"seed"}

@@ -1,4 +1,4 @@
-"""The family tree of some members, laid out like a history of versions: a lane for each."""
+"""Lay out the family tree of some members like a version history, in lanes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ Recipes = Mapping[str, Recipe]
 
 
 def ancestors(members: Sequence[str], recipes: Recipes) -> list[str]:
-    """The members and everything that they descend from, oldest first."""
+    """Return the members and all their ancestors, oldest first."""
     known: set[str] = set()
     waiting = list(members)
     while waiting:
@@ -20,16 +20,16 @@ def ancestors(members: Sequence[str], recipes: Recipes) -> list[str]:
 
 
 def lay_out(members: Sequence[str], recipes: Recipes) -> dict[str, tuple[int, int]]:
-    """Row and lane of each member.
+    """Return the row and the lane of each member.
 
-    A row is a generation; seeds have one of their own, above the children that generation 0 makes
-    of them. A member holds its lane from its own row to that of its last child, which may be the
-    next to have it: so no line between a parent and a child runs through another member. A child
-    takes the free lane nearest to its parents.
+    A row is a generation. The seeds have a row of their own, above the children that generation 0
+    makes of them. A member keeps its lane from its own row to the row of its last child, which may
+    take it over, so that no line from a parent to a child crosses another member. A child takes the
+    free lane nearest to its parents.
 
     Args:
-        members: closed under parents and oldest first, as `ancestors` returns them.
-        recipes: member id → recipe.
+        members: Members with all their ancestors, oldest first, as `ancestors` returns them.
+        recipes: Member id → recipe.
 
     Returns:
         Member id → (row, lane), in the order of `members`.
@@ -43,17 +43,17 @@ def lay_out(members: Sequence[str], recipes: Recipes) -> dict[str, tuple[int, in
     lanes: list[int] = []  # row from which each lane is free
     lane: dict[str, int] = {}
     for number in range(len(ages)):
-        wishes: dict[str, float] = {}
+        ideal: dict[str, float] = {}  # the mean lane of the parents
         for name in (name for name in members if row[name] == number):
-            own = [lane[parent] for parent in recipes[name].parents]
-            wishes[name] = sum(own) / len(own) if own else float(len(wishes))
-        for name in sorted(wishes, key=lambda name: (wishes[name], name)):
+            above = [lane[parent] for parent in recipes[name].parents]
+            ideal[name] = sum(above) / len(above) if above else float(len(ideal))
+        for name in sorted(ideal, key=lambda name: (ideal[name], name)):
             free = [i for i, since in enumerate(lanes) if since <= number]
             if not free:
                 free = [len(lanes)]
                 lanes.append(0)
-            lane[name] = min(free, key=lambda i: (abs(i - wishes[name]), i))
-            # A member without children here keeps its place for one row, so that none is below it.
+            lane[name] = min(free, key=lambda i: (abs(i - ideal[name]), i))
+            # A member without children keeps its lane for one row, so that none is right below it.
             lanes[lane[name]] = max(held_until[name], number + 1)
     return {name: (row[name], lane[name]) for name in members}
 

@@ -1,10 +1,9 @@
-"""The page to look at: one HTML file that opens from a mail attachment.
+"""Write the page of a run: one HTML file that opens from a mail attachment.
 
-The pictures are SVG and canvas, drawn by a few small scripts of our own: a bundled plotting
-library would add megabytes to each run's page, draw at one width for desk and phone, and need its
-colours set again for a dark screen. Here style sheets do that, and a page of the quickstart has
-about 0.2 MB. Data travel compressed in base64, so that no text of a model or of a task is ever
-read as HTML; the scripts put it on the page as text.
+A few small scripts draw the figures, as SVG and canvas. A bundled plotting library would add
+megabytes to each page, draw at one width for desk and phone, and need other colours on a dark
+screen. A page of the quickstart has about 0.2 MB. The data are compressed and in base64, so that a
+browser never reads a text of a model or of a task as HTML; the scripts add it to the page as text.
 """
 
 import base64
@@ -17,11 +16,10 @@ from typing import Any
 import jinja2
 
 from acdc_jax.config import Config
-from acdc_jax.errors import AcdcError
 from acdc_jax.files import write_atomic
 from acdc_jax.report import figures, taskmap
 from acdc_jax.report.ablation import compare_runs
-from acdc_jax.report.tables import NAMES
+from acdc_jax.report.tables import NAMES, measured_on
 from acdc_jax.runtime.run_reader import Json, RunRecord, read_run
 
 _WEB = Path(__file__).parent / "web"
@@ -30,20 +28,21 @@ _ABLATION_SCRIPTS = ("base", "lines", "ablation")
 
 
 def write_page(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
-    """Writes the page of a run, or of several compared with each other.
+    """Write the page of a run, or of a comparison of several.
 
     Args:
-        run_dirs: at least one run.
-        out: file to write; default `report.html` in the run, which several runs do not have.
+        run_dirs: At least one run directory.
+        out: File to write; by default `report.html` in the run. Needed for several runs.
 
     Returns:
-        The file written.
+        The file.
 
     Raises:
-        AcdcError: a run cannot be read, or it is not clear where the page should go.
+        AcdcError: A run cannot be read.
+        ValueError: There are several runs and no `out`.
     """
     if len(run_dirs) > 1 and out is None:
-        raise AcdcError("a page about several runs belongs to none of them; name it with --out")
+        raise ValueError("a page about several runs needs a file name")
     path = out or run_dirs[0] / "report.html"
     runs = [read_run(run_dir) for run_dir in run_dirs]
     page = run_page(runs[0]) if len(runs) == 1 else ablation_page(runs)
@@ -53,7 +52,7 @@ def write_page(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def run_page(run: RunRecord) -> str:
-    """The page of one run."""
+    """Return the page of one run, as HTML."""
     kernel = taskmap.likeness([task.draft.text() for task in run.tasks.values()])
     data = {
         "generations": figures.generations(run, kernel),
@@ -70,13 +69,14 @@ def run_page(run: RunRecord) -> str:
         run=run,
         names=NAMES,
         headline=headline(run),
+        measured=measured_on(run.results) if run.results else "",
         profile=figures.profile(run),
         flag_lines=_flag_lines(run),
     )
 
 
 def ablation_page(runs: Sequence[RunRecord]) -> str:
-    """The page that compares runs."""
+    """Return the page that compares runs, as HTML."""
     comparison = compare_runs(runs)
     return _render(
         "ablation.html.jinja",
@@ -90,11 +90,13 @@ def ablation_page(runs: Sequence[RunRecord]) -> str:
 
 
 def headline(run: RunRecord) -> list[tuple[str, str]]:
-    """The few figures that a reader in a hurry takes along, with what they mean."""
-    rows = {(row["collective"], row["n"]): row for row in (run.results or {}).get("rows", [])}
+    """Return the most important figures, each with its meaning."""
+    results = run.results or {"rows": [], "held_out": ""}
+    rows = {(row["collective"], row["n"]): row for row in results["rows"]}
+    kind = "held-out tasks" if results["held_out"] else "the task pool"
     tiles = []
     for key, text in (
-        (("evolved", 3), "of held-out tasks solved by at least one of the 3 chosen models"),
+        (("evolved", 3), f"of {kind} solved by at least one of the 3 chosen models"),
         (("seeds", 3), "by the best 3 of the models it started from"),
     ):
         if key in rows:
@@ -108,7 +110,7 @@ def headline(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def _flag_lines(run: RunRecord) -> list[str]:
-    """The run's settings as `flags.txt` has them: none that are about one process."""
+    """Return the run's settings as lines of a flag file, without those of a single process."""
     return Config.from_settings(run.manifest.flags).flag_lines()
 
 
@@ -117,7 +119,7 @@ def _name(run: RunRecord) -> str:
 
 
 def _render(template: str, scripts: Sequence[str], data: Json, **shown: Any) -> str:
-    """Fills a template; everything shown is escaped, data and our own files apart."""
+    """Fill a template. Everything in `shown` is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_WEB),
         autoescape=True,

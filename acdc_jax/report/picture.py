@@ -1,21 +1,31 @@
-"""One picture of a run: Coverage and fitness over generations; matplotlib is imported for it."""
+"""Draw one picture of a run: Coverage and fitness over generations."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from acdc_jax.report.tables import measured_on
+from acdc_jax.runtime.run_reader import read_metrics
 
 # Distinct for colour-blind readers (Okabe and Ito), and the same in both panels.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 
 def draw_run(run_dir: Path, results: Mapping[str, Any]) -> Path:
-    """Draws `report.png` from `metrics.jsonl` and the results; returns its path."""
+    """Draw `report.png` in a run directory.
+
+    Args:
+        run_dir: The run directory.
+        results: What `results.json` holds, or will hold.
+
+    Returns:
+        The path of the picture.
+    """
+    # Imported here: it takes a second, and most commands draw nothing.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    metrics = [json.loads(line) for line in lines]
+    metrics = read_metrics(run_dir, results["generations"])
     generations = [entry["generation"] for entry in metrics]
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -33,10 +43,10 @@ def draw_run(run_dir: Path, results: Mapping[str, Any]) -> Path:
             left.axvline(entry["generation"], color="#dddddd", linewidth=0.8, zorder=0)
     left.set_title("On the task pool (grey lines: the tasks were adapted)", loc="left")
 
-    held_out = {int(g): value for g, value in results["coverage_by_generation"].items()}
+    coverage = {int(g): value for g, value in results["coverage_by_generation"].items()}
     right.plot(
-        list(held_out),
-        list(held_out.values()),
+        list(coverage),
+        list(coverage.values()),
         marker="o",
         color=_BLUE,
         label="task force of 3 that each generation would choose",
@@ -48,12 +58,12 @@ def draw_run(run_dir: Path, results: Mapping[str, Any]) -> Path:
     ):
         if key in rows:
             right.axhline(rows[key], color=_GREY, linestyle=style, label=label)
-    everyone = [row for row in results["rows"] if row["collective"] == "all_seeds"]
-    for row in everyone:
+    for row in (row for row in results["rows"] if row["collective"] == "all_seeds"):
         right.axhline(
             row["coverage"], color=_ORANGE, linestyle="-.", label=f"all {row['n']} seeds together"
         )
-    right.set_title("Coverage on held-out tasks", loc="left")
+    where = measured_on(results).partition(", ")  # Too long for one line.
+    right.set_title("\n".join(filter(None, (f"Coverage {where[0]}", where[2]))), loc="left")
 
     for axes in (left, right):
         axes.set_xlabel("generation")

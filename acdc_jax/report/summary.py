@@ -1,4 +1,4 @@
-"""Several runs in one table: means and intervals over PRNG seeds."""
+"""Summarise several runs: means and intervals over PRNG seeds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,18 +10,18 @@ FIGURES = ("coverage", "coverage_majority", "best_single")
 
 
 def summarise(measured: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """One row per collective and N: mean, 95 % t-interval and values over the seeds.
+    """Return one row per collective and N: mean, 95 % t-interval and values over the PRNG seeds.
 
     Args:
-        measured: the rows of each PRNG seed's runs.
+        measured: The rows of each PRNG seed's runs.
 
     Returns:
-        The rows; `repeats` of each tells which of `measured` its values are from.
+        The rows. `repeats` of a row are the indices in `measured` of its values.
     """
     keys = dict.fromkeys((row["collective"], row["n"]) for rows in measured for row in rows)
     summary = []
     for collective, n in keys:
-        # One of each seed, lest an interval be as narrow as if there were more.
+        # One value per PRNG seed: repeated ones would make the interval too narrow.
         same = {
             repeat: row
             for repeat, rows in enumerate(measured)
@@ -39,27 +39,28 @@ def summarise(measured: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str,
 
 
 def differences(summary: Sequence[Mapping[str, Any]]) -> str:
-    """Coverage of the evolved task force minus every other row's, paired by PRNG seed.
+    """Return in words the Coverage of the evolved task force minus that of each other row.
 
-    Left out are rows of other seeds than the task force's.
+    Differences are paired by PRNG seed. Rows of other PRNG seeds than the task force's are left
+    out.
     """
     evolved = {row["n"]: row for row in summary if row["collective"] == "evolved"}
-    lines = ["Coverage of the evolved task force minus, paired by PRNG seed:"]
+    lines = ["Coverage of the evolved task force minus that of (paired by PRNG seed):"]
     for row in summary:
-        ours = evolved.get(row["n"], evolved.get(3))
-        if row["collective"] == "evolved" or ours is None or ours["repeats"] != row["repeats"]:
+        force = evolved.get(row["n"], evolved.get(3))
+        if row["collective"] == "evolved" or force is None or force["repeats"] != row["repeats"]:
             continue
-        gap = np.asarray(ours["coverage_values"]) - np.asarray(row["coverage_values"])
+        gap = np.asarray(force["coverage_values"]) - np.asarray(row["coverage_values"])
         low, high = interval(gap)
         lines.append(
-            f"  {row['collective']:<20} N {ours['n']} against {row['n']}: {gap.mean():+.3f} "
+            f"  {row['collective']:<20} N {force['n']} against {row['n']}: {gap.mean():+.3f} "
             f"(95 % interval {low:+.3f} to {high:+.3f}; median {np.median(gap):+.3f})"
         )
     return "\n".join(lines)
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """95 % interval of the mean by Student's t; the value itself where there is only one."""
+    """Return the 95 % t-interval of the mean; of a single value, the value twice."""
     if len(values) < 2 or np.ptp(values) == 0:
         return [float(values.mean())] * 2
     error = values.std(ddof=1) / np.sqrt(len(values))

@@ -1,4 +1,4 @@
-"""Result tables in the terminal."""
+"""Tables of results in the terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,21 +20,24 @@ NAMES = {
 
 
 def measured_on(results: Mapping[str, Any]) -> str:
-    """Return which tasks a run's results were measured on, in words.
+    """Return in words which tasks the results of a run were measured on.
 
     Args:
         results: What `results.json` holds.
     """
-    if results["held_out"]:
-        return f"{results['measured_tasks']} held-out tasks ({results['held_out']})"
-    return (
-        f"{results['measured_tasks']} tasks of the task pool, which the task force was chosen on: "
-        "not held out"
-    )
+    count, held_out = results["measured_tasks"], results["held_out"]
+    if held_out:
+        return f"on {count} held-out tasks ({held_out})"
+    return f"on the task pool ({count} tasks), which the task force was chosen on: not held out"
 
 
 def results_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """One line per collective; figures with a 95 % interval where the rows have one."""
+    """Return a table with one line per collective.
+
+    Args:
+        rows: Of `results.json`, or of `summarise`, which have 95 % intervals.
+        title: Title of the table.
+    """
     table = Table(title=title, title_justify="left")
     table.add_column("collective")
     for name in ("N", "Coverage", "most instances", "best single"):
@@ -56,10 +59,10 @@ def _figure(row: Mapping[str, Any], name: str) -> str:
 
 
 def forces_table(evaluation: Mapping[str, Any]) -> Table:
-    """Task forces with their Coverage of the tasks that they were chosen on.
+    """Return a table of task forces with their Coverage of the tasks that they were chosen on.
 
     Args:
-        evaluation: what `evaluation.json` holds.
+        evaluation: What `evaluation.json` holds.
     """
     settings = evaluation["settings"]
     table = Table(
@@ -86,11 +89,11 @@ def _coverages(row: Mapping[str, Any]) -> list[str]:
 
 
 def best_of_n_table(panels: Sequence[Mapping[str, Any]], sets: Mapping[str, str]) -> Table:
-    """Accuracy of every way to choose one of N answers.
+    """Return a table of the accuracy of each way to choose one of N answers.
 
     Args:
-        panels: entries of `best_of_n.json`.
-        sets: set of questions → its title.
+        panels: Entries of `best_of_n.json`.
+        sets: Set of questions → its title.
     """
     table = Table(title="best of N: accuracy of the chosen answer", title_justify="left")
     for name in ("answers of", "chosen by"):

@@ -290,7 +290,7 @@ def test_lineage_reaches_the_seeds(run_dir: Path, capsys: pytest.CaptureFixture[
     assert "seed, on disk" in tree or "seed, dropped" in tree
     assert ", dropped" in tree
     for argv, status, named in (
-        ([str(run_dir), "g009-m09"], 1, "never had"),
+        ([str(run_dir), "g009-m09"], 1, "no member 'g009-m09'"),
         ([str(run_dir)], 2, "usage"),
         (["--help"], 0, ""),
     ):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from acdc_jax.commands.main import main
-from acdc_jax.commands.tasks import Filter, chosen, read_tasks
-from acdc_jax.runtime.run_reader import SCHEMA, Manifest
+from acdc_jax.report.task_browser import TaskBrowser, TaskFilter
+from acdc_jax.runtime.run_reader import SCHEMA, Manifest, read_run
 from acdc_jax.tasks.task import Task, save_task
 from acdc_jax.tasks.task_sets import general
 
@@ -29,7 +29,7 @@ def run_dir(tmp_path: Path) -> Path:
         {"id": "g000-m00", "novelty": 1, "skills": "110"},
         {"id": "g001-m00", "novelty": 2, "skills": "10-"},
     ]
-    archive = {"tasks": ["t00002", "t00003", "t00004"], "members": members}
+    archive = {"tasks": ["t00002", "t00003", "t00004"], "members": members, "children": []}
     pool = {"active": archive["tasks"], "limbo": {"t00003": "t00000"}, "next_id": 5}
     responses = [
         {"member": "g000-m00", "task": task, "instance": "1", "text": text, "score": score}
@@ -39,14 +39,15 @@ def run_dir(tmp_path: Path) -> Path:
             ("t00003", "t00002", 1.0),
         )
     ]
-    manifest = Manifest(SCHEMA, 4, (0, 0), {}, 5, ("g000-m00", "g001-m00"), {})
+    manifest = Manifest(SCHEMA, 0, (0, 0), {}, 5, ("g000-m00", "g001-m00"), {})
     for folder in ("archive", "pool", "responses"):
         (tmp_path / folder).mkdir()
     (tmp_path / "manifest.json").write_text(json.dumps(dataclasses.asdict(manifest)))
-    (tmp_path / "archive/g004.json").write_text(json.dumps(archive))
-    (tmp_path / "pool/g004.json").write_text(json.dumps(pool))
+    (tmp_path / "archive/g000.json").write_text(json.dumps(archive))
+    (tmp_path / "pool/g000.json").write_text(json.dumps(pool))
+    (tmp_path / "metrics.jsonl").write_text('{"generation": 0}\n')
     lines = "\n".join(map(json.dumps, responses))
-    (tmp_path / "responses/g004.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "responses/g000.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     return tmp_path
 
 
@@ -65,7 +66,7 @@ def run_dir(tmp_path: Path) -> Path:
     ],
 )
 def test_filters(wanted: dict[str, object], found: list[int], run_dir: Path) -> None:
-    tasks = chosen(read_tasks(run_dir), Filter(**wanted))  # type: ignore[arg-type]
+    tasks = TaskBrowser(read_run(run_dir)).select(TaskFilter(**wanted))  # type: ignore[arg-type]
     assert [task.id for task in tasks] == [f"t{i:05d}" for i in found]
 
 
@@ -100,17 +101,17 @@ def test_one_task_with_its_lineage_and_answers(
     assert main(["tasks", str(run_dir), "t00004"]) == 0
     assert "g001-m00: missing" in capsys.readouterr().out
     assert main(["tasks", str(run_dir), "t00001"]) == 0
-    assert "has not been asked" in capsys.readouterr().out
+    assert "the task is not active" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
         ([], 2, "usage"),
-        (["{run}", "t00099"], 1, "has no task"),
+        (["{run}", "t00099"], 1, "no task 't00099'"),
         (["{run}", "--kind=odd"], 2, "kind"),
         (["{run}/nothing"], 1, "is it a run?"),
-        (["{run}", "--min_difficulty=9"], 2, "between 1 and 5"),
+        (["{run}", "--min_difficulty=9"], 2, "must be in [1, 5]"),
     ],
 )
 def test_mistakes_are_told(

@@ -45,6 +45,24 @@ def test_a_weaker_sandbox_is_on_the_page(tmp_path: Path, write_run: Callable[...
         assert ("Weaker isolation" in write_page([path.parent]).read_text()) == shown
 
 
+def test_the_page_says_what_was_measured_on(tmp_path: Path, write_run: Callable[..., Path]) -> None:
+    path = write_run(tmp_path / "run") / "results.json"
+    page = write_page([path.parent]).read_text()
+    assert "Measured on 10 held-out tasks (tiny)." in page
+    assert "of held-out tasks solved by at least one" in page
+    results = json.loads(path.read_text())
+    path.write_text(json.dumps(results | {"held_out": "", "measured_tasks": 24}))
+    page = write_page([path.parent]).read_text()
+    line = "on the task pool (24 tasks), which the task force was chosen on: not held out"
+    assert f"Measured {line}." in page
+    assert "of the task pool solved by at least one" in page
+    assert "held-out tasks" not in page
+    other = write_run(tmp_path / "other", held_out="tiny")
+    comparison = compare_runs([read_run(path.parent), read_run(other)])
+    assert comparison["flags"] == ["held_out"]
+    assert comparison["measured"] == [line, "on 10 held-out tasks (tiny)"]
+
+
 def test_what_the_pictures_show(tmp_path: Path, write_run: Callable[..., Path]) -> None:
     data = _data(write_page([write_run(tmp_path / "run")]).read_text())
     groups = {group["name"]: group["members"] for group in data["heat"]["groups"]}
@@ -113,7 +131,7 @@ def test_several_runs_are_grouped_by_flags(tmp_path: Path, write_run: Callable[.
     evolved = comparison["rows"][0]
     assert evolved["label"] == "reference"
     assert evolved["coverage_values"] == [0.5, 0.5]
-    assert comparison["curves"]["held_out"]["selection=fitness"][0] == [0, 0.25, 0.25, 0.25]
+    assert comparison["curves"]["measured"]["selection=fitness"][0] == [0, 0.25, 0.25, 0.25]
 
 
 def test_the_command(
@@ -123,7 +141,7 @@ def test_the_command(
     assert main(["report", str(run)]) == 0
     assert (run / "report.html").exists()
     assert main(["report", str(run), str(run), f"--out={tmp_path / 'both.html'}"]) == 0
-    assert main(["report", str(run), str(run)]) == 1
+    assert main(["report", str(run), str(run)]) == 2
     assert "--out" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 1
     assert "is it a run?" in capsys.readouterr().err

@@ -67,6 +67,7 @@ def test_picture(tmp_path: Path) -> None:
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     results = {"rows": [_ROW | {"collective": "seeds"}], "coverage_by_generation": {"0": 0.1}}
+    results |= {"generations": 3, "held_out": "", "measured_tasks": 4}
     path = draw_run(tmp_path, results)
     image = matplotlib.image.imread(path)
     assert image.shape[1] > image.shape[0] > 300

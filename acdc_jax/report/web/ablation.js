@@ -7,5 +7,5 @@ for (const [name, groups] of Object.entries(await unpack("data"))) {
     low: points.map(([x, , low]) => [x, low]),
     high: points.map(([x, , , high]) => [x, high]),
   }));
-  figure(name, (width) => (series.length ? lineChart(width, series, { format: percent, dots: name === "held_out" }) : []));
+  figure(name, (width) => (series.length ? lineChart(width, series, { format: percent, dots: name === "measured" }) : []));
 }

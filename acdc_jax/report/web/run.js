@@ -14,8 +14,8 @@ figure("pool", (width) => lineChart(width, [
   { label: "average model", points: at("fitness_mean"), colour: "var(--c3)" },
 ], share));
 
-figure("held-out", (width) => lineChart(width, [
-  { label: "the 3 it would choose", points: generations.held_out, colour: "var(--c1)" },
+figure("measured", (width) => lineChart(width, [
+  { label: "the 3 it would choose", points: generations.measured, colour: "var(--c1)" },
   ...generations.levels.map(([label, level], i) => (
     { label, points: [[0, level], [last, level]], colour: ["var(--c2)", "var(--c6)", "var(--c4)"][i % 3], dashed: true })),
 ], { ...share, marks: [], dots: true }));
@@ -24,7 +24,7 @@ const novel = generations.novelty.map((pair, g) => [g, pair]).filter(([, pair]) 
 figure("novelty", (width) => novel.length ? lineChart(width, [
   { label: "highest", points: novel.map(([g, pair]) => [g, pair[1]]), colour: "var(--c2)" },
   { label: "median", points: novel.map(([g, pair]) => [g, pair[0]]), colour: "var(--c1)" },
-], { marks: adapted }) : html("p", {}, "No model had anybody above it."));
+], { marks: adapted }) : html("p", {}, "No model was dominated by another."));
 
 figure("vendi", (width) => lineChart(width, [
   { label: "Vendi score", points: generations.vendi.map((value, g) => [g, value]), colour: "var(--c1)" },
