@@ -1,13 +1,14 @@
-"""`acdc bench checkpoint`: Hugging Face folders and members in and out, beside disk and link.
+"""`acdc bench checkpoint`: write and read Hugging Face folders and members, beside the disk.
 
-Random weights are written into a fresh folder and read back, cold and warm; every bit must come
-back.
+Random weights are written into a new folder and read back, cold (from the disk) and warm (from the
+page cache). Every bit must come back.
 """
 
 import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,14 +16,15 @@ import jax
 from acdc_jax import flags
 from acdc_jax.bench import host
 from acdc_jax.bench.limits import SHAPES, link_rates
-from acdc_jax.bench.table import show
+from acdc_jax.bench.table import Figures
 from acdc_jax.bench.weights import ModelBench, random_weights, size_bytes
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.content_hash import content_hash
 from acdc_jax.models import hf
+from acdc_jax.models.config import ModelConfig
 from acdc_jax.options import option
 from acdc_jax.params import Params
-from acdc_jax.runtime.breed import seed_recipe
+from acdc_jax.runtime.breed import member_id, seed_recipe
 from acdc_jax.runtime.member_files import HOST_MEMORY, load_member, save_member
 
 
@@ -30,68 +32,82 @@ from acdc_jax.runtime.member_files import HOST_MEMORY, load_member, save_member
 class CheckpointBench(ModelBench):
     """Checkpoints"""
 
-    folder: str = option(tempfile.gettempdir(), "On the disk to use; a fresh folder in it.")
+    folder: str = option(
+        tempfile.gettempdir(), "Folder on the disk to measure; a temporary one is made in it."
+    )
 
 
 SECTIONS = (CheckpointBench,)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs `acdc bench checkpoint`.
+    """Run `acdc bench checkpoint`.
 
     Raises:
-        AcdcError: Params came back changed, or the disk is full.
+        AcdcError: Weights came back changed, or the disk has no room for them.
     """
     (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     config = SHAPES[bench.shape]
     weights = random_weights(config, 0)
     size = size_bytes(weights)
-    if shutil.disk_usage(bench.folder).free < 1.2 * size:
-        raise AcdcError(f"--folder={bench.folder}: has no room for {size / 1e9:.1f} GB")
-    recipe = seed_recipe("g000-m00", weights)
-    wanted = {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-        for path, leaf in weights.items()
-        for where in [leaf.sharding.with_memory_kind(HOST_MEMORY)]
-    }
-    there = {path: leaf.sharding for path, leaf in weights.items()}
-    rows: list[tuple[str, str, str]] = []
-
-    def row(what: str, run: Callable[[], Params | None]) -> None:
-        """Measures a step; weights that it returns must be those that were written."""
-        found: list[Params | None] = []
-        took = host.seconds(lambda: found.append(jax.block_until_ready(run())))
-        if found[0] is not None and content_hash(jax.device_put(found[0], there)) != recipe.content:
-            raise AcdcError(f"{what}: weights came back changed")
-        rows.append((what, f"{size / took / 1e9:.2f} GB/s", f"{took:.1f} s"))
-        print(*rows[-1], sep="  ", flush=True)
-
+    if (free := shutil.disk_usage(bench.folder).free) < 1.2 * size:
+        raise AcdcError(
+            f"--folder={bench.folder}: {free / 1e9:.1f} GB are free, but {1.2 * size / 1e9:.1f} "
+            "are needed; name a folder on another disk"
+        )
+    figures = Figures("what", "rate", "time")
     with tempfile.TemporaryDirectory(dir=bench.folder, prefix="acdc-checkpoint-") as name:
         folder = Path(name)
-        written, read = host.disk_rates(folder, min(size, 2**32))
-        down, up = link_rates(min(size, 2**30))
-        source, out, member = folder / "source", folder / "out", folder / "g000-m00"
-        source.mkdir()
-        (source / "generation_config.json").write_text('{"eos_token_id": 0}')
-        row("export a Hugging Face folder", lambda: hf.save(out, config, weights, source))
-        host.forget(out)
-        row("load it, cold", lambda: hf.load_weights(out, config))
-        row("load it, warm", lambda: hf.load_weights(out, config))
-        shutil.rmtree(out)
-        row("save a member", lambda: save_member(member, weights, recipe))
-        host.forget(member)
-        row("read it into host memory, cold", lambda: load_member(member, wanted)[0])
-        row("read it into host memory, warm", lambda: load_member(member, wanted)[0])
-    limits = {
-        "limit: disk, written and fsynced": written,
-        "limit: disk, cold read": read,
-        "limit: link, device to host": down,
-        "limit: link, host to device": up,
-    }
-    rows += [(what, f"{rate / 1e9:.2f} GB/s", "") for what, rate in limits.items()]
-    show(f"{bench.shape}, {size / 1e9:.2f} GB", ("what", "rate", "time"), rows)
+        disk, link = host.disk_rates(folder, min(size, 2**32)), link_rates(min(size, 2**30))
+        _measure(figures, folder, config, weights)
+    for limit, rate in {
+        "limit: disk, written and fsynced": disk.write,
+        "limit: disk, cold read": disk.read,
+        "limit: link, device to host": link.to_host,
+        "limit: link, host to device": link.to_device,
+    }.items():
+        figures.add(limit, f"{rate / 1e9:.2f} GB/s", "")
+    figures.show(f"{bench.shape}, {size / 1e9:.2f} GB")
     print(
-        f"every bit came back; host memory: {host.resident(most=True) / 1e9:.2f} GB at most, pages "
-        f"of mapped files included (VmHWM), {host.resident() / 1e9:.2f} GB now (VmRSS)"
+        f"every bit came back; host memory, with the pages of mapped files: peak "
+        f"{host.resident_bytes(peak=True) / 1e9:.2f} GB (VmHWM), now "
+        f"{host.resident_bytes() / 1e9:.2f} GB (VmRSS)"
     )
+
+
+def _measure(figures: Figures, folder: Path, config: ModelConfig, weights: Params) -> None:
+    """Write weights to both formats, and read them back."""
+    recipe = seed_recipe(member_id(0, 0), weights)
+    shardings = {path: leaf.sharding for path, leaf in weights.items()}
+    on_host = {
+        path: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding.with_memory_kind(HOST_MEMORY)
+        )
+        for path, leaf in weights.items()
+    }
+
+    def write(what: str, run: Callable[[], None]) -> None:
+        add_row(what, host.seconds(run))
+
+    def read(what: str, run: Callable[[], Params]) -> None:
+        loaded: list[Params] = []
+        add_row(what, host.seconds(lambda: loaded.append(jax.block_until_ready(run()))))
+        if content_hash(jax.device_put(loaded[0], shardings)) != recipe.content:
+            raise AcdcError(f"{what}: the weights came back changed")
+
+    def add_row(what: str, seconds: float) -> None:
+        figures.add(what, f"{size_bytes(weights) / seconds / 1e9:.2f} GB/s", f"{seconds:.1f} s")
+
+    source, out, member = folder / "source", folder / "out", folder / recipe.id
+    source.mkdir()
+    (source / "generation_config.json").write_text('{"eos_token_id": 0}')
+    write("export a Hugging Face folder", partial(hf.save, out, config, weights, source))
+    host.drop_cached_pages(out)
+    for state in ("cold", "warm"):
+        read(f"load it, {state}", partial(hf.load_weights, out, config))
+    shutil.rmtree(out)
+    write("save a member", partial(save_member, member, weights, recipe))
+    host.drop_cached_pages(member)
+    for state in ("cold", "warm"):
+        read(f"read it into host memory, {state}", lambda: load_member(member, on_host)[0])

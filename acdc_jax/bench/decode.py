@@ -1,32 +1,33 @@
-"""`acdc bench decode`: generation beside the device's limits and Hugging Face `generate`.
+"""`acdc bench decode`: generation, beside the device's limits and Hugging Face `generate`.
 
-Decoding reads all weights and every sequence's keys and values once per token: what counts is that
-number of bytes, over time, beside the rate at which the device copies memory.
+Decoding reads all weights, and the keys and values of every sequence, once per token. Its bytes per
+second are therefore compared with the rate at which the device copies memory.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from acdc_jax import flags
 from acdc_jax.bench import hf_peer
 from acdc_jax.bench.limits import (
     SHAPES,
-    Shape,
     compilations,
     copy_bandwidth,
     matmul_rate,
     median_seconds,
     peak_bytes,
 )
-from acdc_jax.bench.weights import random_weights
-from acdc_jax.errors import ConfigError
+from acdc_jax.bench.table import Figures
+from acdc_jax.bench.weights import ModelBench, random_weights
 from acdc_jax.inference import all_reduce_trial, steps
 from acdc_jax.inference.buckets import bucket
 from acdc_jax.inference.continuous_batching import generate, placement_of
@@ -35,85 +36,107 @@ from acdc_jax.inference.sampling import Sampling
 from acdc_jax.inference.steps import Prompts, Settings
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import decode_layout
-from acdc_jax.options import check, option
+from acdc_jax.options import option
 from acdc_jax.params import Params
 
-_PARTS = ("hf", "mixed", "decode", "prefill")
-_STEPS = 8
-_CALLS = 4  # in a row: as in the engine, the device has no time to wait for the host
+Part = Literal["hf", "mixed", "decode", "prefill"]
+_STEPS = 8  # decoded per call
+_CALLS = 4  # in a row, as in the engine: the device never waits for the host
 _GB = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
-class DecodeBench:
+class DecodeBench(ModelBench):
     """Generation"""
 
-    shape: Shape = option("qwen2.5-7b", "Shape of the model.")
-    parts: str = option(",".join(_PARTS), f"Which of {', '.join(_PARTS)}, comma-separated.")
-    batches: str = option("4,64,128,256", "Sequences at once, comma-separated.")
+    parts: tuple[Part, ...] = option(
+        typing.get_args(Part),
+        "What to time: hf (Hugging Face generate), mixed (prompts and responses of many lengths), "
+        "decode, prefill.",
+    )
+    batches: tuple[int, ...] = option(
+        (4, 64, 128, 256), "Numbers of sequences that are decoded at once.", low=1
+    )
     cache: int = option(1024, "Tokens of every sequence while decoding is timed.", low=16)
     peer_batch: int = option(64, "Sequences at once in Hugging Face generate.", low=1)
-    prefill_rows: int = option(32, "Prompts that are read at once.", low=1)
-    prefill_length: int = option(512, "Tokens of each.", low=8)
+    prefill_rows: int = option(32, "Prompts in a prefill.", low=1)
+    prefill_length: int = option(512, "Tokens of each of them.", low=8)
     prompts: int = option(250, "Prompts of the mixed workload.", low=1)
-    longest_prompt: int = option(700, "Its longest prompt; the shortest has a seventh.", low=7)
-    longest_response: int = option(512, "Its longest response; the shortest is 1/32.", low=32)
+    longest_prompt: int = option(
+        700, "Tokens of its longest prompt; the shortest has a seventh of them.", low=7
+    )
+    longest_response: int = option(
+        512, "Tokens of its longest response; the shortest has 1/32 of them.", low=32
+    )
     slots: int = option(64, "Sequences at once in the mixed workload.", low=1)
-
-    def __post_init__(self) -> None:
-        check(self)
-        for part in self.parts.split(","):
-            if part not in _PARTS:
-                raise ConfigError(f"--parts={self.parts}: {part!r} is none of {', '.join(_PARTS)}")
-        if not all(size.isdecimal() and int(size) for size in self.batches.split(",")):
-            raise ConfigError(f"--batches={self.batches}: give numbers, such as 4,64")
 
 
 SECTIONS = (DecodeBench,)
 
 
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the figures are compared with.
+
+    Attributes:
+        copy: Bytes that the device reads and writes per second while it copies memory.
+        matmul: Floating-point operations per second of a large matrix product.
+        peer: Tokens per second of Hugging Face `generate`, or None.
+    """
+
+    copy: float
+    matmul: float
+    peer: float | None
+
+
 def main(argv: Sequence[str]) -> None:
-    """Runs `acdc bench decode` and prints a line per figure."""
+    """Run `acdc bench decode`."""
     (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
-    for line in measure(bench):
-        print(line, flush=True)
+    figures = Figures("what", "speed", "limit", "first call (compiled)", "peak memory")
+    _measure(bench, figures)
+    figures.show(f"generation at {bench.shape}")
 
 
-def measure(bench: DecodeBench) -> Iterator[str]:
-    """The lines, as they are measured."""
-    config, parts = SHAPES[bench.shape], bench.parts.split(",")
-    peer = None
-    if "hf" in parts:  # first: JAX will take the memory
-        new = min(64, bench.cache // 4)
-        peer = hf_peer.tokens_per_second(config, bench.peer_batch, bench.cache - new, new)
-        rate = peer if isinstance(peer, str) else f"{peer:,.0f} tok/s"
-        yield f"Hugging Face generate, B={bench.peer_batch}: {rate}"
-    small = jax.default_backend() == "cpu"
-    yield f"device: {jax.devices()[0].device_kind}"
-    bandwidth = copy_bandwidth(2**26 if small else 2**31)
-    yield f"copy, bytes read and written: {bandwidth / _GB:,.0f} GB/s"
-    matmul = matmul_rate(512 if small else 8192, config.dtype)
-    yield f"matrix product, {config.dtype}: {matmul / 1e12:,.1f} TFLOP/s"
+def _measure(bench: DecodeBench, figures: Figures) -> None:
+    """Add a row for each part of the benchmark."""
+    config = SHAPES[bench.shape]
+    limits = _measure_limits(bench, config, figures)
     weights = decode_layout(config, random_weights(config, 0))
     jax.block_until_ready(weights)
-    # In the order of what they hold: the peak so far is then that of the part at hand.
-    ordered: list[tuple[int, Callable[[], str]]] = []
-    if "mixed" in parts:
+    # In the order of the memory that they need: the peak so far is then that of the last part.
+    runs: list[tuple[int, Callable[[], tuple[str, ...]]]] = []
+    if "mixed" in bench.parts:
         length = bucket(bench.longest_prompt) + bench.longest_response
-        ordered.append((bench.slots * length, partial(_mixed, config, weights, bench, length)))
-    if "decode" in parts:
-        for batch in map(int, bench.batches.split(",")):
-            given = batch, bench.cache, bandwidth, peer, bench.peer_batch
-            ordered.append((batch * bench.cache, partial(_decode, config, weights, *given)))
-    for _, part in sorted(ordered, key=lambda one: one[0]):
-        yield part()
-    if "prefill" in parts:
-        yield _prefill(config, weights, bench.prefill_rows, bench.prefill_length, matmul)
+        runs.append((bench.slots * length, partial(_time_mixed, bench, config, weights, length)))
+    if "decode" in bench.parts:
+        for batch in bench.batches:
+            time_batch = partial(_time_decoding, bench, config, weights, batch, limits)
+            runs.append((batch * bench.cache, time_batch))
+    for _, run in sorted(runs, key=lambda item: item[0]):
+        figures.add(*run())
+    if "prefill" in bench.parts:
+        figures.add(*_time_prefill(bench, config, weights, limits))
+
+
+def _measure_limits(bench: DecodeBench, config: ModelConfig, figures: Figures) -> Limits:
+    """Measure, and print, what the other figures are compared with."""
+    peer = None
+    if "hf" in bench.parts:  # first: JAX will allocate the memory
+        new = min(64, bench.cache // 4)
+        peer = hf_peer.tokens_per_second(config, bench.peer_batch, bench.cache - new, new)
+        rate = "torch is not installed" if peer is None else f"{peer:,.0f} tok/s"
+        figures.add(f"Hugging Face generate, B={bench.peer_batch}", rate, "", "", "")
+    limits = Limits(copy_bandwidth(), matmul_rate(config.dtype), peer)
+    figures.add("copy, bytes read and written", f"{limits.copy / _GB:,.0f} GB/s", "", "", "")
+    figures.add(
+        f"matrix product, {config.dtype}", f"{limits.matmul / 1e12:,.1f} TFLOP/s", "", "", ""
+    )
+    return limits
 
 
 def step_settings(config: ModelConfig, weights: Mapping[str, Any], max_new_tokens: int) -> Settings:
-    """What is compiled: greedy, nothing ends early, no prefix."""
+    """Return settings of greedy steps in which nothing ends early, without a prefix."""
     return Settings(
         model=config,
         stop_tokens=(config.vocab_size,),  # never drawn
@@ -129,41 +152,36 @@ def step_settings(config: ModelConfig, weights: Mapping[str, Any], max_new_token
     )
 
 
-def _decode(
-    config: ModelConfig,
-    weights: Params,
-    batch: int,
-    length: int,
-    bandwidth: float,
-    peer: float | str | None,
-    peer_batch: int,
-) -> str:
-    """Steps of sequences that are `length` tokens long, a few less at most."""
+def _time_decoding(
+    bench: DecodeBench, config: ModelConfig, weights: Params, batch: int, limits: Limits
+) -> tuple[str, ...]:
+    """Return the row of decoding `batch` sequences."""
+    length = bench.cache
     with compilations() as compiled:
-        taken, first = step_seconds(config, weights, batch, length)
-    read = step_bytes(config, weights, batch, length)
-    held = weight_bytes(config) + batch * length * token_bytes(config)
-    line = (
-        f"decode B={batch}: {taken * 1e3:.2f} ms per step, {batch / taken:,.0f} tok/s, "
-        f"{read / taken / _GB:,.0f} GB/s = {read / taken / bandwidth:.1%} of copy; "
-        f"compile and first steps {first:.1f} s ({compiled.count} functions, "
-        f"{compiled.seconds:.1f} s){_peak(held)}"
+        seconds, first = step_seconds(config, weights, batch, length)
+    rate = step_bytes(config, weights, batch, length) / seconds
+    limit = f"{rate / _GB:,.0f} GB/s = {rate / limits.copy:.1%} of copy"
+    if batch == bench.peer_batch and limits.peer is not None:
+        limit += f"; {batch / seconds / limits.peer:.1f} × Hugging Face"
+    return (
+        f"decode B={batch}, cache {length}",
+        f"{batch / seconds:,.0f} tok/s, {seconds * 1e3:.2f} ms per step",
+        limit,
+        f"{first:.1f} s ({compiled.count} in {compiled.seconds:.1f} s)",
+        _peak_memory(weight_bytes(config) + batch * length * token_bytes(config)),
     )
-    if batch == peer_batch and isinstance(peer, float):
-        line += f"; {batch / taken / peer:.1f} × Hugging Face"
-    return line
 
 
 def step_seconds(
     config: ModelConfig, weights: Params, batch: int, length: int
 ) -> tuple[float, float]:
-    """Decodes sequences that are `length` tokens long, a few less at most.
+    """Time decoding steps of sequences that have `length` tokens, or up to 7 fewer.
 
     Args:
-        config: the decoder.
-        weights: as stored, on a mesh, or from `decode_layout`.
-        batch: sequences at once.
-        length: tokens of each.
+        config: Shape of the model.
+        weights: As stored, sharded over a mesh, or from `decode_layout`.
+        batch: Number of sequences.
+        length: Tokens of each.
 
     Returns:
         Wall seconds of one step, and of the first steps with their compilation.
@@ -171,7 +189,7 @@ def step_seconds(
     settings = step_settings(config, weights, 512)
     device = settings.placement[1] if settings.placement else None
     none, key = jnp.zeros((0,), jnp.int32, device=device), jax.random.key(0)
-    began = time.perf_counter()
+    start = time.perf_counter()
     state = steps.start(settings, 1, batch, length, weights, none, jax.device_put(key, device))
     cancelled = jnp.zeros((1, batch), bool, device=device)
     peers = all_reduce_trial.connected(settings, weights, batch)
@@ -194,28 +212,30 @@ def step_seconds(
         return drawn.tokens
 
     jax.block_until_ready(run())
-    first = time.perf_counter() - began
+    first = time.perf_counter() - start
     return median_seconds(run, 10) / (_CALLS * _STEPS), first
 
 
 def step_bytes(config: ModelConfig, weights: Params, batch: int, length: int) -> float:
-    """Bytes that one of these steps must read: all weights, keys and values."""
-    table = 0 if config.tie_embeddings else weights["embed.weight"].nbytes  # few of its rows
-    seen = length - (_STEPS - 1) / 2  # of each sequence, on average over the steps
-    return weight_bytes(config) - table + batch * seen * token_bytes(config)
+    """Return the bytes that one step of `step_seconds` must read: all weights, keys and values."""
+    # An embedding that is not the output head is read only at the rows of the tokens.
+    unread = 0 if config.tie_embeddings else weights["embed.weight"].nbytes
+    tokens = length - (_STEPS - 1) / 2  # of each sequence, on average over the steps
+    return weight_bytes(config) - unread + batch * tokens * token_bytes(config)
 
 
-def _peak(held: float) -> str:
-    """The process's peak so far beside what must be held."""
-    peak = peak_bytes()
-    if peak is None:
+def _peak_memory(needed: float) -> str:
+    """Return the peak of the device's memory so far, beside the bytes of weights and cache."""
+    if (peak := peak_bytes()) is None:
         return ""
-    over = peak / held - 1
-    return f"; peak memory {peak / _GB:.2f} GB, weights and cache {held / _GB:.2f} GB ({over:+.1%})"
+    return f"{peak / _GB:.2f} GB, {peak / needed - 1:+.1%} of weights and cache"
 
 
-def _prefill(config: ModelConfig, weights: Params, rows: int, length: int, matmul: float) -> str:
-    """Prompts of one length, read into their slots."""
+def _time_prefill(
+    bench: DecodeBench, config: ModelConfig, weights: Params, limits: Limits
+) -> tuple[str, ...]:
+    """Return the row of reading prompts of one length into their slots."""
+    rows, length = bench.prefill_rows, bench.prefill_length
     settings = step_settings(config, weights, 16)
     none = jnp.zeros((0,), jnp.int32)
     state = steps.start(settings, 1, rows, length + 16, weights, none, jax.random.key(0))
@@ -234,71 +254,109 @@ def _prefill(config: ModelConfig, weights: Params, rows: int, length: int, matmu
             state = steps.prefill(settings, weights, state, prompts, key)
         return state.token
 
-    taken = median_seconds(run, 5) / _CALLS
-    inner = parameter_count(config) - sum(
-        weights[name].size for name in ("embed.weight", "head.weight") if name in weights
-    )
+    seconds = median_seconds(run, 5) / _CALLS
+    tables = ("embed.weight", "head.weight")
+    layers = parameter_count(config) - sum(weights[path].size for path in tables if path in weights)
     attention = 2 * length * config.num_layers * config.num_heads * config.head_dim  # causal: half
-    work = rows * length * (2 * inner + attention)
+    work = rows * length * (2 * layers + attention)
     work += rows * 2 * config.vocab_size * config.hidden_size  # logits of the last tokens only
+    rate = work / seconds
     return (
-        f"prefill {rows} × {length}: {taken * 1e3:.1f} ms, {rows * length / taken:,.0f} tok/s, "
-        f"{work / taken / 1e12:,.1f} TFLOP/s = {work / taken / matmul:.1%} of a matrix product"
+        f"prefill {rows} × {length}",
+        f"{rows * length / seconds:,.0f} tok/s, {seconds * 1e3:.1f} ms",
+        f"{rate / 1e12:,.1f} TFLOP/s = {rate / limits.matmul:.1%} of a matrix product",
+        "",
+        "",
     )
 
 
 def mixed_lengths(
     count: int, longest_prompt: int, longest_response: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of `count` prompts and of their responses, uniform from a seventh and from 1/32."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Draw the tokens of prompts and of their responses.
+
+    Args:
+        count: Number of prompts.
+        longest_prompt: Tokens of the longest prompt; uniform from a seventh of it.
+        longest_response: Tokens of the longest response; uniform from 1/32 of it.
+        seed: PRNG seed.
+
+    Returns:
+        Lengths of prompts and of responses, [count] int64 each. The first of each is the longest.
+    """
     rng = np.random.default_rng(seed)
     lengths = rng.integers(longest_prompt // 7, longest_prompt + 1, count)
     limits = rng.integers(longest_response // 32, longest_response + 1, count)
-    # So that every mix has the same longest.
     lengths[0], limits[0] = longest_prompt, longest_response
     return lengths, limits
 
 
-def _mixed(config: ModelConfig, weights: Params, bench: DecodeBench, length: int) -> str:
-    """Prompts and responses of many lengths, `length` at most, beside as many of their means."""
+def _time_mixed(
+    bench: DecodeBench, config: ModelConfig, weights: Params, length: int
+) -> tuple[str, ...]:
+    """Return the row of the mixed workload, beside as many sequences of their mean lengths.
 
-    def run(lengths: np.ndarray, limits: np.ndarray, seed: int) -> float:
-        rng = np.random.default_rng(seed)
-        prompts = [rng.integers(0, config.vocab_size, n).tolist() for n in lengths]
-        began = time.perf_counter()
-        written = 0
-        for batch in generate(
-            config,
-            weights,
-            prompts,
-            stop_tokens=(config.vocab_size,),
-            pad_token=0,
-            max_new_tokens=limits.tolist(),
-            sampling=Sampling(),
-            key=jax.random.key(0),
-            batch_size=bench.slots,
-        ):
-            written += sum(map(len, batch.tokens[0]))
-        assert written == limits.sum()
-        return written / (time.perf_counter() - began)
-
-    def mix(seed: int) -> tuple[np.ndarray, np.ndarray]:
-        return mixed_lengths(bench.prompts, bench.longest_prompt, bench.longest_response, seed)
-
+    Args:
+        bench: The flags.
+        config: Shape of the model.
+        weights: From `decode_layout`.
+        length: Tokens of the longest sequence.
+    """
+    mixes = [
+        mixed_lengths(bench.prompts, bench.longest_prompt, bench.longest_response, seed)
+        for seed in range(2)
+    ]
+    run = partial(_tokens_per_second, config, weights, bench.slots)
     with compilations() as first:
-        began = time.perf_counter()
-        run(*mix(0), 0)
-        wall = time.perf_counter() - began
+        start = time.perf_counter()
+        run(*mixes[0], 0)
+        first_s = time.perf_counter() - start
     with compilations() as second:
-        lengths, limits = mix(1)
-        mixed = run(lengths, limits, 1)
-    same = np.full_like(lengths, round(lengths.mean())), np.full_like(limits, round(limits.mean()))
-    run(same[0][: bench.slots], same[1][: bench.slots], 2)  # compiles
-    equal = run(*same, 3)
-    held = weight_bytes(config) + bench.slots * length * token_bytes(config)
+        mixed = run(*mixes[1], 1)
+    lengths, limits = (np.full_like(tokens, round(tokens.mean())) for tokens in mixes[1])
+    run(lengths[: bench.slots], limits[: bench.slots], 2)  # compiles
+    equal = run(lengths, limits, 3)
     return (
-        f"mixed lengths, {bench.prompts} prompts in {bench.slots} slots: {mixed:,.0f} tok/s, "
-        f"{mixed / equal:.1%} of equal lengths' {equal:,.0f} tok/s; first generation {wall:.1f} s, "
-        f"of which {first.seconds:.1f} s compiled {first.count} functions, second "
-        f"{second.count}{_peak(held)}"
+        f"mixed lengths, {bench.prompts} prompts in {bench.slots} slots",
+        f"{mixed:,.0f} tok/s",
+        f"{mixed / equal:.1%} of equal lengths' {equal:,.0f} tok/s",
+        f"{first_s:.1f} s ({first.count} in {first.seconds:.1f} s), second run {second.count}",
+        _peak_memory(weight_bytes(config) + bench.slots * length * token_bytes(config)),
     )
+
+
+def _tokens_per_second(
+    config: ModelConfig,
+    weights: Params,
+    slots: int,
+    lengths: npt.NDArray[np.int64],
+    limits: npt.NDArray[np.int64],
+    seed: int,
+) -> float:
+    """Generate responses to random prompts, prefill included.
+
+    Args:
+        config: Shape of the model.
+        weights: From `decode_layout`.
+        slots: Sequences at once.
+        lengths: [prompts] int64; tokens of the prompts.
+        limits: [prompts] int64; tokens of the responses.
+        seed: PRNG seed of the prompts.
+    """
+    rng = np.random.default_rng(seed)
+    prompts = [rng.integers(0, config.vocab_size, tokens).tolist() for tokens in lengths]
+    start, count = time.perf_counter(), 0
+    for batch in generate(
+        config,
+        weights,
+        prompts,
+        stop_tokens=(config.vocab_size,),
+        pad_token=0,
+        max_new_tokens=limits.tolist(),
+        sampling=Sampling(),
+        key=jax.random.key(0),
+        batch_size=slots,
+    ):
+        count += sum(map(len, batch.tokens[0]))
+    assert count == limits.sum()
+    return count / (time.perf_counter() - start)

@@ -1,8 +1,8 @@
-"""The peer: `generate` of Hugging Face transformers, in a process of its own.
+"""Time `generate` of Hugging Face transformers, in a process of its own.
 
     python -m acdc_jax.bench.hf_peer '{"config": …, "batch": 64, "prompt": 960, "new": 64}'
 
-prints one JSON object. It is run before JAX takes the device's memory.
+prints one JSON object. It must run before JAX allocates the device's memory.
 """
 
 import json
@@ -15,37 +15,43 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import to_hf
 
-_FEW = 8  # new tokens of the run whose time is subtracted: reading the prompts, and warming up
+_SHORT = 8  # new tokens of the run whose time is subtracted: that of the prefill
 
 
-def tokens_per_second(config: ModelConfig, batch: int, prompt: int, new: int) -> float | str:
-    """Decoded tokens per second of greedy `generate`, the reading of prompts left out.
+def tokens_per_second(config: ModelConfig, batch: int, prompt: int, new: int) -> float | None:
+    """Return the tokens per second of greedy `generate`, without the time of the prefill.
 
     Args:
-        config: The decoder; weights are random.
-        batch: Sequences at once.
-        prompt: Tokens before the first that counts, less a few.
-        new: Tokens whose time is taken.
+        config: Shape of the model; its weights are random.
+        batch: Number of sequences decoded at once.
+        prompt: Tokens of each prompt.
+        new: Tokens whose decoding is timed.
 
     Returns:
-        The rate, or why there is none: torch is missing.
+        The rate, or None if torch is not installed.
+
+    Raises:
+        AcdcError: `generate` failed.
     """
     task = {"config": to_hf(config), "dtype": config.dtype, "batch": batch}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", __name__, json.dumps(task | {"prompt": prompt, "new": new})],
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode:
-        if "No module named 'torch'" in done.stderr:
-            return "torch is not installed"
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise AcdcError(f"Hugging Face generate failed: {last}")
-    return float(json.loads(done.stdout.splitlines()[-1])["tokens_per_second"])
+    if process.returncode:
+        if "No module named 'torch'" in process.stderr:
+            return None
+        message = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        raise AcdcError(
+            f"Hugging Face generate failed ({message}); leave hf out of --parts to go on without it"
+        )
+    return float(json.loads(process.stdout.splitlines()[-1])["tokens_per_second"])
 
 
 def _measure(task: dict[str, Any]) -> float:
+    """Return the tokens per second of a task, as `tokens_per_second` describes it."""
     import torch
     import transformers
 
@@ -60,9 +66,9 @@ def _measure(task: dict[str, Any]) -> float:
     tokens = torch.randint(0, config.vocab_size, (task["batch"], task["prompt"]), device=device)
 
     def seconds(new: int) -> float:
-        began = time.perf_counter()
+        start = time.perf_counter()
         with torch.inference_mode():
-            written = model.generate(
+            tokens_out = model.generate(
                 tokens,
                 attention_mask=torch.ones_like(tokens),
                 do_sample=False,
@@ -70,12 +76,12 @@ def _measure(task: dict[str, Any]) -> float:
                 max_new_tokens=new,
                 pad_token_id=0,
             )
-            written.cpu()  # waits for the device
-        return time.perf_counter() - began
+            tokens_out.cpu()  # waits for the device
+        return time.perf_counter() - start
 
-    seconds(_FEW)
-    few, many = seconds(_FEW), seconds(_FEW + task["new"])
-    return float(task["batch"] * task["new"] / (many - few))
+    seconds(_SHORT)  # warms up
+    short_s, long_s = seconds(_SHORT), seconds(_SHORT + task["new"])
+    return float(task["batch"] * task["new"] / (long_s - short_s))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The limits of the host, measured: its disk, and how much of its memory was taken."""
+"""Measure the host: the rates of its disk, and how much of its memory is used."""
 
 import contextlib
 import os
@@ -7,35 +7,44 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-_BLOCK = 2**26
-_TICK_S = 0.01
+_BLOCK_BYTES = 2**26
+_INTERVAL_S = 0.01  # between two looks at the memory
+
+
+class DiskRates(NamedTuple):
+    """Bytes per second that a disk writes and reads."""
+
+    write: float
+    read: float
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Wall time of a call."""
-    began = time.perf_counter()
+    """Return the wall time of a call, in seconds."""
+    start = time.perf_counter()
     call()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
-def disk_rates(folder: Path, size: int) -> tuple[float, float]:
-    """Bytes per second that a disk writes, until it has them all, and reads, none from memory.
+def disk_rates(folder: Path, size: int) -> DiskRates:
+    """Return the rates of a plain file: written and fsynced, then read without the page cache.
 
     Args:
-        folder: On that disk.
-        size: Bytes of the file written there and removed.
+        folder: Folder on the disk.
+        size: Bytes of the file, which is removed afterwards; at least 64 MiB are written.
     """
-    block = np.random.default_rng(0).integers(0, 256, _BLOCK, np.uint8)  # nothing to compress
-    path, count = folder / "plain", max(size // _BLOCK, 1)
+    block = np.random.default_rng(0).integers(0, 256, _BLOCK_BYTES, np.uint8)  # incompressible
+    path, count = folder / "plain", max(size // _BLOCK_BYTES, 1)
 
     def write() -> None:
         with path.open("wb", buffering=0) as file:
             for _ in range(count):
                 file.write(block.data)
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # it begins at once
+                # The kernel starts to write now, and not when its cache is full.
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             os.fsync(file.fileno())
 
     def read() -> None:
@@ -43,15 +52,15 @@ def disk_rates(folder: Path, size: int) -> tuple[float, float]:
             while file.readinto(block.data):
                 pass
 
-    written = seconds(write)
-    forget(folder)
-    taken = seconds(read)
+    write_s = seconds(write)
+    drop_cached_pages(folder)
+    read_s = seconds(read)
     path.unlink()
-    return count * _BLOCK / written, count * _BLOCK / taken
+    return DiskRates(count * _BLOCK_BYTES / write_s, count * _BLOCK_BYTES / read_s)
 
 
-def forget(folder: Path) -> None:
-    """Makes the next read of a folder's files a cold one: the kernel drops what it has of them."""
+def drop_cached_pages(folder: Path) -> None:
+    """Make the next read of a folder's files a cold one: write them out, and drop their pages."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -60,13 +69,13 @@ def forget(folder: Path) -> None:
 
 
 @dataclass
-class Taken:
-    """Bytes of the host's memory, looked at a hundred times a second.
+class PeakMemory:
+    """Largest use of the host's memory, in bytes.
 
     Attributes:
-        resident: The most that this process had.
-        used: The most that was not available any more to a new process, whoever had it. Page-locked
-            memory is part of it, even where a driver does not count it as the process's.
+        resident: Memory of this process.
+        used: Memory of all processes. It includes page-locked memory that a driver does not count
+            as memory of the process.
     """
 
     resident: int = 0
@@ -74,37 +83,39 @@ class Taken:
 
 
 @contextlib.contextmanager
-def memory_taken() -> Iterator[Taken]:
-    """Watches the host's memory meanwhile; the figures grow."""
-    taken, stop = Taken(), threading.Event()
+def watch_memory() -> Iterator[PeakMemory]:
+    """Record the peak of the host's memory within the context, at a hundred samples a second."""
+    peak, stop = PeakMemory(), threading.Event()
 
-    def look() -> None:
-        while not stop.wait(_TICK_S):
-            taken.resident = max(taken.resident, resident())
-            taken.used = max(taken.used, used())
+    def watch() -> None:
+        while not stop.wait(_INTERVAL_S):
+            peak.resident = max(peak.resident, resident_bytes())
+            peak.used = max(peak.used, used_bytes())
 
-    watch = threading.Thread(target=look, daemon=True)
-    watch.start()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
     try:
-        yield taken
+        yield peak
     finally:
         stop.set()
-        watch.join()
+        thread.join()
 
 
-def resident(most: bool = False) -> int:
-    """Bytes of this process in memory: now (`VmRSS`), or the most that there ever were (`VmHWM`).
+def resident_bytes(peak: bool = False) -> int:
+    """Return the memory of this process: now (`VmRSS`), or at its peak (`VmHWM`).
 
-    Pages of mapped files are counted, which the kernel takes back when it needs them.
+    Pages of mapped files count, although the kernel can take them back.
     """
-    return _field("/proc/self/status", "VmHWM" if most else "VmRSS")
+    return _kernel_field("/proc/self/status", "VmHWM" if peak else "VmRSS")
 
 
-def used() -> int:
-    """Bytes of the host's memory that a new process could not have."""
-    return _field("/proc/meminfo", "MemTotal") - _field("/proc/meminfo", "MemAvailable")
+def used_bytes() -> int:
+    """Return the memory of the host that is not available to a new process."""
+    total = _kernel_field("/proc/meminfo", "MemTotal")
+    return total - _kernel_field("/proc/meminfo", "MemAvailable")
 
 
-def _field(path: str, name: str) -> int:
+def _kernel_field(path: str, name: str) -> int:
+    """Return a field of a file in /proc, in bytes."""
     lines = Path(path).read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

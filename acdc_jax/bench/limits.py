@@ -1,11 +1,11 @@
-"""What the device can do at most, measured; and how to measure."""
+"""Measure what a device can do at most: copying, matrix products, and the link to its host."""
 
 import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.runtime.member_files import HOST_MEMORY
 
-Shape = Literal["qwen2.5-7b", "small", "tiny"]
+Shape = Literal["qwen2.5-7b", "smollm2-135m", "small", "tiny"]
 SHAPES: dict[Shape, ModelConfig] = {
     "qwen2.5-7b": ModelConfig(
         "Qwen2ForCausalLM",
@@ -27,6 +27,21 @@ SHAPES: dict[Shape, ModelConfig] = {
         rope_theta=1e6,
         qkv_bias=True,
         max_positions=32_768,
+        dtype="bfloat16",
+    ),
+    "smollm2-135m": ModelConfig(
+        "LlamaForCausalLM",
+        vocab_size=49_152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_layers=30,
+        num_heads=9,
+        num_kv_heads=3,
+        head_dim=64,
+        rope_theta=1e5,
+        rms_norm_eps=1e-5,
+        tie_embeddings=True,
+        max_positions=8192,
         dtype="bfloat16",
     ),
     "small": ModelConfig(
@@ -58,59 +73,89 @@ SHAPES: dict[Shape, ModelConfig] = {
 }
 
 
+class LinkRates(NamedTuple):
+    """Bytes per second between a device and page-locked memory of the host."""
+
+    to_host: float
+    to_device: float
+
+
 def median_seconds(run: Callable[[], Any], repeats: int) -> float:
-    """Wall seconds of `run`, which returns arrays; once before, to compile and to warm up."""
-    jax.block_until_ready(run())
-    taken = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(run())
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+    """Return the median wall time of a function that returns arrays, in seconds.
 
-
-def copy_bandwidth(size: int) -> float:
-    """Bytes read and written per second while `size` bytes are copied on the device.
-
-    A copy by XLA, and a sum with a constant (which a compiler cannot turn into something else):
-    the faster of the two. Enough copies at once that launching them does not count.
+    Args:
+        run: The function. It is first called once more, to compile and to warm up.
+        repeats: Number of timed calls.
     """
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def copy_bandwidth(size: int | None = None) -> float:
+    """Return the bytes that the device reads and writes per second while it copies an array.
+
+    The faster of two programs counts: a copy, and the addition of 1, which a compiler cannot
+    replace with anything cheaper.
+
+    Args:
+        size: Bytes of the array; None for 2 GiB, and 64 MiB on a CPU.
+    """
+    size = size or (2**26 if jax.default_backend() == "cpu" else 2**31)
     x = jnp.arange(size // 4, dtype=jnp.int32)
     return max(2 * x.nbytes / _seconds_each(jax.jit(run), x) for run in (jnp.copy, lambda x: x + 1))
 
 
-def matmul_rate(width: int, dtype: str) -> float:
-    """Floating-point operations per second of a square matrix product."""
+def matmul_rate(dtype: str) -> float:
+    """Return the floating-point operations per second of a product of two square matrices.
+
+    The matrices are 8192 wide, and 512 on a CPU.
+    """
+    width = 512 if jax.default_backend() == "cpu" else 8192
     x = jax.random.normal(jax.random.key(0), (width, width), jnp.dtype(dtype))
     return 2 * width**3 / _seconds_each(jax.jit(lambda x: x @ x), x)
 
 
-def link_rates(size: int) -> tuple[float, float]:
-    """Bytes per second of one array from the device to page-locked host memory, and back."""
-    there = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    here = there.with_memory_kind(HOST_MEMORY)
-    block = jax.device_put(jnp.ones(max(size // 4, 1), jnp.int32), there)
-    stored = jax.device_put(block, here)
-    return (
-        block.nbytes / median_seconds(lambda: jax.device_put(block, here), 5),
-        block.nbytes / median_seconds(lambda: jax.device_put(stored, there), 5),
+def link_rates(size: int | None = None) -> LinkRates:
+    """Return the rates at which one array travels from the device to the host, and back.
+
+    Args:
+        size: Bytes of the array; None for 1 GiB, and 64 MiB on a CPU.
+    """
+    size = size or (2**26 if jax.default_backend() == "cpu" else 2**30)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    host = device.with_memory_kind(HOST_MEMORY)
+    on_device = jax.device_put(jnp.ones(max(size // 4, 1), jnp.int32), device)
+    on_host = jax.device_put(on_device, host)
+    return LinkRates(
+        on_device.nbytes / median_seconds(lambda: jax.device_put(on_device, host), 5),
+        on_device.nbytes / median_seconds(lambda: jax.device_put(on_host, device), 5),
     )
 
 
-def _seconds_each(run: Callable[[jax.Array], jax.Array], x: jax.Array, times: int = 8) -> float:
-    """Seconds of one of several calls in a row: the device has no time to wait for the host."""
+def _seconds_each(run: Callable[[jax.Array], jax.Array], x: jax.Array, calls: int = 8) -> float:
+    """Return the seconds of one of several calls in a row, so that launching does not count."""
 
-    def row() -> jax.Array:
-        for _ in range(times - 1):
+    def run_all() -> jax.Array:
+        for _ in range(calls - 1):
             run(x)
         return run(x)
 
-    return median_seconds(row, 5) / times
+    return median_seconds(run_all, 5) / calls
 
 
 @dataclass
 class Compilations:
-    """What was compiled: how many functions, and how long it took."""
+    """Functions that were compiled.
+
+    Attributes:
+        count: Number of functions.
+        seconds: Time that it took, summed over all threads.
+    """
 
     count: int = 0
     seconds: float = 0.0
@@ -118,22 +163,22 @@ class Compilations:
 
 @contextlib.contextmanager
 def compilations() -> Iterator[Compilations]:
-    """Counts what is compiled meanwhile."""
-    found = Compilations()
+    """Count the functions that are compiled within the context."""
+    compiled = Compilations()
 
     def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            found.count += 1
-            found.seconds += duration_secs
+            compiled.count += 1
+            compiled.seconds += duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        yield found
+        yield compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def peak_bytes() -> int | None:
-    """The most memory that was ever taken on the device; None where nobody counts (a CPU)."""
+    """Return the most memory that this process ever had on the device; None on a CPU."""
     stats = jax.local_devices()[0].memory_stats()
     return None if not stats else stats.get("peak_bytes_in_use")

@@ -58,7 +58,7 @@ def test_parts_of_a_generation_add_up(printed: str) -> None:
     assert line is not None
     found = re.findall(r"^  (\w[\w ]*)  pop:1,model:2  (-?[\d.]+) s", printed, re.M)
     parts = {part: float(value) for part, value in found}
-    assert {"merge", "mutate", "decode", "scoring", "archive", "store"} <= parts.keys()
+    assert {"merge", "mutate", "decode", "scoring", "selection", "store"} <= parts.keys()
     assert sum(parts.values()) == pytest.approx(float(line[1]), abs=0.1)
     for part in ("decode", "mutate"):
         assert parts[part] > 0
@@ -124,11 +124,11 @@ def test_it_needs_no_client_of_a_server() -> None:
 
 def test_refusals(capsys: pytest.CaptureFixture[str]) -> None:
     """In one line, before anything is measured."""
-    assert ScaleBench(devices="4,1,2").counts(2) == [1, 2]
+    assert ScaleBench(devices=(4, 1, 2)).device_counts(2) == [1, 2]
     with pytest.raises(ConfigError, match="only 2"):
-        ScaleBench(devices="4,8").counts(2)
+        ScaleBench(devices=(4, 8)).device_counts(2)
     assert main(["bench", "scale", "--parts=decode,speed"]) == 2
-    assert "'speed' is none of" in capsys.readouterr().err
+    assert "comma-separated generation, " in capsys.readouterr().err
     assert main(["bench", "scale", "--devices=two"]) == 2
 
 

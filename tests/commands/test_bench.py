@@ -30,7 +30,7 @@ def test_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_store_over_its_budget(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_PROGRAM", -(2**40))
+    monkeypatch.setattr(store, "_PROGRAM_BYTES", -(2**40))
     argv = ["bench", "store", "--shape=tiny", "--members=3", "--parents=2"]
     assert main([*argv, f"--folder={tmp_path}"]) == 1
     assert "more host memory than allowed" in capsys.readouterr().err

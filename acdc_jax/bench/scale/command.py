@@ -15,7 +15,7 @@ from acdc_jax.bench.scale import collectives, disk, generation
 from acdc_jax.bench.scale.operators import making_seconds
 from acdc_jax.bench.scale.settings import MERGE_STREAMS, Figure, ScaleBench
 from acdc_jax.bench.scale.workload import Workload, mixed_workload
-from acdc_jax.bench.table import show
+from acdc_jax.bench.table import Figures
 from acdc_jax.bench.weights import random_weights
 from acdc_jax.config import Config, SandboxConfig
 from acdc_jax.inference.buckets import bucket
@@ -23,12 +23,8 @@ from acdc_jax.inference.memory import weight_bytes
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import decode_layout
 from acdc_jax.models.param_shardings import param_shardings
-from acdc_jax.runtime.backends import open_backends
 from acdc_jax.runtime.memory_budget import limit_pinned_memory
 from acdc_jax.sharding import make_mesh
-
-_COLUMNS = ("what", "mesh", "value", "over one device", "beside")
-
 
 SECTIONS = (ScaleBench, SandboxConfig)
 
@@ -37,21 +33,19 @@ def main(argv: Sequence[str]) -> None:
     """Runs `acdc bench scale`: a line per figure as it is measured, then all of them in a table."""
     (bench, sandbox), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
-    limit_pinned_memory(bench.host_budget_gb)
-    found = []
-    for one in _measure(bench, sandbox):
-        if isinstance(one, Figure):
-            found.append(one)
-            print(*filter(None, one.row()), sep="  ", flush=True)
+    limit_pinned_memory(bench.host_budget_gb or 0.0)
+    figures = Figures("what", "mesh", "value", "over one device", "beside")
+    for line in _measure(bench, sandbox):
+        if isinstance(line, Figure):
+            figures.add(*line.cells())
         else:
-            print(one, flush=True)
-    if found:
-        show(f"scaling at {bench.shape}", _COLUMNS, [figure.row() for figure in found])
+            print(line, flush=True)
+    figures.show(f"scaling at {bench.shape}")
 
 
 def _measure(bench: ScaleBench, sandbox: SandboxConfig) -> Iterator[str | Figure]:
-    model, parts = SHAPES[bench.shape], bench.parts.split(",")
-    counts = bench.counts(len(jax.devices()))
+    model, parts = SHAPES[bench.shape], bench.parts
+    counts = bench.device_counts(len(jax.devices()))
     yield f"{len(jax.devices())} devices: {jax.devices()[0].device_kind}"
     if "collectives" in parts:
         length = bucket(bench.longest_prompt)
@@ -59,10 +53,9 @@ def _measure(bench: ScaleBench, sandbox: SandboxConfig) -> Iterator[str | Figure
             yield from collectives.measure(
                 model, count, bench.slots, length + bench.longest_response, length, bench.rank
             )
-    if parts == ["collectives"]:
+    if set(parts) <= {"collectives"}:
         return
-    small = jax.default_backend() == "cpu"
-    copy, link = copy_bandwidth(2**26 if small else 2**31), link_rates(2**26 if small else 2**30)[1]
+    copy, link = copy_bandwidth(), link_rates().to_device
     yield f"copy, bytes read and written: {copy / 1e9:,.0f} GB/s"
     yield f"from page-locked memory to a device: {link / 1e9:.1f} GB/s"
     if "decode" in parts:
@@ -70,7 +63,7 @@ def _measure(bench: ScaleBench, sandbox: SandboxConfig) -> Iterator[str | Figure
     workload = mixed_workload(
         bench.prompts, bench.longest_prompt, bench.longest_response, model.vocab_size, 0
     )
-    with tempfile.TemporaryDirectory(prefix="acdc-scale-", dir=bench.folder or None) as folder:
+    with tempfile.TemporaryDirectory(prefix="acdc-scale-", dir=bench.folder) as folder:
         config = generation.run_config(bench, sandbox, Path(folder))
         if "operators" in parts:
             yield from _operators(config, model, workload, counts, copy)
@@ -99,7 +92,7 @@ def _generations(
 ) -> Iterator[str | Figure]:
     """Whole generations on one mesh after the other."""
     alone: float | None = None
-    with open_backends(config, ()) as backends, config.sandbox.open() as box:
+    with generation.open_backends() as backends, config.sandbox.open() as box:
         yield f"sandbox: {box.tier}, {config.sandbox.sandbox_workers} processes"
         for spec, count in specs:
             for one in generation.measure(config, model, workload, box, backends, spec, count):

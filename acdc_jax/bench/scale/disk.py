@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from acdc_jax.bench.host import disk_rates, forget
+from acdc_jax.bench.host import disk_rates, drop_cached_pages
 from acdc_jax.bench.scale.settings import Figure
 from acdc_jax.bench.weights import random_weights, size_bytes
 from acdc_jax.models.config import ModelConfig
@@ -56,7 +56,7 @@ def measure(model: ModelConfig, members: int, folder: Path) -> Iterator[str | Fi
             for place in places:
                 save_member(place, weights, recipe)
             buffered += time.perf_counter() - began
-            forget(folder)  # waits until it is on the disk
+            drop_cached_pages(folder)  # waits until it is on the disk
             written += time.perf_counter() - began
             began = time.perf_counter()
             for place in places:

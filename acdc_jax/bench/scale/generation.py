@@ -1,5 +1,6 @@
 """Whole generations of random members: the run's own loop, groups, store and sandbox."""
 
+import contextlib
 import dataclasses
 import gc
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from anyio.from_thread import start_blocking_portal
 
 from acdc_jax.bench.limits import compilations
 from acdc_jax.bench.scale.settings import MERGE_STREAMS, Figure, ScaleBench
@@ -38,9 +40,12 @@ from acdc_jax.runtime.state import State
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import make_mesh, pop_groups
 from acdc_jax.tasks.adapt import TaskGenerator
+from acdc_jax.tasks.embeddings import NGrams, TaskIndex
 from acdc_jax.tasks.library import Library
 from acdc_jax.tasks.novelty import NoveltyFilter
 from acdc_jax.tasks.pool import Pool
+from acdc_jax.tasks.scientist import Scientist
+from acdc_jax.tasks.task import CheckedDraft, Rejection
 
 _PARTS = ("store", "merge", "mutate", "check", "decode", "scoring")  # as in the run's metrics
 
@@ -52,8 +57,8 @@ def run_config(bench: ScaleBench, sandbox: SandboxConfig, folder: Path) -> Confi
             run_dir=str(folder),
             population=bench.archive,
             children=bench.children,
-            device_budget_gb=bench.device_budget_gb,
-            host_budget_gb=bench.host_budget_gb,
+            device_budget_gb=bench.device_budget_gb or 0.0,
+            host_budget_gb=bench.host_budget_gb or 0.0,
             gibberish_filter=False,
         ),
         mutation=MutationOptions(rank=bench.rank, embeddings=False),
@@ -75,6 +80,21 @@ def engine_of(config: Config, model: ModelConfig, workload: Workload) -> Engine:
         config.decode.batch_size,
         longest=workload.longest.__getitem__,
     )
+
+
+class _IdleScientist(Scientist):
+    """Writes nothing: the tasks of the benchmark stay."""
+
+    async def write(self, *args: object) -> list[CheckedDraft | Rejection]:
+        """Raise NotImplementedError."""
+        raise NotImplementedError
+
+
+@contextlib.contextmanager
+def open_backends() -> Iterator[Backends]:
+    """Open backends that need no server and no model."""
+    with start_blocking_portal("asyncio") as portal:
+        yield Backends(portal, _IdleScientist(), TaskIndex(NGrams()), None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,60 +1,68 @@
-"""What `acdc bench scale` measures, and one figure of it."""
+"""Flags of `acdc bench scale`, and what its parts share."""
 
 import dataclasses
+import typing
+from typing import Literal
 
 from acdc_jax.bench.weights import ModelBench
 from acdc_jax.errors import ConfigError
-from acdc_jax.options import check, option
+from acdc_jax.flags import write
+from acdc_jax.options import option
 
-PARTS = ("generation", "mixed", "decode", "operators", "store", "collectives")
-MERGE_STREAMS = 3  # two parents are read and a child written; a normalised mean needs no base
+Part = Literal["generation", "mixed", "decode", "operators", "store", "collectives"]
+MERGE_STREAMS = 3  # a merge reads two parents and writes a child; a normalised one needs no base
 
 
 @dataclasses.dataclass(frozen=True)
 class ScaleBench(ModelBench):
     """Scaling"""
 
-    parts: str = option(
-        ",".join(PARTS),
-        "Comma-separated: generation (a whole one, devices in pop), mixed (the same on "
-        "pop:n/2,model:2), decode (model:n), operators (merging and mutation, pop:n and model:n), "
-        "store (members to and from the disk), collectives (what compiled programs exchange).",
+    parts: tuple[Part, ...] = option(
+        typing.get_args(Part),
+        "What to measure: generation (a whole one on pop:n), mixed (the same on pop:n/2,model:2), "
+        "decode (on model:n), operators (merging and mutation, on pop:n and model:n), store "
+        "(members to and from the disk), collectives (operations of the compiled programs).",
     )
-    devices: str = option(
-        "1,2,4,8", "Numbers of devices, comma-separated; those that there are count."
+    devices: tuple[int, ...] = option(
+        (1, 2, 4, 8), "Numbers of devices; those that this machine lacks are left out.", low=1
     )
     children: int = option(8, "Children of the generation.", low=1)
     archive: int = option(4, "Members of the archive.", low=2)
     rank: int = option(256, "Singular values that the mutation perturbs.", low=1)
     prompts: int = option(250, "Tasks that every child answers.", low=1)
-    longest_prompt: int = option(700, "Longest prompt; the shortest has a seventh.", low=7)
-    longest_response: int = option(512, "Longest response; the shortest has 1/32.", low=32)
+    longest_prompt: int = option(
+        700, "Tokens of the longest prompt; the shortest has a seventh of them.", low=7
+    )
+    longest_response: int = option(
+        512, "Tokens of the longest response; the shortest has 1/32 of them.", low=32
+    )
     slots: int = option(128, "Sequences at once in the generation.", low=1)
     batch: int = option(64, "Sequences at once while decoding alone is timed.", low=1)
     cache: int = option(1024, "Tokens of each of them.", low=16)
-    members: int = option(16, "Members that are written and read.", low=1)
-    folder: str = option("", "Where members go that do not fit into memory; default: $TMPDIR.")
-    device_budget_gb: float = option(0.0, "As of `acdc run`.", low=0)
-    host_budget_gb: float = option(0.0, "As of `acdc run`.", low=0)
+    members: int = option(16, "Members that are written to the disk and read.", low=1)
+    folder: str | None = option(
+        None, "Folder of the members that do not fit into memory; none: $TMPDIR."
+    )
+    device_budget_gb: float | None = option(
+        None, "Memory of each device for members, in 10⁹ bytes, as for `acdc run`.", above=0
+    )
+    host_budget_gb: float | None = option(
+        None, "Memory of the host for members, in 10⁹ bytes, as for `acdc run`.", above=0
+    )
 
-    def __post_init__(self) -> None:
-        check(self)
-        for part in self.parts.split(","):
-            if part not in PARTS:
-                raise ConfigError(f"--parts={self.parts}: {part!r} is none of {', '.join(PARTS)}")
-        if not all(count.isdecimal() and int(count) for count in self.devices.split(",")):
-            raise ConfigError(f"--devices={self.devices}: give numbers, such as 1,2,4")
+    def device_counts(self, available: int) -> list[int]:
+        """Return the numbers of devices to measure, in ascending order.
 
-    def counts(self, available: int) -> list[int]:
-        """The numbers of devices that can be used here, in order.
+        Args:
+            available: Number of devices of this machine.
 
         Raises:
-            ConfigError: none can.
+            ConfigError: There are too few devices for any of them.
         """
-        counts = sorted({int(count) for count in self.devices.split(",")})
-        if counts[0] > available:
-            raise ConfigError(f"--devices={self.devices}: there are only {available}")
-        return [count for count in counts if count <= available]
+        counts = sorted({count for count in self.devices if count <= available})
+        if not counts:
+            raise ConfigError(f"--devices={write(self.devices)}: there are only {available}")
+        return counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +70,11 @@ class Figure:
     """One row of the table.
 
     Attributes:
-        what: is measured.
-        mesh: on which devices.
-        value: with its unit.
-        scaling: over one device, where that was measured too.
-        limit: beside what is physically possible.
+        what: What was measured.
+        mesh: Devices that it was measured on.
+        value: The figure, with its unit.
+        scaling: Speed-up over one device, if that was measured too.
+        limit: What is physically possible.
     """
 
     what: str
@@ -75,6 +83,6 @@ class Figure:
     scaling: str = ""
     limit: str = ""
 
-    def row(self) -> tuple[str, ...]:
-        """As texts of a table."""
+    def cells(self) -> tuple[str, ...]:
+        """Return the cells of the row."""
         return self.what, self.mesh, self.value, self.scaling, self.limit
