@@ -1,8 +1,7 @@
-"""Task forces: the N models that together solve most tasks.
+"""Task forces: the N members that together solve most tasks.
 
-Coverage is a monotone submodular function of the models, so that the greedy choice reaches at
-least 1 - 1/e of the best one (Nemhauser, Wolsey and Fisher, 1978); the best one is found by mixed
-integer programming (HiGHS).
+Greedy Coverage is in `evolution/coverage.py`. The best Coverage is found by mixed integer
+programming (HiGHS).
 """
 
 import dataclasses
@@ -10,45 +9,75 @@ from collections.abc import Collection, Sequence
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import scipy.optimize
 import scipy.sparse
 
-from acdc_jax.errors import AcdcError
-from acdc_jax.evolution.coverage import coverage, greedy
+from acdc_jax import options
+from acdc_jax.evolution.coverage import Skills, coverage, greedy
 from acdc_jax.evolution.dns import fitness
 from acdc_jax.evolution.skills import MISSING, SOLVED, SkillMatrix, take
-
-Method = Literal["greedy", "optimal", "fitness", "random"]
+from acdc_jax.options import OptionError, option
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """How a task force is chosen.
+class TaskForceOptions:
+    """How task forces are chosen from the members of a run."""
 
-    Attributes:
-        method: `greedy` Coverage, `optimal` Coverage, top `fitness`, or at `random`.
-        forced: members that belong to it in any case, in this order.
-        prng_seed: of the random choice.
-        limit_s: seconds that the optimal choice may take.
-    """
+    sizes: tuple[int, ...] = option((3, 8), "Sizes of the task forces.", low=1)
+    size: int | None = option(
+        None,
+        "Only the task force of this size, and on benchmarks no controls. Default: all sizes.",
+        low=1,
+    )
+    method: Literal["greedy", "optimal", "fitness", "random"] = option(
+        "greedy",
+        "How they are chosen: greedy Coverage, optimal Coverage (exact, slower), top fitness, or "
+        "at random. Ties go to the member that solves more tasks, then to the older one.",
+    )
+    candidates: Literal["archive", "retained"] = option(
+        "archive", "Which members can be chosen: the last archive, or every member on disk."
+    )
+    up_to: int | None = option(
+        None,
+        "Only members and tasks of this generation or earlier, and the last archive that was kept "
+        "by then. Default: all.",
+        low=0,
+    )
+    seeds: Literal["archived", "allowed", "forced", "excluded"] = option(
+        "archived",
+        "The seed models: archived (candidates if the archive still has them), allowed (always "
+        "candidates), forced (in every task force), excluded.",
+    )
+    forced: tuple[str, ...] = option((), "Ids of members that are in every task force.")
+    prng_seed: int = option(
+        0,
+        "PRNG seed of random task forces, samples and bootstrap intervals. Benchmarks add the "
+        "run's own seed.",
+        low=0,
+    )
+    limit_s: float = option(300.0, "Seconds that an optimal choice may take.", low=0)
 
-    method: Method = "greedy"
-    forced: tuple[str, ...] = ()
-    prng_seed: int = 0
-    limit_s: float = 300.0
+    def __post_init__(self) -> None:
+        options.check(self)
+        if not self.sizes:
+            raise OptionError(self, "sizes", "must name at least one size")
+
+    @property
+    def all_sizes(self) -> tuple[int, ...]:
+        """Sizes of the task forces, in the given order."""
+        return self.sizes if self.size is None else (self.size,)
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskForce:
-    """Chosen members, and what they cover of the tasks that they were chosen on.
+    """Chosen members, and their Coverage of the tasks that they were chosen on.
 
     Attributes:
-        members: ids, in the order in which greedy Coverage would pick them, forced ones first.
-        coverage: fraction of tasks that at least one of them solves.
-        coverage_without_seeds: the same, of those of them that are no seeds.
-        coverage_with_seeds: the same, of them and all seeds together.
-        missing: fraction of its skills that are missing; they do not count as solved.
+        members: Ids; forced members first, then in the order of greedy Coverage's picks.
+        coverage: Share of tasks that at least one of them solves.
+        coverage_without_seeds: The same without the seeds among them.
+        coverage_with_seeds: The same with all seeds added.
+        missing: Share of their skills that are missing; these do not count as solved.
     """
 
     members: tuple[str, ...]
@@ -58,120 +87,148 @@ class TaskForce:
     missing: float
 
 
-def choose(skills: SkillMatrix, n: int, choice: Choice, seeds: Collection[str] = ()) -> TaskForce:
-    """Picks n members of a skill matrix; all of them where there are fewer.
+def choose(
+    skills: SkillMatrix,
+    n: int,
+    options: TaskForceOptions = TaskForceOptions(),
+    forced: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """Choose `n` members of a skill matrix, or all if there are fewer.
 
     Args:
-        skills: candidates × the tasks that decide. Seeds among them are candidates too.
-        n: size of the task force.
-        choice: how.
-        seeds: ids of the seeds, for the figures; those that the matrix lacks do not count.
+        skills: Candidates × the tasks that decide.
+        n: Size of the task force.
+        options: `method`, and its `prng_seed` or `limit_s`.
+        forced: Ids of candidates that come first.
 
     Raises:
-        AcdcError: a forced member is no candidate, there are more of them than n, there are no
-            tasks, or the optimum was not found in time.
+        ValueError: A forced member is not a candidate, more than `n` are forced, or there are no
+            tasks.
+        TimeoutError: The optimum was not found in time.
     """
-    if strange := [member for member in choice.forced if member not in skills.members]:
-        raise AcdcError(f"{strange[0]} cannot be forced into a task force: it is no candidate")
-    if len(choice.forced) > n:
-        raise AcdcError(f"{len(choice.forced)} members are forced into a task force of {n}")
+    if unknown := [member for member in forced if member not in skills.members]:
+        raise ValueError(f"{unknown[0]} cannot be forced into a task force: it is no candidate")
+    if len(forced) > n:
+        raise ValueError(f"{len(forced)} members are forced into a task force of {n}")
     if not skills.tasks:
-        raise AcdcError("there are no tasks to choose a task force by")
-    forced = [skills.members.index(member) for member in choice.forced]
-    if choice.method == "greedy":
-        picked = greedy(skills.values, n, forced)
-    elif choice.method == "optimal":
-        picked = optimal(skills.values, n, forced, limit_s=choice.limit_s)
-    elif choice.method == "fitness":
-        picked = top_fitness(skills.values, n, forced)
+        raise ValueError("choosing a task force needs at least one task")
+    first = [skills.members.index(member) for member in forced]
+    if options.method == "greedy":
+        picked = greedy(skills.values, n, first)
+    elif options.method == "optimal":
+        picked = optimal(skills.values, n, first, limit_s=options.limit_s)
+    elif options.method == "fitness":
+        picked = top_fitness(skills.values, n, first)
     else:
-        picked = at_random(len(skills.members), n, forced, choice.prng_seed)
-    members = tuple(skills.members[i] for i in picked)
-    return report(skills, members, seeds)
+        picked = at_random(len(skills.members), n, first, options.prng_seed)
+    return tuple(skills.members[i] for i in picked)
 
 
-def report(skills: SkillMatrix, members: Sequence[str], seeds: Collection[str]) -> TaskForce:
-    """The figures of a task force; a member that the matrix lacks solves nothing."""
-    known = [seed for seed in sorted(seeds) if seed in skills.members]
-    own = [member for member in members if member not in seeds]
+def greedy_task_force(skills: SkillMatrix, n: int) -> list[str]:
+    """Return the ids that greedy Coverage picks: `n`, or all members if there are fewer."""
+    return [skills.members[i] for i in greedy(skills.values, n)]
 
-    def covered(some: Sequence[str]) -> float:
-        return coverage(take(skills, some, skills.tasks).values)
+
+def fittest(skills: SkillMatrix) -> str:
+    """Return the id of the member that solves most tasks; the first of equals."""
+    return skills.members[int(np.argmax(fitness(skills.values)))]
+
+
+def describe(skills: SkillMatrix, members: Sequence[str], seeds: Collection[str]) -> TaskForce:
+    """Return the Coverage of a task force, with and without seeds.
+
+    Args:
+        skills: Skill matrix; a member that it lacks solves nothing.
+        members: Ids of the task force.
+        seeds: Ids of all seeds; those that the matrix lacks do not count.
+    """
+    known_seeds = [seed for seed in sorted(seeds) if seed in skills.members]
+    evolved = [member for member in members if member not in seeds]
+
+    def coverage_of(ids: Sequence[str]) -> float:
+        return coverage(take(skills, ids, skills.tasks).values)
 
     values = take(skills, members, skills.tasks).values
     return TaskForce(
         tuple(members),
-        covered(members),
-        covered(own),
-        covered([*own, *known]),
+        coverage_of(members),
+        coverage_of(evolved),
+        coverage_of([*evolved, *known_seeds]),
         float((values == MISSING).mean()) if len(members) else 0.0,
     )
 
 
 def optimal(
-    skills: npt.ArrayLike, n: int, forced: Sequence[int] = (), *, limit_s: float = 300.0
+    skills: Skills, n: int, forced: Sequence[int] = (), *, limit_s: float = 300.0
 ) -> tuple[int, ...]:
-    """The models with the highest Coverage that n models can reach, forced ones included.
+    """Pick the members with the highest Coverage that `n` members can reach.
 
-    Ties go to greedy's choice where that is optimal, of equal models to the smallest index, and
-    else to HiGHS's first, which depends on the matrix alone.
-
-    Evolved matrices are quick (336 models × 288 tasks, N = 8: two seconds); adversarial ones are
-    not, for the problem is NP-hard.
+    The result is greedy's if that is optimal. Otherwise, ties between equal members go to the
+    smaller index, and other ties to the solver's first solution, which depends only on the matrix.
+    The problem is NP-hard, but evolved matrices are quick: 336 members × 288 tasks take two seconds
+    for n = 8.
 
     Args:
-        skills: as in `greedy`.
-        n: as in `greedy`.
-        forced: indices that belong to every task force considered.
-        limit_s: seconds after which the search is given up.
+        skills: [members, tasks] int8 or bool; see `Skills`.
+        n: Number of members to pick.
+        forced: Indices that are picked first; the optimum is that of the sets that contain them.
+        limit_s: Seconds after which the search ends.
 
     Returns:
-        As `greedy`, in the order in which greedy would pick from the models chosen.
+        Indices, `n` or all members if there are fewer, in the order of greedy's picks.
 
     Raises:
-        AcdcError: the optimum was not proved in time.
+        TimeoutError: The optimum was not found in time.
     """
-    solved = np.asarray(skills) == SOLVED
+    solved = skills == SOLVED
     first = greedy(solved, n, forced)
     free, open_tasks = n - len(forced), ~solved[list(forced)].any(axis=0)
     if free <= 0 or not (solved & open_tasks).any():
         return first
     candidates = _undominated(solved[:, open_tasks])
-    # Tasks that the same models solve are one task with a weight.
+    # Tasks that the same members solve are one task with a weight.
     columns, weights = np.unique(solved[candidates][:, open_tasks], axis=1, return_counts=True)
-    found = _best_rows(columns, weights, free, limit_s)
-    chosen = [*forced, *(int(candidates[row]) for row in found if candidates[row] not in forced)]
+    rows = _best_rows(columns, weights, free, limit_s)
+    chosen = [*forced, *(int(candidates[row]) for row in rows if candidates[row] not in forced)]
     if solved[chosen].any(axis=0).sum() <= solved[list(first)].any(axis=0).sum():
         return first
     order = [chosen[i] for i in greedy(solved[chosen], len(chosen), range(len(forced)))]
-    return greedy(solved, n, order)  # models left to pick add nothing
+    return greedy(solved, n, order)  # members that are left to pick add nothing
 
 
 def _undominated(solved: np.ndarray) -> np.ndarray:
-    """Indices of the models that no other one outdoes on every task; of equals the first."""
+    """Return the indices of members that no other member equals on every task; of equals the first.
+
+    Args:
+        solved: [members, tasks] bool.
+    """
     numbers = solved.astype(np.float32)
-    common, fitness = numbers @ numbers.T, numbers.sum(axis=1)
-    within = common >= fitness[:, None]  # [i, j]: j solves all that i does
+    common, count = numbers @ numbers.T, numbers.sum(axis=1)
+    within = common >= count[:, None]  # [i, j]: j solves every task that i solves
     index = np.arange(len(solved))
-    better = (fitness > fitness[:, None]) | (
-        (fitness == fitness[:, None]) & (index < index[:, None])
-    )
+    better = (count > count[:, None]) | ((count == count[:, None]) & (index < index[:, None]))
     return np.flatnonzero(~(within & better).any(axis=1))
 
 
 def _best_rows(columns: np.ndarray, weights: np.ndarray, n: int, limit_s: float) -> np.ndarray:
-    """Maximum coverage: at most n rows of bool `columns` [M, U] with the most weight [U] covered.
+    """Solve maximum coverage: return at most `n` rows that cover the most weight.
 
-    Binary x says which rows are chosen, y ≤ Σ x over a column's rows whether it is covered; with
-    binary x, y is 0 or 1 by itself.
+    The binary variables x choose rows. The variables y ≤ Σ x over the rows of a column say whether
+    the column is covered; with binary x, their optimum is 0 or 1 without further constraints.
+
+    Args:
+        columns: [members, columns] bool.
+        weights: [columns] int.
+        n: Largest number of rows.
+        limit_s: Seconds after which the search ends.
     """
-    models, tasks = columns.shape
+    members, tasks = columns.shape
     covers = scipy.sparse.hstack(
         [scipy.sparse.csr_array(-columns.T.astype(float)), scipy.sparse.eye_array(tasks)]
     )
-    size = np.concatenate([np.ones(models), np.zeros(tasks)])
+    size = np.concatenate([np.ones(members), np.zeros(tasks)])
     result = scipy.optimize.milp(
-        -np.concatenate([np.zeros(models), weights]),
+        -np.concatenate([np.zeros(members), weights]),
         constraints=[
             scipy.optimize.LinearConstraint(covers, -np.inf, 0),
             scipy.optimize.LinearConstraint(size, 0, n),
@@ -182,40 +239,37 @@ def _best_rows(columns: np.ndarray, weights: np.ndarray, n: int, limit_s: float)
         options={"mip_rel_gap": 0.999 / weights.sum(), "time_limit": limit_s},
     )
     if not result.success:
-        raise AcdcError(
-            f"the best {n} models were not found in {limit_s:.0f} s; choose greedily "
-            "(at least 63 % of the best, by theorem), or allow more time"
+        raise TimeoutError(
+            f"the best {n} members were not found in {limit_s:.0f} s; choose greedily (at least "
+            "63 % of the best, by theorem), or allow more time"
         )
-    return np.flatnonzero(result.x[:models] > 0.5)
+    return np.flatnonzero(result.x[:members] > 0.5)
 
 
-def top_fitness(skills: npt.ArrayLike, n: int, forced: Sequence[int] = ()) -> tuple[int, ...]:
-    """The models that solve most tasks, forced ones first; ties go to the smaller index.
+def top_fitness(skills: Skills, n: int, forced: Sequence[int] = ()) -> tuple[int, ...]:
+    """Pick the members that solve most tasks; ties go to the smaller index.
 
     Args:
-        skills: as in `greedy`.
-        n: as in `greedy`.
-        forced: indices that come first.
+        skills: [members, tasks] int8 or bool; see `Skills`.
+        n: Number of members to pick.
+        forced: Indices that are picked first.
     """
-    fitness = (np.asarray(skills) == SOLVED).sum(axis=1)
-    order = [int(i) for i in np.argsort(-fitness, kind="stable") if i not in forced]
-    return (*forced, *order[: max(0, n - len(forced))])
+    order = np.argsort(-(skills == SOLVED).sum(axis=1), kind="stable")
+    others = [int(i) for i in order if i not in forced]
+    return (*forced, *others[: max(0, n - len(forced))])
 
 
 def at_random(
-    models: int, n: int, forced: Sequence[int] = (), prng_seed: int = 0
+    members: int, n: int, forced: Sequence[int] = (), prng_seed: int = 0
 ) -> tuple[int, ...]:
-    """Forced models first, then others drawn uniformly without replacement."""
-    rest = [i for i in range(models) if i not in forced]
-    drawn = np.random.default_rng(prng_seed).permutation(rest)[: max(0, n - len(forced))]
+    """Pick members uniformly without replacement.
+
+    Args:
+        members: Number of members.
+        n: Number of members to pick.
+        forced: Indices that are picked first.
+        prng_seed: Seed of the draw.
+    """
+    others = [i for i in range(members) if i not in forced]
+    drawn = np.random.default_rng(prng_seed).permutation(others)[: max(0, n - len(forced))]
     return (*forced, *(int(i) for i in drawn))
-
-
-def greedy_task_force(skills: SkillMatrix, n: int) -> list[str]:
-    """Return the ids that greedy Coverage picks: `n`, or all members if there are fewer."""
-    return [skills.members[i] for i in greedy(skills.values, min(n, len(skills.members)))]
-
-
-def fittest(skills: SkillMatrix) -> str:
-    """Return the id of the member that solves most tasks; the first of equals."""
-    return skills.members[int(np.argmax(fitness(skills.values)))]

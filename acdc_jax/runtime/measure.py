@@ -7,12 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from acdc_jax.evaluation import baselines as baseline
 from acdc_jax.evaluation.global_skills import batches, complete_skills
 from acdc_jax.evaluation.held_out import FinishedRun, measure_run
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.runtime import run_directory, run_reader
+from acdc_jax.runtime.reopen import reopen_context
 from acdc_jax.runtime.run_reader import Manifest
 from acdc_jax.runtime.setup import RunContext
 from acdc_jax.runtime.state import State
@@ -41,6 +44,29 @@ def complete_global_skills(
         prefetch=context.store.prefetch,
         advance=advance,
     )
+
+
+def complete_run_skills(run_dir: Path, console: Console) -> None:
+    """Complete the global skill matrix of a finished run. Load no model if nothing is missing.
+
+    Raises:
+        AcdcError: The run or its seeds cannot be read, or the run is under way.
+    """
+    run = run_reader.read_run(run_dir)
+    known = run_reader.known_skills(run_dir, run.manifest, list(run.tasks))
+    incomplete = skill_matrix.incomplete(known)
+    if not incomplete:
+        run_directory.save_skills(run_dir, known)
+        return
+    config = run.settings
+    with run_directory.lock_run(config), reopen_context(config, console) as context:
+        steps, done = batches(context.evaluator, len(incomplete)), itertools.count(1)
+        complete_global_skills(
+            context,
+            known,
+            run.tasks,
+            lambda: context.progress("global skill matrix", next(done), steps),
+        )
 
 
 def measure(

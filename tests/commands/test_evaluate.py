@@ -97,7 +97,7 @@ def test_flags(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--sizes=0"], "--sizes=0: must be whole numbers from 1 on"),
+        (["--sizes=0"], "--sizes=0: must be at least 1"),
         (["--sizes=1", "--seeds=forced"], "2 members are forced into a task force of 1"),
         (["--forced=g009-m00"], "g009-m00 cannot be forced"),
         (["--harness_tasks=x", "--collectives=,"], "--collectives is empty"),

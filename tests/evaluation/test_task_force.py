@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.task_force import (
-    Choice,
+    TaskForceOptions,
     at_random,
     choose,
+    describe,
     optimal,
-    report,
     top_fitness,
 )
 from acdc_jax.evolution.coverage import coverage, greedy
@@ -129,7 +128,7 @@ def test_equal_optima_go_to_greedy_and_equal_models_to_the_first():
 
 def test_no_proof_in_time_is_an_error():
     rng = np.random.default_rng(0)
-    with pytest.raises(AcdcError, match="choose greedily"):
+    with pytest.raises(TimeoutError, match="choose greedily"):
         optimal(rng.random((60, 400)) < 0.2, 8, limit_s=0.01)
 
 
@@ -162,7 +161,8 @@ _MATRIX = SkillMatrix(
 
 @pytest.mark.parametrize("method", ["greedy", "optimal", "fitness", "random"])
 def test_figures_with_and_without_seeds(method):
-    force = choose(_MATRIX, 2, Choice(method, forced=("a",)), seeds=["seed", "unknown"])
+    members = choose(_MATRIX, 2, TaskForceOptions(method=method), forced=["a"])
+    force = describe(_MATRIX, members, ["seed", "unknown"])
     assert force.members[0] == "a"
     assert force.coverage_without_seeds == 0.5
     assert force.coverage_with_seeds == 0.75
@@ -171,18 +171,18 @@ def test_figures_with_and_without_seeds(method):
 
 
 def test_members_that_the_matrix_lacks_solve_nothing():
-    force = report(_MATRIX, ["a", "gone"], ["seed"])
+    force = describe(_MATRIX, ["a", "gone"], ["seed"])
     assert force.coverage == 0.5
     assert force.missing == 0.5
 
 
 @pytest.mark.parametrize(
-    ("choice", "n", "message"),
+    ("forced", "n", "message"),
     [
-        (Choice(forced=("x",)), 2, "x cannot be forced"),
-        (Choice(forced=("a", "b")), 1, "2 members are forced into a task force of 1"),
+        (["x"], 2, "x cannot be forced"),
+        (["a", "b"], 1, "2 members are forced into a task force of 1"),
     ],
 )
-def test_impossible_choices(choice, n, message):
-    with pytest.raises(AcdcError, match=message):
-        choose(_MATRIX, n, choice)
+def test_impossible_choices(forced, n, message):
+    with pytest.raises(ValueError, match=message):
+        choose(_MATRIX, n, forced=forced)

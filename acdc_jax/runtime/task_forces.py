@@ -1,0 +1,67 @@
+"""Task forces of a run: what `evaluation.json` holds."""
+
+import dataclasses
+from typing import Any
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.evaluation.task_force import TaskForceOptions, choose, describe
+from acdc_jax.evolution import skills as skill_matrix
+from acdc_jax.runtime.run_reader import RunRecord
+
+
+def task_forces(run: RunRecord, options: TaskForceOptions) -> dict[str, Any]:
+    """Choose task forces from the skill matrix of a run.
+
+    Returns:
+        JSON-ready: `generation`, `settings` (the options), the numbers of `candidates` and `tasks`,
+        `task_forces` (`n` and the fields of `TaskForce`), and the same fields for `all_seeds` and
+        `all_candidates`.
+
+    Raises:
+        AcdcError: There are no candidates, a forced member is not one, or time ran out.
+    """
+    latest = run.manifest.generation if options.up_to is None else options.up_to
+    candidates = _candidates(run, options, latest)
+    if not candidates:
+        raise AcdcError("no candidate members remain; relax --candidates, --up_to or --seeds")
+    tasks = [name for name, task in run.tasks.items() if task.generation <= latest]
+    seeds = run.seeds if options.seeds == "forced" else []
+    forced = list(dict.fromkeys([*seeds, *options.forced]))
+    # Seeds have rows too, because a task force's Coverage with all seeds is always reported.
+    members = list(dict.fromkeys([*candidates, *run.seeds]))
+    skills = skill_matrix.take(run.skills, members, tasks)
+    rows = skill_matrix.take(skills, candidates, tasks)
+    try:
+        forces = {n: choose(rows, n, options, forced) for n in options.all_sizes}
+    except (ValueError, TimeoutError) as error:
+        raise AcdcError(str(error)) from None
+
+    def figures(ids: tuple[str, ...] | list[str]) -> dict[str, Any]:
+        return dataclasses.asdict(describe(skills, ids, run.seeds))
+
+    return {
+        "generation": run.manifest.generation,
+        "settings": dataclasses.asdict(options),
+        "candidates": len(candidates),
+        "tasks": len(tasks),
+        "task_forces": [{"n": n, **figures(force)} for n, force in forces.items()],
+        "all_seeds": figures(run.seeds),
+        "all_candidates": figures(candidates),
+    }
+
+
+def _candidates(run: RunRecord, options: TaskForceOptions, latest: int) -> list[str]:
+    """Return the ids of the members that can be chosen, older ones first, so that they win ties."""
+    if options.candidates == "retained":
+        retained = run.manifest.retained
+        members = [m for m in retained if run.recipes[m].generation <= latest]
+    elif latest >= run.manifest.generation:
+        members = list(run.manifest.archive)
+    else:
+        kept = max(generation for generation in run.manifest.kept if generation <= latest)
+        members = list(run.manifest.kept[kept])
+    if options.seeds in ("allowed", "forced"):
+        members += run.seeds
+    if options.seeds == "excluded":
+        members = [member for member in members if member not in run.seeds]
+    return sorted(dict.fromkeys(members))
