@@ -13,7 +13,7 @@ import pytest
 
 from acdc_jax.bench.limits import SHAPES
 from acdc_jax.bench.scale import disk, generation
-from acdc_jax.bench.scale.operators import making_seconds
+from acdc_jax.bench.scale.operators import breeding_seconds
 from acdc_jax.bench.scale.settings import ScaleBench
 from acdc_jax.bench.scale.workload import as_text, mixed_workload
 from acdc_jax.bench.weights import random_weights
@@ -82,9 +82,9 @@ def test_children_are_made_on_a_mesh(printed: str) -> None:
     config = generation.run_config(
         ScaleBench(children=2, rank=8, archive=2), SandboxConfig(), Path("nowhere")
     )
-    took = making_seconds(config, SHAPES["tiny"], "model:2", 2, 2)
-    assert took.keys() == {"all", "merge", "mutate", "check"}
-    assert 0 < took["merge"] + took["mutate"] + took["check"] <= took["all"]
+    seconds = breeding_seconds(config, SHAPES["tiny"], "model:2", 2, 2)
+    assert seconds.keys() == {"all", "merge", "mutate", "check"}
+    assert 0 < seconds["merge"] + seconds["mutate"] + seconds["check"] <= seconds["all"]
 
 
 def test_every_figure_has_a_line_and_a_row(printed: str) -> None:
@@ -102,7 +102,7 @@ def test_every_figure_has_a_line_and_a_row(printed: str) -> None:
 def test_its_tasks_are_scored_in_the_sandbox() -> None:
     """A family of each kind; a coin by the answer, the same every time."""
     work = mixed_workload(10, 70, 64, 100, 0)
-    assert work.tokens == sum(work.longest.values())
+    assert work.tokens == sum(work.response_lengths.values())
     assert max(map(len, work.prompts.values())) == 70
     answers = [as_text((n, 7, 9, 4, 5)) for n in range(4)]
     with Sandbox(1, Limits(wall_s=60.0, memory_mb=512)) as box:
@@ -164,4 +164,4 @@ def test_a_disk_without_room_for_all(
             "3 members read",
         ]
     else:
-        assert "--folder names another" in str(lines)
+        assert "name another disk with --folder" in str(lines)

@@ -12,7 +12,7 @@ from acdc_jax import flags
 from acdc_jax.bench.decode import step_bytes, step_seconds
 from acdc_jax.bench.limits import SHAPES, copy_bandwidth, link_rates
 from acdc_jax.bench.scale import collectives, disk, generation
-from acdc_jax.bench.scale.operators import making_seconds
+from acdc_jax.bench.scale.operators import breeding_seconds
 from acdc_jax.bench.scale.settings import MERGE_STREAMS, Figure, ScaleBench
 from acdc_jax.bench.scale.workload import Workload, mixed_workload
 from acdc_jax.bench.table import Figures
@@ -138,7 +138,7 @@ def _operators(
         alone: dict[str, float] = {}
         for count in counts:
             spec, began = f"{axis}:{count}", time.perf_counter()
-            found = making_seconds(config, model, spec, count, made)
+            found = breeding_seconds(config, model, spec, count, made)
             yield f"operators on {spec}: {time.perf_counter() - began:.1f} s in all"
             alone = found if count == 1 else alone
             least = made * MERGE_STREAMS * weight_bytes(model) / count / copy

@@ -78,7 +78,7 @@ def engine_of(config: Config, model: ModelConfig, workload: Workload) -> Engine:
         0,
         config.decode.max_new_tokens,
         config.decode.batch_size,
-        longest=workload.longest.__getitem__,
+        longest=workload.response_lengths.__getitem__,
     )
 
 

@@ -1,4 +1,4 @@
-"""Children made on several devices: shared out over them, or each spread over all of them."""
+"""Breed children on several devices: distributed over them, or each one sharded over all."""
 
 import time
 
@@ -10,69 +10,67 @@ from acdc_jax.config import Config
 from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.params import Params
 from acdc_jax.runtime.breed import make_child, member_id, propose_children
 from acdc_jax.runtime.setup import make_operators
 from acdc_jax.runtime.timer import Timer
-from acdc_jax.sharding import make_mesh, pop_groups
+from acdc_jax.sharding import make_mesh
 
 _PARENTS = (member_id(0, 0), member_id(0, 1))
 
 
-def making_seconds(
+def breeding_seconds(
     config: Config, model: ModelConfig, spec: str, devices: int, children: int
 ) -> dict[str, float]:
-    """Times the making of children whose parents are there, after one that compiles.
+    """Time the breeding of children whose parents are on the devices, without compilation.
 
     Args:
-        config: flags.
-        model: shape of the members.
-        spec: of the mesh.
-        devices: how many of the devices, the first ones.
-        children: how many, all groups together.
+        config: The run's options.
+        model: Shape of the members.
+        spec: The mesh.
+        devices: Number of devices of the mesh; the first ones are used.
+        children: Number of children of all groups together.
 
     Returns:
-        Wall seconds of all children as "all", and those of the parts, averaged over the groups.
+        Wall seconds of all children as "all", and those of each part, averaged over the groups.
     """
-    mesh = make_mesh(spec, jax.devices()[:devices])
-    here = param_shardings(pop_groups(mesh)[0], model, population=False)
-    base = jax.device_put(random_weights(model, 0), here)
-    groups = DeviceGroups.of_mesh(mesh)
-    bases = groups.copies(base, model)
-    del base
-    parents = [jax.device_put(random_weights(model, seed), here) for seed in (1, 2)]
-    beside = [
-        [jax.device_put(p, {path: x.sharding for path, x in base.items()}) for p in parents]
-        for base in bases
-    ]
-    del parents
-    jax.block_until_ready(beside)
+    groups = DeviceGroups.of_mesh(make_mesh(spec, jax.devices()[:devices]))
+    bases, *parents = (_random_copies(groups, model, seed) for seed in range(3))
     operators = make_operators(config, model, len(_PARENTS))
-    clocks = {group.index: Timer() for group in groups.local}
+    timers = {group.index: Timer() for group in groups.local}
 
-    def make(names: list[str]) -> float:
+    def breed(names: list[str]) -> float:
         recipes = propose_children(
             operators, _PARENTS, np.zeros(2), names, 1, jax.random.key(1)
         ).recipes
 
-        def work(group: DeviceGroup) -> None:
-            clocks[group.index] = Timer()
+        def breed_share(group: DeviceGroup) -> None:
+            timer = timers[group.index] = Timer()
             for recipe in groups.share(group, recipes):
                 make_child(
                     recipe,
                     bases[group.index],
-                    list(beside[group.index]),
+                    [copies[group.index] for copies in parents],
                     operators.group_of,
-                    clocks[group.index].lap,
+                    timer.lap,
                 )
 
-        began = time.perf_counter()
-        groups.run(work)
-        return time.perf_counter() - began
+        start = time.perf_counter()
+        groups.run(breed_share)
+        return time.perf_counter() - start
 
-    make([member_id(1, c) for c in range(groups.count)])
-    wall = make([member_id(1, c) for c in range(children)])
+    breed([member_id(1, c) for c in range(groups.count)])  # compiles
+    wall = breed([member_id(1, c) for c in range(children)])
     parts = {
-        part: sum(clock.seconds(part) for clock in clocks.values()) / len(clocks)
+        part: sum(timer.seconds(part) for timer in timers.values()) / len(timers)
         for part in ("merge", "mutate", "check")
     }
     return {"all": wall, **parts}
+
+
+def _random_copies(groups: DeviceGroups, model: ModelConfig, seed: int) -> list[Params]:
+    """Return a copy of one random member on each group."""
+    shardings = param_shardings(groups.local[0].mesh, model, population=False)
+    copies = groups.copies(jax.device_put(random_weights(model, seed), shardings), model)
+    jax.block_until_ready(copies)
+    return copies

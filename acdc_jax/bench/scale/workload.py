@@ -1,8 +1,7 @@
-"""What members are asked: prompts and responses of given lengths, scored by real task code.
+"""Tasks for members of random weights: prompts and responses of prescribed lengths.
 
-The members are random, so that what they write is too; its length is prescribed, and its score is
-a coin that falls the same way every time. The scorers do with it what task code does: count, solve
-a least-squares problem, factor a polynomial.
+What such members write is random, and so is its score: a coin that depends only on the response.
+The scorers do what real task code does: count, solve a least-squares problem, factor a polynomial.
 """
 
 import dataclasses
@@ -38,7 +37,7 @@ _NUMPY = """        y = np.asarray(numbers, float)
 _SYMPY = """        x = sympy.Symbol("x")
         factors = sympy.factor_list(sum(n * x**i for i, n in enumerate(numbers[:4])) + 1)[1]
 """
-# Of ten families, six use plain Python, two numpy, two sympy: text that a scorer may execute.
+# Of ten families, six use plain Python, two numpy, and two sympy.
 _SOURCES = (
     *[_HEAD.replace("{imports}", "") + _COIN.format("")] * 6,
     *[
@@ -53,41 +52,52 @@ _SOURCES = (
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What is asked, and how long the answers are.
+    """Tasks, and the lengths of their prompts and responses.
 
     Attributes:
-        tasks: with one instance each.
-        prompts: instructions → tokens.
-        longest: instructions → tokens of every response to them.
+        tasks: The tasks, with one instance each.
+        prompts: Instructions → prompt tokens.
+        response_lengths: Instructions → tokens of every response to them.
     """
 
     tasks: tuple[Task, ...]
     prompts: Mapping[str, tuple[int, ...]]
-    longest: Mapping[str, int]
+    response_lengths: Mapping[str, int]
 
     @property
     def tokens(self) -> int:
-        """Tokens that one member writes."""
-        return sum(self.longest.values())
+        """Number of tokens that one member writes."""
+        return sum(self.response_lengths.values())
 
 
 def mixed_workload(
     count: int, longest_prompt: int, longest_response: int, vocabulary: int, seed: int
 ) -> Workload:
-    """Draws so many tasks; lengths are those of `mixed_lengths`."""
+    """Draw tasks whose lengths are those of `mixed_lengths`.
+
+    Args:
+        count: Number of tasks.
+        longest_prompt: Tokens of the longest prompt.
+        longest_response: Tokens of the longest response.
+        vocabulary: Number of tokens that prompts are drawn from.
+        seed: PRNG seed.
+    """
     lengths, limits = mixed_lengths(count, longest_prompt, longest_response, seed)
     rng = np.random.default_rng(seed)
-    tasks, prompts, longest = [], {}, {}
+    tasks, prompts, response_lengths = [], {}, {}
     for number in range(count):
-        asked = f"Write words for {number}."
+        instructions = f"Write words for {number}."
         source = _SOURCES[number % len(_SOURCES)].format(number=number)
-        draft = Draft(f"words {number}", "Writes words.", "writing", 1, asked, source, "novel")
-        tasks.append(Task(task_id(number), draft, 0, {"1": {"number": number}}, {"1": asked}))
-        prompts[asked] = tuple(rng.integers(0, vocabulary, int(lengths[number])).tolist())
-        longest[asked] = int(limits[number])
-    return Workload(tuple(tasks), prompts, longest)
+        draft = Draft(
+            f"words {number}", "Writes words.", "writing", 1, instructions, source, "novel"
+        )
+        data = {"1": {"number": number}}
+        tasks.append(Task(task_id(number), draft, 0, data, {"1": instructions}))
+        prompts[instructions] = tuple(rng.integers(0, vocabulary, int(lengths[number])).tolist())
+        response_lengths[instructions] = int(limits[number])
+    return Workload(tuple(tasks), prompts, response_lengths)
 
 
 def as_text(tokens: tuple[int, ...]) -> str:
-    """The words that a response's tokens stand for."""
+    """Return the text of a response: the numbers of its tokens."""
     return " ".join(map(str, tokens))
