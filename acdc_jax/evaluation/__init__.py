@@ -1,1 +1,1 @@
-"""What is measured after the run: task forces and Coverage."""
+"""Members × tasks → skills and responses, and what is measured with them."""

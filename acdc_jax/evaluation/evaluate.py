@@ -259,6 +259,11 @@ class _Reply:
     log_prob: float | None
     mean_log_prob: float | None
 
+    def scored(self, member: str, task: str, instance: str, score: float | None) -> Response:
+        """Return the response with its score."""
+        figures = (self.tokens, self.log_prob, self.mean_log_prob)
+        return Response(member, task, instance, self.text, score, *figures)
+
 
 def answer_tasks(
     evaluator: Evaluator,
@@ -286,54 +291,75 @@ def answer_tasks(
         A function that waits for the scores and returns the evaluation. The next members can be
         decoded before it is called.
     """
-    engine, sandbox = evaluator.engine, evaluator.sandbox
+    engine, started = evaluator.engine, time.monotonic()
     instances = _instance_counts(tasks, evaluator.instances_per_task)
-    questions = [
-        (t, i, instance)
-        for t, task in enumerate(tasks)
-        for i, instance in enumerate(list(task.instructions)[: instances[t]])
-    ]
+    pending = _Pending(members, tasks, instances, evaluator.instances_per_task)
+    questions = pending.questions
     instructions = [tasks[t].instructions[instance] for t, _, instance in questions]
-    started = time.monotonic()
-    replies: dict[tuple[int, int], list[_Reply]] = {}
-    scoring: dict[int, _Scoring] = {}
+    replies = pending.replies
     for batch in _decode(engine, population, instructions, sampling, key, log_probs):
         for position, index in enumerate(batch.indices):
             t, i, _ = questions[index]
             replies[t, i] = [_reply(engine, batch, m, position) for m in range(len(members))]
             if all((t, other) in replies for other in range(instances[t])):
                 texts = [[r.text for r in replies[t, other]] for other in range(instances[t])]
-                scoring[t] = _start_scoring(sandbox, tasks[t], texts)
-    decode_s = time.monotonic() - started
+                pending.scoring[t] = _start_scoring(evaluator.sandbox, tasks[t], texts)
+    pending.decode_s = time.monotonic() - started
+    return pending.collect
 
-    def collect() -> Evaluation:
+
+@dataclasses.dataclass
+class _Pending:
+    """Responses of members to tasks, while some scores are not there yet.
+
+    Attributes:
+        members: Ids.
+        tasks: The tasks.
+        instances: [tasks] int64, number of instances of each task that were asked.
+        instances_per_task: The largest such number that is possible.
+        replies: (position of a task, position of an instance) → [members] responses.
+        scoring: Position of a task → its answers, and their scores to come.
+        decode_s: Wall seconds of decoding.
+    """
+
+    members: Sequence[str]
+    tasks: Sequence[Task]
+    instances: np.ndarray
+    instances_per_task: int
+    replies: dict[tuple[int, int], list[_Reply]] = dataclasses.field(default_factory=dict)
+    scoring: dict[int, _Scoring] = dataclasses.field(default_factory=dict)
+    decode_s: float = 0.0
+
+    @property
+    def questions(self) -> list[tuple[int, int, str]]:
+        """Position of a task, position of an instance in it, and the instance's key."""
+        return [
+            (t, i, instance)
+            for t, task in enumerate(self.tasks)
+            for i, instance in enumerate(list(task.instructions)[: self.instances[t]])
+        ]
+
+    def collect(self) -> Evaluation:
+        """Wait for the scores, and return the evaluation."""
         started = time.monotonic()
-        score_of = {t: _scores(*scoring[t]) for t in scoring}
+        score_of = {t: _scores(*scoring) for t, scoring in self.scoring.items()}
         scoring_s = time.monotonic() - started
-        scores = np.full((len(members), len(tasks), evaluator.instances_per_task), np.nan)
+        scores = np.full((len(self.members), len(self.tasks), self.instances_per_task), np.nan)
         responses = []
-        for t, i, instance in questions:
-            for m, (member, reply) in enumerate(zip(members, replies[t, i], strict=True)):
+        for t, i, instance in self.questions:
+            for m, (member, reply) in enumerate(zip(self.members, self.replies[t, i], strict=True)):
                 score = score_of[t][i, extract_answer(reply.text)]
                 scores[m, t, i] = np.nan if score is None else score
-                responses.append(
-                    Response(
-                        member,
-                        tasks[t].id,
-                        instance,
-                        reply.text,
-                        score,
-                        reply.tokens,
-                        reply.log_prob,
-                        reply.mean_log_prob,
-                    )
-                )
-        ids = tuple(task.id for task in tasks)
+                responses.append(reply.scored(member, self.tasks[t].id, instance, score))
         return Evaluation(
-            tuple(members), ids, scores, instances, tuple(responses), decode_s, scoring_s
+            tuple(self.members),
+            tuple(task.id for task in self.tasks),
+            scores,
+            self.instances,
+            tuple(responses),
+            self.decode_s,
+            scoring_s,
         )
-
-    return collect
 
 
 def _instance_counts(tasks: Sequence[Task], instances_per_task: int) -> np.ndarray:

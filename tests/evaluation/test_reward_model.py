@@ -100,7 +100,7 @@ def test_what_is_no_reward_model_is_refused(tokenizer_folder: Path, tmp_path: Pa
         check_reward_model(folder)
     config = json.loads((folder / "config.json").read_text())
     for name, said in (
-        ("Qwen2ForCausalLM", "is no reward model"),
+        ("Qwen2ForCausalLM", "is not a reward model"),
         ("BertForSequenceClassification", "unsupported architecture 'BertForCausalLM'"),
     ):
         (folder / "config.json").write_text(json.dumps(config | {"architectures": [name]}))

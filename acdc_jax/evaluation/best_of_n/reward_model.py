@@ -1,7 +1,7 @@
-"""Reward models: decoders of our families with one number in place of the vocabulary.
+"""Reward models: decoders of known families whose head returns one number.
 
-They are transformers' `…ForSequenceClassification` with one label: the head `score` [1, width]
-reads the last token of a question and its answer.
+They are transformers' `…ForSequenceClassification` with one label. The head `score` [1, width]
+reads the last token of a question with its answer.
 """
 
 import functools
@@ -33,10 +33,10 @@ class RewardModel:
     """A reward model in memory, with its tokenizer.
 
     Attributes:
-        config: The decoder below the head.
-        weights: Its weights; `head.weight` [1, width] is the head.
+        config: Architecture of the decoder below the head.
+        weights: Params of the decoder, and the head as `head.weight` [1, width].
         tokenizer: From `load_tokenizer`.
-        pad_token: Fills rows up; never looked at.
+        pad_token: Token that fills up rows of a batch.
     """
 
     config: ModelConfig
@@ -45,24 +45,24 @@ class RewardModel:
     pad_token: int
 
     def encode(self, question: str, answer: str) -> list[int]:
-        """Tokens of an answer and what it answers, in the model's chat template."""
+        """Return the tokens of a question and its answer, in the model's chat template."""
         return tokenizer.encode_exchange(self.tokenizer, question, answer)
 
 
 def check_reward_model(folder: Path) -> ModelConfig:
-    """Reads the description of a reward model; none of its weights.
+    """Read the architecture of a reward model, without its weights.
 
     Raises:
-        AcdcError: It is none, has several labels, or is of a family that is not known here.
+        AcdcError: It is not a reward model, has several labels, or is of an unknown family.
     """
     return _description(folder)[0]
 
 
 def load_reward_model(folder: Path, devices: Sequence[jax.Device]) -> RewardModel:
-    """Reads a reward model, its weights spread over the devices.
+    """Load a reward model, with its weights sharded over the devices.
 
     Raises:
-        AcdcError: As `check_reward_model`, or weights or tokenizer cannot be read.
+        AcdcError: See `check_reward_model`; or weights or tokenizer cannot be read.
     """
     config, head = _description(folder)
     mesh = make_mesh("model:-1", devices)
@@ -77,19 +77,19 @@ def load_reward_model(folder: Path, devices: Sequence[jax.Device]) -> RewardMode
 
 
 def rewards(model: RewardModel, texts: Sequence[Sequence[int]]) -> list[float]:
-    """The head's value at the last token of each text.
+    """Return the head's value at the last token of each text.
 
     Args:
         model: From `load_reward_model`.
-        texts: Token ids, at least one each; read as one batch.
+        texts: Token ids of each text, at least one; read as one batch.
 
     Raises:
-        AcdcError: A text is longer than the model's window, by its index.
+        AcdcError: A text is longer than the model's context window.
     """
     for i, text in enumerate(texts):
         if len(text) > model.config.max_positions:
             raise AcdcError(
-                f"text {i} has {len(text)} tokens; the reward model's window is "
+                f"text {i} has {len(text)} tokens, more than the reward model's context window of "
                 f"{model.config.max_positions}"
             )
     width = min(bucket(max(map(len, texts))), model.config.max_positions)
@@ -110,15 +110,17 @@ def _values(config: ModelConfig, weights: Params, tokens: jax.Array, last: jax.A
 
 
 def _description(folder: Path) -> tuple[ModelConfig, Stored]:
-    """The decoder's configuration, and where its head is stored."""
+    """Return the decoder's configuration, and the head as it is stored."""
     path = folder / "config.json"
     fields = read_json(path)
     name = str((fields.get("architectures") or [""])[0])
     if not name.endswith(_CLASSIFIER):
-        raise AcdcError(f"{path}: {name or 'no architecture'} is no reward model (…{_CLASSIFIER})")
-    # Gemma 3's text model alone carries the word in one name and not in the other.
+        raise AcdcError(
+            f"{path}: {name or 'no architecture'} is not a reward model (…{_CLASSIFIER})"
+        )
+    # Only Gemma 3's text model has "Text" in the name of its classifier.
     decoder = name.removesuffix(_CLASSIFIER).removesuffix("Text") + "ForCausalLM"
-    # Neither a head over the vocabulary nor what would be done to its logits.
+    # There is no head over the vocabulary, and nothing is done to its logits.
     changes = {"architectures": [decoder], "tie_word_embeddings": True}
     config = replace(from_hf(fields | changes, str(path)), logit_softcap=0.0)
     tensors = find_tensors(folder)
