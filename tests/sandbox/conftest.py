@@ -1,4 +1,4 @@
-"""One sandbox per module of tests, and a short way to score with it."""
+"""A sandbox per test module, and a short way to score with it."""
 
 import os
 import subprocess
@@ -15,14 +15,14 @@ from .helpers import family, open_sandbox
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    """The strongest tier, one worker: calls follow one another in the same zygote."""
+    """Return a sandbox of the strongest tier with one worker, whose calls share a zygote."""
     with open_sandbox() as opened:
         yield opened
 
 
 @pytest.fixture
 def score(sandbox: Sandbox) -> Callable[..., Outcome]:
-    """Score one submission with the body of a `score` method (t: the instance, s: the answer)."""
+    """Return a function that scores with the body of a `score` method (t: instance, s: answer)."""
 
     def run(body: str, instance: object = None, submission: str = "") -> Outcome:
         (outcome,) = sandbox.score(family(body), [(instance, submission)]).result()  # type: ignore[list-item]
@@ -33,7 +33,7 @@ def score(sandbox: Sandbox) -> Callable[..., Outcome]:
 
 @pytest.fixture(scope="session")
 def user_python(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """An interpreter that any user may run, and a copy of the package that any user may read."""
+    """Return an interpreter and a copy of the package that every user can read."""
     python = "/usr/bin/python3"
     recent = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
     if os.getuid() != 0:

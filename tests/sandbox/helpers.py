@@ -6,14 +6,14 @@ import pytest
 
 from acdc_jax.sandbox import Limits, Sandbox, SandboxError, probe
 
-# Short, so that attacks on the clock are over soon, but far above what honest tasks need.
+# Short, so that attacks that hang end soon, but much more than honest tasks need.
 LIMITS = Limits(wall_s=1.2, cpu_s=1, memory_mb=128)
 
 
 def open_sandbox(
     tier: str = "full", workers: int = 1, limits: Limits = LIMITS, **options: Any
 ) -> Sandbox:
-    """A sandbox in exactly this tier; skips the test where the machine cannot give it."""
+    """Return a sandbox of exactly this tier; skip the test if it does not work on this machine."""
     chosen = [t for t in probe.TIERS if t.name == tier]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probe, "TIERS", tuple(chosen))
@@ -24,7 +24,7 @@ def open_sandbox(
 
 
 def family(body: str, top: str = "") -> str:
-    """The source of a family whose `score` has this body."""
+    """Return the source of a family whose `score` has this body."""
     lines = "\n".join("        " + line for line in body.strip().splitlines())
     return (
         f"{top}\nclass TaskFamily:\n"

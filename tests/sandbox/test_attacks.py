@@ -1,4 +1,4 @@
-"""Attacks on what is outside. Each has a control: the same code succeeds without a sandbox."""
+"""Attacks on the outside. As a control, the same code succeeds without a sandbox."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ print(json.dumps(results))
 
 @pytest.fixture(scope="module")
 def bait(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
-    """Files, sockets and processes outside the sandbox that an attacker would like to reach."""
+    """Files, sockets and processes outside the sandbox, for attackers to reach."""
     folder = tmp_path_factory.mktemp("bait")
     for name in ("secret", "scapegoat", "doomed", "renamed"):
         (folder / name).write_text("hunter2")
@@ -78,7 +78,7 @@ def bait(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]
 
 @pytest.fixture(scope="module", params=["full", "landlock + seccomp", "namespaces + seccomp"])
 def tiered(request: pytest.FixtureRequest, bait: dict[str, object]) -> Iterator[Sandbox]:
-    """Every tier; opened after the bait, so that the secret was there to be inherited."""
+    """Return a sandbox of each tier, opened after the bait, so that it could inherit the secret."""
     with open_sandbox(request.param) as opened:
         yield opened
 
@@ -93,7 +93,7 @@ def test_attack_is_stopped(name: str, tiered: Sandbox, bait: dict[str, object]) 
 
 
 def call(name: str) -> list[object]:
-    """Number and arguments of a raw system call here."""
+    """Return number and arguments of a raw system call on this machine."""
     x86, arm, arguments = kernel.CALLS[name]
     return [arm if ARM else x86, list(arguments)]
 
@@ -102,10 +102,10 @@ def call(name: str) -> list[object]:
 def test_system_call_is_refused(name: str, tiered: Sandbox) -> None:
     (outcome,) = tiered.score(family(kernel.BODY, TOP), [(call(name), "")]).result()  # type: ignore[list-item]
     assert (outcome.status, outcome.score) == ("task error", None), outcome
-    assert "bool" in outcome.detail  # it came back, and said ...
+    assert "bool" in outcome.detail  # the call returned ...
     asked = family(kernel.BODY.replace("return", "return 1.0 if") + " else 0.0", TOP)
     (outcome,) = tiered.score(asked, [(call(name), "")]).result()  # type: ignore[list-item]
-    assert outcome.score == 0.0, outcome  # ... that nobody listened
+    assert outcome.score == 0.0, outcome  # ... and was refused
 
 
 def test_every_attack_works_without_the_sandbox(bait: dict[str, object]) -> None:
@@ -122,7 +122,7 @@ def test_every_attack_works_without_the_sandbox(bait: dict[str, object]) -> None
     for left in ("/tmp/acdc-attack", "/dev/shm/acdc-attack"):
         Path(left).unlink(missing_ok=True)
     may_fail = outside.MAY_FAIL | {f"call {name}" for name in kernel.MAY_FAIL}
-    if os.geteuid() != 0:  # these are for root alone
+    if os.geteuid() != 0:  # these need root
         may_fail |= set(calls)
     failed = {n: r for n, r in results.items() if r is not True and n not in may_fail}
     assert not failed
@@ -142,7 +142,7 @@ print(json.dumps({name: [r.status, r.score, r.detail] for name, r in results.ite
 
 
 @pytest.mark.parametrize("tier", ["full", "landlock + seccomp", "namespaces + seccomp"])
-def test_attacks_of_an_ordinary_users_run_are_stopped(
+def test_attacks_are_stopped_when_an_ordinary_user_runs_the_sandbox(
     tier: str, bait: dict[str, object], user_python: tuple[str, str]
 ) -> None:
     asked = family(kernel.BODY.replace("return", "return 1.0 if") + " else 0.0", TOP)

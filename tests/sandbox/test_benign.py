@@ -1,4 +1,4 @@
-"""Honest scorers, which must work, and give the same score every time."""
+"""Honest scorers work, and give the same score every time."""
 
 import importlib.util
 
@@ -129,7 +129,7 @@ def test_scorer_works(name: str, sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("tier", ["landlock + seccomp", "namespaces + seccomp"])
-def test_scorers_work_in_weaker_tiers_too(tier: str) -> None:
+def test_scorers_work_in_weaker_tiers(tier: str) -> None:
     with open_sandbox(tier) as sandbox:
         futures = {
             name: sandbox.score(family(body), [(None, "42")]) for name, body in SCORERS.items()
@@ -142,15 +142,15 @@ def test_scorers_work_in_weaker_tiers_too(tier: str) -> None:
     assert not failed
 
 
-def test_order_of_sets_and_unseeded_random_repeat(sandbox: Sandbox) -> None:
-    """A run must be repeatable even where a task's author forgot to sort or to seed."""
+def test_order_of_sets_and_unseeded_random_are_repeatable(sandbox: Sandbox) -> None:
+    """A run is repeatable even if a task's author forgot to sort or to seed."""
     body = """
 import random
 order = list({'alpha', 'beta', 'gamma', 'delta', s})
 return (order.index(s) + random.random()) / 9"""
     alone = sandbox.score(family(body), [(None, "x")]).result()
     for zygote in sandbox._workers.workers[0]._zygotes.values():
-        zygote.kill()  # another one, with a hash seed of its own, takes over
+        zygote.kill()  # a new zygote, with its own hash seed, takes over
     again = sandbox.score(family(body), [(None, "x"), (None, "y"), (None, "x")]).result()
     assert [again[0], again[2]] == alone * 2
 
@@ -203,7 +203,7 @@ class TaskFamily:
     assert report.tasks == {}
 
 
-def test_errors_point_at_the_line(sandbox: Sandbox) -> None:
+def test_errors_name_the_line(sandbox: Sandbox) -> None:
     (outcome,) = sandbox.score(family("x = 1\nreturn x / 0"), [(None, "")]).result()
     assert outcome.detail == "ZeroDivisionError: division by zero (task.py, line 12)"
     assert "TaskFamily" in sandbox.score("x = 1", [(None, "")]).result()[0].detail

@@ -1,4 +1,4 @@
-"""Hostile bytes: on the sandbox's own descriptor, and straight into the parsers."""
+"""Hostile bytes on the sandbox's own descriptor, and in the parsers."""
 
 import json
 import struct
@@ -15,7 +15,7 @@ from acdc_jax.sandbox.zygote import Reply, ZygoteLost
 
 from .helpers import family
 
-# What an attacker who has found the call's token can do. Knowing it is no crime: a family's code
+# What an attacker who has found the call's token can do. A family's code may know the token: it
 # decides its own scores anyway. It must not break the parent or leave [0, 1].
 FIND_TOKEN = """
 import json, os, struct, sys
@@ -62,14 +62,14 @@ def test_forged_frames_are_a_task_error(name: str, sandbox: Sandbox) -> None:
     source = family(FORGERIES[name], FIND_TOKEN)
     (outcome,) = sandbox.score(source, [(None, "")]).result()
     assert (outcome.status, outcome.score) == ("task error", None), outcome
-    # Control: the same machinery, used honestly, gives a score; the parent is unharmed.
+    # Control: the same code, used honestly, gives a score, and the parent still works.
     (honest,) = sandbox.score(
         family("send(3, 0, struct.pack('<d', 0.5)); os._exit(0)", FIND_TOKEN), [(None, "")]
     ).result()
     assert honest == Outcome("score", 0.5)
 
 
-def test_dripped_bytes_do_not_stretch_the_clock(sandbox: Sandbox) -> None:
+def test_slow_bytes_do_not_extend_the_time_limit(sandbox: Sandbox) -> None:
     body = """
 import time
 for b in token() * 99: os.write(3, bytes([b])); time.sleep(0.1)"""
@@ -77,10 +77,10 @@ for b in token() * 99: os.write(3, bytes([b])); time.sleep(0.1)"""
     assert outcome.status in ("timeout", "task error")
 
 
-def test_a_question_that_nobody_waits_for(
+def test_a_child_that_does_not_read_answers_is_killed(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its answers fill the socket; the parent does not wait for ever."""
+    """The answers fill the socket; the parent does not wait for ever."""
     monkeypatch.setattr(call, "_LISTEN_S", 0.2)
     body = """
 question = json.dumps(['call', "def f(): return 'x' * 250_000", 'f', [], {}]).encode()
@@ -158,10 +158,10 @@ def test_parser_survives_any_bytes(data: bytes, with_token: bool) -> None:
 
 
 @given(_frames)
-def test_frames_survive_the_wire(frames: list[tuple[int, int, bytes]]) -> None:
+def test_frames_round_trip(frames: list[tuple[int, int, bytes]]) -> None:
     data = b"".join(wire.pack_frame(TOKEN, *frame) for frame in frames)
     buffer, found = bytearray(), []
-    for i in range(0, len(data), 7):  # in small pieces
+    for i in range(0, len(data), 7):  # in small chunks
         buffer += data[i : i + 7]
         found += wire.take_frames(buffer, TOKEN, max_body=64)
     assert [tuple(f) for f in found] == frames
@@ -174,7 +174,7 @@ def test_frames_survive_the_wire(frames: list[tuple[int, int, bytes]]) -> None:
     st.booleans(),
     st.integers(1, 4),
 )
-def test_verdicts_never_invent_a_score(
+def test_parsed_scores_were_always_sent(
     frames: list[tuple[int, int, bytes]], status: int, timed_out: bool, count: int
 ) -> None:
     reply = Reply([wire.Frame(*f) for f in frames], status, timed_out)

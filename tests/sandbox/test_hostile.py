@@ -25,7 +25,7 @@ Score = Callable[..., Outcome]
 
 
 @pytest.mark.parametrize("name", DEATHS)
-def test_death_costs_one_item(name: str, sandbox: Sandbox) -> None:
+def test_a_crash_affects_one_item(name: str, sandbox: Sandbox) -> None:
     source, items = attacked(name)
     before, attack, after = sandbox.score(source, items).result()
     assert (before.score, after.score) == (0.25, 0.75)
@@ -36,20 +36,20 @@ def test_death_costs_one_item(name: str, sandbox: Sandbox) -> None:
 
 
 def statuses(name: str) -> set[str]:
-    """How an attack may end. On a busy machine the clock can stop it before its memory is used."""
+    """How an attack may end. On a busy machine, time may run out before memory."""
     status = DEATHS[name].status
     return {status, "timeout"} if status == "memory" else {status}
 
 
 def attacked(name: str) -> tuple[str, list[tuple[JSON, str]]]:
-    """A family that attacks in the second of three items."""
+    """Return a family that attacks in the second of three items."""
     lines = "\n".join("    " + line for line in DEATHS[name].body.splitlines())
     source = family(f"if s == 'attack':\n{lines}\nreturn float(s)")
     return source, [(None, text) for text in ("0.25", "attack", "0.75")]
 
 
 @pytest.mark.parametrize("tier", ["landlock + seccomp", "namespaces + seccomp"])
-def test_death_costs_one_item_in_weaker_tiers_too(tier: str) -> None:
+def test_a_crash_affects_one_item_in_weaker_tiers(tier: str) -> None:
     with open_sandbox(tier, workers=4) as sandbox:
         futures = {name: sandbox.score(*attacked(name)) for name in DEATHS}
         for name, future in futures.items():
@@ -59,18 +59,21 @@ def test_death_costs_one_item_in_weaker_tiers_too(tier: str) -> None:
 
 
 def control(name: str, scratch: Path) -> subprocess.Popen[bytes]:
-    """Start an attack where nothing but a few generous limits stops it."""
+    """Start an attack outside the sandbox, with a few generous limits."""
     scratch.mkdir()
     return subprocess.Popen(
         [sys.executable, "-c", CONTROL, json.dumps(DEATHS[name].body), str(scratch)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # or each thread takes 64 MiB of addresses
+        env={
+            **os.environ,
+            "MALLOC_ARENA_MAX": "1",
+        },  # otherwise each thread takes 64 MiB of address space
     )
 
 
 def ending(process: subprocess.Popen[bytes], seconds: float) -> str:
-    """How it ended: hangs, returned, hoarded, raised or dies."""
+    """Return how it ended: hangs, returned, hoarded, raised or dies."""
     try:
         said = process.communicate(timeout=seconds)[0].decode()
     except subprocess.TimeoutExpired:
@@ -84,7 +87,7 @@ def ending(process: subprocess.Popen[bytes], seconds: float) -> str:
 def test_every_attack_works_without_the_sandbox(tmp_path: Path) -> None:
     allowed = {"hangs": {"hangs"}, "hoards": {"returned", "hoarded"}, "dies": {"dies"}}
     found = {}
-    # Together, as most only wait; those that hoard one by one, because they do.
+    # Concurrently, because most only wait; attacks on memory run one by one.
     together = {
         name: control(name, tmp_path / name.replace(" ", "-"))
         for name, death in DEATHS.items()
@@ -116,7 +119,7 @@ def test_honest_numbers(text: str, value: float, score: Score) -> None:
     assert score(f"return {text}") == Outcome("score", value)
 
 
-def test_what_is_printed_decides_nothing(score: Score) -> None:
+def test_printed_text_has_no_effect(score: Score) -> None:
     body = """
 import os, sys
 for line in ('1.0', '{"score": 1.0}'):
@@ -126,7 +129,7 @@ return 0.0"""
     assert score(body) == Outcome("score", 0.0)
 
 
-def test_code_at_the_end_of_the_process_decides_nothing(score: Score) -> None:
+def test_code_at_exit_has_no_effect(score: Score) -> None:
     body = """
 import atexit, os, weakref
 class D:
@@ -183,17 +186,17 @@ return 1.0"""
     assert expected[0].status == "score"
 
 
-def test_nothing_of_a_call_is_left_for_the_next(sandbox: Sandbox) -> None:
+def test_no_data_of_a_call_is_visible_to_the_next(sandbox: Sandbox) -> None:
     answer = "a-secret-answer-" + "x" * 40
     hunt = """
 import gc
-needle = s[::-1]  # what is looked for must not be in this job itself
+needle = s[::-1]  # the text must not be in this job itself
 held = [o for o in gc.get_objects() if type(o) in (dict, list, tuple)]
 texts = (v for o in held for v in (o.values() if type(o) is dict else o) if type(v) is str)
-return float(sum(v == needle for v in texts) > 1)  # one is our own variable
+return float(sum(v == needle for v in texts) > 1)  # one is the variable `needle`
 """
     hidden = family(hunt, f"ANSWER = {answer!r}; KEPT = [ANSWER]")
     items = [(None, answer[::-1])]
-    # Control: the hunter finds what its own module holds.
+    # Control: the search finds what is in its own module.
     assert sandbox.score(hidden, items).result() == [Outcome("score", 1.0)]  # type: ignore[arg-type]
     assert sandbox.score(family(hunt), items).result() == [Outcome("score", 0.0)]  # type: ignore[arg-type]

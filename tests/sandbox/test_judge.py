@@ -1,4 +1,4 @@
-"""What a scorer may ask of the world outside: an LLM's judgement."""
+"""Scorers can ask an LLM judge outside the sandbox."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ def length(instructions: str, submission: str, criteria: str) -> float:
     return min(len(submission) / 10, 1.0)
 
 
-def test_a_judgement_is_a_score() -> None:
+def test_a_judgement_can_be_the_score() -> None:
     with open_sandbox(judge=length) as sandbox:
         items = [(None, "x" * n) for n in range(12)]
         outcomes = sandbox.score(ASK, items).result()
@@ -25,7 +25,7 @@ def test_a_judgement_is_a_score() -> None:
 
 
 @pytest.mark.parametrize("given", [float("nan"), 1.5, "nonsense", None])
-def test_a_judge_that_fails_is_infrastructure_whatever_the_task_does(given: object) -> None:
+def test_a_failed_judge_is_infrastructure(given: object) -> None:
     caught = family("try: return eval_with_llm_judge('a', s)\nexcept BaseException: return 1.0")
     with open_sandbox(judge=lambda *_: given) as sandbox:  # type: ignore[arg-type, return-value]
         for source in (ASK, caught):
@@ -34,7 +34,7 @@ def test_a_judge_that_fails_is_infrastructure_whatever_the_task_does(given: obje
             assert "the judge" in outcome.detail
 
 
-def test_a_judge_that_raises_harms_only_the_item_that_asked() -> None:
+def test_a_failed_judge_affects_only_the_item_that_asked() -> None:
     def judge(instructions: str, submission: str, criteria: str) -> float:
         if submission == "bad":
             raise ConnectionError("the server is down")
@@ -47,7 +47,7 @@ def test_a_judge_that_raises_harms_only_the_item_that_asked() -> None:
     assert "the server is down" in outcomes[1].detail
 
 
-def test_waiting_for_the_judge_takes_nothing_from_the_clock() -> None:
+def test_waiting_for_the_judge_does_not_count_as_time() -> None:
     def slow(*_: str) -> float:
         time.sleep(0.5)
         return 1.0
@@ -59,8 +59,8 @@ def test_waiting_for_the_judge_takes_nothing_from_the_clock() -> None:
         assert sandbox.score(after, [(None, "")]).result()[0].status == "timeout"
 
 
-def test_items_wait_side_by_side() -> None:
-    together = threading.Barrier(8)  # broken unless eight judgements are under way at once
+def test_items_wait_for_the_judge_concurrently() -> None:
+    together = threading.Barrier(8)  # passes only with eight concurrent judgements
 
     def judge(*_: str) -> float:
         together.wait(timeout=20)
@@ -88,7 +88,7 @@ def test_the_budget_is_per_item() -> None:
         assert sandbox.score(frugal, [(None, "z")] * 3).result() == [Outcome("score", 1.0)] * 3
 
 
-def test_without_a_judge_the_task_is_at_fault(sandbox: Sandbox) -> None:
+def test_asking_without_a_judge_is_a_task_error(sandbox: Sandbox) -> None:
     (outcome,) = sandbox.score(ASK, [(None, "")]).result()
     assert outcome.status == "task error"
     assert "no LLM that judges" in outcome.detail
@@ -102,12 +102,12 @@ def test_without_a_judge_the_task_is_at_fault(sandbox: Sandbox) -> None:
         "import sys\nfor m in range(9): eval_with_llm_judge(['not', 'text'], s, m)\nreturn 7.0",
     ],
 )
-def test_odd_questions_are_the_tasks_fault(body: str) -> None:
+def test_malformed_questions_are_task_errors(body: str) -> None:
     with open_sandbox(judge=lambda *_: 1.0) as sandbox:
         assert sandbox.score(family(body), [(None, "")]).result()[0].status == "task error"
 
 
-def test_it_is_not_to_be_had_while_tasks_are_listed() -> None:
+def test_the_judge_is_not_available_to_inspect() -> None:
     source = """
 class TaskFamily:
     def get_tasks(): return {"1": eval_with_llm_judge("a", "b")}

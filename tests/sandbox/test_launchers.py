@@ -1,4 +1,4 @@
-"""Walls around the walls: bubblewrap for real, the containers' command lines as text."""
+"""Launchers: bubblewrap is run, the containers' command lines are compared as text."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ LAUNCH = Launch(["/opt/py/bin/python3", "-c", "run"], {"TZ": "UTC"}, ["/opt/py"]
 
 @pytest.fixture
 def bubblewrap() -> launchers.Launcher:
-    """The launcher; skips where it is not installed, or may not make namespaces."""
+    """Return bubblewrap; skip the test if it is not installed or may not create namespaces."""
     if shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed")
     launcher = launchers.parse("bubblewrap")
@@ -40,10 +40,10 @@ def test_bubblewrap(bubblewrap: launchers.Launcher) -> None:
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inside))
 
 
-def test_where_namespaces_are_refused(
+def test_a_launcher_that_refuses_namespaces(
     monkeypatch: pytest.MonkeyPatch, bubblewrap: launchers.Launcher
 ) -> None:
-    """As in a container: the next tier takes over by itself, and says why."""
+    """As in a container, the next tier is used, and the reason is recorded."""
     options = launchers._OPTIONS["bubblewrap"]
     monkeypatch.setitem(
         launchers._OPTIONS,
@@ -103,5 +103,5 @@ def test_nonsense_is_refused(text: str, words: str) -> None:
         launchers.parse(text)
 
 
-def test_none() -> None:
+def test_no_launcher() -> None:
     assert launchers.parse("") is None

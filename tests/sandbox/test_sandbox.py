@@ -1,4 +1,4 @@
-"""The pool around the walls: lost zygotes, leaks, closing, and the death of this process."""
+"""Lost zygotes, leaks, closing, and the death of this process."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ SLOW = family("import time; time.sleep(float(t)); return float(s)")
 
 
 def descendants(pid: int) -> set[int]:
-    """Processes below `pid`, seen from outside."""
+    """Return the descendants of `pid`."""
     found: set[int] = set()
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in map(int, task.read_text().split()):
@@ -41,7 +41,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def wait_until(condition: object, seconds: float = 5.0) -> None:
-    """Poll until `condition()` holds."""
+    """Wait until `condition()` holds."""
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "waited in vain"
@@ -62,8 +62,8 @@ def test_each_item_has_its_own_outcome(sandbox: Sandbox) -> None:
     assert [o.status for o in outcomes[4:6]] == ["timeout", "task error"]
 
 
-def test_budgets_are_per_item() -> None:
-    """Items that use most of a budget each do not add up to a timeout."""
+def test_time_limits_are_per_item() -> None:
+    """The times of several items do not add up to a timeout."""
     body = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass\n"
     with open_sandbox(limits=Limits(wall_s=20, cpu_s=1)) as sandbox:
         outcomes = sandbox.score(family(body + "return 1.0"), [(None, "")] * 4).result()
@@ -81,7 +81,7 @@ def test_large_payloads(sandbox: Sandbox) -> None:
     assert sandbox.score(source, [("x" * 2_000_000, "y" * 2_000_000)]).result()[0].score == 1.0
 
 
-def test_a_lost_zygote_loses_no_job() -> None:
+def test_a_lost_zygote_is_replaced() -> None:
     with open_sandbox(workers=2) as sandbox:
         futures = [sandbox.score(SLOW, [(0.3, "0.5")]) for _ in range(4)]
         for _ in range(2):
@@ -93,7 +93,7 @@ def test_a_lost_zygote_loses_no_job() -> None:
 
 
 def inside(sandbox: Sandbox, old: set[int]) -> list[int]:
-    """The zygote behind its shell and its child, which runs a task; none of them in `old`."""
+    """Return the zygote and its child that are not in `old`."""
     found: list[int] = []
 
     def running() -> bool:
@@ -102,15 +102,15 @@ def inside(sandbox: Sandbox, old: set[int]) -> list[int]:
         return len(found) == 2 and found[1] not in old
 
     wait_until(running)
-    time.sleep(0.1)  # until the task's code is running
+    time.sleep(0.1)  # the task's code is running then
     return found
 
 
 @pytest.mark.parametrize("order", [(0,), (1,), (0, 1), (1, 0)])
-def test_killing_what_is_inside_the_shell_loses_no_job(order: tuple[int, ...]) -> None:
-    """The zygote, its child, or both: it may have told of its child's end, or not."""
+def test_killed_zygotes_and_children_are_replaced(order: tuple[int, ...]) -> None:
+    """The zygote, its child, or both are killed, before or after the zygote reports the end."""
     with open_sandbox() as sandbox:
-        sandbox.score(HONEST, [(None, "1")]).result()  # its zygote has started
+        sandbox.score(HONEST, [(None, "1")]).result()  # starts the zygote
         future = sandbox.score(SLOW, [(0.4, "0.5")])
         processes = inside(sandbox, set())
         for index in order:
@@ -119,7 +119,7 @@ def test_killing_what_is_inside_the_shell_loses_no_job(order: tuple[int, ...]) -
         assert future.result() == [Outcome("score", 0.5)]
 
 
-def test_a_call_that_is_killed_every_time_is_out_of_memory() -> None:
+def test_a_call_that_is_killed_in_every_attempt_is_out_of_memory() -> None:
     with open_sandbox() as sandbox:
         future, old = sandbox.score(SLOW, [(0.0, "0.25"), (1.0, "0.5")]), set[int]()
         for _ in range(3):
@@ -132,14 +132,14 @@ def test_a_call_that_is_killed_every_time_is_out_of_memory() -> None:
 
 
 @pytest.mark.parametrize("tier", ["full", "landlock + seccomp"])
-def test_signals_that_end_a_batch_job_change_no_score(tier: str) -> None:
-    """SLURM signals every process of a job's step, in whatever session it is."""
+def test_signals_of_batch_systems_change_no_score(tier: str) -> None:
+    """SLURM signals every process of a job step, whatever its session."""
     with open_sandbox(tier) as sandbox:
-        sandbox.score(HONEST, [(None, "1")]).result()  # its zygote has started
+        sandbox.score(HONEST, [(None, "1")]).result()  # starts the zygote
         (zygote,) = sandbox._workers.workers[0]._zygotes.values()
         future = sandbox.score(SLOW, [(0.4, "0.5")])
         wait_until(lambda: len(descendants(zygote.process.pid)) == (2 if tier == "full" else 1))
-        time.sleep(0.1)  # until the task's code is running
+        time.sleep(0.1)  # the task's code is running then
         for pid in [*descendants(zygote.process.pid), zygote.process.pid]:
             for number in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCONT"):
                 os.kill(pid, signal.Signals[number])
@@ -148,7 +148,7 @@ def test_signals_that_end_a_batch_job_change_no_score(tier: str) -> None:
         assert zygote.process.poll() is None
 
 
-def test_an_always_lost_zygote_is_infrastructure_and_never_a_score(
+def test_a_zygote_that_is_always_lost_is_infrastructure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tries = []
@@ -177,7 +177,7 @@ def test_nothing_leaks() -> None:
     before, others = descriptors(), descendants(os.getpid())
     with open_sandbox(workers=2) as sandbox:
         items = [(None, "exit"), (None, ""), (None, "sig"), (None, "")]
-        for _ in range(2):  # both workers have started by the end of the first round
+        for _ in range(2):  # both workers have started after the first round
             futures = [sandbox.score(attack, items) for _ in range(100)]
             for future in futures:
                 assert [o.score for o in future.result()] == [None, 1.0, None, 1.0]
@@ -186,7 +186,7 @@ def test_nothing_leaks() -> None:
             sandbox.score(HONEST, [(None, "1")]).result()
         assert descriptors() == open_now
         assert descendants(os.getpid()) - others == processes
-        assert len(processes) == 4  # a shell and an init each
+        assert len(processes) == 4  # two processes per zygote
     wait_until(lambda: not processes & descendants(os.getpid()))
     assert descriptors() == before
 
@@ -203,7 +203,7 @@ def test_closing_ends_running_and_queued_calls() -> None:
             future.result(timeout=5)
     with pytest.raises(SandboxError):
         sandbox.score(HONEST, [(None, "1")])
-    sandbox.close()  # twice is once
+    sandbox.close()  # closing twice is allowed
 
 
 def test_a_full_queue_makes_the_producer_wait() -> None:
@@ -221,7 +221,7 @@ def test_a_full_queue_makes_the_producer_wait() -> None:
         assert all(f.result()[0].score == 1.0 for f in futures)
 
 
-def test_outcomes_that_nobody_waits_for_any_more_are_dropped(
+def test_cancelled_calls_are_dropped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     parts: list[Future[list[Outcome]]] = [Future(), Future()]
@@ -230,7 +230,7 @@ def test_outcomes_that_nobody_waits_for_any_more_are_dropped(
     for part in parts:
         part.set_result([])
     assert whole.cancelled()
-    assert not caplog.records  # where a callback's error would be
+    assert not caplog.records  # an error in a callback would be logged
 
 
 def test_zygotes_die_with_this_process() -> None:
@@ -250,14 +250,14 @@ def test_zygotes_die_with_this_process() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     below = descendants(process.pid)
-    assert len(below) == 6  # a shell, an init and a child, twice
+    assert len(below) == 6  # two processes per zygote, and a child each
     process.kill()
     process.wait()
     process.stdout.close()
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
 
 
-def test_unsafe_must_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unsafe_tier_must_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("acdc_jax.sandbox.probe.TIERS", ())
     with pytest.raises(IsolationError, match="cannot isolate"):
         Sandbox(1, LIMITS)
@@ -268,13 +268,13 @@ def test_unsafe_must_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         assert hang.status == "timeout"
 
 
-def test_other_systems_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_operating_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(SandboxError, match="needs Linux"):
         Sandbox(1, LIMITS)
 
 
-def test_other_processors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("acdc_jax.sandbox.probe.MACHINE", "riscv64")
     with pytest.raises(SandboxError, match="x86-64 and aarch64, not riscv64"):
         Sandbox(1, LIMITS)

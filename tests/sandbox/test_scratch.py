@@ -1,4 +1,4 @@
-"""The scratch folder of a call: there, bounded, and gone afterwards."""
+"""Each call has a scratch folder, which is bounded and removed afterwards."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ TOP = "import os, tempfile"
 
 @pytest.fixture(scope="module", params=["full", "namespaces + seccomp"])
 def tiered(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """The tiers that have one."""
+    """Return a sandbox of each tier that has a scratch folder."""
     with open_sandbox(request.param) as opened:
         yield opened
 
@@ -53,7 +53,7 @@ def test_nothing_is_left_for_the_next_call(leave: str, tiered: Sandbox) -> None:
     assert score(tiered, empty) == Outcome("score", 1.0)
 
 
-def test_it_is_bounded(tiered: Sandbox) -> None:
+def test_the_scratch_folder_is_bounded(tiered: Sandbox) -> None:
     body = """
 written = 0
 try:
@@ -87,11 +87,11 @@ return made / 5000"""
         "os.rename('.', '../other')",
     ],
 )
-def test_it_holds_plain_files_only(body: str, tiered: Sandbox) -> None:
+def test_the_scratch_folder_holds_plain_files_only(body: str, tiered: Sandbox) -> None:
     assert score(tiered, body + "\nreturn 1.0").status == "task error"
 
 
-def test_without_namespaces_there_is_none() -> None:
+def test_without_namespaces_there_is_no_scratch_folder() -> None:
     with open_sandbox("landlock + seccomp") as sandbox:
         outcome = score(sandbox, "tempfile.TemporaryFile()\nreturn 1.0")
     assert outcome.status == "task error"

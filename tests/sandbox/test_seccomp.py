@@ -1,4 +1,4 @@
-"""The filter, interpreted instruction by instruction for both architectures."""
+"""The filter is interpreted instruction by instruction, for both architectures."""
 
 import re
 import struct
@@ -22,7 +22,7 @@ ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
 def judge(machine: str, number: int, *arguments: int, arch: int | None = None) -> int:
-    """What the kernel would do: a small interpreter of classic BPF."""
+    """Interpret classic BPF as the kernel does."""
     words = [*arguments, *[0] * (6 - len(arguments))]
     data = struct.pack("<IIQ6Q", number, arch or ARCH[machine], 0, *words)
     program = list(struct.iter_unpack("<HBBI", seccomp.build(machine)))
@@ -47,8 +47,8 @@ def judge(machine: str, number: int, *arguments: int, arch: int | None = None) -
 def test_exactly_the_table_is_allowed(machine: str) -> None:
     allowed = set(seccomp.numbers(machine).values())
     checked = set(seccomp.numbers(machine, seccomp._CHECKED).values())
-    # Every argument a namespace flag, a signal, a foreign process, a truncation that claims to
-    # read: nothing checked lets that by.
+    # With every argument a namespace flag, a signal, another process, or a truncating read, no
+    # checked call is allowed.
     strange = [0x10000210] * 6
     for number in range(1024):
         expected = ALLOW if number in allowed else ENOSYS if number >= 452 else EPERM
@@ -62,16 +62,16 @@ def test_exactly_the_table_is_allowed(machine: str) -> None:
 @pytest.mark.parametrize("machine", ARCH)
 def test_arguments(machine: str) -> None:
     number = seccomp.numbers(machine, seccomp._CHECKED)
-    thread = 0x3D0F00  # what pthread_create asks for
+    thread = 0x3D0F00  # flags of pthread_create
     assert judge(machine, number["clone"], thread) == ALLOW
     assert judge(machine, number["clone"], 0x1200011) == EPERM  # fork
     assert judge(machine, number["clone"], 0x4111) == EPERM  # vfork
     assert judge(machine, number["clone"], thread | 0x10000000) == EPERM
     assert judge(machine, number["clone3"]) == ENOSYS
-    assert judge(machine, number["prlimit64"], 0, 0, 1) == ALLOW  # one's own CPU limit
+    assert judge(machine, number["prlimit64"], 0, 0, 1) == ALLOW  # the process's own CPU limit
     assert judge(machine, number["prlimit64"], 0, 7, 0) == ALLOW  # read
     assert judge(machine, number["prlimit64"], 0, 7, 1 << 32) == EPERM  # set
-    assert judge(machine, number["prlimit64"], 1, 0, 0) == EPERM  # somebody else's
+    assert judge(machine, number["prlimit64"], 1, 0, 0) == EPERM  # of another process
     assert judge(machine, number["prlimit64"], 1 << 32, 0, 0) == EPERM
     assert judge(machine, number["socketpair"], 1) == ALLOW
     assert judge(machine, number["socketpair"], 2) == EPERM
@@ -107,7 +107,7 @@ def test_names_that_must_never_be_allowed(machine: str) -> None:
         ("aarch64", "/usr/include/asm-generic/unistd.h"),
     ],
 )
-def test_numbers_are_the_kernels(machine: str, header: str) -> None:
+def test_numbers_match_the_kernels_headers(machine: str, header: str) -> None:
     if not Path(header).exists():
         pytest.skip("no kernel headers here")
     pattern = re.compile(r"#define __NR(?:3264)?_(\w+)\s+(\d+)")

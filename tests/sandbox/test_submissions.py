@@ -1,4 +1,4 @@
-"""Submissions that are code: run in a process of their own, by scorers and by benchmarks."""
+"""Submissions that are code run in a process of their own, for scorers and benchmarks."""
 
 import base64
 import pickle
@@ -24,7 +24,7 @@ def check(sandbox: Sandbox, submission: str, source: str = CHECK) -> Outcome:
     return outcome
 
 
-def test_functions_are_called_elsewhere(sandbox: Sandbox) -> None:
+def test_functions_run_in_another_process(sandbox: Sandbox) -> None:
     assert check(sandbox, f"Here you are:\n{SORT}\nDone.") == Outcome("score", 1.0)
     assert check(sandbox, "def f(x): return x") == Outcome("score", 2 / 3)
     by_name = family("return get_function_name_to_callable(s)['f'](1, b=[2.5, None, 'é'])")
@@ -58,20 +58,20 @@ def test_functions_are_called_elsewhere(sandbox: Sandbox) -> None:
         ("def f(x): import ctypes; ctypes.string_at(0)", "SIGSEGV"),
     ],
 )
-def test_a_failing_submission_is_its_own_fault(
+def test_a_failing_submission_is_a_submission_error(
     submission: str, words: str, sandbox: Sandbox
 ) -> None:
     outcome = check(sandbox, submission)
     assert (outcome.status, outcome.score) == ("submission error", None)
     assert words in outcome.detail
-    # A scorer that expects failures can go on.
+    # A scorer that handles failures continues.
     caught = family(
         "try: get_function_name_to_callable(s)['f']([])\nexcept Exception: return 0.25\nreturn 1.0"
     )
     assert check(sandbox, submission, caught) == Outcome("score", 0.25)
 
 
-def test_a_missing_function_is_the_scorers_to_judge(sandbox: Sandbox) -> None:
+def test_the_scorer_decides_about_a_missing_function(sandbox: Sandbox) -> None:
     graceful = family("return 1.0 if 'f' in get_function_name_to_callable(s) else 0.0")
     assert check(sandbox, "x = 1", graceful) == Outcome("score", 0.0)
 
@@ -95,7 +95,7 @@ def test_calls_are_counted() -> None:
     assert "more than 5 calls" in outcome.detail
 
 
-# Each tells, from inside the submission, whether it got hold of something; the scorer compares.
+# Each returns whether it could reach something from inside the submission.
 HUNTS = {
     "frames": """
 import sys
@@ -153,20 +153,20 @@ f(kept)
 found = f(kept)
 assert kept == ['untouched'] and sum([1, 1]) == 2 and math.sqrt(4) == 2
 return float(found)"""
-# The same, with the functions executed beside the answer: what the proxies are there to prevent.
+# Control: the same, with the functions executed in the scorer's own process.
 CONTROL = WITNESS.replace(
     "f = get_function_name_to_callable(s)['f']", "space = globals()\nexec(s, space)\nf = space['f']"
 )
 
 
 @pytest.mark.parametrize("name", HUNTS)
-def test_a_submission_finds_nothing_of_its_scorer(name: str, sandbox: Sandbox) -> None:
+def test_a_submission_cannot_see_its_scorer(name: str, sandbox: Sandbox) -> None:
     stopped = check(sandbox, HUNTS[name], family(WITNESS))
     assert stopped.score == 0.0 or stopped.status == "submission error"
     assert check(sandbox, HUNTS[name], family(CONTROL)) != Outcome("score", 0.0)
 
 
-# Scorers that execute a submission, mostly without meaning to.
+# Scorers that execute a submission, mostly unintentionally.
 MEDDLERS = {
     "sympify": "import sympy\nsympy.sympify(s)",
     "another name": "from sympy import simplify as tidy\ntidy(s)",
@@ -177,7 +177,7 @@ MEDDLERS = {
 
 
 @pytest.mark.parametrize("name", MEDDLERS)
-def test_a_submission_that_is_executed_changes_no_other_score(
+def test_an_executed_submission_changes_no_other_score(
     name: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = family(
@@ -191,13 +191,13 @@ def test_a_submission_that_is_executed_changes_no_other_score(
         code = base64.b64encode(pickle.dumps(_Runs(code))).decode()
     items = [({}, code), ({}, "honest")]
     assert sandbox.score(source, items).result()[1] == Outcome("score", 0.25)
-    # Control: it would, if they shared a process.
+    # Control: it would, in a shared process.
     monkeypatch.setattr("acdc_jax.sandbox.sandbox._EXECUTES_TEXT", re.compile("(?!)"))
     assert sandbox.score(source, items).result()[1] == Outcome("score", 1.0)
 
 
 class _Runs:
-    """Pickles as something that evaluates a text when it is loaded."""
+    """Pickles as an object that evaluates a text when it is loaded."""
 
     def __init__(self, code: str) -> None:
         self.code = code
@@ -242,14 +242,12 @@ def test_run_a_benchmarks_program(sandbox: Sandbox) -> None:
         ("import socket", "socket"),
     ],
 )
-def test_a_draft_that_executes_code_itself_is_refused(
-    source: str, word: str, sandbox: Sandbox
-) -> None:
+def test_a_draft_that_executes_code_is_refused(source: str, word: str, sandbox: Sandbox) -> None:
     report = sandbox.inspect(family(source)).result()
     assert f"uses {word}, " in str(report.error)
     assert "get_function_name_to_callable" in str(report.error)
 
 
-def test_a_draft_that_only_looks_like_it_is_not(sandbox: Sandbox) -> None:
+def test_a_draft_that_only_mentions_code_is_accepted(sandbox: Sandbox) -> None:
     body = "import re, os\nreturn float(bool(re.compile('x').match(s)) and os.path.exists('/exec'))"
     assert sandbox.inspect(family(body, "NAME = 'exec(eval)'")).result().error is None

@@ -31,13 +31,13 @@ _SCIENTIST = ProceduralScientist(split(0))
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    """The real one."""
+    """Return a real sandbox."""
     with Sandbox(2, Limits()) as sandbox:
         yield sandbox
 
 
 class _Scripted(Scientist):
-    """Asks the real scientist, except for some of its drafts."""
+    """Passes requests on to a real scientist, and replaces some of its drafts."""
 
     def __init__(self, replies: Sequence[str]) -> None:
         self.asked: list[tuple[Kind, str]] = []
@@ -112,7 +112,7 @@ def _adapt(
     return asyncio.run(adapt_pool(generator, library, pool, rates, key, generation))
 
 
-def test_first_tasks_in_micro_batches(sandbox: Sandbox) -> None:
+def test_create_pool_writes_in_micro_batches(sandbox: Sandbox) -> None:
     progress: list[int] = []
     library, pool, rejections = _first(sandbox, progress=progress)
     assert progress == [5, 10, 12]
@@ -123,7 +123,7 @@ def test_first_tasks_in_micro_batches(sandbox: Sandbox) -> None:
     new = list(library.tasks.values())[len(_FAMILIES) :]
     assert new
     specs = [spec_of(task.draft.metadata) for task in library.tasks.values()]
-    assert len(set(specs)) == len(specs)  # nothing twice
+    assert len(set(specs)) == len(specs)  # no spec is written twice
     assert not set(specs) & set(split(0).held_out)
     for task in new:
         assert task.draft.kind in ("novel", "inspired")
@@ -141,7 +141,7 @@ def test_equal_keys_give_equal_pools(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(("max_tasks", "drafts"), [(10, 2), (8, 0), (5, 0)])
-def test_first_tasks_stop_where_the_pool_is_full(
+def test_create_pool_stops_when_the_pool_is_full(
     max_tasks: int, drafts: int, sandbox: Sandbox
 ) -> None:
     flags = dataclasses.replace(_FLAGS, max_tasks=max_tasks)
@@ -153,7 +153,7 @@ def test_first_tasks_stop_where_the_pool_is_full(
     assert pool.active == tuple(library.tasks)[-max_tasks:]
 
 
-def test_what_is_not_usable_is_recorded(sandbox: Sandbox) -> None:
+def test_rejections_are_recorded(sandbox: Sandbox) -> None:
     scientist = _Scripted(["none", "broken", "repeat", "real"])
     library, pool, rejections = _first(sandbox, scientist=scientist)
     assert len(scientist.asked) == 12
@@ -166,14 +166,14 @@ def test_what_is_not_usable_is_recorded(sandbox: Sandbox) -> None:
     assert all(rejection.parent in library.tasks for rejection in rejections)
 
 
-def test_what_the_members_cannot_read_is_turned_away(sandbox: Sandbox) -> None:
+def test_instructions_longer_than_the_window_are_rejected(sandbox: Sandbox) -> None:
     generator = dataclasses.replace(_generator(sandbox), max_prompt_tokens=5)
     verdict = asyncio.run(generator.check(_FAMILIES[0]))
     assert isinstance(verdict, Rejection)
     assert "room for 5" in verdict.reason
 
 
-def test_a_scientist_without_ideas_ends(sandbox: Sandbox) -> None:
+def test_a_scientist_that_writes_nothing(sandbox: Sandbox) -> None:
     library, pool, rejections = _first(sandbox, scientist=_Scripted(["none"]))
     assert len(rejections) == 12
     assert pool.active == tuple(library.tasks)
@@ -186,7 +186,7 @@ def test_a_broken_seed_family_is_named(sandbox: Sandbox) -> None:
         _first(sandbox, families=[_FAMILIES[0], broken])
 
 
-def test_a_judged_seed_family_that_cannot_be_judged_is_left_out(sandbox: Sandbox) -> None:
+def test_a_seed_family_that_the_judge_misjudges_is_left_out(sandbox: Sandbox) -> None:
     source = _FAMILIES[1].source.replace("return float(", "return eval_with_llm_judge('', '', '')#")
     judged = dataclasses.replace(_FAMILIES[1], source=source)
     flags = dataclasses.replace(_FLAGS, initial_tasks=0)
@@ -218,7 +218,7 @@ def test_adaptation(sandbox: Sandbox) -> None:
     }
     assert adapted.limbo == replaced
     assert set(adapted.active) == set(names) - set(replaced.values()) | {t.id for t in new}
-    assert grown.tasks.items() >= library.tasks.items()  # the library forgets nothing
+    assert grown.tasks.items() >= library.tasks.items()  # no task leaves the library
     again = _adapt(sandbox, flags, library, pool, rates, _Scripted(["real"]), 4)
     assert again[1:] == (adapted, rejections)
 
@@ -226,7 +226,7 @@ def test_adaptation(sandbox: Sandbox) -> None:
 def test_adaptation_settles_limbo_discards_and_prunes(sandbox: Sandbox) -> None:
     library, pool, _ = _first(sandbox)
     names = tuple(library.tasks)
-    # The first waits while the last, its easier child, is tried; nobody solves the child.
+    # The first task is in limbo, replaced by its easier child, the last one, which nobody solves.
     pool = Pool(names[1:], {names[-1]: names[0]}, len(names))
     rates = dict.fromkeys(names[1:], 1.0) | {names[-1]: 0.0, names[1]: 0.0}
     flags = dataclasses.replace(_FLAGS, new_tasks=0, max_tasks=6)
@@ -240,8 +240,8 @@ def test_adaptation_settles_limbo_discards_and_prunes(sandbox: Sandbox) -> None:
     assert lenient.active == (*names[:2], *names[2:-1])
 
 
-def test_a_draft_that_members_cannot_be_asked_is_rejected(sandbox: Sandbox) -> None:
-    """Not the end of the run."""
+def test_instructions_with_a_special_token_are_rejected(sandbox: Sandbox) -> None:
+    """The run goes on."""
 
     def tokens(text: str) -> bytes:
         raise AcdcError("a prompt has token '[PAD]'")

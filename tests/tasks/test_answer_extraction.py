@@ -75,7 +75,7 @@ def test_never_fails_and_is_stripped(response: str) -> None:
 
 
 @given(st.text(alphabet="ab1*", min_size=1).filter(lambda x: not (x[0] == x[-1] == "*")))
-def test_an_answers_own_asterisks_stay(answer: str) -> None:
+def test_asterisks_of_the_answer_stay(answer: str) -> None:
     for declaration in ("Answer: ", "The answer is: ", "**Answer**: "):
         assert extract_answer(declaration + answer) == answer
 

@@ -1,4 +1,4 @@
-"""The life of a draft, word by word, with the real sandbox."""
+"""Exact conversations about a draft, with the real sandbox."""
 
 import asyncio
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _DONE, _NOT_DONE = {"done": "True"}, {"done": False}
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    """The real one."""
+    """Return a real sandbox."""
     with Sandbox(1, Limits()) as sandbox:
         yield sandbox
 
@@ -44,7 +44,7 @@ def _write(
     return asyncio.run(write_draft(chat, request, _POOL, check, reflections, rng)), chat
 
 
-def test_a_draft_with_which_its_author_is_content(sandbox: Sandbox) -> None:
+def test_a_draft_that_the_author_approves(sandbox: Sandbox) -> None:
     found, chat = _write(sandbox, _GOOD, _GOOD | _DONE)
     assert isinstance(found, CheckedDraft)
     assert found.draft.name == _GOOD["name"]
@@ -56,7 +56,7 @@ def test_a_draft_with_which_its_author_is_content(sandbox: Sandbox) -> None:
     assert len({request.seed for request in chat.asked}) == 2
 
 
-def test_what_the_author_sees(sandbox: Sandbox) -> None:
+def test_prompts_show_drafts_and_results(sandbox: Sandbox) -> None:
     found, chat = _write(sandbox, _GOOD, _BROKEN | _NOT_DONE, _BETTER | _NOT_DONE, _BETTER | _DONE)
     assert isinstance(found, CheckedDraft)
     assert found.draft.name == _BETTER["name"]
@@ -73,19 +73,19 @@ def test_what_the_author_sees(sandbox: Sandbox) -> None:
     assert found.instructions["1"] in rounds[2]
 
 
-def test_the_last_version_that_works_counts(sandbox: Sandbox) -> None:
+def test_the_last_valid_version_is_returned(sandbox: Sandbox) -> None:
     found, _ = _write(sandbox, _GOOD, _BETTER | _NOT_DONE, _BROKEN | _NOT_DONE, "I give up.")
     assert isinstance(found, CheckedDraft)
     assert found.draft.name == _BETTER["name"]
 
 
-def test_a_draft_that_never_works_leaves_its_reason_and_source(sandbox: Sandbox) -> None:
+def test_a_draft_that_is_never_valid_is_rejected_with_reason_and_source(sandbox: Sandbox) -> None:
     found, chat = _write(sandbox, "What?", _BROKEN | _DONE, _WRONG | _NOT_DONE, _WRONG | _DONE)
     assert isinstance(found, Rejection)
     assert found.reason == "the reference solution fails on instance 1"
     assert found.source.strip() == _WRONG["code"].strip()
     assert (found.kind, found.parent, found.name) == ("harder", "t00003", _WRONG["name"])
-    assert len(chat.asked) == 4  # "done" does not save a draft that does not work
+    assert len(chat.asked) == 4  # "done" does not end an invalid draft
     assert "no JSON object" in chat.asked[1].user
     assert "What?" in chat.asked[1].user
 
@@ -98,7 +98,7 @@ def test_without_reflection(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("kind", ["novel", "inspired", "harder", "easier", "related"])
-def test_every_kind_asks_for_something_else(kind: Kind, sandbox: Sandbox) -> None:
+def test_each_kind_has_its_own_prompt(kind: Kind, sandbox: Sandbox) -> None:
     found, chat = _write(sandbox, _GOOD, kind=kind, reflections=0)
     assert isinstance(found, CheckedDraft)
     assert found.draft.kind == kind
@@ -112,7 +112,7 @@ def test_every_kind_asks_for_something_else(kind: Kind, sandbox: Sandbox) -> Non
     assert word in " ".join(chat.asked[0].user.split())
 
 
-def test_a_refusal_costs_a_draft_and_a_failure_the_call(sandbox: Sandbox) -> None:
+def test_a_refusal_rejects_the_draft_and_an_error_is_raised(sandbox: Sandbox) -> None:
     found, _ = _write(sandbox, ChatRefusal("too long"))
     assert found == Rejection("harder", "t00003", "", "too long")
     found, _ = _write(sandbox, _GOOD, ChatRefusal("too long now"))
@@ -133,14 +133,14 @@ def test_a_refusal_costs_a_draft_and_a_failure_the_call(sandbox: Sandbox) -> Non
         ({"reference": [{"1": "5"}]}, "reference"),
     ],
 )
-def test_a_field_that_is_missing_is_named(change: dict[str, Any], reason: str) -> None:
+def test_missing_fields_are_named(change: dict[str, Any], reason: str) -> None:
     import json
 
     with pytest.raises(ValueError, match=reason):
         parse_draft(json.dumps(_GOOD | change), TaskRequest("novel", _POOL[0]))
 
 
-def test_fields_in_other_clothes() -> None:
+def test_fields_of_other_types_are_converted() -> None:
     import json
 
     odd = {"difficulty": "9.0", "reference": {"1": 3}, "name": "x" * 500}

@@ -1,4 +1,4 @@
-"""Similar tasks are near, unlike tasks are far, and no text is embedded twice."""
+"""Similar tasks have similar embeddings, and no text is embedded twice."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _TEXTS = [
 
 
 class _Given:
-    """Embeddings by text, and what was asked for."""
+    """Returns given embeddings, and records the calls."""
 
     def __init__(self, rows: dict[str, list[float]]) -> None:
         self.asked: list[str] = []
@@ -31,7 +31,7 @@ class _Given:
         pass
 
 
-def test_the_same_text_is_as_near_as_can_be() -> None:
+def test_equal_texts_have_similarity_one() -> None:
     found = asyncio.run(similarities(TaskIndex(NGrams()), _TEXTS, _TEXTS))
     np.testing.assert_allclose(found.diagonal(), 1, atol=1e-9)
     assert (found[~np.eye(3, dtype=bool)] < 0.7).all()
@@ -44,11 +44,11 @@ def test_a_paraphrase_is_nearer_than_another_subject() -> None:
     assert found[2] > 0.7 > np.sort(found)[1]
 
 
-def test_without_earlier_tasks_there_are_no_neighbours() -> None:
+def test_no_earlier_tasks() -> None:
     assert asyncio.run(similarities(TaskIndex(NGrams()), _TEXTS, [])).shape == (3, 0)
 
 
-def test_dense_embeddings_of_any_length_are_compared_by_angle_and_asked_for_once() -> None:
+def test_dense_embeddings_are_normalised_and_cached() -> None:
     given = _Given({"a": [3.0, 0.0], "b": [0.0, 0.1], "c": [5.0, 5.0]})
     index = TaskIndex(given)
     first = asyncio.run(similarities(index, ["c"], ["a", "b"]))
@@ -58,6 +58,6 @@ def test_dense_embeddings_of_any_length_are_compared_by_angle_and_asked_for_once
 
 
 @pytest.mark.parametrize("row", [[0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]])
-def test_an_embedding_that_is_none_is_an_error(row: list[float]) -> None:
+def test_zero_and_non_finite_embeddings_are_errors(row: list[float]) -> None:
     with pytest.raises(AcdcError, match="zero or not finite"):
         asyncio.run(similarities(TaskIndex(_Given({"a": row, "b": [1.0, 0.0]})), ["a"], ["b"]))

@@ -1,4 +1,4 @@
-"""What is new is decided in the order of the requests, whatever the order of the answers."""
+"""Drafts are admitted in the order of the requests, whatever the order of the answers."""
 
 import asyncio
 import dataclasses
@@ -32,7 +32,7 @@ def _admit(
     return asyncio.run(admit_drafts(known, candidates, novelty_filter, generation=3, next_id=7))
 
 
-def test_the_new_are_numbered_and_the_known_turned_away() -> None:
+def test_new_drafts_are_numbered_and_similar_ones_rejected() -> None:
     plus, silent = _candidate("plus", "Add two numbers."), Rejection("novel", None, "", "no idea")
     times = _candidate("times", "Multiply two by three.")
     novelty_filter = NoveltyFilter(TaskIndex(NGrams()), threshold=0.97)
@@ -51,7 +51,7 @@ def test_the_new_are_numbered_and_the_known_turned_away() -> None:
     assert rejection.source == plus.draft.source
 
 
-def test_the_llm_decides_alike_in_whatever_order_it_answers() -> None:
+def test_novelty_does_not_depend_on_the_order_of_answers() -> None:
     rng = random.Random(0)
     words = ["river", "bridge", "castle", "meadow", "harbour", "orchard"]
     batch: list[CheckedDraft | Rejection] = [
@@ -59,7 +59,7 @@ def test_the_llm_decides_alike_in_whatever_order_it_answers() -> None:
     ]
 
     def rule(request: ChatRequest) -> str:
-        # Depends on the neighbours that are shown, hence on earlier decisions.
+        # The answer depends on the neighbours that are shown, and so on earlier decisions.
         return json.dumps({"new": request.seed % 3 > 0})
 
     results = []
@@ -73,7 +73,7 @@ def test_the_llm_decides_alike_in_whatever_order_it_answers() -> None:
         for request in chat.asked[1:]:
             assert 1 <= request.user.count("- n") - 1 <= 3
     assert results[1:] == results[:-1]
-    # One after the other gives the same: a draft is compared with what was accepted before it.
+    # Admitting the drafts one by one gives the same result.
     library, accepted = Library(), []
     for item in batch:
         novelty_filter = NoveltyFilter(TaskIndex(NGrams()), 0.0, LlmScientist(Replies(rule), 0))
@@ -85,7 +85,7 @@ def test_the_llm_decides_alike_in_whatever_order_it_answers() -> None:
     assert accepted == results[0][0]
 
 
-def test_a_decision_that_cannot_be_had_is_an_error_and_no_decision() -> None:
+def test_a_failed_novelty_decision_is_an_error() -> None:
     def rule(request: ChatRequest) -> Exception:
         return ChatError("gone")
 

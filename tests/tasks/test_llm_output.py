@@ -1,4 +1,4 @@
-"""Objects and code are found whatever a model says around them."""
+"""Objects and code are extracted whatever text surrounds them."""
 
 import json
 import re
@@ -28,7 +28,7 @@ _CODE = 'def f():\n    return "a\\n{b}"\n'
         r'{"code": "C:\users", "new": true}',
     ],
 )
-def test_the_object_is_found(text: str) -> None:
+def test_extract_object(text: str) -> None:
     assert extract_object(text, "new")["new"] is True
 
 
@@ -39,7 +39,7 @@ def test_the_object_is_found(text: str) -> None:
         *('<think>{"new": true}', 'Perhaps {"new": true}.</think>No.'),
     ],
 )
-def test_where_there_is_none_it_says_what_there_is(text: str) -> None:
+def test_the_error_quotes_the_answer(text: str) -> None:
     with pytest.raises(ValueError, match="no JSON object with 'new'"):
         extract_object(text, "new")
 
@@ -51,18 +51,18 @@ def test_where_there_is_none_it_says_what_there_is(text: str) -> None:
         ('{"new": true, "code": "x', "Unterminated string starting at: line 1 column 23"),
     ],
 )
-def test_what_is_wrong_with_an_object_is_told(text: str, flaw: str) -> None:
+def test_the_error_says_what_is_wrong_with_the_json(text: str, flaw: str) -> None:
     with pytest.raises(ValueError, match=re.escape(flaw)):
         extract_object(text, "new")
 
 
-def test_lone_backslashes_are_kept_and_whole_escapes_mean_what_they_mean() -> None:
+def test_lone_backslashes_are_kept_and_escapes_decoded() -> None:
     text = r"""{"code": "a = r'\d \\d \users \u0041'\nb = 1"}"""
     assert extract_object(text, "code")["code"] == "a = r'\\d \\d \\users A'\nb = 1"
 
 
 @pytest.mark.parametrize("value", [r'"\ud83d"', "[" * 5000 + "]" * 5000])
-def test_what_no_file_could_hold(value: str) -> None:
+def test_surrogates_and_deep_nesting_are_errors(value: str) -> None:
     with pytest.raises(ValueError, match=r"half a surrogate pair|no JSON object"):
         extract_object(f'{{"name": {value}}}', "name")
 
@@ -94,11 +94,11 @@ def test_code_keeps_its_lines(value: object, text: str) -> None:
         (f"\n{_FAMILY}", "```\nx = 1\n```"),
     ],
 )
-def test_the_family_is_found(value: str, text: str) -> None:
+def test_a_task_family_is_preferred(value: str, text: str) -> None:
     assert extract_code(value, text).removesuffix("T = '<think>'\n") == _FAMILY
 
 
-def test_code_that_does_not_parse_is_shown_as_it_is() -> None:
+def test_code_that_does_not_parse_is_returned_unchanged() -> None:
     broken = _FAMILY + "x = (\n"
     whole = json.dumps({"code": broken})
     assert extract_code(broken, f"```json\n{whole}\n```") == broken
@@ -108,10 +108,10 @@ def test_code_that_does_not_parse_is_shown_as_it_is() -> None:
 
 def test_code_escaped_twice_is_unescaped_once() -> None:
     assert extract_code("def f():\\n    return 1", "") == "def f():\n    return 1\n"
-    assert extract_code('x = "a\\nb"', "") == 'x = "a\\nb"\n'  # it parses as it is
+    assert extract_code('x = "a\\nb"', "") == 'x = "a\\nb"\n'  # it is valid already
 
 
-def test_no_code_is_no_code() -> None:
+def test_no_code() -> None:
     assert extract_code(None, "I cannot.") == ""
 
 

@@ -1,4 +1,4 @@
-"""A model as a scientist: like transformers' own server, and independent of timing."""
+"""A local model answers like transformers' own server, and independently of timing."""
 
 import asyncio
 import os
@@ -44,7 +44,7 @@ def _greedy(chat: LocalChat, requests: Sequence[ChatRequest]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[str]:
-    """The base URL of `transformers serve` on the same model."""
+    """Return the base URL of `transformers serve` with the same model."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -72,7 +72,7 @@ def served(folder: Path) -> Iterator[str]:
         process.wait()
 
 
-def test_a_real_server_says_what_the_local_engine_says(
+def test_greedy_answers_equal_those_of_a_real_server(
     served: str, folder: Path, model: LoadedModel
 ) -> None:
     requests = [_request(i, sampled=False) for i in range(3)]
@@ -86,18 +86,18 @@ def test_a_real_server_says_what_the_local_engine_says(
 
     theirs = asyncio.run(ask())
     ours = _greedy(LocalChat(model, 0.7, 1.0, 12, 4), requests)
-    assert theirs == [text.strip() for text in ours]  # as the server does
+    assert theirs == [text.strip() for text in ours]  # the server strips answers
     assert len(set(ours)) > 1
 
 
-def test_drafts_do_not_depend_on_who_comes_first(model: LoadedModel) -> None:
+def test_sampled_answers_do_not_depend_on_timing(model: LoadedModel) -> None:
     def rounds(shuffle: int) -> tuple[list[list[str]], float]:
         chat, rng = LocalChat(model, 1.0, 0.95, 12, 4), random.Random(shuffle)
 
         async def author(number: int) -> list[str]:
             said = []
             async with chat.drafting():
-                for step in range(1 + number % 3):  # some are done earlier
+                for step in range(1 + number % 3):  # some coroutines end earlier
                     for _ in range(rng.randrange(30)):
                         await asyncio.sleep(0)
                     said.append(await chat.complete(_request(10 * number + step, sampled=True)))
@@ -117,7 +117,9 @@ def test_drafts_do_not_depend_on_who_comes_first(model: LoadedModel) -> None:
     assert len({text for said in first for text in said}) > 10
 
 
-def test_a_model_on_several_devices_says_the_same(folder: Path, model: LoadedModel) -> None:
+def test_a_model_on_several_devices_gives_the_same_answers(
+    folder: Path, model: LoadedModel
+) -> None:
     spread = load_local_model(folder, jax.devices()[2:])
     assert spread.params["layers.0.mlp.up.weight"].sharding.device_set == {*jax.devices()[2:]}
     requests = [_request(1, sampled=False, user="Hello.")]
@@ -125,7 +127,7 @@ def test_a_model_on_several_devices_says_the_same(folder: Path, model: LoadedMod
     assert _greedy(chats[0], requests) == _greedy(chats[1], requests)
 
 
-def test_what_is_too_long_is_refused_alone(model: LoadedModel) -> None:
+def test_a_prompt_that_is_too_long_is_refused_alone(model: LoadedModel) -> None:
     chat = LocalChat(model, 1.0, 0.95, 12, 4)
     long = _request(0, sampled=False, user="word " * 9000)
 

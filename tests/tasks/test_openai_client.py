@@ -1,4 +1,4 @@
-"""A real client against a server that fails in every way that servers do."""
+"""The client, with a server that has all kinds of faults."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ def _closing(endpoint: Endpoint, work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(both())
 
 
-def test_what_is_sent() -> None:
+def test_request_body() -> None:
     script = Script(_echo)
     with serving(script) as url:
         answers, usage = _ask(url, [_request(7), _request(8, sampled=False, schema=None)])
@@ -83,26 +83,26 @@ def test_what_is_sent() -> None:
     }
 
 
-def test_half_of_a_character_is_none() -> None:
-    """It could be neither kept nor sent; a whole one in two halves is one."""
+def test_half_a_surrogate_pair_is_replaced() -> None:
+    """It could not be stored or sent. A pair of halves is one character."""
     with serving(Script(lambda body: "a \ud83d b \ud83d\ude00")) as url:
         [answer], _ = _ask(url, [_request(7)])
     assert answer == "a \ufffd b 😀"
 
 
 @pytest.mark.parametrize("text", [None, "", " \n"])
-def test_no_text_is_an_answer_to_this_one_request(text: Any) -> None:
-    """A refusal, or a thought that took all tokens: to ask again would not change it."""
+def test_an_empty_answer_is_not_retried(text: Any) -> None:
+    """The model refuses, or its thoughts took all tokens; a retry would not change that."""
     script = Script(lambda body: text if body["seed"] == 1 else _echo(body))
     with serving(script) as url:
         answers, usage = _ask(url, [_request(1), _request(2)])
     assert answers == ["(no text)", '["question 2", 2]']
-    assert len(script.seen) == 2  # each once, and with its schema
+    assert len(script.seen) == 2  # one request each, with its schema
     assert all("response_format" in body for body in script.seen)
     assert usage["llm_propose_calls"] == 2
 
 
-def test_every_fault_is_survived_and_changes_nothing() -> None:
+def test_answers_do_not_depend_on_faults_of_the_server() -> None:
     requests = [_request(i) for i in range(100)]
     script = Script(_echo, fault_rate=0.7, stall=1.0)
     with serving(script) as url:
@@ -118,16 +118,16 @@ def test_concurrency_is_bounded() -> None:
     assert script.most_at_once == 3
 
 
-def test_the_pause_that_the_server_asks_for_is_kept() -> None:
+def test_retry_after_is_obeyed() -> None:
     script = Script(_echo, fault_rate=1.0, faults=("429",))
     with serving(script) as url:
         began = time.monotonic()
-        (answer,), _ = _ask(url, [_request(2)])  # its own pause would be at least 0.375 s
+        (answer,), _ = _ask(url, [_request(2)])  # the client's own pause is at least 0.375 s
     assert answer == '["question 2", 2]'
     assert time.monotonic() - began >= 0.05
 
 
-def test_a_server_without_schemas_is_asked_without() -> None:
+def test_a_server_that_refuses_schemas_is_asked_without() -> None:
     script = Script(_echo, refuses_schema=True)
     with serving(script) as url:
         answers, _ = _ask(url, [_request(1)])
@@ -136,7 +136,7 @@ def test_a_server_without_schemas_is_asked_without() -> None:
 
 
 @pytest.mark.parametrize("fault", ["500", "no choices", "no message", "truncated"])
-def test_a_fault_that_lasts_is_reported_as_the_servers(fault: str) -> None:
+def test_a_permanent_fault_is_an_error(fault: str) -> None:
     script = Script(_echo, fault_rate=1.0, faults=(fault,))
     with serving(script) as url:
         (answer,), _ = _ask(url, [_request(1)], retries=0)
@@ -145,13 +145,13 @@ def test_a_fault_that_lasts_is_reported_as_the_servers(fault: str) -> None:
     assert "\n" not in str(answer)
 
 
-def test_nobody_there() -> None:
+def test_an_unreachable_server_is_an_error() -> None:
     (answer,), _ = _ask("http://127.0.0.1:9/v1", [_request(1)], retries=0)
     assert isinstance(answer, ChatError)
     assert "start the server" in str(answer)
 
 
-def test_a_refused_request_is_about_the_request() -> None:
+def test_a_refused_request_is_a_refusal() -> None:
     script = Script(_echo, refuses_schema=True)
 
     async def refused() -> None:
@@ -172,7 +172,7 @@ def test_a_refused_request_is_about_the_request() -> None:
 def test_the_key_comes_from_the_environment_and_is_not_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1234\n")  # as a file may have it
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1234\n")  # with the line break of a file
     script = Script(lambda body: "I was told sk-secret-1234", down=lambda body: True)
     with serving(script) as url:
         (answer,), _ = _ask(url, [_request(1)], retries=0)
@@ -197,7 +197,7 @@ def test_no_part_of_the_key_is_repeated(before: int, monkeypatch: pytest.MonkeyP
     assert "sk-" not in str(error.value)
 
 
-def test_embeddings_come_in_order_and_in_parts() -> None:
+def test_embeddings_are_in_order_and_in_batches() -> None:
     texts = [f"text {i} of many" for i in range(300)]
     with serving(Script(scientist, fault_rate=0.5)) as url:
         endpoint = Endpoint(url, 4, 1.0, 4)
@@ -209,7 +209,7 @@ def test_embeddings_come_in_order_and_in_parts() -> None:
     assert len(np.unique(rows, axis=0)) > 40
 
 
-def test_embeddings_that_fail_are_an_error() -> None:
+def test_failed_embeddings_are_an_error() -> None:
     endpoint = Endpoint("http://127.0.0.1:9/v1", 4, 1.0, 0)
     with pytest.raises(ChatError):
         _closing(endpoint, OpenAIEmbedder(endpoint, "e").embed(["a"]))

@@ -1,4 +1,4 @@
-"""The pool as a state machine: no task is lost, duplicated, or given an id twice."""
+"""The pool is a state machine that neither loses nor duplicates tasks, nor reuses ids."""
 
 import numpy as np
 from hypothesis import settings
@@ -79,7 +79,7 @@ def test_pruned_children_leave_limbo() -> None:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Any sequence of growth and adaptation; every task that leaves does so for a reason."""
+    """Runs any sequence of growth and adaptation; checks why tasks leave."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A task survives its folder; a damaged folder names what is wrong."""
+"""Tasks round-trip through folders; errors name what is wrong with a folder."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def _task() -> Task:
         reference={"10": "2", "9": "4"},
         metadata={"words": ["sum"], "length": 3},
     )
-    # Instance order matters: the first so many instances count.
+    # The order matters, because only the first instances count.
     return Task("t00007", draft, 5, {"10": [1, 1], "9": {"a": None}}, {"10": "1 + 1", "9": "?"})
 
 

@@ -27,7 +27,7 @@ _REFERENCES = {
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    """With a judge that knows what is good."""
+    """Return a sandbox with a judge that knows the references."""
 
     def judge(instructions: str, submission: str, criteria: str) -> float:
         assert instructions
@@ -60,7 +60,7 @@ def test_references_answer_their_own_instance_only(sandbox: Sandbox) -> None:
             assert outcome.score == 0.0, f"{draft.name}: {outcome}"
 
 
-def test_the_general_set_spans_what_it_should() -> None:
+def test_the_general_set_covers_all_areas() -> None:
     assert len(_GENERAL) >= 12
     assert len({draft.name for draft in _GENERAL}) == len(_GENERAL)
     assert 3 <= sum(_JUDGED in draft.source for draft in _GENERAL) <= len(_GENERAL) // 2
@@ -71,7 +71,7 @@ def test_the_general_set_spans_what_it_should() -> None:
         assert sum(area in draft.capability for draft in _GENERAL) >= 2, area
 
 
-def test_a_folder_of_ones_own(tmp_path: Path) -> None:
+def test_a_folder_of_families(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no task families there.*registered: general, tiny"):
         load_seed_families(str(tmp_path), 0)
     root = Path(__file__).parents[2] / "acdc_jax" / "tasks" / "families" / "general"

@@ -1,4 +1,4 @@
-"""A draft becomes a task only if it behaves, in the real sandbox."""
+"""Drafts are checked in the real sandbox."""
 
 import asyncio
 import threading
@@ -99,13 +99,13 @@ def test_bad_drafts_are_rejected_with_the_reason(sandbox: Sandbox, name: str) ->
     assert reason in verdict.reason
 
 
-def test_one_bad_draft_does_not_touch_its_neighbours(sandbox: Sandbox) -> None:
+def test_a_bad_draft_does_not_affect_others(sandbox: Sandbox) -> None:
     endless = _GOOD.replace("return 1.0 if", "while True: pass\n        return 1.0 if")
     verdicts = check_drafts([draft(), draft(endless), draft()], sandbox, 0.5)
     assert [type(verdict) for verdict in verdicts] == [CheckedDraft, Rejection, CheckedDraft]
 
 
-def test_a_reference_for_an_instance_that_is_none_is_rejected(sandbox: Sandbox) -> None:
+def test_a_reference_for_an_unknown_instance_is_rejected(sandbox: Sandbox) -> None:
     (verdict,) = check_drafts([draft(reference={"1": "5", "task 2": "wrong"})], sandbox, 0.5)
     assert isinstance(verdict, Rejection)
     assert verdict.reason == (
@@ -113,8 +113,8 @@ def test_a_reference_for_an_instance_that_is_none_is_rejected(sandbox: Sandbox) 
     )
 
 
-def test_while_drafts_wait_for_room_the_loops_common_threads_are_free() -> None:
-    """A client looks up its server's host there: the judge's, for whom the drafts may wait."""
+def test_waiting_drafts_leave_the_default_threads_free() -> None:
+    """Clients resolve host names on them, also that of the judge for which the drafts wait."""
     room = threading.Event()
 
     class Full:
@@ -138,7 +138,7 @@ def test_while_drafts_wait_for_room_the_loops_common_threads_are_free() -> None:
     assert asyncio.run(look_up()) == [Rejection.of_draft(draft(), "asked")] * 20
 
 
-def test_drafts_given_up_while_they_wait_for_room_hold_no_thread() -> None:
+def test_cancelled_drafts_hold_no_thread() -> None:
     async def give_up(sandbox: Sandbox) -> None:
         checks = [check_draft(draft(slow), sandbox, 0.5) for _ in range(40)]
         with pytest.raises(TimeoutError):
