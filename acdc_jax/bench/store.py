@@ -159,7 +159,7 @@ def _move_members(bench: _Bench, on_disk: int) -> None:
     shapes = bench.shapes
     names = [member_id(0, number) for number in range(bench.options.members)]
     loaders = {name: partial(_random_member, shapes, n) for n, name in enumerate(names)}
-    store = MemberStore(bench.folder, shapes, bench.budget, loaders)
+    store = MemberStore(bench.folder, [shapes], bench.budget, loaders)
     recipes = _save_members(bench, store, {name: loaders[name] for name in names[:on_disk]})
     _fetch_parents(bench, store, names, recipes)
     del store
@@ -212,7 +212,7 @@ def _fetch_parents(
 
 def _read_cold(bench: _Bench, recipe: Recipe) -> Params:
     """Read a member from the disk into a new store."""
-    store = MemberStore(bench.folder, bench.shapes, bench.budget)
+    store = MemberStore(bench.folder, [bench.shapes], bench.budget)
     start = time.perf_counter()
     weights: Params = jax.block_until_ready(store.get(recipe.id))
     seconds = time.perf_counter() - start

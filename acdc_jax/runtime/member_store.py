@@ -1,6 +1,8 @@
-"""Where members' weights lie: on the devices, in the host's memory, or on disk.
+"""Members' weights: the one way to get them, wherever they are.
 
-Nothing here deletes a folder of `members/`: what may go is decided where manifests are written.
+`MemberStore.get` looks for a member on the devices, in the host's memory, on disk, in the seed
+folders, and rebuilds it from its recipe as the last resort. Nothing here deletes a folder of
+`members/`; `run_directory.py` does, after a commit.
 """
 
 import math
@@ -29,42 +31,53 @@ from acdc_jax.runtime.memory_budget import Budget, Shapes
 class MemberStore:
     """The members of a run, each in the fastest tier that has room for it.
 
-    All members have the same size, so that a tier holds a number of them; the one that was not
-    looked at for longest moves down. Each group of devices has a tier of its own, and a copy of a
-    member where it is at work; the host's and the disk are common. Members are read ahead by a
-    thread of the store; the groups' threads take and put, and another one may save.
+    All members have the same size, so a tier holds a fixed number of them. The least recently used
+    one moves down a tier. Each group of devices has a tier of its own, with its own copy of a
+    member. Host memory and disk are common to all groups of the process.
+
+    Threads: the groups' threads call `get`, `put` and `prefetch`, and the commit's thread calls
+    `save`. A thread of the store reads members ahead. `_lock` guards the tiers; `_writing` guards
+    the folders. Lock order: never acquire `_lock` while holding `_writing`.
     """
 
     def __init__(
         self,
         folder: Path,
-        shapes: Shapes,
+        groups: Sequence[Shapes],
         budget: Budget,
-        elsewhere: Mapping[str, Callable[[], Params]] | None = None,
-        others: Sequence[Shapes] = (),
+        *,
+        loaders: Mapping[str, Callable[[], Params]] | None = None,
+        rebuild: Callable[[str], Params] | None = None,
         overflow: Path | None = None,
     ) -> None:
-        """A store over the members that are on disk.
+        """Open the members that are on disk.
 
         Args:
             folder: `members/` of a run.
-            shapes: path → shape, dtype and sharding of a member's weights on the devices.
-            budget: how much memory the members may take.
-            elsewhere: what gives members that are in no tier, such as seeds, by id.
-            others: the same shapes on further groups of devices; the first group is number 0.
-            overflow: where what does not fit into memory goes; None: to `folder`. Processes that do
-                not write the run's members have a place of their own.
+            groups: Path → shape, dtype and sharding of a member's weights, on each group of
+                devices.
+            budget: Memory that the members may take.
+            loaders: Member id → loads a member that need not be on disk, such as a seed.
+            rebuild: Rebuilds any other member from its recipe; None if that is not wanted.
+            overflow: Folder for what does not fit into memory; None for `folder`. A process that
+                does not write the run's members has a folder of its own.
         """
         self._folder = folder
         self._overflow = overflow or folder
-        self._elsewhere = elsewhere or {}
-        self._there = [_shardings(group) for group in (shapes, *others)]
-        self._here = [
-            {path: where.with_memory_kind(HOST_MEMORY) for path, where in there.items()}
-            for there in self._there
+        self._loaders = loaders or {}
+        self._rebuild = rebuild
+        self._device_shardings = [
+            {path: leaf.sharding for path, leaf in shapes.items()} for shapes in groups
         ]
-        self._wanted = {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._here[0][path])
+        self._host_shardings = [
+            {path: where.with_memory_kind(HOST_MEMORY) for path, where in shardings.items()}
+            for shardings in self._device_shardings
+        ]
+        shapes = groups[0]
+        self._host_shapes = {
+            path: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=self._host_shardings[0][path]
+            )
             for path, leaf in shapes.items()
         }
         self.bytes_of_member = sum(
@@ -74,53 +87,54 @@ class MemberStore:
         self._host_room = budget.members_on_host(shapes)
         self._device: OrderedDict[tuple[int, str], Params] = OrderedDict()
         self._host: OrderedDict[str, Params] = OrderedDict()
-        self._recipes: dict[str, Recipe] = {}  # of the members in a tier, except from elsewhere
+        self._recipes: dict[str, Recipe] = {}  # of members that were put or read
         self._unchecked: set[str] = set()  # read, but not yet compared with their recipes
-        self._coming: dict[str, Future[None]] = {}
+        self._reads: dict[str, Future[None]] = {}
         self._reader = ThreadPoolExecutor(1, "member-reader")
-        self._tiers = threading.RLock()
-        self._writing = threading.Lock()  # who holds it does not wait for `_tiers`
+        self._lock = threading.RLock()
+        self._writing = threading.Lock()
 
     def put(self, recipe: Recipe, weights: Params, group: int = 0) -> None:
-        """Takes a member that was just made; `weights` must not be donated afterwards.
+        """Add a member that was just made; `weights` must not be donated afterwards.
 
         Args:
-            recipe: what made it.
-            weights: on the devices of `group`.
-            group: number of that group in this store.
+            recipe: What made it.
+            weights: Its weights, on the devices of `group`.
+            group: Index of the group.
         """
-        with self._tiers:
+        with self._lock:
             self._recipes[recipe.id] = recipe
-            self._to_device(recipe.id, weights, group)
+            self._add_to_device(recipe.id, weights, group)
 
-    def __contains__(self, member: str) -> bool:
-        """Whether a member can be had without making it."""
-        with self._tiers:
-            return self._on_device(member) is not None or member in self._host or self._kept(member)
+    def __contains__(self, member: object) -> bool:
+        """Return whether `get` returns a member without rebuilding it."""
+        name = str(member)
+        with self._lock:
+            return (
+                self._group_with(name) is not None
+                or name in self._host
+                or self._is_on_disk(name)
+                or name in self._loaders
+            )
 
     def get(self, member: str, group: int = 0) -> Params:
-        """A member's weights, on the devices of a group.
+        """Return a member's weights, on the devices of a group.
 
         Raises:
-            AcdcError: it is nowhere, or not what its recipe says; names the folder.
+            AcdcError: The member is nowhere, or not what its recipe says; names the folder.
         """
-        if (coming := self._coming.get(member)) is not None:
-            coming.result()
-        with self._tiers:
-            if (group, member) in self._device:
-                self._device.move_to_end((group, member))
-                weights = self._device[group, member]
-            elif (beside := self._on_device(member)) is not None:
-                weights = jax.device_put(self._device[beside, member], self._there[group])
-                self._to_device(member, weights, group)
-            elif member in self._host:
-                weights = self._promote(member, group)
-            elif self._kept(member):
-                self._read(member)
-                weights = self._promote(member, group)
-            elif member in self._elsewhere:
-                weights = jax.device_put(self._elsewhere[member](), self._there[group])
-                self._to_device(member, weights, group)
+        if (read := self._reads.get(member)) is not None:
+            read.result()
+        with self._lock:
+            for tier in (
+                self._get_from_device,
+                self._get_from_host,
+                self._get_from_disk,
+                self._get_from_loader,
+                self._get_rebuilt,
+            ):
+                if (weights := tier(member, group)) is not None:
+                    break
             else:
                 raise AcdcError(
                     f"{self._folder / member}: there is no such member; restore it from a copy"
@@ -131,43 +145,43 @@ class MemberStore:
         return weights
 
     def prefetch(self, members: Sequence[str], group: int = 0) -> None:
-        """Starts to bring members to a group, as far as there is room; returns at once."""
+        """Start to bring members to a group, as far as there is room; return at once."""
         room = self._device_room or min(self._host_room, 1)
         for member in list(dict.fromkeys(members))[:room]:
-            with self._tiers:
+            with self._lock:
                 if (group, member) in self._device:
                     self._device.move_to_end((group, member))
                 elif member in self._host:
-                    if self._device_room:  # else it would be dropped again
+                    if self._device_room:  # otherwise it would be dropped again
                         self._promote(member, group)
                 elif (
-                    self._on_device(member) is None
-                    and member not in self._coming
-                    and self._kept(member)
+                    self._group_with(member) is None
+                    and member not in self._reads
+                    and self._is_on_disk(member)
                 ):
-                    self._coming[member] = self._reader.submit(self._read_ahead, member, group)
+                    self._reads[member] = self._reader.submit(self._read_ahead, member, group)
 
     def warm(self, members: Sequence[str]) -> None:
-        """Brings members in, and checks them, until memory is full."""
+        """Read members, and check them, until memory is full."""
         for member in members[: max(self._device_room, self._host_room)]:
             self.get(member)
 
     def save(self, recipe: Recipe, folder: Path | None = None) -> None:
-        """Writes a member to disk, unless it is there; may be called from any thread.
+        """Write a member to disk, if it is not there; from any thread.
 
         Args:
-            recipe: what made it.
-            folder: where its folder goes; None: to the run's members.
+            recipe: What made it.
+            folder: Parent of its folder; None for the run's members.
 
         Raises:
-            AcdcError: it cannot be written.
+            AcdcError: It cannot be written.
         """
         folder = (folder or self._folder) / recipe.id
-        with self._tiers:
-            beside = self._on_device(recipe.id)
+        with self._lock:
+            group = self._group_with(recipe.id)
             weights = self._host.get(recipe.id)
-            if weights is None and beside is not None:
-                weights = self._device[beside, recipe.id]
+            if weights is None and group is not None:
+                weights = self._device[group, recipe.id]
         with self._writing:
             if not on_disk(folder):
                 if weights is None:
@@ -175,12 +189,12 @@ class MemberStore:
                 save_member(folder, weights, recipe)
 
     def retain(self, members: Iterable[str]) -> None:
-        """Forgets all other members, except in the run's own folder."""
+        """Forget all other members, except those in the run's own folder."""
         kept = set(members)
-        with self._tiers:
+        with self._lock:
             for place in [place for place in self._device if place[1] not in kept]:
                 del self._device[place]
-            for tier in (self._host, self._recipes, self._coming):
+            for tier in (self._host, self._recipes, self._reads):
                 for member in tier.keys() - kept:
                     del tier[member]
         if self._overflow != self._folder:
@@ -188,77 +202,98 @@ class MemberStore:
                 if folder.name not in kept:
                     shutil.rmtree(folder)
 
-    # ------------------------------------------------------------- what follows holds `_tiers`
+    # ------------------------------------------------------- the tiers, with `_lock` held
 
-    def _on_device(self, member: str) -> int | None:
-        """A group that has a copy."""
-        groups = range(len(self._there))
+    def _get_from_device(self, member: str, group: int) -> Params | None:
+        if (group, member) in self._device:
+            self._device.move_to_end((group, member))
+            return self._device[group, member]
+        if (other := self._group_with(member)) is None:
+            return None
+        weights: Params = jax.device_put(self._device[other, member], self._device_shardings[group])
+        self._add_to_device(member, weights, group)
+        return weights
+
+    def _get_from_host(self, member: str, group: int) -> Params | None:
+        return self._promote(member, group) if member in self._host else None
+
+    def _get_from_disk(self, member: str, group: int) -> Params | None:
+        if not self._is_on_disk(member):
+            return None
+        self._make_room_on_host()
+        self._add_read(member, *load_member(self._place(member), self._host_shapes))
+        return self._promote(member, group)
+
+    def _get_from_loader(self, member: str, group: int) -> Params | None:
+        load = self._loaders.get(member)
+        return self._add_loaded(member, load(), group) if load else None
+
+    def _get_rebuilt(self, member: str, group: int) -> Params | None:
+        return self._add_loaded(member, self._rebuild(member), group) if self._rebuild else None
+
+    def _add_loaded(self, member: str, weights: Params, group: int) -> Params:
+        weights = jax.device_put(weights, self._device_shardings[group])
+        self._add_to_device(member, weights, group)
+        return weights
+
+    def _group_with(self, member: str) -> int | None:
+        """Return a group that has a copy, if any."""
+        groups = range(len(self._device_shardings))
         return next((group for group in groups if (group, member) in self._device), None)
 
     def _place(self, member: str) -> Path:
         common = self._folder / member
         return common if on_disk(common) else self._overflow / member
 
-    def _kept(self, member: str) -> bool:
+    def _is_on_disk(self, member: str) -> bool:
         return on_disk(self._place(member))
 
-    def _to_device(self, member: str, weights: Params, group: int) -> None:
+    def _add_to_device(self, member: str, weights: Params, group: int) -> None:
         self._device[group, member] = weights
-        own = [place for place in self._device if place[0] == group]
-        for place in own[: max(len(own) - self._device_room, 0)]:
+        places = [place for place in self._device if place[0] == group]
+        for place in places[: max(len(places) - self._device_room, 0)]:
             weights, oldest = self._device.pop(place), place[1]
-            elsewhere = self._on_device(oldest) is not None or oldest in self._host
-            if not elsewhere and not self._kept(oldest):
+            has_copy = self._group_with(oldest) is not None or oldest in self._host
+            if not has_copy and not self._is_on_disk(oldest):
                 self._make_room_on_host()
-                self._to_host(oldest, jax.device_put(weights, self._here[group]))
-
-    def _to_host(self, member: str, weights: Params) -> None:
-        self._host[member] = weights
-        self._trim_host(self._host_room)
+                self._host[oldest] = jax.device_put(weights, self._host_shardings[group])
+                self._trim_host(self._host_room)
 
     def _promote(self, member: str, group: int) -> Params:
-        """Copies a member from the host to the devices; the copy goes on when this returns."""
+        """Copy a member from the host to the devices. The copy continues when this returns."""
         self._host.move_to_end(member)
-        weights: Params = jax.device_put(self._host[member], self._there[group])
-        self._to_device(member, weights, group)
+        weights: Params = jax.device_put(self._host[member], self._device_shardings[group])
+        self._add_to_device(member, weights, group)
         self._trim_host(self._host_room)
         return weights
 
-    def _read(self, member: str) -> None:
-        self._make_room_on_host()
-        self._came(member, *load_member(self._place(member), self._wanted))
-
-    def _came(self, member: str, weights: Params, recipe: Recipe) -> None:
+    def _add_read(self, member: str, weights: Params, recipe: Recipe) -> None:
         self._recipes[member] = recipe
         self._unchecked.add(member)
         self._host[member] = weights
 
     def _make_room_on_host(self) -> None:
-        """Before a member comes, and not after: there is never one too many."""
+        """Make room before a member arrives, so that there is never one too many."""
         self._trim_host(max(self._host_room - 1, 0))
 
     def _trim_host(self, room: int) -> None:
         while len(self._host) > room:
             oldest = next(iter(self._host))
-            # What came from elsewhere has no recipe here, and comes from there again.
-            lost = self._on_device(oldest) is None and not self._kept(oldest)
-            if lost and oldest in self._recipes:
+            only_copy = self._group_with(oldest) is None and not self._is_on_disk(oldest)
+            # A member without a recipe here was loaded or rebuilt, and can be again.
+            if only_copy and oldest in self._recipes:
                 self.save(self._recipes[oldest], self._overflow)
             del self._host[oldest]
 
-    # ------------------------------------------------------------------ the reader's own thread
+    # ---------------------------------------------------------------- the reader's own thread
 
     def _read_ahead(self, member: str, group: int) -> None:
-        with self._tiers:
+        with self._lock:
             self._make_room_on_host()
-        weights, recipe = load_member(self._place(member), self._wanted)
-        with self._tiers:
-            if self._coming.pop(member, None) is not None:  # nobody has lost interest
+        weights, recipe = load_member(self._place(member), self._host_shapes)
+        with self._lock:
+            if self._reads.pop(member, None) is not None:  # still wanted
                 self._make_room_on_host()
-                self._came(member, weights, recipe)
+                self._add_read(member, weights, recipe)
                 if self._device_room:
                     self._promote(member, group)
-
-
-def _shardings(shapes: Shapes) -> dict[str, jax.sharding.Sharding]:
-    return {path: leaf.sharding for path, leaf in shapes.items()}

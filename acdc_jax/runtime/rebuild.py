@@ -62,7 +62,7 @@ def rebuild(
     order = to_make(member, recipes, given)
     children_left = Counter(parent for name in order for parent in recipes[name].parents)
     children_left[member] = 1
-    store = MemberStore(scratch, shapes, budget, elsewhere=given)
+    store = MemberStore(scratch, [shapes], budget, loaders=given)
     for name in order:
         parents = [store.get(parent) for parent in recipes[name].parents]
         weights, made = make_child(recipes[name], base, parents, group_of)

@@ -239,13 +239,12 @@ def build_context(
     given, run_dir = config.run, Path(config.run.run_dir)
     store = MemberStore(
         run_dir / "members",
-        wanted[0],
+        wanted,
         choose_budget(given.device_budget_gb, given.host_budget_gb, wanted[0]),
-        elsewhere={
+        loaders={
             name: partial(load_model, folders, folder, wanted[0], base)
             for name, folder in seeds.items()
         },
-        others=wanted[1:],
         overflow=None if multihost.is_first() else overflow_dir(run_dir),
     )
     decides = backends.scientist if config.tasks.novelty_decision == "llm" else None

@@ -67,7 +67,7 @@ def _check_room(store, device, host):
 
 @pytest.mark.parametrize(("device", "host"), [(0, 0), (1, 0), (0, 1), (2, 1), (1, 3), (9, 0)])
 def test_every_member_comes_back_and_no_tier_is_overfull(tmp_path, device, host):
-    store = MemberStore(tmp_path, _shapes(), _room(device, host))
+    store = MemberStore(tmp_path, [_shapes()], _room(device, host))
     for i in range(6):
         store.put(seed_recipe(f"g000-m{i:02d}", _weights(i)), _weights(i))
         _check_room(store, device, host)
@@ -119,13 +119,13 @@ def test_a_member_goes_to_the_disk_in_turn(tmp_path, monkeypatch):
 
 
 def test_prefetch_reads_ahead(tmp_path):
-    writer = MemberStore(tmp_path, _shapes(), _room(9, 9))
+    writer = MemberStore(tmp_path, [_shapes()], _room(9, 9))
     _fill(writer, 3)
     for i in range(3):
         writer.save(seed_recipe(member_id(0, i), _weights(i)))
-    store = MemberStore(tmp_path, _shapes(), _room(2, 1))
+    store = MemberStore(tmp_path, [_shapes()], _room(2, 1))
     store.prefetch([member_id(0, i) for i in range(3)])
-    for coming in list(store._coming.values()):
+    for coming in list(store._reads.values()):
         coming.result()
     assert list(store._device) == [(0, member_id(0, 0)), (0, member_id(0, 1))]
     assert _value(store, member_id(0, 0)) == 0
@@ -138,23 +138,23 @@ def test_what_is_nowhere_comes_from_elsewhere_or_not_at_all(tmp_path):
         asked.append("g000-m00")
         return _weights(7)
 
-    store = MemberStore(tmp_path, _shapes(), _room(1, 0), {"g000-m00": seed})
+    store = MemberStore(tmp_path, [_shapes()], _room(1, 0), loaders={"g000-m00": seed})
     assert _value(store, "g000-m00") == _value(store, "g000-m00") == 7
     assert asked == ["g000-m00"]
     _fill(store, 3)
     with pytest.raises(AcdcError, match="g000-m09: there is no such member"):
-        MemberStore(tmp_path, _shapes(), _room(1, 0)).get("g000-m09")
+        MemberStore(tmp_path, [_shapes()], _room(1, 0)).get("g000-m09")
     with pytest.raises(AcdcError, match="g000-m09: there is no such member"):
         store.get("g000-m09")
 
 
 @pytest.mark.parametrize("where", ["get", "prefetch"])
 def test_damage_is_noticed_once_a_member_is_read(tmp_path, where):
-    writer = MemberStore(tmp_path, _shapes(), _room(0, 0))
+    writer = MemberStore(tmp_path, [_shapes()], _room(0, 0))
     _fill(writer, 1)
     chunk = tmp_path / "g000-m00/weights/w/0.0"
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"\x01")
-    store = MemberStore(tmp_path, _shapes(), _room(2, 2))
+    store = MemberStore(tmp_path, [_shapes()], _room(2, 2))
     if where == "prefetch":
         store.prefetch(["g000-m00"])
     with pytest.raises(AcdcError, match=r"g000-m00: is damaged .*restore the folder"):
@@ -169,7 +169,7 @@ def test_damage_is_noticed_once_a_member_is_read(tmp_path, where):
     ],
 )
 def test_a_member_of_another_shape_is_refused(tmp_path, path, dtype, reason):
-    _fill(MemberStore(tmp_path, _shapes(), _room(0, 0)), 1)
+    _fill(MemberStore(tmp_path, [_shapes()], _room(0, 0)), 1)
     leaf = jax.ShapeDtypeStruct((8, 4), dtype, sharding=_shapes()["w"].sharding)
     with pytest.raises(AcdcError, match=rf"g000-m00: the member cannot be read \({reason}\)"):
         load_member(tmp_path / "g000-m00", {path: leaf})
@@ -177,7 +177,7 @@ def test_a_member_of_another_shape_is_refused(tmp_path, path, dtype, reason):
 
 def test_a_failed_write_loses_only_what_is_not_committed(tmp_path, monkeypatch):
     (tmp_path / "members").mkdir()
-    store = MemberStore(tmp_path / "members", _shapes(), _room(9, 9))
+    store = MemberStore(tmp_path / "members", [_shapes()], _room(9, 9))
     first = Manifest(run_reader.SCHEMA, -1, (0, 0), {}, 0, (), {})
     with BackgroundCommits(tmp_path, first, store) as commits:
         _fill(store, 2)
@@ -227,7 +227,7 @@ class Retention(RuleBasedStateMachine):
         self.open()
 
     def open(self):
-        self.store = MemberStore(self.run_dir / "members", _shapes(), self.room)
+        self.store = MemberStore(self.run_dir / "members", [_shapes()], self.room)
         self.commits = BackgroundCommits(self.run_dir, self.manifest, self.store)
 
     @rule(children=st.integers(1, 3), keep=st.booleans(), draw=st.randoms(use_true_random=False))

@@ -39,7 +39,7 @@ def _weights(name: str) -> Params:
 
 
 def _store(run_dir: Path, archive: tuple[str, ...] = ()) -> MemberStore:
-    store = MemberStore(run_dir / "members", _shapes(), Budget())
+    store = MemberStore(run_dir / "members", [_shapes()], Budget())
     for name in archive:
         store.put(seed_recipe(name, _weights(name)), _weights(name))
     return store

@@ -170,7 +170,7 @@ def _start(
     folder.mkdir(parents=True)
     _check_room(config, budget, wanted[0], folder)
     engine = engine_of(config, model, workload)
-    store = MemberStore(folder / "members", wanted[0], budget, others=wanted[1:])
+    store = MemberStore(folder / "members", wanted, budget)
     recipes = {}
     for number in range(config.run.population):
         name = member_id(0, number)
