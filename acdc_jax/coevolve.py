@@ -25,17 +25,19 @@ from acdc_jax.runtime.state import Record, State
 _SPARE_CHILDREN = 8  # tried in generation 0, so that gibberish leaves no gap in the archive
 
 
-def run(context: RunContext, commits: BackgroundCommits) -> Iterator[tuple[State, Record]]:
+def run(
+    context: RunContext, commits: BackgroundCommits, state: State | None = None
+) -> Iterator[tuple[State, Record]]:
     """Yield the state and the record of one generation after the other; each is being committed.
 
     Args:
         context: What the run works with.
-        commits: The run's directory, from which it resumes.
+        commits: Writes the generations to the run directory.
+        state: The state to resume from; None for a new run.
 
     Raises:
         Preempted: SIGTERM was received, and all finished generations are committed.
     """
-    state = commits.restore(context.operators.strategy)
     while state is None or state.generation < context.config.run.generations:
         if state is None:
             generation = Generation(context, 0)

@@ -159,7 +159,7 @@ def _move_members(bench: _Bench, on_disk: int) -> None:
     shapes = bench.shapes
     names = [member_id(0, number) for number in range(bench.options.members)]
     loaders = {name: partial(_random_member, shapes, n) for n, name in enumerate(names)}
-    store = MemberStore(bench.folder, [shapes], bench.budget, loaders)
+    store = MemberStore(bench.folder, [shapes], bench.budget, loaders=loaders)
     recipes = _save_members(bench, store, {name: loaders[name] for name in names[:on_disk]})
     _fetch_parents(bench, store, names, recipes)
     del store

@@ -9,14 +9,15 @@ from typing import Any
 from rich.console import Console
 
 from acdc_jax import flags, multihost
-from acdc_jax.commands.run import execute, join
 from acdc_jax.config import Config
 from acdc_jax.errors import ConfigError
+from acdc_jax.experiment import run_experiment
 from acdc_jax.files import write_atomic
 from acdc_jax.options import option
 from acdc_jax.report.page import write_page
 from acdc_jax.report.summary import differences, summarise
 from acdc_jax.report.tables import results_table
+from acdc_jax.runtime.setup import join_processes
 from acdc_jax.runtime.sources import read_sources
 
 _HELP = """acdc compare: repeat a run over several PRNG seeds, with every control, into one table.
@@ -101,7 +102,7 @@ def command(argv: Sequence[str]) -> None:
         return
     (compare, config), rest = flags.parse([CompareConfig, Config], argv)
     flags.no_arguments(rest)
-    join(config)
+    join_processes(config)
     console = Console(quiet=not multihost.is_first())
     out = Path(config.run.run_dir)
     measured: list[list[Mapping[str, Any]]] = []
@@ -115,7 +116,7 @@ def command(argv: Sequence[str]) -> None:
             run = dataclasses.replace(
                 settings.run, seed=seed, run_dir=str(out / f"seed{seed}" / name)
             )
-            results = execute(
+            results = run_experiment(
                 dataclasses.replace(settings, run=run), console, baselines=name == "evolved"
             )
             finished.append(Path(run.run_dir))

@@ -35,7 +35,7 @@ from acdc_jax.runtime.memory_budget import Shapes, choose_budget
 from acdc_jax.runtime.rebuild import rebuild, to_make
 from acdc_jax.runtime.run_reader import RunRecord, read_run
 from acdc_jax.runtime.seed_models import cache_dir
-from acdc_jax.runtime.setup import fitting_mesh
+from acdc_jax.runtime.setup import choose_mesh
 from acdc_jax.runtime.sources import load_base, load_seed, read_sources
 from acdc_jax.sharding import make_mesh, pop_groups
 
@@ -212,7 +212,7 @@ def read_model(run_dir: Path) -> ModelConfig:
 def _mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
     """A group of the run's mesh, so that it rounds as the run did; one device where none fits."""
     try:
-        return pop_groups(fitting_mesh(config, model))[0]
+        return pop_groups(choose_mesh(config, model))[0]
     except ConfigError:
         return make_mesh("model:1", jax.devices()[:1])
 

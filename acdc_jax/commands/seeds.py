@@ -12,7 +12,7 @@ from acdc_jax import flags, plugins
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.models import hf
 from acdc_jax.options import check, option
-from acdc_jax.runtime.progress import progress
+from acdc_jax.runtime.progress import show_progress
 from acdc_jax.runtime.seed_models import SeedModels
 
 _USAGE = "usage: acdc seeds NAME OUT [--seed=0]"
@@ -51,7 +51,7 @@ def command(argv: Sequence[str]) -> None:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".acdc-") as scratch,
-            progress(Console(), True) as advance,
+            show_progress(Console(), True) as advance,
         ):
             base, seeds = make(Path(scratch) / "cache", config.seed, advance)
             complete = Path(scratch) / "complete"

@@ -29,7 +29,7 @@ from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.params import Params
 from acdc_jax.runtime import run_reader
 from acdc_jax.runtime.member_files import on_disk, read_member
-from acdc_jax.runtime.progress import progress
+from acdc_jax.runtime.progress import show_progress
 from acdc_jax.runtime.run_reader import RunRecord
 from acdc_jax.runtime.sources import load_base, load_seed, read_sources
 from acdc_jax.tasks.task_sets import load_held_out
@@ -222,7 +222,7 @@ def _evaluate(
             decode = config.decode
             load = partial(folder_model, larger, decode.batch_size, thinking=decode.thinking)
             models, count = itertools.chain(models, (load() for _ in range(1))), count + 1
-        with progress(console, config.run.progress) as advance:
+        with show_progress(console, config.run.progress) as advance:
             results = evaluate_models(models, count, benchmarks, prompting, folder, advance)
     return benchmarks, results, plan
 

@@ -50,12 +50,12 @@ from acdc_jax.evaluation.evaluate import Response
 from acdc_jax.evaluation.held_out import held_out_tasks
 from acdc_jax.files import write_atomic
 from acdc_jax.models.hub import find_model
-from acdc_jax.runtime import run_directory, run_reader
+from acdc_jax.runtime import run_reader
 from acdc_jax.runtime.backends import open_chat
 from acdc_jax.runtime.member_files import on_disk
-from acdc_jax.runtime.progress import Advance, progress
-from acdc_jax.runtime.reopen import reopen_context
+from acdc_jax.runtime.progress import Progress, show_progress
 from acdc_jax.runtime.run_reader import RunRecord
+from acdc_jax.runtime.setup import open_run
 from acdc_jax.tasks.task import Task
 from acdc_jax.tasks.task_sets import load_held_out
 
@@ -141,7 +141,7 @@ def run_best_of_n(
         for panel in panels
         for task_set, tasks in task_sets.items()
     }
-    with progress(console, run.settings.run.progress) as advance:
+    with show_progress(console, run.settings.run.progress) as advance:
         table, problems = asyncio.run(_choose(run, options, questions, prng_seed, advance))
     return _write(run, panels, questions, table), problems
 
@@ -204,7 +204,7 @@ def _complete_answers(
     missing = missing_answers(run.run_dir, samplers, questions)
     if not missing:
         return
-    with run_directory.lock_run(config), reopen_context(config, console) as context:
+    with open_run(config, console) as context:
         cost = complete_answers(
             context.evaluator,
             context.store.get,
@@ -270,7 +270,7 @@ async def _choose(
     options: BestOfNOptions,
     questions: Mapping[tuple[str, str], Questions],
     prng_seed: int,
-    advance: Advance,
+    advance: Progress,
 ) -> tuple[_Table, list[str]]:
     """Return rows by panel and task set, and the reasons why choices are missing."""
     config = judge_config(options, run.settings)

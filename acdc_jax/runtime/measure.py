@@ -15,9 +15,8 @@ from acdc_jax.evaluation.held_out import FinishedRun, measure_run
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.runtime import run_directory, run_reader
-from acdc_jax.runtime.reopen import reopen_context
 from acdc_jax.runtime.run_reader import Manifest
-from acdc_jax.runtime.setup import RunContext
+from acdc_jax.runtime.setup import RunContext, open_run
 from acdc_jax.runtime.state import State
 from acdc_jax.tasks.task import Task
 
@@ -59,7 +58,7 @@ def complete_run_skills(run_dir: Path, console: Console) -> None:
         run_directory.save_skills(run_dir, known)
         return
     config = run.settings
-    with run_directory.lock_run(config), reopen_context(config, console) as context:
+    with open_run(config, console) as context:
         steps, done = batches(context.evaluator, len(incomplete)), itertools.count(1)
         complete_global_skills(
             context,

@@ -1,4 +1,4 @@
-"""A run's figures while it goes on: TensorBoard event files, and Weights & Biases."""
+"""A run's metrics while it is at work: TensorBoard event files, and Weights & Biases."""
 
 import contextlib
 import importlib
@@ -16,15 +16,15 @@ Log = Callable[[int, Mapping[str, float]], None]
 
 
 @contextlib.contextmanager
-def live(config: Config, committed: int) -> Iterator[Log]:
-    """Yields `log(generation, metrics)`, which passes on what `metrics.jsonl` gets.
+def open_log(config: Config, committed: int) -> Iterator[Log]:
+    """Yield a function that sends the metrics of `metrics.jsonl` to TensorBoard and W&B.
 
     Args:
-        config: the run's settings; `--tensorboard` and `--wandb` say who is told.
-        committed: last committed generation; -1 in a new run.
+        config: The run's settings; `--tensorboard` and `--wandb` say where to.
+        committed: The last committed generation; -1 in a new run.
 
     Raises:
-        AcdcError: a package is missing.
+        AcdcError: A package is missing.
     """
     with contextlib.ExitStack() as stack:
         logs: list[Log] = []
@@ -34,8 +34,8 @@ def live(config: Config, committed: int) -> Iterator[Log]:
             logs.append(stack.enter_context(_wandb(config)))
 
         def log(generation: int, metrics: Mapping[str, float]) -> None:
-            for each in logs:
-                each(generation, metrics)
+            for write in logs:
+                write(generation, metrics)
 
         yield log
 
@@ -43,7 +43,7 @@ def live(config: Config, committed: int) -> Iterator[Log]:
 @contextlib.contextmanager
 def _tensorboard(run_dir: Path, committed: int) -> Iterator[Log]:
     package = _package("tensorboardX", "--tensorboard")
-    # A killed run may have told of a generation that was not committed; it is told again.
+    # A killed run may have logged a generation that was not committed; it is logged again.
     writer = package.SummaryWriter(str(run_dir / "tensorboard"), purge_step=committed + 1)
 
     def log(generation: int, metrics: Mapping[str, float]) -> None:
@@ -59,7 +59,7 @@ def _tensorboard(run_dir: Path, committed: int) -> Iterator[Log]:
 def _wandb(config: Config) -> Iterator[Log]:
     package = _package("wandb", f"--wandb={config.run.wandb}")
     run_dir = Path(config.run.run_dir)
-    # The same id goes on with the same curves when the run is resumed, wherever it was moved.
+    # The same id continues the same curves when the run is resumed, wherever it was moved.
     identity = run_dir / "wandb_id.txt"
     if not identity.exists():
         write_atomic(identity, secrets.token_hex(8))

@@ -1,31 +1,39 @@
-"""Progress of long steps: bars with rates and time left on a terminal, sparse lines elsewhere."""
+"""Progress of long steps: bars with the time left on a terminal, a line now and then elsewhere."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bars
 
-Advance = Callable[..., None]
+
+class Progress(Protocol):
+    """Shows how much of a step is done."""
+
+    def __call__(self, step: str, done: int, total: int, note: str = "") -> None:
+        """Show that `done` of `total` is done. A step appears when it is first shown."""
+
+
 _LINE_EVERY_S = 10.0
 
 
 @contextlib.contextmanager
-def progress(console: Console, shown: bool) -> Iterator[Advance]:
-    """Yields `advance(step, done, total, note="")`; a step appears when it is first advanced.
+def show_progress(console: Console, shown: bool) -> Iterator[Progress]:
+    """Yield a function that shows progress.
 
     Args:
-        console: where it appears.
-        shown: False for silence.
+        console: Where to show it: as bars on a terminal, as lines elsewhere.
+        shown: False to show nothing.
     """
     if not shown:
         yield lambda step, done, total, note="": None
@@ -36,8 +44,8 @@ def progress(console: Console, shown: bool) -> Iterator[Advance]:
         yield _as_lines(console)
 
 
-def _bars(console: Console) -> Progress:
-    return Progress(
+def _bars(console: Console) -> Bars:
+    return Bars(
         TextColumn("{task.description:<22}"),
         BarColumn(24),
         MofNCompleteColumn(),
@@ -49,7 +57,7 @@ def _bars(console: Console) -> Progress:
     )
 
 
-def _on_terminal(bars: Progress) -> Advance:
+def _on_terminal(bars: Bars) -> Progress:
     known: dict[str, TaskID] = {}
 
     def advance(step: str, done: int, total: int, note: str = "") -> None:
@@ -61,7 +69,7 @@ def _on_terminal(bars: Progress) -> Advance:
     return advance
 
 
-def _as_lines(console: Console) -> Advance:
+def _as_lines(console: Console) -> Progress:
     began: dict[str, tuple[float, int]] = {}
     printed: dict[str, float] = {}
 

@@ -1,13 +1,20 @@
-"""What a run works with: checked by name first, then built."""
+"""Setting up what a run works with, in two steps.
 
+`plan_run` refuses whatever does not fit together, before anything large is loaded or written.
+`open_context` then loads the base, and opens sandbox, scientist and member store. `open_run` does
+both for a run that is there: everything that evaluates members of a run opens it this way.
+"""
+
+import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import jax
 from anyio.from_thread import BlockingPortal
+from rich.console import Console
 
 from acdc_jax import multihost, plugins
 from acdc_jax.config import LLM_SCIENTISTS, Config
@@ -19,14 +26,18 @@ from acdc_jax.inference.buckets import common_prefix
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.memory import choose_population, device_room, weight_bytes
+from acdc_jax.inference.text_codec import TextCodec
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
-from acdc_jax.runtime.backends import Backends
+from acdc_jax.runtime import run_directory
+from acdc_jax.runtime.backends import Backends, open_backends
 from acdc_jax.runtime.breed import Operators, member_id
+from acdc_jax.runtime.compilation_cache import keep_compiled
 from acdc_jax.runtime.member_store import MemberStore
-from acdc_jax.runtime.memory_budget import choose_budget
+from acdc_jax.runtime.memory_budget import Shapes, choose_budget, limit_pinned_memory
+from acdc_jax.runtime.progress import Progress, show_progress
 from acdc_jax.runtime.seed_models import (
     Folders,
     SeedModels,
@@ -40,28 +51,53 @@ from acdc_jax.sharding import default_mesh, make_mesh
 from acdc_jax.tasks.adapt import TaskGenerator
 from acdc_jax.tasks.novelty import NoveltyFilter
 from acdc_jax.tasks.task import Draft
+from acdc_jax.tasks.task_sets import check_held_out, load_held_out, load_seed_families
 
-Progress = Callable[[str, int, int], None]
+# Instructions whose prompts have in common only what all prompts have.
+_DIFFERENT_INSTRUCTIONS = ("a", "Z", "0", "(", "é")
 
-_UNLIKE = ("a", "Z", "0", "(", "é")  # instructions whose prompts share only what all prompts share
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """Settings, models and devices that fit together.
+
+    Attributes:
+        config: Every setting.
+        folders: The base and the seeds.
+        mesh: Devices of all processes, with the axes "pop" and "model".
+        operators: Propose, merge and mutate.
+        families: Seed task families.
+        held_out: Drafts of the held-out tasks; empty if the run is measured on its pool.
+    """
+
+    config: Config
+    folders: Folders
+    mesh: jax.sharding.Mesh
+    operators: Operators
+    families: Sequence[Draft]
+    held_out: Sequence[Draft]
+
+    @property
+    def model(self) -> ModelConfig:
+        """The architecture of all members."""
+        return self.folders.model
 
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-    """What a run works with and never changes.
+    """What a run works with. Nothing in it changes, except the contents of the store.
 
     Attributes:
-        config: every setting.
-        evaluator: device groups, engine and sandbox: what evaluates members.
-        task_generator: where tasks are made; its scientist judges gibberish too.
-        portal: runs the task_generator's coroutines.
-        families: the seed task families.
-        operators: make children.
-        bases: params θ₀ on each of this process's device groups.
-        seeds: seed member id → Hugging Face folder.
-        store: every member's weights.
-        progress: told what is being done, how much of it, of how much.
-        decoding: how members are decoded, together or one by one, and why: a line for the log.
+        config: Every setting.
+        evaluator: Device groups, engine and sandbox: what evaluates members.
+        task_generator: Where tasks are made. Its scientist recognises gibberish too.
+        portal: Runs coroutines of the task generator, from any thread.
+        families: Seed task families.
+        operators: Propose, merge and mutate.
+        bases: Params of the base θ₀ on each of this process's device groups.
+        seeds: Member id → Hugging Face folder, of the seeds.
+        store: Every member's weights.
+        progress: Shows how much of a step is done.
     """
 
     config: Config
@@ -74,55 +110,210 @@ class RunContext:
     seeds: Mapping[str, Path]
     store: MemberStore
     progress: Progress
-    decoding: str
 
 
-def fitting_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
-    """The mesh that the flags describe, or else one with as few devices per member as it takes.
+def join_processes(config: Config) -> None:
+    """Meet the run's other processes, if there are any. Must come before any use of a device.
 
     Raises:
-        ConfigError: it does not fit the devices, or a generation does not fit it.
+        AcdcError: The processes do not meet.
     """
-    members, _ = split_devices(config)
+    processes = config.processes
+    limit_pinned_memory(config.run.host_budget_gb)
+    multihost.initialise(
+        processes.coordinator,
+        processes.num_processes,
+        processes.process_id,
+        processes.distributed,
+        processes.heartbeat_timeout_s,
+    )
+
+
+def plan_run(config: Config, console: Console) -> RunPlan:
+    """Return the plan of a run, after all checks that need no weights.
+
+    A registered set of seed models (see `plugins.py`) is made now, if it is not in the cache.
+
+    Raises:
+        AcdcError: A model is missing, or cannot be merged with the others.
+        ConfigError: Flags contradict each other, the models, or the devices; names them.
+    """
+    families = load_seed_families(config.tasks.seed_families, config.run.seed)
+    held_out = load_held_out(config.tasks.held_out, config.run.seed)
+    check_held_out(held_out, families)
+    keep_compiled(cache_dir(config))
+    with show_progress(console, config.run.progress and multihost.is_first()) as progress:
+        folders = find_folders(config, progress)
+    mesh = choose_mesh(config, folders.model)
+    _check_scientist(config, mesh)
+    _check_lengths(config, folders.model)
+    operators = make_operators(config, folders.model, len(folders.seeds))
+    return RunPlan(config, folders, mesh, operators, families, held_out)
+
+
+@contextlib.contextmanager
+def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
+    """Load the base, and open the sandbox, the scientist and the member store.
+
+    The run directory must be locked (`run_directory.lock_run`).
+
+    Args:
+        plan: From `plan_run`.
+        console: Where progress is shown, and how the sandbox works and members are decoded.
+
+    Raises:
+        AcdcError: A model cannot be read, a server is not there, or the sandbox does not start.
+    """
+    config, first = plan.config, multihost.is_first()
+    with (
+        open_backends(config, _split_devices(config)[1]) as backends,
+        config.sandbox.open(backends.judge) as sandbox,
+        show_progress(console, config.run.progress and first) as progress,
+    ):
+        codec = text_codec(plan.folders.seeds, config.decode, plan.model.vocab_size)
+        evaluator, decoding = _make_evaluator(plan, codec, sandbox)
+        groups = evaluator.groups
+        shapes = [sharded_param_shapes(group.mesh, plan.model) for group in groups.local]
+        base = load_model(plan.folders, plan.folders.base, shapes[0])
+        seeds = {member_id(0, i): folder for i, folder in enumerate(plan.folders.seeds)}
+        if first:
+            if sandbox.tier != "full":
+                missing = "; ".join(sandbox.isolation.missing)
+                console.print(f"sandbox: {sandbox.tier} ({missing})", markup=False, highlight=False)
+            console.print(decoding, markup=False, highlight=False, soft_wrap=True)
+        yield RunContext(
+            config=config,
+            evaluator=evaluator,
+            task_generator=_make_task_generator(plan, codec, sandbox, backends),
+            portal=backends.portal,
+            families=plan.families,
+            operators=plan.operators,
+            bases=groups.copies(base, plan.model),
+            seeds=seeds,
+            store=_make_store(plan, shapes, base, seeds),
+            progress=progress,
+        )
+
+
+@contextlib.contextmanager
+def open_run(config: Config, console: Console) -> Iterator[RunContext]:
+    """Lock a run that is there, and open what it works with.
+
+    Args:
+        config: The run's settings, from `RunRecord.settings`.
+        console: Where progress is shown.
+
+    Raises:
+        AcdcError: The run is under way, or something that it needs is missing.
+    """
+    plan = plan_run(config, console)
+    with run_directory.lock_run(config), open_context(plan, console) as context:
+        yield context
+
+
+def _make_evaluator(plan: RunPlan, codec: TextCodec, sandbox: Sandbox) -> tuple[Evaluator, str]:
+    """Return what evaluates members, and a line that says how they are decoded."""
+    config, groups = plan.config, DeviceGroups.of_mesh(plan.mesh)
+    children = -(-config.run.children // groups.count)  # of a group
+    population, decoding = choose_population(plan.model, children, groups.local[0].mesh.size)
+    engine = Engine(
+        model=plan.model,
+        encode=codec.encode,
+        decode=codec.decode,
+        stop_tokens=codec.stop_tokens,
+        pad_token=codec.pad_token,
+        max_new_tokens=config.decode.max_new_tokens,
+        batch_size=config.decode.batch_size,
+        population=population,
+        prefix=common_prefix([codec.encode(text) for text in _DIFFERENT_INSTRUCTIONS]),
+        stopped=codec.stopped,
+    )
+    tasks = config.tasks
+    return (
+        Evaluator(groups, engine, sandbox, tasks.instances_per_task, tasks.skill_threshold),
+        decoding,
+    )
+
+
+def _make_task_generator(
+    plan: RunPlan, codec: TextCodec, sandbox: Sandbox, backends: Backends
+) -> TaskGenerator:
+    config = plan.config
+    decides = backends.scientist if config.tasks.novelty_decision == "llm" else None
+    return TaskGenerator(
+        config.tasks,
+        backends.scientist,
+        NoveltyFilter(backends.task_index, config.tasks.novelty_threshold, decides),
+        sandbox,
+        codec.encode,
+        plan.model.max_positions - config.decode.max_new_tokens,
+    )
+
+
+def _make_store(
+    plan: RunPlan, shapes: Sequence[Shapes], base: Params, seeds: Mapping[str, Path]
+) -> MemberStore:
+    options, run_dir = plan.config.run, Path(plan.config.run.run_dir)
+    overflow = run_dir / "overflow" / f"p{jax.process_index()}"
+    return MemberStore(
+        run_dir / "members",
+        shapes,
+        choose_budget(options.device_budget_gb, options.host_budget_gb, shapes[0]),
+        loaders={
+            name: partial(load_model, plan.folders, folder, shapes[0], base)
+            for name, folder in seeds.items()
+        },
+        overflow=None if multihost.is_first() else overflow,
+    )
+
+
+def choose_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
+    """Return the mesh of `--mesh`, or else one with as few devices per member as possible.
+
+    Raises:
+        ConfigError: The mesh does not fit the devices.
+    """
+    devices, _ = _split_devices(config)
     spec = config.run.mesh
     if not spec:
         held = 2 + config.proposer.max_parents  # the base, a child and its parents
-        spec = default_mesh(members, weight_bytes(model), device_room(), held)
-    return make_mesh(spec, members)
+        spec = default_mesh(devices, weight_bytes(model), device_room(), held)
+    return make_mesh(spec, devices)
 
 
-def check_scientist(config: Config, mesh: jax.sharding.Mesh) -> None:
-    """Refuse an unknown scientist, and a local one on devices that members are spread over.
+def _check_scientist(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """Refuse an unknown scientist, and a local one on devices that members are sharded over.
 
     A local scientist judges while members decode. If both run programs over several devices, one
     device may start with one program and another device with the other: both then wait for ever.
     """
-    given, spread = config.scientist, mesh.shape.get("model", 1)
-    if given.scientist not in LLM_SCIENTISTS:
-        plugins.load(plugins.SCIENTISTS, given.scientist)
-    elif not given.scientist_model:
+    options, size = config.scientist, mesh.shape.get("model", 1)
+    if options.scientist not in LLM_SCIENTISTS:
+        plugins.load(plugins.SCIENTISTS, options.scientist)
+    elif not options.scientist_model:
         raise ConfigError(
-            f"--scientist_model is missing: --scientist={given.scientist} needs the model's name"
+            f"--scientist_model is missing: --scientist={options.scientist} needs the model's name"
         )
-    if given.scientist == "local" and not given.scientist_devices and spread > 1:
+    if options.scientist == "local" and not options.scientist_devices and size > 1:
         raise ConfigError(
-            f"--scientist=local: a member is spread over {spread} devices, which it cannot share "
-            "with the scientist; give that devices of its own with --scientist_devices=N"
+            f"--scientist=local: members are sharded over {size} devices, which they cannot share "
+            "with the scientist; reserve devices for it with --scientist_devices=N"
         )
 
 
-def split_devices(config: Config) -> tuple[Sequence[jax.Device], Sequence[jax.Device]]:
-    """The members' devices and the local scientist's; the same ones where it has none of its own.
+def _split_devices(config: Config) -> tuple[Sequence[jax.Device], Sequence[jax.Device]]:
+    """Return the members' devices, and those of a local scientist; without a split, the same.
 
     Raises:
-        ConfigError: none is left for the members.
+        ConfigError: No device is left for the members.
     """
-    devices, own = jax.devices(), config.scientist.scientist_devices
-    if own >= len(devices):
+    devices, reserved = jax.devices(), config.scientist.scientist_devices
+    if reserved >= len(devices):
         raise ConfigError(
-            f"--scientist_devices={own}: of {len(devices)} devices, none is left for the members"
+            f"--scientist_devices={reserved}: none of the {len(devices)} devices is left for the "
+            "members; lower it"
         )
-    return (devices[:-own], devices[-own:]) if own else (devices, devices)
+    return (devices[:-reserved], devices[-reserved:]) if reserved else (devices, devices)
 
 
 def find_folders(config: Config, progress: Progress) -> Folders:
@@ -163,12 +354,21 @@ def find_folders(config: Config, progress: Progress) -> Folders:
 
 
 def make_operators(config: Config, model: ModelConfig, seeds: int) -> Operators:
-    """The operators that the flags name; refuses those that cannot work together."""
+    """Return the operators of the flags.
+
+    Args:
+        config: Every setting.
+        model: The architecture of all members.
+        seeds: Number of seed models.
+
+    Raises:
+        ConfigError: The operators do not work together, or with these models.
+    """
     proposer = config.proposer
     if seeds < proposer.min_parents:
-        raise AcdcError(
+        raise ConfigError(
             f"--min_parents={proposer.min_parents}: generation 0 has only {seeds} seeds to choose "
-            "from"
+            "from; lower it, or give more --seed_models"
         )
     groups, group_of = module_groups(param_shapes(model), proposer.granularity)
     strategy = None
@@ -186,8 +386,8 @@ def make_operators(config: Config, model: ModelConfig, seeds: int) -> Operators:
     return Operators(proposer, strategy, config.merge, config.mutation.noise(), groups, group_of)
 
 
-def check_lengths(config: Config, model: ModelConfig) -> None:
-    """Refuses responses that leave no room for a prompt."""
+def _check_lengths(config: Config, model: ModelConfig) -> None:
+    """Refuse responses that leave no room for a prompt."""
     longest = config.decode.max_new_tokens
     if longest >= model.max_positions:
         raise ConfigError(
@@ -197,7 +397,7 @@ def check_lengths(config: Config, model: ModelConfig) -> None:
 
 
 def check_disk(config: Config, model: ModelConfig) -> None:
-    """Refuses to start where not even two archives of members fit."""
+    """Refuse to start if not even two archives of members fit on the disk."""
     one = weight_bytes(model)
     needed, free = 2 * config.run.population * one, shutil.disk_usage(config.run.run_dir).free
     if free < needed:
@@ -205,77 +405,3 @@ def check_disk(config: Config, model: ModelConfig) -> None:
             f"--run_dir={config.run.run_dir}: {free / 2**30:.1f} GiB are free, but two archives of "
             f"{config.run.population} members take {needed / 2**30:.1f} GiB; make room"
         )
-
-
-def build_context(
-    config: Config,
-    folders: Folders,
-    operators: Operators,
-    sandbox: Sandbox,
-    backends: Backends,
-    families: Sequence[Draft],
-    progress: Progress,
-    mesh: jax.sharding.Mesh,
-) -> RunContext:
-    codec = text_codec(folders.seeds, config.decode, folders.model.vocab_size)
-    groups = DeviceGroups.of_mesh(mesh)
-    wanted = [sharded_param_shapes(group.mesh, folders.model) for group in groups.local]
-    base = load_model(folders, folders.base, wanted[0])
-    seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
-    share = -(-config.run.children // groups.count)
-    population, decoding = choose_population(folders.model, share, groups.local[0].mesh.size)
-    engine = Engine(
-        folders.model,
-        codec.encode,
-        codec.decode,
-        codec.stop_tokens,
-        codec.pad_token,
-        config.decode.max_new_tokens,
-        config.decode.batch_size,
-        population,
-        common_prefix([codec.encode(instructions) for instructions in _UNLIKE]),
-        codec.stopped,
-    )
-    given, run_dir = config.run, Path(config.run.run_dir)
-    store = MemberStore(
-        run_dir / "members",
-        wanted,
-        choose_budget(given.device_budget_gb, given.host_budget_gb, wanted[0]),
-        loaders={
-            name: partial(load_model, folders, folder, wanted[0], base)
-            for name, folder in seeds.items()
-        },
-        overflow=None if multihost.is_first() else overflow_dir(run_dir),
-    )
-    decides = backends.scientist if config.tasks.novelty_decision == "llm" else None
-    return RunContext(
-        config=config,
-        evaluator=Evaluator(
-            groups,
-            engine,
-            sandbox,
-            config.tasks.instances_per_task,
-            config.tasks.skill_threshold,
-        ),
-        task_generator=TaskGenerator(
-            config.tasks,
-            backends.scientist,
-            NoveltyFilter(backends.task_index, config.tasks.novelty_threshold, decides),
-            sandbox,
-            codec.encode,
-            folders.model.max_positions - config.decode.max_new_tokens,
-        ),
-        portal=backends.portal,
-        families=families,
-        operators=operators,
-        bases=groups.copies(base, folders.model),
-        seeds=seeds,
-        store=store,
-        progress=progress,
-        decoding=decoding,
-    )
-
-
-def overflow_dir(run_dir: Path) -> Path:
-    """Where a process that does not write the run's members puts what its memory cannot hold."""
-    return run_dir / "overflow" / f"p{jax.process_index()}"

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from acdc_jax.config import DecodeConfig
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.content_hash import content_hash
 from acdc_jax.evolution.recipe import Recipe
@@ -14,7 +16,7 @@ from acdc_jax.models.config import ModelConfig
 from acdc_jax.params import Params
 from acdc_jax.runtime.breed import member_id
 from acdc_jax.runtime.memory_budget import Shapes
-from acdc_jax.runtime.seed_models import Folders, load_model
+from acdc_jax.runtime.seed_models import Folders, keep_text_files, load_model
 
 _NAME = "sources.json"
 
@@ -32,6 +34,21 @@ class Sources:
     base: str
     content: str
     seeds: Mapping[str, str]
+
+
+def keep_model_files(
+    run_dir: Path, folders: Folders, config: DecodeConfig, stop_tokens: Sequence[int]
+) -> None:
+    """Write `model/`: tokenizer and configuration, so that a run is exported without its seeds."""
+    target = run_dir / "model"
+    if not target.exists():
+        scratch = run_dir / "model.tmp"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        keep_text_files(folders.seeds[0], config, stop_tokens, scratch)
+        fields = json.dumps(dataclasses.asdict(folders.model), indent=1)
+        (scratch / "acdc_model.json").write_text(fields, encoding="utf-8")
+        scratch.replace(target)
 
 
 def keep_sources(run_dir: Path, folders: Folders, base: Params, *, started: bool) -> None:

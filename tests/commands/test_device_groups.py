@@ -1,30 +1,19 @@
 """A run does not depend on how its children are grouped, nor on where its members lie."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from acdc_jax.commands import run as run_command
-from acdc_jax.runtime import run_reader
+from acdc_jax.runtime import run_reader, setup
 from acdc_jax.runtime.member_store import MemberStore
-from acdc_jax.runtime.setup import RunContext
 
 
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Members are decoded one after the other, as large ones are."""
-    build = run_command.build_context
-
-    def alone(*arguments: Any) -> RunContext:
-        context = build(*arguments)
-        engine = dataclasses.replace(context.evaluator.engine, population=1)
-        evaluator = dataclasses.replace(context.evaluator, engine=engine)
-        return dataclasses.replace(context, evaluator=evaluator)
-
-    monkeypatch.setattr(run_command, "build_context", alone)
+    monkeypatch.setattr(setup, "choose_population", lambda *_: (1, "one by one"))
 
 
 def test_groups_and_budgets_change_nothing(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acdc_jax.commands import run as run_command
+from acdc_jax import experiment
 from acdc_jax.commands.main import main
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.content_hash import content_hash
@@ -39,7 +39,7 @@ def finished(
         def stop(*_: Any) -> None:
             raise AcdcError("evolved")
 
-        patch.setattr(run_command, "_measure", stop)
+        patch.setattr(experiment, "_measure", stop)
         assert main(arguments(run_dir, base, seeds, *flags)) == 1
     assert run_reader.read_manifest(run_dir).generation == 2
     return run_dir

@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from acdc_jax import coevolve
-from acdc_jax.commands import run as run_command
+from acdc_jax import coevolve, experiment
 from acdc_jax.commands.main import main
 from acdc_jax.errors import AcdcError
 from acdc_jax.files import write_atomic
@@ -140,7 +139,7 @@ def test_corrupt_seed_checkpoints(
 @pytest.mark.usefixtures("nothing_expensive")
 def test_too_few_seeds(models: Models, arguments: Any, refused: _Expected, tmp_path: Path) -> None:
     base, first, _ = models
-    refused(arguments(tmp_path / "run", base, [first]), "--min_parents=2", "1 seeds")
+    refused(arguments(tmp_path / "run", base, [first]), "--min_parents=2", "1 seeds", status=2)
 
 
 @pytest.mark.usefixtures("nothing_expensive")
@@ -294,7 +293,7 @@ def finished(models: Models, arguments: Any, tmp_path_factory: pytest.TempPathFa
         def stop(*_: Any) -> None:
             raise AcdcError("evolved")
 
-        patch.setattr(run_command, "_measure", stop)
+        patch.setattr(experiment, "_measure", stop)
         assert main(arguments(run_dir, base, seeds)) == 1
     assert run_reader.read_manifest(run_dir).generation == 1
     return run_dir
@@ -502,7 +501,7 @@ def test_disk_fills_up_while_reporting(
         raise _no_space(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_command, "write_atomic", full)
+        patch.setattr(experiment, "write_atomic", full)
         refused(arguments(existing, base, seeds), "results.json", "No space left on device")
     assert acdc_run(existing) == 0
     assert (existing / "results.json").exists()

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from acdc_jax.report.picture import draw_run
 from acdc_jax.report.tables import results_table
-from acdc_jax.runtime.progress import progress
+from acdc_jax.runtime.progress import show_progress
 
 _ROW = {"collective": "evolved", "n": 3, "coverage": 0.5, "coverage_majority": 0.4}
 
@@ -21,7 +21,7 @@ def _console() -> tuple[Console, io.StringIO]:
 
 def test_lines_where_there_is_no_terminal() -> None:
     console, text = _console()
-    with progress(console, True) as advance:
+    with show_progress(console, True) as advance:
         for done in range(1, 101):
             advance("cooking", done, 100, "note")
     lines = text.getvalue().splitlines()
@@ -33,7 +33,7 @@ def test_lines_where_there_is_no_terminal() -> None:
 
 def test_silence() -> None:
     console, text = _console()
-    with progress(console, False) as advance:
+    with show_progress(console, False) as advance:
         advance("cooking", 1, 2)
     assert text.getvalue() == ""
 
@@ -41,7 +41,7 @@ def test_silence() -> None:
 def test_bars_on_a_terminal() -> None:
     text = io.StringIO()
     console = Console(file=text, width=120, force_terminal=True)
-    with progress(console, True) as advance:
+    with show_progress(console, True) as advance:
         advance("cooking", 3, 4, "nearly")
     assert "cooking" in text.getvalue()
     assert "3/4" in text.getvalue()

@@ -60,7 +60,7 @@ def _value(store, member):
 
 
 def _check_room(store, device, host):
-    with store._tiers:  # the reader may be at work
+    with store._lock:  # the reader may be at work
         assert len(store._device) <= device
         assert len(store._host) <= host
 

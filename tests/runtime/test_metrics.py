@@ -9,7 +9,7 @@ import pytest
 
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
-from acdc_jax.runtime.metrics import live
+from acdc_jax.runtime.metrics import open_log
 
 
 def _config(run_dir: Path, **fields: object) -> Config:
@@ -35,7 +35,7 @@ def _events(run_dir: Path) -> list[tuple[str, int, float]]:
 def test_tensorboard_gets_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # or the package imports it, slowly
     pytest.importorskip("tensorboardX")
-    with live(_config(tmp_path, tensorboard=True), -1) as log:
+    with open_log(_config(tmp_path, tensorboard=True), -1) as log:
         log(0, {"coverage_3": 0.25, "responses": 64})
         log(1, {"coverage_3": 0.5, "responses": 32})
     assert _events(tmp_path) == [
@@ -56,9 +56,9 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.Mon
     package.init = lambda **given: calls.append(given) or run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", package)
     config = _config(tmp_path, wandb="grown")
-    with live(config, -1) as log:
+    with open_log(config, -1) as log:
         log(0, {"coverage_3": 0.25})
-    with pytest.raises(KeyError), live(config, 0):
+    with pytest.raises(KeyError), open_log(config, 0):
         raise KeyError
     first, told, ended, second, failed = calls
     assert isinstance(first, dict)
@@ -78,12 +78,12 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     with (
         pytest.raises(AcdcError, match=f"--{flag}.* pip install {package}"),
-        live(_config(tmp_path, **{flag: value}), -1),
+        open_log(_config(tmp_path, **{flag: value}), -1),
     ):
         pass
 
 
 def test_nobody_is_told_unless_asked(tmp_path: Path) -> None:
-    with live(_config(tmp_path), -1) as log:
+    with open_log(_config(tmp_path), -1) as log:
         log(0, {"coverage_3": 0.25})
     assert not list(tmp_path.iterdir())

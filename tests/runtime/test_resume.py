@@ -7,14 +7,14 @@ import dataclasses
 import random
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from acdc_jax.commands.main import main
-from acdc_jax.commands.run import _finished
+from acdc_jax.experiment import _finished_results
+from acdc_jax.runtime.run_reader import read_run
 from tests.support.short_runs import (
     SHORT_RUN,
     committed,
@@ -120,14 +120,13 @@ def test_a_finished_run_is_only_shown(
 
 
 def test_damaged_results_are_measured_again(straight: Straight) -> None:
-    manifest: Any = SimpleNamespace(generation=_LAST)
-    config: Any = SimpleNamespace(run=SimpleNamespace(generations=_LAST))
-    assert _finished(straight.folder, manifest, config)
+    run = read_run(straight.folder)
+    assert _finished_results(run.settings, run.manifest)
     path = straight.folder / "results.json"
     whole = path.read_text()
     for damaged in ("", whole[:-5], "[]"):
         path.write_text(damaged)
-        assert _finished(straight.folder, manifest, config) is None
+        assert _finished_results(run.settings, run.manifest) is None
     path.write_text(whole)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from acdc_jax.commands import run as run_command
+from acdc_jax import experiment
 from acdc_jax.commands.main import main
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
@@ -136,6 +136,6 @@ def _skip_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
         "held_out": "",
         "measured_tasks": 0,
     }
-    monkeypatch.setattr(run_command, "_measure", lambda *_: dict(results))
-    monkeypatch.setattr(run_command, "draw_run", lambda *_: None)
-    monkeypatch.setattr(run_command, "write_page", lambda *_: None)
+    monkeypatch.setattr(experiment, "_measure", lambda *_: dict(results))
+    monkeypatch.setattr(experiment, "draw_run", lambda *_: None)
+    monkeypatch.setattr(experiment, "write_page", lambda *_: None)

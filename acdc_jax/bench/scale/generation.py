@@ -182,14 +182,13 @@ def _start(
     coins = np.random.default_rng(0).integers(0, 2, (len(recipes), len(tasks)), np.int8)
     groups = DeviceGroups.of_mesh(mesh)
     share = -(-config.run.children // groups.count)
-    population, decoding = choose_population(model, share, groups.local[0].mesh.size)
+    population, _ = choose_population(model, share, groups.local[0].mesh.size)
     engine = dataclasses.replace(engine, population=population)
     room = budget.members_on_host(wanted[0]) - config.run.population
     bases = groups.copies(base, model)
     _take_host_memory(groups, bases, max(min(room, config.run.children), 0))
     context = RunContext(
         config=config,
-        decoding=decoding,
         evaluator=Evaluator(
             groups, engine, sandbox, config.tasks.instances_per_task, config.tasks.skill_threshold
         ),
@@ -207,7 +206,7 @@ def _start(
         bases=bases,
         seeds={},
         store=store,
-        progress=lambda what, done, total: None,
+        progress=lambda step, done, total, note="": None,
     )
     state = State(
         generation=0,

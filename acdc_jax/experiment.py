@@ -1,0 +1,182 @@
+"""A whole run: coevolve, measure, report. What `acdc run` and `acdc compare` do."""
+
+import json
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from acdc_jax import coevolve as algorithm
+from acdc_jax import multihost
+from acdc_jax.config import Config
+from acdc_jax.errors import AcdcError
+from acdc_jax.evaluation.held_out import held_out_tasks
+from acdc_jax.files import write_atomic
+from acdc_jax.report.page import write_page
+from acdc_jax.report.picture import draw_run
+from acdc_jax.runtime import run_directory, run_reader
+from acdc_jax.runtime.background_commit import BackgroundCommits
+from acdc_jax.runtime.measure import measure
+from acdc_jax.runtime.metrics import Log, open_log
+from acdc_jax.runtime.preemption import PreemptionNotice, listen_for_sigterm
+from acdc_jax.runtime.run_reader import Manifest
+from acdc_jax.runtime.setup import RunContext, RunPlan, check_disk, open_context, plan_run
+from acdc_jax.runtime.sources import keep_model_files, keep_sources
+from acdc_jax.runtime.state import Record, State
+from acdc_jax.tasks.task_sets import check_held_out
+
+Results = dict[str, Any]
+
+
+def run_experiment(config: Config, console: Console, *, baselines: bool = True) -> Results:
+    """Run one run to its end, or resume it; measure it, and write its report.
+
+    Args:
+        config: Every setting.
+        console: Where progress is shown.
+        baselines: Measure the baselines too, and write the report. The baselines are the seeds,
+            samples of the best seed, the seeds' uniform merge, and random members.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        AcdcError: The input is wrong, which shows before anything expensive; or something failed,
+            which loses at most the generation at work.
+        Preempted: SIGTERM was received, and all finished generations are committed.
+    """
+    run_dir, processes = Path(config.run.run_dir), config.processes
+    with listen_for_sigterm(processes.grace_s, processes.sigterm_status) as notice:
+        began = time.monotonic()
+        plan = plan_run(config, console)
+        seeds_s = time.monotonic() - began
+        with run_directory.lock_run(config) as manifest:
+            if (finished := _finished_results(config, manifest)) is not None:
+                return finished
+            check_disk(config, plan.model)
+            with open_context(plan, console) as context:
+                manifest, state = _evolve(plan, context, manifest, notice)
+                began = time.monotonic()
+                results = _measure(plan, context, manifest, state, baselines)
+                measured_s = time.monotonic() - began
+            results |= {
+                "seed": config.run.seed,
+                "sandbox": context.evaluator.sandbox.tier,
+                "generations": state.generation,
+                "device": jax.devices()[0].device_kind,
+                "wall_s": _wall_seconds(run_dir, manifest, seeds_s, measured_s),
+            }
+            if multihost.is_first():
+                if baselines:
+                    draw_run(run_dir, results)
+                write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
+                if baselines:
+                    write_page([run_dir])
+    return results
+
+
+def coevolve(config: Config) -> Iterator[State]:
+    """Run AC/DC in `config.run.run_dir`, or resume it; yield the state after each generation.
+
+    A generation is committed while the next one is at work.
+
+    Raises:
+        AcdcError: The input is wrong, or something failed; what is committed is safe.
+    """
+    console = Console(quiet=True)
+    plan = plan_run(config, console)
+    with run_directory.lock_run(config) as manifest:
+        check_disk(config, plan.model)
+        with open_context(plan, console) as context:
+            _record_models(plan, context, manifest)
+            run_dir = Path(config.run.run_dir)
+            with BackgroundCommits(run_dir, manifest, context.store) as commits:
+                restored = commits.restore(plan.operators.strategy)
+                for state, _ in algorithm.run(context, commits, restored):
+                    yield state
+                commits.wait()
+
+
+def _evolve(
+    plan: RunPlan, context: RunContext, manifest: Manifest, notice: PreemptionNotice
+) -> tuple[Manifest, State]:
+    """Run the generations that are left; return the last commit point and its state."""
+    _record_models(plan, context, manifest)
+    run_dir = Path(plan.config.run.run_dir)
+    with (
+        open_log(plan.config, manifest.generation) as log,
+        BackgroundCommits(run_dir, manifest, context.store, notice) as commits,
+    ):
+        state = restored = commits.restore(plan.operators.strategy)
+        for state, record in algorithm.run(context, commits, restored):
+            _show(context, log, state, record)
+        assert state is not None  # there is at least generation 0
+        return run_directory.share_manifest(commits.wait()), state
+
+
+def _record_models(plan: RunPlan, context: RunContext, manifest: Manifest) -> None:
+    """Write down what the run starts from, and read the seeds of a new run once.
+
+    A damaged seed then shows before anything expensive.
+    """
+    run_dir, started = Path(plan.config.run.run_dir), manifest.generation >= 0
+    if multihost.is_first():
+        stop_tokens = context.evaluator.engine.stop_tokens
+        keep_model_files(run_dir, plan.folders, plan.config.decode, stop_tokens)
+        keep_sources(run_dir, plan.folders, context.bases[0], started=started)
+    for seed in () if started else context.seeds:
+        context.store.get(seed)
+
+
+def _show(context: RunContext, log: Log, state: State, record: Record) -> None:
+    """Show a generation on the progress bar, and log its metrics."""
+    metrics = record.metrics
+    note = (
+        f"fittest {metrics['fitness_best']:.2f}  Coverage of 3 {metrics['coverage_3']:.2f}  "
+        f"decode {metrics['decode_s']:.1f} s + scoring {metrics['scoring_s']:.1f} s, "
+        f"{metrics['tokens_per_s']:,.0f} tok/s"
+    )
+    log(state.generation, metrics)
+    context.progress("generations", state.generation, context.config.run.generations, note)
+
+
+def _measure(
+    plan: RunPlan, context: RunContext, manifest: Manifest, state: State, baselines: bool
+) -> Results:
+    """Measure the run on its held-out tasks, or else on its task pool."""
+    config, sandbox = plan.config, context.evaluator.sandbox
+    check_held_out(plan.held_out, [task.draft for task in state.library.tasks.values()])
+    tasks = held_out_tasks(plan.held_out, sandbox, config.tasks.skill_threshold)
+    tasks = tasks or state.active_tasks
+    advance = partial(context.progress, "measuring")
+    results = measure(context, manifest, state, tasks, advance, baselines=baselines)
+    return results | {"held_out": config.tasks.held_out, "measured_tasks": len(tasks)}
+
+
+def _finished_results(config: Config, manifest: Manifest) -> Results | None:
+    """Return the results of a run that has nothing left to do.
+
+    Damaged results, and those on other held-out tasks than the flags name, are measured again.
+    """
+    if manifest.generation < config.run.generations:
+        return None
+    try:
+        results = run_reader.read_results(Path(config.run.run_dir), manifest.generation)
+    except AcdcError:
+        return None
+    return results if results and results.get("held_out") == config.tasks.held_out else None
+
+
+def _wall_seconds(
+    run_dir: Path, manifest: Manifest, seeds_s: float, measured_s: float
+) -> dict[str, float]:
+    """Return where the time went. Evolution is all generations, by however many processes."""
+    metrics = run_reader.read_metrics(run_dir, manifest.generation)
+    evolution = sum(float(entry["seconds"]) for entry in metrics)
+    seconds = {"seeds": seeds_s, "evolution": evolution, "evaluation": measured_s}
+    seconds["total"] = sum(seconds.values())
+    return {name: round(value, 1) for name, value in seconds.items()}
