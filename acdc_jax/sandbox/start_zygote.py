@@ -61,19 +61,19 @@ def start_zygote(
 
 def _start_directly(interpreter: Interpreter, config: Mapping[str, Any]) -> _Connected:
     """Start a zygote that inherits its end of the control channel."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        command = _command(interpreter, {**config, "control": theirs.fileno()})
+    parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with child_end:
+        command = _command(interpreter, {**config, "control": child_end.fileno()})
         try:
             process = _popen(
                 command,
                 env=zygote_environment(),
-                pass_fds=[theirs.fileno()],
+                pass_fds=[child_end.fileno()],
                 stderr=subprocess.DEVNULL,
             )
-            return process, ours
+            return process, parent_end
         except SandboxError:
-            ours.close()
+            parent_end.close()
             raise
 
 

@@ -103,17 +103,17 @@ class Zygote:
         """
         token = secrets.token_bytes(wire.TOKEN_BYTES)
         header = wire.JOB.pack(token, operation, items, limits.cpu_s, len(payload))
-        ours, theirs = socket.socketpair()
+        parent_end, child_end = socket.socketpair()
         try:
-            with ours:
-                with theirs:
-                    socket.send_fds(self._control, [wire.FORK], [theirs.fileno()])
-                ours.settimeout(_GRACE_S)
+            with parent_end:
+                with child_end:
+                    socket.send_fds(self._control, [wire.FORK], [child_end.fileno()])
+                parent_end.settimeout(_GRACE_S)
                 # If the child has already died, its status tells why.
                 with contextlib.suppress(ConnectionError):
-                    ours.sendall(header + payload)
-                ours.setblocking(False)
-                call = Call(ours, token, items, limits.output_kb << 10, host_requests)
+                    parent_end.sendall(header + payload)
+                parent_end.setblocking(False)
+                call = Call(parent_end, token, items, limits.output_kb << 10, host_requests)
                 return self._collect(call, limits, eager=eager)
         except OSError as error:
             raise ZygoteLost(str(error)) from error

@@ -21,14 +21,14 @@ class ChildIsolation:
     """What a zygote and its child do around every fork."""
 
     def __init__(
-        self, config: dict[str, Any], own_namespace: int | None, read_only: Sequence[str]
+        self, config: dict[str, Any], pid_namespace: int | None, read_only: Sequence[str]
     ) -> None:
-        """Prepare everything; `own_namespace` comes from `zygote_isolation.enter_namespaces`."""
-        self._namespaces = own_namespace is not None
+        """Prepare everything; `pid_namespace` comes from `zygote_isolation.enter_namespaces`."""
+        self._namespaces = pid_namespace is not None
         self._scratch_bytes: int = config["scratch_bytes"]
         self._seal: list[Callable[[], None]] = []
-        if own_namespace is not None:
-            self._renew = syscalls.pid_namespaces(own_namespace)
+        if pid_namespace is not None:
+            self._renew = syscalls.pid_namespaces(pid_namespace)
             self._mount_scratch()
             self._clean = self._scratch_use()
             os.environ["TMPDIR"] = tempfile.tempdir = zygote_isolation.SCRATCH

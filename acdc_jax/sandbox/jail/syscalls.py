@@ -92,15 +92,15 @@ def unshare(flags: int) -> None:
     check(_libc.unshare(flags), "unshare")
 
 
-def pid_namespaces(own: int) -> Callable[[], None]:
+def pid_namespaces(current: int) -> Callable[[], None]:
     """Return a function after which the next fork is the first process of a new PID namespace.
 
     Args:
-        own: Descriptor of the caller's PID namespace, into which its forks must be reset first.
+        current: Descriptor of the caller's PID namespace, into which its forks must be reset first.
     """
 
     def renew() -> None:
-        check(_libc.setns(own, NEW_PID), "setns")
+        check(_libc.setns(current, NEW_PID), "setns")
         unshare(NEW_PID)
 
     return renew

@@ -95,14 +95,14 @@ def _prepare(config: dict[str, Any]) -> ChildIsolation:
     read_only = [*library, *config["data"], *config["packages"]]
     with open("/proc/self/statm") as statm:
         used = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    own = (
+    pid_namespace = (
         zygote_isolation.enter_namespaces(config["root"], read_only)
         if config["namespaces"]
         else None
     )
     zygote_isolation.limit_resources(used + config["memory_bytes"], config["file_bytes"])
     os.chdir("/")
-    isolation = ChildIsolation(config, own, read_only)
+    isolation = ChildIsolation(config, pid_namespace, read_only)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.collect()
     gc.freeze()  # otherwise, every child's first collection copies the whole heap
