@@ -353,7 +353,9 @@ class SamplingConfig:
 
     def to_sampling(self) -> Sampling:
         """What the flags say; they apply in the order in which they are declared."""
-        return Sampling(self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
+        return Sampling(
+            self.temperature, top_k=self.top_k or None, top_p=self.top_p, min_p=self.min_p
+        )
 
 
 @dataclasses.dataclass(frozen=True)

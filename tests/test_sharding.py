@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from acdc_jax.errors import ConfigError
-from acdc_jax.inference.continuous_batching import generate
+from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.param_shardings import param_shardings
@@ -121,18 +121,10 @@ def test_generation_on_a_mesh_equals_one_device() -> None:
     where = param_shardings(make_mesh("pop:2,model:2", jax.devices()[:4]), CONFIG, True)
 
     def respond(weights: Params) -> list[list[list[int]]]:
-        batches = generate(
-            CONFIG,
-            weights,
-            prompts,
-            stop_tokens=(7,),
-            pad_token=0,
-            max_new_tokens=4,
-            sampling=Sampling(1.0),
-            key=jax.random.key(3),
-            batch_size=4,
-            population=4,
+        options = GenerateOptions(
+            (7,), pad_token=0, batch_size=4, sampling=Sampling(1.0), population=4
         )
+        batches = generate_tokens(CONFIG, weights, prompts, 4, jax.random.key(3), options)
         return [batch.tokens for batch in batches]
 
     expected = respond(weights)

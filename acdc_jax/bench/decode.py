@@ -7,7 +7,7 @@ second are therefore compared with the rate at which the device copies memory.
 import dataclasses
 import time
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -30,12 +30,19 @@ from acdc_jax.bench.table import Figures
 from acdc_jax.bench.weights import ModelBench, random_weights
 from acdc_jax.inference import all_reduce_trial, steps
 from acdc_jax.inference.buckets import bucket
-from acdc_jax.inference.continuous_batching import generate, placement_of
+from acdc_jax.inference.continuous_batching import (
+    GenerateOptions,
+    generate_tokens,
+    head_sharding_of,
+    placement_of,
+)
 from acdc_jax.inference.memory import parameter_count, token_bytes, weight_bytes
 from acdc_jax.inference.sampling import Sampling
-from acdc_jax.inference.steps import Prompts, Settings
+from acdc_jax.inference.steps import Prompts, StepSettings
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.models.fused_weights import fuse_weights
+from acdc_jax.models.kernels.options import choose_kernels
+from acdc_jax.models.transformer import FusedParams
 from acdc_jax.options import option
 from acdc_jax.params import Params
 
@@ -102,7 +109,7 @@ def _measure(bench: DecodeBench, figures: Figures) -> None:
     """Add a row for each part of the benchmark."""
     config = SHAPES[bench.shape]
     limits = _measure_limits(bench, config, figures)
-    weights = decode_layout(config, random_weights(config, 0))
+    weights = fuse_weights(config, random_weights(config, 0), donate=True)
     jax.block_until_ready(weights)
     # In the order of the memory that they need: the peak so far is then that of the last part.
     runs: list[tuple[int, Callable[[], tuple[str, ...]]]] = []
@@ -135,9 +142,13 @@ def _measure_limits(bench: DecodeBench, config: ModelConfig, figures: Figures) -
     return limits
 
 
-def step_settings(config: ModelConfig, weights: Mapping[str, Any], max_new_tokens: int) -> Settings:
+def step_settings(
+    config: ModelConfig, weights: Params | FusedParams, max_new_tokens: int
+) -> StepSettings:
     """Return settings of greedy steps in which nothing ends early, without a prefix."""
-    return Settings(
+    embedding = weights["embed.weight"]
+    placement = placement_of(config, embedding.sharding, 1)
+    return StepSettings(
         model=config,
         stop_tokens=(config.vocab_size,),  # never drawn
         pad_token=0,
@@ -148,12 +159,13 @@ def step_settings(config: ModelConfig, weights: Mapping[str, Any], max_new_token
         steps=_STEPS,
         early_exit=False,
         log_probs=False,
-        placement=placement_of(config, weights["embed.weight"].sharding, 1),
+        placement=placement,
+        kernels=choose_kernels(embedding.dtype, head_sharding_of(placement)),
     )
 
 
 def _time_decoding(
-    bench: DecodeBench, config: ModelConfig, weights: Params, batch: int, limits: Limits
+    bench: DecodeBench, config: ModelConfig, weights: FusedParams, batch: int, limits: Limits
 ) -> tuple[str, ...]:
     """Return the row of decoding `batch` sequences."""
     length = bench.cache
@@ -173,13 +185,13 @@ def _time_decoding(
 
 
 def step_seconds(
-    config: ModelConfig, weights: Params, batch: int, length: int
+    config: ModelConfig, weights: Params | FusedParams, batch: int, length: int
 ) -> tuple[float, float]:
     """Time decoding steps of sequences that have `length` tokens, or up to 7 fewer.
 
     Args:
         config: Shape of the model.
-        weights: As stored, sharded over a mesh, or from `decode_layout`.
+        weights: As stored, sharded over a mesh, or from `fuse_weights`.
         batch: Number of sequences.
         length: Tokens of each.
 
@@ -187,28 +199,28 @@ def step_seconds(
         Wall seconds of one step, and of the first steps with their compilation.
     """
     settings = step_settings(config, weights, 512)
-    device = settings.placement[1] if settings.placement else None
+    device = settings.placement.replicated if settings.placement else None
     none, key = jnp.zeros((0,), jnp.int32, device=device), jax.random.key(0)
     start = time.perf_counter()
-    state = steps.start(settings, 1, batch, length, weights, none, jax.device_put(key, device))
+    state = steps.init_state(settings, 1, batch, length, weights, none, jax.device_put(key, device))
     cancelled = jnp.zeros((1, batch), bool, device=device)
-    peers = all_reduce_trial.connected(settings, weights, batch)
+    inboxes = all_reduce_trial.choose_inboxes(settings, weights, batch)
 
     def run() -> Any:
         nonlocal state
         for _ in range(_CALLS):
             drawn = dataclasses.replace(
-                state.drawn,
+                state.sampled,
                 done=jnp.zeros((1, batch), bool, device=device),
                 count=jnp.zeros((batch,), jnp.int32, device=device),
             )
             state = dataclasses.replace(
                 state,
-                drawn=drawn,
+                sampled=drawn,
                 position=jnp.full((batch,), length - _STEPS, jnp.int32, device=device),
                 limit=jnp.full((batch,), 512, jnp.int32, device=device),
             )
-            state, drawn = steps.decode(settings, weights, state, cancelled, peers)
+            state, drawn = steps.decode(settings, weights, state, cancelled, inboxes)
         return drawn.tokens
 
     jax.block_until_ready(run())
@@ -216,7 +228,7 @@ def step_seconds(
     return median_seconds(run, 10) / (_CALLS * _STEPS), first
 
 
-def step_bytes(config: ModelConfig, weights: Params, batch: int, length: int) -> float:
+def step_bytes(config: ModelConfig, weights: FusedParams, batch: int, length: int) -> float:
     """Return the bytes that one step of `step_seconds` must read: all weights, keys and values."""
     # An embedding that is not the output head is read only at the rows of the tokens.
     unread = 0 if config.tie_embeddings else weights["embed.weight"].nbytes
@@ -232,13 +244,13 @@ def _peak_memory(needed: float) -> str:
 
 
 def _time_prefill(
-    bench: DecodeBench, config: ModelConfig, weights: Params, limits: Limits
+    bench: DecodeBench, config: ModelConfig, weights: FusedParams, limits: Limits
 ) -> tuple[str, ...]:
     """Return the row of reading prompts of one length into their slots."""
     rows, length = bench.prefill_rows, bench.prefill_length
     settings = step_settings(config, weights, 16)
     none = jnp.zeros((0,), jnp.int32)
-    state = steps.start(settings, 1, rows, length + 16, weights, none, jax.random.key(0))
+    state = steps.init_state(settings, 1, rows, length + 16, weights, none, jax.random.key(0))
     prompts = Prompts(
         tokens=jax.random.randint(jax.random.key(1), (rows, length), 0, config.vocab_size),
         lengths=jnp.full((rows,), length, jnp.int32),
@@ -256,7 +268,9 @@ def _time_prefill(
 
     seconds = median_seconds(run, 5) / _CALLS
     tables = ("embed.weight", "head.weight")
-    layers = parameter_count(config) - sum(weights[path].size for path in tables if path in weights)
+    layers = parameter_count(config) - sum(
+        weights[path].size for path in tables if path in weights.leaves
+    )
     attention = 2 * length * config.num_layers * config.num_heads * config.head_dim  # causal: half
     work = rows * length * (2 * layers + attention)
     work += rows * 2 * config.vocab_size * config.hidden_size  # logits of the last tokens only
@@ -292,14 +306,14 @@ def mixed_lengths(
 
 
 def _time_mixed(
-    bench: DecodeBench, config: ModelConfig, weights: Params, length: int
+    bench: DecodeBench, config: ModelConfig, weights: FusedParams, length: int
 ) -> tuple[str, ...]:
     """Return the row of the mixed workload, beside as many sequences of their mean lengths.
 
     Args:
         bench: The flags.
         config: Shape of the model.
-        weights: From `decode_layout`.
+        weights: From `fuse_weights`.
         length: Tokens of the longest sequence.
     """
     mixes = [
@@ -327,7 +341,7 @@ def _time_mixed(
 
 def _tokens_per_second(
     config: ModelConfig,
-    weights: Params,
+    weights: FusedParams,
     slots: int,
     lengths: npt.NDArray[np.int64],
     limits: npt.NDArray[np.int64],
@@ -337,7 +351,7 @@ def _tokens_per_second(
 
     Args:
         config: Shape of the model.
-        weights: From `decode_layout`.
+        weights: From `fuse_weights`.
         slots: Sequences at once.
         lengths: [prompts] int64; tokens of the prompts.
         limits: [prompts] int64; tokens of the responses.
@@ -346,17 +360,9 @@ def _tokens_per_second(
     rng = np.random.default_rng(seed)
     prompts = [rng.integers(0, config.vocab_size, tokens).tolist() for tokens in lengths]
     start, count = time.perf_counter(), 0
-    for batch in generate(
-        config,
-        weights,
-        prompts,
-        stop_tokens=(config.vocab_size,),
-        pad_token=0,
-        max_new_tokens=limits.tolist(),
-        sampling=Sampling(),
-        key=jax.random.key(0),
-        batch_size=slots,
-    ):
+    options = GenerateOptions((config.vocab_size,), pad_token=0, batch_size=slots)
+    key = jax.random.key(0)
+    for batch in generate_tokens(config, weights, prompts, limits.tolist(), key, options):
         count += sum(map(len, batch.tokens[0]))
     assert count == limits.sum()
     return count / (time.perf_counter() - start)

@@ -16,19 +16,17 @@ import numpy as np
 
 from acdc_jax import multihost
 from acdc_jax.evolution.skills import SkillMatrix, from_scores
-from acdc_jax.inference.continuous_batching import Batch, generate
+from acdc_jax.inference.continuous_batching import Batch, GenerateOptions, generate_tokens
 from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
 from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.population import in_populations
-from acdc_jax.inference.sampling import Sampling
-from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.inference.sampling import GREEDY, Sampling
+from acdc_jax.models.fused_weights import fuse_weights
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.params import Params
 from acdc_jax.sandbox import Outcome, Sandbox
 from acdc_jax.tasks.answer_extraction import extract_answer
 from acdc_jax.tasks.task import Task
-
-GREEDY = Sampling()
 
 Weights = Callable[[str, int], Params]
 """(member id, index of a device group) → the member's params on the devices of that group."""
@@ -377,25 +375,25 @@ def _decode(
 ) -> Iterator[Batch]:
     """Yield responses to instructions as they end."""
     alone = engine.population == 1
-    return generate(
-        engine.model,
-        # Fused copies of a whole population would take too much memory.
-        decode_layout(engine.model, dict(population)) if alone else population,
-        [engine.encode(text) for text in instructions],
+    options = GenerateOptions(
         stop_tokens=engine.stop_tokens,
         pad_token=engine.pad_token,
-        max_new_tokens=(
-            [engine.longest(text) for text in instructions]
-            if engine.longest
-            else engine.max_new_tokens
-        ),
-        sampling=sampling,
-        key=jax.random.key(0) if key is None else key,
         batch_size=engine.batch_size,
+        sampling=sampling,
         population=None if alone else engine.population,
         prefix=engine.prefix,
         stopped=engine.stopped,
         log_probs=log_probs,
+    )
+    limits = [engine.longest(text) for text in instructions] if engine.longest else None
+    return generate_tokens(
+        engine.model,
+        # Fused copies of a whole population would take too much memory.
+        fuse_weights(engine.model, population) if alone else population,
+        [engine.encode(text) for text in instructions],
+        limits or engine.max_new_tokens,
+        jax.random.key(0) if key is None else key,
+        options,
     )
 
 

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from jaxtyping import Int8
 
-from acdc_jax.evaluation.evaluate import GREEDY, Evaluator, Weights, evaluate_members, member_keys
+from acdc_jax.evaluation.evaluate import Evaluator, Weights, evaluate_members, member_keys
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
-from acdc_jax.inference.sampling import Sampling
+from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.inference.text_codec import make_text_codec
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.params import Params

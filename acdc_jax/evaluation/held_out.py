@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation.evaluate import GREEDY, Evaluator, Weights, evaluate_members
+from acdc_jax.evaluation.evaluate import Evaluator, Weights, evaluate_members
 from acdc_jax.evaluation.task_force import fittest, greedy_task_force
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.skills import SkillMatrix
-from acdc_jax.inference.sampling import Sampling
+from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.tasks.task import Draft, Rejection, Task
 from acdc_jax.tasks.validate import check_drafts

@@ -1,1 +1,1 @@
-"""Responses from a decoder: bucketed prefill, jitted decoding, sampling."""
+"""Generation: bucketed prefill, jitted decoding with continuous batching, sampling, scoring."""

@@ -1,4 +1,4 @@
-"""What fits: how many sequences decode at once, and how many members."""
+"""Memory: how many sequences, and how many members, decode at once."""
 
 import logging
 import math
@@ -15,15 +15,15 @@ from acdc_jax.models.transformer import param_shapes
 _LOG = logging.getLogger(__name__)
 _GIB = 2**30
 _CGROUP = Path("/sys/fs/cgroup/memory.max")  # the limit of a container; absent elsewhere
-_RESERVE = 0.06  # of what is free, for what XLA needs beside the arrays counted here
-_LOGITS = 3  # float32 copies of a step's logits: themselves, and what sampling makes of them
+_RESERVE = 0.06  # of free memory, for what XLA needs beside the arrays counted here
+_LOGITS = 3  # float32 copies of a step's logits, including those that sampling makes
 _POPULATION_SHARE = 0.5  # of a device; the rest is for the archive, the parents and the cache
-_SMALL_SHARE = 1 / 64  # of a device: reading larger weights takes longer than launching a step does
-_POPULATION_TOKENS = 4096  # of cache that a member must get beside its weights, to be worth it
+_SMALL_SHARE = 1 / 64  # of a device: reading larger weights takes longer than launching a step
+_POPULATION_TOKENS = 4096  # of cache per member that must fit beside the weights
 
 
 def free_bytes(device: jax.Device) -> int:
-    """Memory that new arrays could take on a device; a CPU's is the host's."""
+    """Return the free bytes of a device; those of a CPU are the host's."""
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats["bytes_in_use"])
@@ -31,7 +31,7 @@ def free_bytes(device: jax.Device) -> int:
 
 
 def total_bytes(device: jax.Device) -> int:
-    """Memory that all arrays may take on a device."""
+    """Return the bytes that all arrays together may take on a device."""
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
@@ -39,14 +39,14 @@ def total_bytes(device: jax.Device) -> int:
 
 
 def device_room() -> float:
-    """Memory of one local device; of a CPU's, its share of what is free."""
+    """Return the bytes of one local device; for a CPU, its share of the free host memory."""
     devices = jax.local_devices()
     stats = devices[0].memory_stats()
     return float(stats["bytes_limit"]) if stats else free_host_bytes() / len(devices)
 
 
 def free_host_bytes() -> int:
-    """Memory that a new process could have without swapping (Linux)."""
+    """Return the bytes that a new process could use without swapping (Linux)."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             free = int(line.split()[1]) * 1024
@@ -55,79 +55,80 @@ def free_host_bytes() -> int:
 
 
 def weight_bytes(config: ModelConfig) -> int:
-    """Bytes of one member's weights."""
+    """Return the bytes of one member's weights."""
     return sum(
         math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in param_shapes(config).values()
     )
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """Numbers in one member's weights."""
+    """Return the number of parameters of one member."""
     return sum(math.prod(leaf.shape) for leaf in param_shapes(config).values())
 
 
 def token_bytes(config: ModelConfig) -> int:
-    """Bytes of one token's keys and values in all layers."""
+    """Return the bytes of one token's keys and values in all layers."""
     width = 2 * config.num_layers * config.num_kv_heads * config.head_dim
     return width * jnp.dtype(config.dtype).itemsize
 
 
 def fitting_slots(
     config: ModelConfig,
-    wanted: int,
+    batch_size: int,
     length: int,
     members: int,
     devices: Collection[jax.Device],
-    spread: int,
-    reading: int,
+    shards: int,
+    prefill_tokens: int,
 ) -> int:
-    """Returns how many sequences decode at once: `wanted`, halved until they fit.
+    """Return how many sequences decode at once: `batch_size`, halved until they fit.
 
     Args:
-        config: The decoder.
-        wanted: How many would decode at once.
+        config: Shape of the decoder.
+        batch_size: Most sequences at once.
         length: Tokens of a sequence, prompt and response together.
-        members: Members that decode together.
-        devices: Of this process that hold the members.
-        spread: Over how many devices the members, or their heads, are spread.
-        reading: Tokens of prompts that are read at once.
+        members: Number of members that decode together.
+        devices: Devices of this process that hold the members.
+        shards: Number of devices over which the members, or their heads, are sharded.
+        prefill_tokens: Most tokens of prompts that are read at once.
 
     Raises:
-        AcdcError: Not even one fits.
+        AcdcError: Memory does not suffice for a single sequence.
     """
     free = min(map(free_bytes, devices))
-    # What reading prompts needs at most: the residual stream, and the feed-forward layer's input
-    # and output before and after they are joined.
+    # An upper bound for the activations of a prefill: the residual stream, and input and output of
+    # the feed-forward layer.
     widths = 4 * config.hidden_size + 3 * config.intermediate_size
-    activations = members * reading * widths * jnp.dtype(config.dtype).itemsize
-    room = (1 - _RESERVE) * free * spread - activations
+    activations = members * prefill_tokens * widths * jnp.dtype(config.dtype).itemsize
+    room = (1 - _RESERVE) * free * shards - activations
     one = members * (length * token_bytes(config) + _LOGITS * 4 * config.vocab_size)
-    slots = wanted
+    slots = batch_size
     while slots > 1 and slots * one > room:
         slots //= 2
     if one > room:
         raise AcdcError(
-            f"a sequence of {length} tokens needs {one / _GIB:.2f} GiB while it is decoded, but "
-            f"{max(room, 0) / _GIB:.2f} GiB are free beside the weights; lower --max_new_tokens, "
-            "or spread a member over more devices (--mesh=model:2)"
+            f"decoding a sequence of {length} tokens needs {one / _GIB:.2f} GiB, but beside the "
+            f"weights {max(room, 0) / _GIB:.2f} GiB are free; lower max_new_tokens, or shard a "
+            "member over more devices (mesh model:2)"
         )
-    if slots < wanted:
-        _LOG.info("%d sequences decode at once, not %d: memory ends there", slots, wanted)
+    if slots < batch_size:
+        message = "%d sequences decode at once, not %d: memory does not suffice for more"
+        _LOG.info(message, slots, batch_size)
     return slots
 
 
 def choose_population(config: ModelConfig, children: int, devices: int) -> tuple[int, str]:
-    """Chooses how many members decode together: all children of a generation, or 1.
+    """Return how many members decode together: all children of a generation, or 1.
 
-    Small members are decoded as one batch, which keeps a device busy; large ones fill it alone.
+    Small members are decoded as one batch to keep a device busy; a large one does so alone.
 
     Args:
-        config: The decoder.
-        children: Of a generation.
-        devices: Over how many devices they are spread.
+        config: Shape of the decoder.
+        children: Number of children of a generation.
+        devices: Number of devices over which they are sharded.
 
     Returns:
-        The number, and a line that says why.
+        The number, and a line with the reason.
     """
     one = weight_bytes(config) + _POPULATION_TOKENS * token_bytes(config)
     total = total_bytes(jax.local_devices()[0]) * devices

@@ -1,4 +1,4 @@
-"""Several members as one tree, where they are small enough to be decoded as one batch."""
+"""Small members as one stacked tree, to decode them as one batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,16 +10,16 @@ from acdc_jax.params import Params
 
 @jax.jit
 def stack(members: Sequence[Params]) -> Params:
-    """Trees of equal shapes → one tree whose leaves have a leading axis [len(members), …]."""
+    """Stack trees of equal shapes into one, whose leaves have a leading axis [members, …]."""
     return {path: jnp.stack([member[path] for member in members]) for path in members[0]}
 
 
 def as_population(members: Sequence[Params], size: int) -> Params:
-    """At most `size` members as the engine wants them.
+    """Return at most `size` members as one tree.
 
     Returns:
-        Where `size` is 1, the member itself. Else the stacked members, padded by repetition, so
-        that decoding compiles once.
+        The member itself if `size` is 1; else stacked members, padded with copies of the first one,
+        so that decoding is compiled once.
     """
     if size == 1:
         (member,) = members
@@ -32,22 +32,22 @@ def in_populations(
     members: Sequence[str],
     weights: Callable[[str], Params],
     size: int,
-    prefetch: Callable[[Sequence[str]], None] = lambda names: None,
+    prefetch: Callable[[Sequence[str]], None] = lambda members: None,
 ) -> Iterator[tuple[Sequence[str], Params]]:
-    """Groups members into populations of one size.
+    """Split members into populations of one size.
 
     Args:
-        members: ids.
-        weights: gives a member's weights.
-        size: members per group.
-        prefetch: told which members will be asked for next, before a group is looked at.
+        members: Ids.
+        weights: Returns a member's params.
+        size: Members per population.
+        prefetch: Called with the members of the next population before one is yielded.
 
     Yields:
-        At most `size` ids, and their weights as in `as_population`.
+        At most `size` ids, and their params as in `as_population`.
     """
     for start in range(0, len(members), size):
-        group = members[start : start + size]
-        population = as_population([weights(member) for member in group], size)
+        ids = members[start : start + size]
+        population = as_population([weights(member) for member in ids], size)
         prefetch(members[start + size : start + 2 * size])
-        yield group, population
-        del population  # before the next one comes
+        yield ids, population
+        del population  # free memory for the next one

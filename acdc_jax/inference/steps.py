@@ -1,30 +1,30 @@
-"""The compiled parts of generation: start, read prompts into slots, draw tokens in all slots.
+"""The jitted parts of generation: initial state, prefill into slots, decoding steps in all slots.
 
-Every sequence has a slot, a row of the cache, and leaves it when it ends; the shapes never change,
-so that another sequence enters without compiling anything. Of a population, all members answer the
-prompt of a slot together, each with a cache of its own.
+Every sequence has a slot, a row of the cache, and leaves it when it ends. The shapes never change,
+so another sequence can enter without compilation. In a population, all members answer the prompt of
+a slot together, each with its own cache.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 
 from acdc_jax.inference.sampling import Sampling, confidence, sample
-from acdc_jax.models.attention import Cache, empty_cache
+from acdc_jax.models.attention import KVCache, empty_cache
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.kernels.cache_rows import put_rows
-from acdc_jax.models.kernels.head_sharding import Spread
-from acdc_jax.models.kernels.peer_all_reduce import Peers
-from acdc_jax.models.transformer import forward
+from acdc_jax.models.kernels.cache_rows import write_rows
+from acdc_jax.models.kernels.options import Kernels
+from acdc_jax.models.kernels.peer_all_reduce import PeerInboxes
+from acdc_jax.models.transformer import FusedParams, forward
 from acdc_jax.params import Params
 
-# On GPUs: cuBLAS reads the weights of a decoding step faster than XLA's own matrix products, and a
-# loop whose hundreds of kernels are recorded as one graph has shorter gaps between them.
+# For GPUs: cuBLAS reads the weights of a decoding step faster than XLA's own matrix products, and a
+# loop recorded as one CUDA graph has shorter gaps between its hundreds of kernels.
 _COMPILER: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
 LOOP_COMPILER = _COMPILER | {
     "xla_gpu_enable_cublaslt": True,
@@ -35,23 +35,36 @@ LOOP_COMPILER = _COMPILER | {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the compiled functions are specialised for, besides their shapes.
+class Placement(NamedTuple):
+    """Shardings of a decoding state on a mesh.
 
     Attributes:
-        model: The decoder.
+        cache: Sharding of keys and values [members, slots, tokens, kv_heads, head_dim].
+        replicated: Sharding of the other arrays.
+    """
+
+    cache: NamedSharding
+    replicated: NamedSharding
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """Static arguments of the jitted functions.
+
+    Attributes:
+        model: Shape of the decoder.
         stop_tokens: Ids that end a response.
-        pad_token: Id that fills rows up; never looked at.
+        pad_token: Id that fills rows; never attended to.
         max_new_tokens: Longest response of any prompt.
-        sampling: How tokens are drawn.
+        sampling: How to sample tokens.
         population: Whether the leaves of the weights have a leading axis of members.
-        prefix: Tokens that all prompts begin with; they stay in every slot.
-        steps: Most tokens drawn by one call of `decode`.
-        early_exit: Whether `decode` looks, before each token, if anyone still needs one. A GPU
-            would wait for the host to look.
-        log_probs: Whether the log-probabilities of what is drawn are kept.
-        placement: Where keys and values, and where all else lies; None: on the default device.
+        prefix: Number of tokens that all prompts begin with; they stay in every slot.
+        steps: Most tokens sampled by one call of `decode`.
+        early_exit: Whether `decode` checks before each token that a response still needs one. On a
+            GPU, the check would stall the loop.
+        log_probs: Whether to keep the log-probabilities of sampled tokens.
+        placement: Shardings on a mesh; None: the default device.
+        kernels: Which kernels run, and over which devices.
     """
 
     model: ModelConfig
@@ -64,29 +77,23 @@ class Settings:
     steps: int
     early_exit: bool
     log_probs: bool
-    placement: tuple[NamedSharding, NamedSharding] | None
-
-    @property
-    def spread(self) -> Spread | None:
-        """Where the heads of the cache lie; None: on one device."""
-        if self.placement is None or self.placement[0].mesh.size == 1:
-            return None
-        caches = self.placement[0]
-        assert isinstance(caches.mesh, Mesh)
-        return Spread(caches.mesh, caches.spec[3])
+    placement: Placement | None
+    kernels: Kernels
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Drawn:
-    """What the host looks at between calls.
+class SampledTokens:
+    """The part of the state that the host reads between calls.
 
     Attributes:
         tokens: [members, slots, max_new_tokens] int32, padding after a response's end.
-        count: [slots] int32, tokens drawn so far for responses that have not ended.
-        done: [members, slots] bool, responses that have ended; True also where a slot is empty.
-        log_probs: [members, slots, max_new_tokens] float32 of the tokens; None if not kept.
-        mean_log_probs: The same, of the whole vocabulary's mean.
+        count: [slots] int32, number of tokens sampled for responses that have not ended.
+        done: [members, slots] bool, True where a response has ended or the slot is empty.
+        log_probs: [members, slots, max_new_tokens] float32, log-probabilities of the tokens; None
+            if not kept.
+        mean_log_probs: [members, slots, max_new_tokens] float32, means over the vocabulary; None
+            if not kept.
     """
 
     tokens: jax.Array
@@ -98,20 +105,20 @@ class Drawn:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class State:
-    """All sequences under way; one member that is no population has a leading axis of one.
+class DecodeState:
+    """All sequences in the slots. Without a population, the axis of members has size one.
 
     Attributes:
         cache: Keys and values, with leading axis [members].
-        drawn: The responses so far.
-        token: [members, slots] int32, the last token drawn.
+        sampled: The responses so far.
+        token: [members, slots] int32, the last token sampled.
         position: [slots] int32, the position of that token.
-        limit: [slots] int32, the longest that a response may get.
-        keys: [members, slots] typed PRNG keys, one per response; None when greedy.
+        limit: [slots] int32, most tokens of a response.
+        keys: [members, slots] typed PRNG keys, one per response; None if greedy.
     """
 
-    cache: Cache
-    drawn: Drawn
+    cache: KVCache
+    sampled: SampledTokens
     token: jax.Array
     position: jax.Array
     limit: jax.Array
@@ -121,14 +128,14 @@ class State:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts that enter slots; rows that only fill the shape name a slot that does not exist.
+    """Prompts to prefill into slots; padding rows name a slot that does not exist.
 
     Attributes:
         tokens: [rows, padded length] int32, without the common prefix, padded on the right.
-        lengths: [rows] int32, of that.
+        lengths: [rows] int32, without the common prefix and padding.
         slots: [rows] int32.
-        limits: [rows] int32, longest responses.
-        numbers: [rows] int32, by which prompts draw from different keys.
+        limits: [rows] int32, most tokens of each response.
+        numbers: [rows] int32, folded into the PRNG keys.
     """
 
     tokens: jax.Array
@@ -139,56 +146,72 @@ class Prompts:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), compiler_options=_COMPILER)
-def start(
-    settings: Settings,
+def init_state(
+    settings: StepSettings,
     members: int,
     slots: int,
     length: int,
-    weights: Params,
+    params: Params | FusedParams,
     prefix: jax.Array,
     key: jax.Array,
-) -> State:
-    """Empty slots of `length` tokens each, with the common prefix [tokens] int32 in all of them."""
-    config, dtype = settings.model, weights["embed.weight"].dtype
-    here = jnp.arange(settings.prefix, dtype=jnp.int32)[None]
+) -> DecodeState:
+    """Return empty slots of `length` tokens each that all hold the common prefix.
 
-    def begin(weights: Params) -> Cache:
+    Args:
+        settings: Static.
+        members: Number of members; static.
+        slots: Number of slots; static.
+        length: Tokens of each slot; static.
+        params: Weights of one member or of a population.
+        prefix: [tokens] int32, the common prefix.
+        key: Typed PRNG key; only its shape and dtype matter.
+    """
+    config, dtype = settings.model, params["embed.weight"].dtype
+    positions = jnp.arange(settings.prefix, dtype=jnp.int32)[None]
+
+    def fill(params: Params | FusedParams) -> KVCache:
         if not settings.prefix:
             return empty_cache(config, slots, length, dtype)
-        empty = empty_cache(config, 1, settings.prefix, dtype)
-        # No logits are wanted, and XLA drops what only they need.
-        _, cache = forward(
-            config, weights, prefix[None], here, empty, last=here[:, 0], spread=settings.spread
+        cache = empty_cache(config, 1, settings.prefix, dtype)
+        # XLA drops the logits, which nothing uses.
+        _, filled = forward(
+            config,
+            params,
+            prefix[None],
+            positions,
+            cache,
+            last=positions[:, 0],
+            kernels=settings.kernels,
         )
         room = ((0, 0), (0, length - settings.prefix), (0, 0), (0, 0))
 
         def repeat(x: jax.Array) -> jax.Array:
             return jnp.broadcast_to(jnp.pad(x, room), (slots, length, *x.shape[2:]))
 
-        assert cache is not None
-        return Cache(tuple(map(repeat, cache.k)), tuple(map(repeat, cache.v)))
+        assert filled is not None
+        return KVCache(tuple(map(repeat, filled.k)), tuple(map(repeat, filled.v)))
 
-    drawn, rows = (members, slots), jnp.zeros((slots,), jnp.int32)
-    kept = jnp.zeros((*drawn, settings.max_new_tokens)) if settings.log_probs else None
-    state = State(
-        cache=_over_members(settings, begin, weights),
-        drawn=Drawn(
-            tokens=jnp.full((*drawn, settings.max_new_tokens), settings.pad_token, jnp.int32),
-            count=rows,
-            done=jnp.ones(drawn, bool),
-            log_probs=kept,
-            mean_log_probs=kept,
+    shape, zeros = (members, slots), jnp.zeros((slots,), jnp.int32)
+    log_probs = jnp.zeros((*shape, settings.max_new_tokens)) if settings.log_probs else None
+    state = DecodeState(
+        cache=_over_members(settings, fill, params),
+        sampled=SampledTokens(
+            tokens=jnp.full((*shape, settings.max_new_tokens), settings.pad_token, jnp.int32),
+            count=zeros,
+            done=jnp.ones(shape, bool),
+            log_probs=log_probs,
+            mean_log_probs=log_probs,
         ),
-        token=jnp.full(drawn, settings.pad_token, jnp.int32),
-        position=rows + settings.prefix,
-        limit=rows,
-        keys=None if settings.sampling.greedy else jax.random.split(key.reshape(-1)[0], drawn),
+        token=jnp.full(shape, settings.pad_token, jnp.int32),
+        position=zeros + settings.prefix,
+        limit=zeros,
+        keys=None if settings.sampling.greedy else jax.random.split(key.reshape(-1)[0], shape),
     )
-    return _placed(settings, state)
+    return _constrain(settings, state)
 
 
-# The state is donated here and in `decode`: its cache, next to the weights the largest thing there
-# is, is updated in place.
+# The state is donated here and in `decode`: its cache, after the weights the largest arrays, is
+# updated in place.
 @partial(
     jax.jit,
     static_argnames="settings",
@@ -196,49 +219,30 @@ def start(
     compiler_options=_COMPILER,
 )
 def prefill(
-    settings: Settings, weights: Params, state: State, prompts: Prompts, key: jax.Array
-) -> State:
-    """Reads prompts into their slots and draws the first token of each response.
+    settings: StepSettings,
+    params: Params | FusedParams,
+    state: DecodeState,
+    prompts: Prompts,
+    key: jax.Array,
+) -> DecodeState:
+    """Read prompts into their slots and sample the first token of each response.
 
     Args:
         settings: Static.
-        weights: One member's or a population's.
+        params: Weights of one member or of a population.
         state: Donated.
-        prompts: What to read.
-        key: Typed PRNG key. Member m of a population draws from `split(key, members)[m]`, the n-th
-            token of prompt i from `fold_in(fold_in(., i), n)`. Or one key per member.
+        prompts: Prompts to read.
+        key: Typed PRNG key. Member m of a population samples from `split(key, members)[m]`, token n
+            of prompt i from `fold_in(fold_in(., i), n)`. Or [members] keys, one per member.
     """
-    config = settings.model
-    rows, length = prompts.tokens.shape
-    shared, whole = settings.prefix, settings.prefix + length
-    position = jnp.broadcast_to(jnp.arange(shared, whole, dtype=jnp.int32)[None], (rows, length))
-
-    def read(weights: Params, cache: Cache) -> tuple[jax.Array, Cache]:
-        def before(x: jax.Array) -> jax.Array:
-            prefix = jnp.broadcast_to(x[:1, :shared], (rows, shared, *x.shape[2:]))
-            return jnp.pad(prefix, ((0, 0), (0, length), (0, 0), (0, 0)))
-
-        logits, new = forward(
-            config,
-            weights,
-            prompts.tokens,
-            position,
-            jax.tree.map(before, cache),
-            last=jnp.maximum(prompts.lengths - 1, 0),
-            spread=settings.spread,
-        )
-
-        def into(x: jax.Array, new: jax.Array) -> jax.Array:
-            return put_rows(x, new, prompts.slots, shared, settings.spread)
-
-        return logits[:, 0], jax.tree.map(into, cache, new)
-
-    logits, cache = _over_members(settings, read, weights, state.cache)
+    logits, cache = _over_members(
+        settings, partial(_read_prompts, settings, prompts), params, state.cache
+    )
     keys = None
     if state.keys is not None:
         keys = _row_keys(settings, key, state.keys.shape[0], prompts.numbers)
-    none = jnp.zeros((rows,), jnp.int32)
-    token, log_probs = _draw(settings, logits, keys, none)
+    zeros = jnp.zeros((len(prompts.tokens),), jnp.int32)
+    token, log_probs = _sample(settings, logits, keys, zeros)
 
     def enter(x: Any, new: Any) -> Any:
         return None if x is None else x.at[..., prompts.slots].set(new, mode="drop")
@@ -249,22 +253,52 @@ def prefill(
         fresh = jnp.full((*first.shape, settings.max_new_tokens), rest, x.dtype)
         return x.at[:, prompts.slots].set(fresh.at[..., 0].set(first), mode="drop")
 
-    drawn = Drawn(
-        tokens=restart(state.drawn.tokens, token, settings.pad_token),
-        count=enter(state.drawn.count, none + 1),
-        done=enter(state.drawn.done, _stopped(settings, token, none + 1, prompts.limits)),
-        log_probs=restart(state.drawn.log_probs, log_probs[0], 0.0),
-        mean_log_probs=restart(state.drawn.mean_log_probs, log_probs[1], 0.0),
+    before = state.sampled
+    sampled = SampledTokens(
+        tokens=restart(before.tokens, token, settings.pad_token),
+        count=enter(before.count, zeros + 1),
+        done=enter(before.done, _has_ended(settings, token, zeros + 1, prompts.limits)),
+        log_probs=restart(before.log_probs, log_probs[0], 0.0),
+        mean_log_probs=restart(before.mean_log_probs, log_probs[1], 0.0),
     )
-    state = State(
+    state = DecodeState(
         cache=cache,
-        drawn=drawn,
+        sampled=sampled,
         token=enter(state.token, token),
-        position=enter(state.position, shared + prompts.lengths),
+        position=enter(state.position, settings.prefix + prompts.lengths),
         limit=enter(state.limit, prompts.limits),
         keys=enter(state.keys, keys),
     )
-    return _placed(settings, state)
+    return _constrain(settings, state)
+
+
+@jax.named_scope("prefill")
+def _read_prompts(
+    settings: StepSettings, prompts: Prompts, params: Params | FusedParams, cache: KVCache
+) -> tuple[jax.Array, KVCache]:
+    """Return one member's logits [rows, vocabulary] of the last tokens, and its cache."""
+    rows, length = prompts.tokens.shape
+    shared, end = settings.prefix, settings.prefix + length
+    positions = jnp.broadcast_to(jnp.arange(shared, end, dtype=jnp.int32)[None], (rows, length))
+
+    def with_prefix(x: jax.Array) -> jax.Array:
+        prefix = jnp.broadcast_to(x[:1, :shared], (rows, shared, *x.shape[2:]))
+        return jnp.pad(prefix, ((0, 0), (0, length), (0, 0), (0, 0)))
+
+    logits, new = forward(
+        settings.model,
+        params,
+        prompts.tokens,
+        positions,
+        jax.tree.map(with_prefix, cache),
+        last=jnp.maximum(prompts.lengths - 1, 0),
+        kernels=settings.kernels,
+    )
+
+    def write(x: jax.Array, new: jax.Array) -> jax.Array:
+        return write_rows(x, new, prompts.slots, shared, settings.kernels)
+
+    return logits[:, 0], jax.tree.map(write, cache, new)
 
 
 @partial(
@@ -274,90 +308,98 @@ def prefill(
     compiler_options=LOOP_COMPILER,
 )
 def decode(
-    settings: Settings,
-    weights: Params,
-    state: State,
+    settings: StepSettings,
+    params: Params | FusedParams,
+    state: DecodeState,
     cancelled: jax.Array,
-    peers: Peers | None = None,
-) -> tuple[State, Drawn]:
-    """Draws `settings.steps` tokens for every response that has not ended.
+    inboxes: PeerInboxes | None = None,
+) -> tuple[DecodeState, SampledTokens]:
+    """Sample `settings.steps` tokens for every response that has not ended.
 
     Args:
         settings: Static.
-        weights: One member's or a population's.
+        params: Weights of one member or of a population.
         state: Donated.
         cancelled: [members, slots] bool, responses that the host has ended.
-        peers: From `exchange.connected`.
+        inboxes: From `all_reduce_trial.choose_inboxes`; None: XLA sums over devices.
 
     Returns:
-        The state, and its `drawn` once more: the state itself is donated to the next call.
+        The state, and its `sampled` once more, because the state is donated to the next call.
     """
-    done = state.drawn.done | cancelled
-    state = replace(state, drawn=replace(state.drawn, done=done))
+    done = state.sampled.done | cancelled
+    state = replace(state, sampled=replace(state.sampled, done=done))
     if settings.early_exit:
         _, state = jax.lax.while_loop(
-            lambda carry: (carry[0] < settings.steps) & ~carry[1].drawn.done.all(),
-            lambda carry: (carry[0] + 1, _advance(settings, weights, carry[1], peers)),
+            lambda carry: (carry[0] < settings.steps) & ~carry[1].sampled.done.all(),
+            lambda carry: (carry[0] + 1, _decode_step(settings, params, carry[1], inboxes)),
             (jnp.int32(0), state),
         )
     else:
         state = jax.lax.fori_loop(
-            0, settings.steps, lambda _, state: _advance(settings, weights, state, peers), state
+            0,
+            settings.steps,
+            lambda _, state: _decode_step(settings, params, state, inboxes),
+            state,
         )
-    state = _placed(settings, state)
-    return state, state.drawn
+    state = _constrain(settings, state)
+    return state, state.sampled
 
 
-def _advance(settings: Settings, weights: Params, state: State, peers: Peers | None) -> State:
-    """Draws one token in every slot."""
-    spread = settings.spread and settings.spread._replace(peers=peers)
-    # Slots where nobody is at work wait at the shortest length there is: short rows are read fast.
-    busy = ~state.drawn.done.all(0)
+@jax.named_scope("decode_step")
+def _decode_step(
+    settings: StepSettings,
+    params: Params | FusedParams,
+    state: DecodeState,
+    inboxes: PeerInboxes | None,
+) -> DecodeState:
+    """Sample one token in every slot."""
+    kernels = settings.kernels
+    if kernels.heads is not None:
+        kernels = replace(kernels, heads=kernels.heads._replace(inboxes=inboxes))
+    # Idle slots wait at the shortest length: short rows are read fast.
+    busy = ~state.sampled.done.all(0)
     position = jnp.where(busy, state.position, settings.prefix)
 
-    def step(weights: Params, token: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    def step(
+        params: Params | FusedParams, token: jax.Array, cache: KVCache
+    ) -> tuple[jax.Array, KVCache]:
         logits, new = forward(
-            settings.model,
-            weights,
-            token[:, None],
-            position[:, None],
-            cache,
-            spread=spread,
+            settings.model, params, token[:, None], position[:, None], cache, kernels=kernels
         )
         assert new is not None
         return logits[:, 0], new
 
-    logits, cache = _over_members(settings, step, weights, state.token, state.cache)
-    before = state.drawn
-    done = before.done
-    token, log_probs = _draw(settings, logits, state.keys, before.count)
-    token = jnp.where(done, jnp.int32(settings.pad_token), token)
+    logits, cache = _over_members(settings, step, params, state.token, state.cache)
+    before = state.sampled
+    token, log_probs = _sample(settings, logits, state.keys, before.count)
+    token = jnp.where(before.done, jnp.int32(settings.pad_token), token)
     places = jnp.arange(settings.max_new_tokens, dtype=jnp.int32)
-    here = (places[None] == before.count[:, None])[None] & ~done[..., None]
+    current = (places[None] == before.count[:, None])[None] & ~before.done[..., None]
 
-    def put(x: jax.Array | None, new: jax.Array | None) -> jax.Array | None:
-        return None if x is None or new is None else jnp.where(here, new[..., None], x)
+    def append(x: jax.Array | None, new: jax.Array | None) -> jax.Array | None:
+        return None if x is None or new is None else jnp.where(current, new[..., None], x)
 
     count = before.count + busy.astype(jnp.int32)
     return replace(
         state,
         cache=cache,
-        drawn=Drawn(
-            tokens=put(before.tokens, token),  # type: ignore[arg-type]
+        sampled=SampledTokens(
+            tokens=append(before.tokens, token),  # type: ignore[arg-type]
             count=count,
-            done=done | _stopped(settings, token, count, state.limit),
-            log_probs=put(before.log_probs, log_probs[0]),
-            mean_log_probs=put(before.mean_log_probs, log_probs[1]),
+            done=before.done | _has_ended(settings, token, count, state.limit),
+            log_probs=append(before.log_probs, log_probs[0]),
+            mean_log_probs=append(before.mean_log_probs, log_probs[1]),
         ),
         token=token,
         position=position + busy.astype(jnp.int32),
     )
 
 
-def _draw(
-    settings: Settings, logits: jax.Array, keys: jax.Array | None, count: jax.Array
+@jax.named_scope("sample")
+def _sample(
+    settings: StepSettings, logits: jax.Array, keys: jax.Array | None, count: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array | None]]:
-    """Draws from logits [members, rows, vocabulary] the `count`-th [rows] tokens of responses."""
+    """Sample token number `count` [rows] of each response from [members, rows, vocabulary]."""
 
     def choose(logits: jax.Array, keys: jax.Array | None) -> tuple[jax.Array, Any]:
         if keys is not None:
@@ -368,38 +410,47 @@ def _draw(
     return jax.vmap(choose)(logits, keys)
 
 
-def _stopped(settings: Settings, token: jax.Array, count: jax.Array, limit: jax.Array) -> jax.Array:
-    """Which responses end with this token [members, rows], their `count`-th [rows]."""
+def _has_ended(
+    settings: StepSettings, token: jax.Array, count: jax.Array, limit: jax.Array
+) -> jax.Array:
+    """Return which responses end with this token [members, rows], number `count` [rows]."""
     stop = jnp.isin(token, jnp.asarray(settings.stop_tokens, jnp.int32))
     return stop | (count >= limit)[None]
 
 
-def _row_keys(settings: Settings, key: jax.Array, members: int, numbers: jax.Array) -> jax.Array:
-    """Returns one key per row, [members, rows]."""
+def _row_keys(
+    settings: StepSettings, key: jax.Array, members: int, numbers: jax.Array
+) -> jax.Array:
+    """Return [members, rows] keys, one per row."""
     if key.ndim == 1:
-        own = key
+        member_keys = key
     else:
-        own = jax.random.split(key, members) if settings.population else key[None]
+        member_keys = jax.random.split(key, members) if settings.population else key[None]
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    return jax.vmap(fold, in_axes=(0, None))(own, numbers)
+    return jax.vmap(fold, in_axes=(0, None))(member_keys, numbers)
 
 
-def _over_members(settings: Settings, run: Callable[..., Any], weights: Params, *own: Any) -> Any:
-    """Runs a member's part of a step; all but the weights has a leading axis [members].
+def _over_members(
+    settings: StepSettings,
+    run: Callable[..., Any],
+    params: Params | FusedParams,
+    *arrays: Any,
+) -> Any:
+    """Map `run` over members; all arrays have a leading axis [members].
 
     A single member is not mapped over an axis of one: its matrix products stay plain ones.
     """
     if settings.population:
-        return jax.vmap(run)(weights, *own)
-    one = jax.tree.map(lambda x: x[0], own)
-    return jax.tree.map(lambda x: x[None], run(weights, *one))
+        return jax.vmap(run)(params, *arrays)
+    first = jax.tree.map(lambda x: x[0], arrays)
+    return jax.tree.map(lambda x: x[None], run(params, *first))
 
 
-def _placed(settings: Settings, state: State) -> State:
-    """Holds the state to its place on a mesh, so that every call finds it where it expects it."""
+def _constrain(settings: StepSettings, state: DecodeState) -> DecodeState:
+    """Constrain the state to its shardings, so that every call finds it where it expects it."""
     if settings.placement is None:
         return state
-    caches, rest = settings.placement
-    places = replace(jax.tree.map(lambda _: rest, state), cache=caches)
-    placed: State = jax.lax.with_sharding_constraint(state, places)
-    return placed
+    cache, replicated = settings.placement
+    shardings = replace(jax.tree.map(lambda _: replicated, state), cache=cache)
+    constrained: DecodeState = jax.lax.with_sharding_constraint(state, shardings)
+    return constrained

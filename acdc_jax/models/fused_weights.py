@@ -1,6 +1,5 @@
-"""The layout that a GPU decodes fastest from, and where weights lie on a mesh."""
+"""Fuse a member's weights into the layout that a GPU decodes fastest from."""
 
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -8,76 +7,85 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.transformer import structure
+from acdc_jax.models.transformer import FusedParams, structure
 from acdc_jax.params import Params
 
+_FUSED = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
+_TRANSPOSED = ("o", "down", "head")
 
-def decode_layout(config: ModelConfig, weights: Params) -> Params:
-    """The layout that a GPU decodes fastest from: fewer and larger matrices, and turned.
 
-    What lies on several devices stays there: every device joins its own parts of the matrices.
+def fuse_weights(config: ModelConfig, params: Params, *, donate: bool = False) -> FusedParams:
+    """Return a member's weights with fewer, larger and transposed matrices, for decoding.
+
+    Sharded weights stay sharded: every device fuses its own parts of the matrices.
 
     Args:
-        config: The decoder.
-        weights: One member's weights as stored. What has been laid out anew is taken out of this
-            dictionary, so that no more than one matrix is there twice; hand over a copy to keep it.
+        config: Shape of the decoder.
+        params: One member's weights as stored.
+        donate: Whether to take over the caller's dictionary, which is left empty. Each matrix is
+            then freed once it is fused, unless another reference keeps it alive, and no more than
+            one matrix is in memory twice.
 
     Returns:
-        Weights for `forward`; what stays as it is, is shared.
+        Weights for `forward`. Leaves that stay as they are, such as norms, are shared with
+        `params`.
     """
-    wanted = structure(replace(config, tie_embeddings="head.weight" not in weights), True)[1]
-    laid_out = {}
-    # Large ones first: small ones then fit into the gaps that these leave in a device's memory.
-    for name in sorted(wanted, key=lambda name: -wanted[name][1].get_value().size):
+    params = params if donate else dict(params)
+    declared = structure(config, True)[1]
+    leaves: Params = {}
+    # Large matrices first: small ones then fit into the gaps that these leave in memory.
+    for name in sorted(declared, key=lambda name: -declared[name][1].get_value().size):
         *path, module, kind = name.split(".")
-        parts = [".".join((*path, part, kind)) for part in _JOINED.get(module, (module,))]
-        if module in _JOINED or (module in _TURNED and kind == "weight"):
-            leaves = [weights.pop(part) for part in parts]
-            lay_out = _join if module in _JOINED else _turn
-            # Waits: memory is free again only when it has been read.
-            laid_out[name] = jax.block_until_ready(lay_out(leaves, *_cut(leaves[-1])))
-    return {**weights, **laid_out}
+        if module in _FUSED or (module in _TRANSPOSED and kind == "weight"):
+            parts = [".".join((*path, part, kind)) for part in _FUSED.get(module, (module,))]
+            matrices = [params.pop(part) for part in parts]
+            convert = _concatenate if module in _FUSED else _transpose
+            # Wait: the memory of the matrices is free only after they have been read.
+            leaves[name] = jax.block_until_ready(convert(matrices, *_partition(matrices[-1])))
+            del matrices
+    leaves |= params
+    params.clear()
+    return FusedParams(leaves)
 
 
-_JOINED = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
-_TURNED = ("o", "down", "head")
-
-
-def mesh_of(where: jax.sharding.Sharding) -> Mesh | None:
-    """The mesh over whose axes a weight lies; None where it is on one device without any."""
-    if isinstance(where, NamedSharding) and isinstance(where.mesh, Mesh):
-        return where.mesh
+def mesh_of(sharding: jax.sharding.Sharding) -> Mesh | None:
+    """Return the mesh of a weight's sharding; None if it is on one device without a mesh."""
+    if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
+        return sharding.mesh
     return None
 
 
-def _cut(leaf: jax.Array) -> tuple[Mesh | None, tuple[str | None, ...]]:
-    """The mesh over which a weight lies, and the axis of it that cuts each of its own axes."""
-    where = leaf.sharding
-    spec = where.spec if isinstance(where, NamedSharding) else ()
-    return mesh_of(where), (*spec, *(None,) * (leaf.ndim - len(spec)))
+def _partition(leaf: jax.Array) -> tuple[Mesh | None, tuple[str | None, ...]]:
+    """Return the mesh of a weight, and the mesh axis that shards each of its dimensions."""
+    spec = leaf.sharding.spec if isinstance(leaf.sharding, NamedSharding) else ()
+    return mesh_of(leaf.sharding), (*spec, *(None,) * (leaf.ndim - len(spec)))
 
 
-def _placed(x: jax.Array, mesh: Mesh | None, spec: tuple[str | None, ...]) -> jax.Array:
+def _constrain(x: jax.Array, mesh: Mesh | None, spec: tuple[str | None, ...]) -> jax.Array:
     if mesh is None:
         return x
-    placed: jax.Array = jax.lax.with_sharding_constraint(
+    constrained: jax.Array = jax.lax.with_sharding_constraint(
         x, NamedSharding(mesh, PartitionSpec(*spec))
     )
-    return placed
+    return constrained
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def _join(leaves: list[jax.Array], mesh: Mesh | None, cut: tuple[str | None, ...]) -> jax.Array:
+def _concatenate(
+    leaves: list[jax.Array], mesh: Mesh | None, spec: tuple[str | None, ...]
+) -> jax.Array:
     """[out, in] each → [in, shards, out / shards]; biases [out] each → [shards, out / shards]."""
-    shards = mesh.shape[cut[0]] if mesh is not None and cut[0] is not None else 1
+    shards = mesh.shape[spec[0]] if mesh is not None and spec[0] is not None else 1
     by_shard = [leaf.reshape(shards, -1, *leaf.shape[1:]) for leaf in leaves]
-    joined = jnp.concatenate(by_shard, axis=1)
-    if joined.ndim == 2:
-        return _placed(joined, mesh, (cut[0], None))
-    return _placed(joined.transpose(2, 0, 1), mesh, (cut[1], cut[0], None))
+    fused = jnp.concatenate(by_shard, axis=1)
+    if fused.ndim == 2:
+        return _constrain(fused, mesh, (spec[0], None))
+    return _constrain(fused.transpose(2, 0, 1), mesh, (spec[1], spec[0], None))
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def _turn(leaves: list[jax.Array], mesh: Mesh | None, cut: tuple[str | None, ...]) -> jax.Array:
+def _transpose(
+    leaves: list[jax.Array], mesh: Mesh | None, spec: tuple[str | None, ...]
+) -> jax.Array:
     """[out, in] → [in, out]."""
-    return _placed(leaves[0].T, mesh, cut[::-1])
+    return _constrain(leaves[0].T, mesh, spec[::-1])

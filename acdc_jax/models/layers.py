@@ -1,6 +1,7 @@
-"""What the decoder is made of; every weight is declared here, with its logical axes."""
+"""Building blocks of the decoder. Every weight is declared here, with its logical axes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,28 +10,50 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from acdc_jax.models.attention import Sight, attend, rope, write
+from acdc_jax.models.attention import AttentionMask, dot_product_attention, rope, update_cache
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.kernels import decode_attention, residual_norm, swiglu
-from acdc_jax.models.kernels.head_sharding import Spread
+from acdc_jax.models.kernels import decode_attention, residual_norm
+from acdc_jax.models.kernels.options import Kernels
 from acdc_jax.sharding import Axes
 
-Angles = tuple[jax.Array, jax.Array]
+KeysAndValues = tuple[jax.Array, jax.Array]
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
 }
 
+# The product down to the residual stream has long sums and few columns. With few rows, it has too
+# few blocks of columns to keep a whole GPU reading. The sums are therefore split into parts, which
+# the next residual sum adds up. Measured on an H100.
+_FEW_ROWS, _PARTS = 128, 2
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all layers with the same window share in one call.
+
+    Attributes:
+        positions: [B, T] int32.
+        angles: Cosine and sine of the rotary angles, [B, T, 1, head_dim / 2] float32.
+        mask: Which slots the tokens attend to.
+        kernels: Which kernels run.
+    """
+
+    positions: jax.Array
+    angles: tuple[jax.Array, jax.Array]
+    mask: AttentionMask
+    kernels: Kernels
+
 
 def _weight(shape: tuple[int, ...], axes: Axes, dtype: str, scale: float, mean: float = 0.0) -> Any:
-    """Declares one weight: N(mean, scale²) at initialisation, `axes` its logical axes."""
+    """Declare one weight: N(mean, scale²) at initialisation, `axes` its logical axes."""
     value = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
     return nnx.Param(value, out_sharding=axes, eager_sharding=False, scale=scale, mean=mean)
 
 
 class Linear(nnx.Module):  # type: ignore[misc]
-    """x Wᵀ + b, with W [out, in] as Hugging Face stores it, or, turned, [in, out]."""
+    """x Wᵀ + b, with W [out, in] as Hugging Face stores it, or, transposed, [in, out]."""
 
     def __init__(
         self,
@@ -41,27 +64,31 @@ class Linear(nnx.Module):  # type: ignore[misc]
         *,
         bias: bool = False,
         gain: float = 1,
-        turned: bool = False,
+        transposed: bool = False,
     ) -> None:
-        shape = (n_in, n_out) if turned else (n_out, n_in)
-        self.weight = _weight(shape, axes[::-1] if turned else axes, dtype, gain * n_in**-0.5)
+        shape = (n_in, n_out) if transposed else (n_out, n_in)
+        axes_of_weight = axes[::-1] if transposed else axes
+        self.weight = _weight(shape, axes_of_weight, dtype, gain * n_in**-0.5)
         self.bias = _weight((n_out,), axes[:1], dtype, 0.0) if bias else None
-        self.product = "bti,io->bto" if turned else "bti,oi->bto"
+        self.product = "bti,io->bto" if transposed else "bti,oi->bto"
 
     def __call__(self, x: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
-        """Returns [B, T, out], in `dtype` if that is not the weights'."""
-        alone = dtype is not None and x.shape[:2] == (1, 1)
-        if alone:  # for a single row, XLA would first write all of the weight in `dtype` on a GPU
+        """Return [B, T, out], in `dtype` or, without one, in the dtype of the weights."""
+        single = dtype is not None and x.shape[:2] == (1, 1)
+        if single:  # for a single row, XLA on a GPU would first convert the whole weight to `dtype`
             x = jnp.concatenate([x, x], axis=1)
         y: jax.Array = jnp.einsum(self.product, x, self.weight[...], preferred_element_type=dtype)
-        y = y[:, :1] if alone else y
+        y = y[:, :1] if single else y
         if self.bias is not None:
             bias: jax.Array = self.bias[...]
             y = y + bias[None, None, :]
         return y
 
-    def parts(self, x: jax.Array, count: int) -> jax.Array:
-        """Returns [count, B, T, out]: W, turned and without a bias, in parts of float32 sums."""
+    def partial_sums(self, x: jax.Array, count: int) -> jax.Array:
+        """Return [count, B, T, out], float32 parts of the sums; W is transposed, without a bias.
+
+        With a count of 1, the one part has the dtype of the weights and includes the bias.
+        """
         if count == 1:
             return self(x)[None]
         batch, tokens, width = x.shape
@@ -74,10 +101,10 @@ class Linear(nnx.Module):  # type: ignore[misc]
         return y.reshape(count, batch, tokens, -1)
 
 
-class Joined(nnx.Module):  # type: ignore[misc]
+class FusedLinear(nnx.Module):  # type: ignore[misc]
     """Several projections of one input as one matrix [in, shards, out / shards].
 
-    A shard is what one device has: its part of every projection, one after the other.
+    A shard belongs to one device: its part of every projection, one after the other.
     """
 
     def __init__(
@@ -88,12 +115,12 @@ class Joined(nnx.Module):  # type: ignore[misc]
         self.bias = _weight((1, n_out), (axes[0], None), dtype, 0.0) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns [B, T, shards, out / shards]."""
+        """Return [B, T, shards, out / shards]."""
         y: jax.Array = jnp.einsum("bti,iso->btso", x, self.weight[...])
         return y if self.bias is None else y + self.bias[...][None, None]
 
     def split(self, y: jax.Array) -> list[jax.Array]:
-        """Returns one [B, T, size] for each projection, of all of them together."""
+        """Return [B, T, size] for each projection, given what `__call__` returns."""
         ends = np.cumsum(self.sizes)[:-1] // y.shape[2]
         return [part.reshape(*y.shape[:2], -1) for part in jnp.split(y, ends, axis=-1)]
 
@@ -114,16 +141,16 @@ class Norm(nnx.Module):  # type: ignore[misc]
             return (scaled * (1.0 + weight.astype(jnp.float32))).astype(x.dtype)
         return scaled.astype(x.dtype) * weight
 
-    def after(
-        self, x: jax.Array, parts: jax.Array | None, spread: Spread | None
+    def add_and_norm(
+        self, x: jax.Array, update: jax.Array | None, kernels: Kernels
     ) -> tuple[jax.Array, jax.Array]:
-        """Adds parts [parts, B, T, D] to the residual stream [B, T, D]; returns it and its norm."""
-        if parts is None:
+        """Add an update [parts, B, T, D] to the stream [B, T, D]; return the sum and its norm."""
+        if update is None:
             return x, self(x)
-        if not self.centred and residual_norm.supported(x):
+        if kernels.residual_norm and not self.centred and residual_norm.fits(x):
             weight, kernel = self.weight[...], residual_norm.residual_norm
-            return kernel(x, parts, weight, eps=self.eps, spread=spread)
-        x = x + _total(parts, x.dtype)
+            return kernel(x, update, weight, eps=self.eps, heads=kernels.heads)
+        x = x + _total(update, x.dtype)
         return x, self(x)
 
 
@@ -140,49 +167,69 @@ class Attention(nnx.Module):  # type: ignore[misc]
         width, dtype, bias = config.hidden_size, config.dtype, config.qkv_bias
         n_q, n_kv = config.num_heads * head_dim, config.num_kv_heads * head_dim
         if fused:
-            self.qkv = Joined(width, (n_q, n_kv, n_kv), ("heads", "embed"), dtype, bias=bias)
+            self.qkv = FusedLinear(width, (n_q, n_kv, n_kv), ("heads", "embed"), dtype, bias=bias)
         else:
             self.q = Linear(width, n_q, ("heads", "embed"), dtype, bias=bias)
             self.k = Linear(width, n_kv, ("kv_heads", "embed"), dtype, bias=bias)
             self.v = Linear(width, n_kv, ("kv_heads", "embed"), dtype, bias=bias)
         gain = (2 * config.num_layers) ** -0.5  # keeps the residual stream's variance near one
-        self.o = Linear(
-            n_q, width, ("embed", "heads"), dtype, bias=config.o_bias, gain=gain, turned=fused
-        )
+        axes = ("embed", "heads")
+        self.o = Linear(n_q, width, axes, dtype, bias=config.o_bias, gain=gain, transposed=fused)
         self.q_norm = Norm(config, head_dim) if config.qk_norm else None
         self.k_norm = Norm(config, head_dim) if config.qk_norm else None
         self.fused = fused
 
     def __call__(
-        self,
-        x: jax.Array,
-        angles: Angles,
-        sight: Sight,
-        positions: jax.Array,
-        past: tuple[jax.Array, jax.Array] | None,
-        spread: Spread | None,
-        parts: int,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Returns parts [parts, B, T, D] of a sum, and the keys and values [B, S, KV, H]."""
-        config = self.config
-        joined = self.qkv(x) if self.fused else None
-        qkv = [y(x) for y in (self.q, self.k, self.v)] if joined is None else self.qkv.split(joined)
+        self, x: jax.Array, kv_cache: KeysAndValues | None, context: Context, parts: int
+    ) -> tuple[jax.Array, KeysAndValues]:
+        """Return the update [parts, B, T, D] and the keys and values [B, S, KV, H] with new ones.
+
+        Args:
+            x: [B, T, D], normed.
+            kv_cache: Keys and values of earlier tokens.
+            context: What all layers share.
+            parts: Number of partial sums.
+        """
+        config, kernels = self.config, context.kernels
+        fused_qkv = self.qkv(x) if self.fused else None
+        qkv = (
+            [project(x) for project in (self.q, self.k, self.v)]
+            if fused_qkv is None
+            else self.qkv.split(fused_qkv)
+        )
         q, k, v = (y.reshape(*x.shape[:2], -1, config.head_dim) for y in qkv)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k, joined = self.q_norm(q), self.k_norm(k), None
+            q, k, fused_qkv = self.q_norm(q), self.k_norm(k), None
         scale, softcap = config.query_scale, config.attention_softcap
-        alone = past is not None and sight.lengths is not None and not softcap
-        if past is not None and alone and decode_attention.supported(q, k, past[0]):
-            together = decode_attention.join(q, k, v, spread) if joined is None else joined[:, 0]
-            factor = (scale or config.head_dim) ** -0.5
-            fused = decode_attention.decode_attention
-            seen, kept = fused(together, angles, positions, past, scale=factor, spread=spread)
-            return self.o.parts(seen, parts), kept
-        q, k = rope(q, *angles), rope(k, *angles)
-        if past is not None and past[0].shape[1] > x.shape[1]:
-            k, v = write(past[0], k, positions), write(past[1], v, positions)
-        seen = attend(q, k, v, sight, scale=scale, softcap=softcap)
-        return self.o.parts(seen, parts), (k, v)
+        if (
+            kernels.decode_attention
+            and kv_cache is not None
+            and context.mask.lengths is not None  # one token per row, without a window
+            and not softcap
+            and decode_attention.fits(q, k, kv_cache[0])
+        ):
+            joined = (
+                decode_attention.concatenate_qkv(q, k, v, kernels.heads)
+                if fused_qkv is None
+                else fused_qkv[:, 0]
+            )
+            output, kv_cache = decode_attention.decode_attention(
+                joined,
+                context.angles,
+                context.positions,
+                kv_cache,
+                scale=(scale or config.head_dim) ** -0.5,
+                heads=kernels.heads,
+            )
+            return self.o.partial_sums(output, parts), kv_cache
+        q, k = rope(q, *context.angles), rope(k, *context.angles)
+        if kv_cache is not None and kv_cache[0].shape[1] > x.shape[1]:
+            k = update_cache(kv_cache[0], k, context.positions)
+            v = update_cache(kv_cache[1], v, context.positions)
+        output = dot_product_attention(
+            q, k, v, context.mask, scale=scale, softcap=softcap, kernels=kernels
+        )
+        return self.o.partial_sums(output, parts), (k, v)
 
 
 class Mlp(nnx.Module):  # type: ignore[misc]
@@ -192,33 +239,30 @@ class Mlp(nnx.Module):  # type: ignore[misc]
         self.activation = config.activation
         width, inner, dtype = config.hidden_size, config.intermediate_size, config.dtype
         if fused:
-            self.gate_up = Joined(width, (inner, inner), ("mlp", "embed"), dtype)
+            self.gate_up = FusedLinear(width, (inner, inner), ("mlp", "embed"), dtype)
         else:
             self.gate = Linear(width, inner, ("mlp", "embed"), dtype)
             self.up = Linear(width, inner, ("mlp", "embed"), dtype)
         gain = (2 * config.num_layers) ** -0.5
-        self.down = Linear(inner, width, ("embed", "mlp"), dtype, gain=gain, turned=fused)
+        self.down = Linear(inner, width, ("embed", "mlp"), dtype, gain=gain, transposed=fused)
         self.fused = fused
 
-    def __call__(self, x: jax.Array, parts: int, spread: Spread | None) -> jax.Array:
-        """Returns parts [parts, B, T, D] of a sum."""
-        return self.down.parts(self._hidden(x, spread), parts)
+    def __call__(self, x: jax.Array, kernels: Kernels, parts: int) -> jax.Array:
+        """Return the update [parts, B, T, D], given the normed stream [B, T, D]."""
+        return self.down.partial_sums(self._hidden(x, kernels), parts)
 
-    def _hidden(self, x: jax.Array, spread: Spread | None) -> jax.Array:
+    def _hidden(self, x: jax.Array, kernels: Kernels) -> jax.Array:
         if self.fused:
-            weight = self.gate_up.weight[...]
-            if swiglu.supported(x, weight, self.activation, spread):
-                return swiglu.gated_product(x, weight, spread)
+            if kernels.swiglu:
+                from acdc_jax.models.kernels import swiglu  # imports Mosaic, see there
+
+                weight: jax.Array = self.gate_up.weight[...]
+                if swiglu.fits(x, weight, self.activation, kernels.heads):
+                    return swiglu.swiglu(x, weight, kernels.heads)
             gate, up = self.gate_up.split(self.gate_up(x))
         else:
             gate, up = self.gate(x), self.up(x)
         return _ACTIVATIONS[self.activation](gate) * up
-
-
-# The product down to the residual stream has long sums and few columns. With few rows there are too
-# few blocks of columns to keep all of a GPU reading: so that there are more, the sums are cut into
-# parts, which are added up together with what comes next. Measured on an H100.
-_FEW_ROWS, _PARTS = 128, 2
 
 
 class Layer(nnx.Module):  # type: ignore[misc]
@@ -237,42 +281,39 @@ class Layer(nnx.Module):  # type: ignore[misc]
     def __call__(
         self,
         x: jax.Array,
-        parts: jax.Array | None,
-        angles: Angles,
-        sight: Sight,
-        positions: jax.Array,
-        past: tuple[jax.Array, jax.Array] | None,
-        spread: Spread | None,
-    ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
-        """Runs the layer.
+        update: jax.Array | None,
+        kv_cache: KeysAndValues | None,
+        context: Context,
+    ) -> tuple[jax.Array, jax.Array, KeysAndValues]:
+        """Run the layer.
 
         Args:
-            x: The residual stream [B, T, D], without
-            parts: [parts, B, T, D] of the sum that the layer before adds; None: of no layer.
-            angles: Rotary angles.
-            sight: What the tokens see.
-            positions: [B, T] int32.
-            past: Keys and values of earlier tokens.
-            spread: Where the heads lie.
+            x: The residual stream [B, T, D], without the update of the layer before.
+            update: That update, as partial sums [parts, B, T, D]; None: there is none.
+            kv_cache: Keys and values of earlier tokens.
+            context: What all layers share.
 
         Returns:
-            The residual stream, parts of what this layer adds, and the keys and values looked at.
+            The residual stream, the update of this layer, and the keys and values.
         """
-        counts = self._cuts(x, spread)
-        x, normed = self.attention_norm.after(x, parts, spread)
-        parts, seen = self.attention(normed, angles, sight, positions, past, spread, counts[0])
-        if self.attention_post_norm is not None:
-            parts = self.attention_post_norm(_total(parts, x.dtype))[None]
-        x, normed = self.mlp_norm.after(x, parts, spread)
-        parts = self.mlp(normed, counts[1], spread)
-        if self.mlp_post_norm is not None:
-            parts = self.mlp_post_norm(_total(parts, x.dtype))[None]
-        return x, parts, seen
+        attention_parts, mlp_parts = self._parts(x, context.kernels)
+        with jax.named_scope("attention"):
+            x, normed = self.attention_norm.add_and_norm(x, update, context.kernels)
+            update, keys_and_values = self.attention(normed, kv_cache, context, attention_parts)
+            if self.attention_post_norm is not None:
+                update = self.attention_post_norm(_total(update, x.dtype))[None]
+        with jax.named_scope("mlp"):
+            x, normed = self.mlp_norm.add_and_norm(x, update, context.kernels)
+            update = self.mlp(normed, context.kernels, mlp_parts)
+            if self.mlp_post_norm is not None:
+                update = self.mlp_post_norm(_total(update, x.dtype))[None]
+        return x, update, keys_and_values
 
-    def _cuts(self, x: jax.Array, spread: Spread | None) -> tuple[int, int]:
-        """Into how many parts the sums of attention and of the feed-forward layer are cut."""
-        if spread is not None:
-            devices = 1 if spread.peers is None else spread.mesh.size  # XLA cuts and adds up itself
+    def _parts(self, x: jax.Array, kernels: Kernels) -> tuple[int, int]:
+        """Return the numbers of partial sums of attention and of the feed-forward layer."""
+        if kernels.heads is not None:
+            # Without inboxes, XLA splits and sums by itself.
+            devices = 1 if kernels.heads.inboxes is None else kernels.heads.mesh.size
             return devices, devices
         few = x.shape[0] * x.shape[1] <= _FEW_ROWS
         even = not self.config.intermediate_size % _PARTS

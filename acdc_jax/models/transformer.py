@@ -6,29 +6,47 @@ Outside this file the weights are a flat dictionary from dotted path to array, o
 layer per weight: a stacked [layers, ...] leaf is copied by every decoding step on a GPU.
 """
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from acdc_jax.models.attention import Cache, rope_angles, rope_frequencies, sights
+from acdc_jax.models.attention import KVCache, attention_masks, rope_angles, rope_frequencies
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.kernels.head_sharding import Spread
-from acdc_jax.models.layers import Layer, Linear, Norm
+from acdc_jax.models.kernels.head_sharding import HeadSharding
+from acdc_jax.models.kernels.options import XLA_ONLY, Kernels
+from acdc_jax.models.layers import Context, Layer, Linear, Norm
 from acdc_jax.params import Params
 from acdc_jax.sharding import Axes
+
+
+class FusedParams(flax.struct.PyTreeNode):  # type: ignore[misc]
+    """A member's weights in the layout for decoding, from `fuse_weights`.
+
+    Query, key and value projections are one matrix, gate and up are one, and all matrices are
+    [in, out]. Operators, checkpoints and export know only the stored layout, `Params`.
+
+    Attributes:
+        leaves: Dotted path → array.
+    """
+
+    leaves: Params
+
+    def __getitem__(self, path: str) -> jax.Array:
+        return self.leaves[path]
 
 
 class Transformer(nnx.Module):  # type: ignore[misc]
     """A decoder-only language model; its weights are abstract until `nnx.merge` fills them.
 
-    The layout in which weights are stored has one matrix [out, in] per projection. `fused` is the
-    layout for decoding, with query, key and value projections as one matrix, gate and up as one,
-    and all of them [in, out].
+    Args:
+        config: Shape of the decoder.
+        fused: Whether to declare the weights of `FusedParams` instead of the stored ones, which
+            have one matrix [out, in] per projection.
     """
 
     def __init__(self, config: ModelConfig, fused: bool = False) -> None:
@@ -37,71 +55,87 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         self.embed = Linear(*size)
         self.layers = nnx.List([Layer(config, fused) for _ in range(config.num_layers)])
         self.norm = Norm(config, config.hidden_size)
-        self.head = None if config.tie_embeddings else Linear(*size, turned=fused)
+        self.head = None if config.tie_embeddings else Linear(*size, transposed=fused)
 
     def __call__(
         self,
         tokens: jax.Array,
         positions: jax.Array,
-        cache: Cache | None,
+        cache: KVCache | None,
         valid: jax.Array | None,
         last: jax.Array | None,
-        spread: Spread | None,
-    ) -> tuple[jax.Array, Cache | None]:
+        kernels: Kernels,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Return logits and the updated cache; see `forward`."""
         config = self.config
         slots = tokens.shape[1] if cache is None else cache.k[0].shape[1]
         windows = {config.window(i) for i in range(config.num_layers)}
-        sight = sights(windows, positions, slots, valid)
-        # Layers with a window may rotate by frequencies of their own.
+        masks = attention_masks(windows, positions, slots, valid)
+        # Layers with a window may have rotary frequencies of their own.
         angles = {
             local: rope_angles(positions, rope_frequencies(config, local=local))
             for local in map(bool, windows)
         }
+        contexts = {
+            window: Context(positions, angles[window > 0], masks[window], kernels)
+            for window in windows
+        }
 
-        x, parts = self._embed(tokens, spread)
+        with jax.named_scope("embed"):
+            x, update = self._embed(tokens, kernels.heads)
         keys, values = [], []
         for i, layer in enumerate(self.layers):
-            past = None if cache is None else (cache.k[i], cache.v[i])
-            window = config.window(i)
-            x, parts, (k, v) = layer(
-                x, parts, angles[window > 0], sight[window], positions, past, spread
-            )
+            kv_cache = None if cache is None else (cache.k[i], cache.v[i])
+            with jax.named_scope(f"layer_{i}"):
+                x, update, (k, v) = layer(x, update, kv_cache, contexts[config.window(i)])
             keys.append(k)
             values.append(v)
-        if last is not None and parts is not None:
-            x = jnp.take_along_axis(x, last.reshape(len(x), -1, 1), axis=1)
-            parts = jnp.take_along_axis(parts, last.reshape(1, len(x), -1, 1), axis=2)
-        _, x = self.norm.after(x, parts, spread)
-        logits = (self.embed if self.head is None else self.head)(x, jnp.dtype("float32"))
-        if config.logit_softcap:
-            logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
-        return logits, None if cache is None else Cache(tuple(keys), tuple(values))
+        with jax.named_scope("head"):
+            logits = self._head(x, update, last, kernels)
+        return logits, None if cache is None else KVCache(tuple(keys), tuple(values))
 
     def _embed(
-        self, tokens: jax.Array, spread: Spread | None
+        self, tokens: jax.Array, heads: HeadSharding | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """The residual stream [B, T, D], and parts [devices, B, T, D] of what is added first."""
+        """Return the residual stream [B, T, D], and a first update [devices, B, T, D] or None.
+
+        With peer inboxes, the stream starts at zero and the update holds each device's rows.
+        """
         table, config = self.embed.weight[...], self.config
-        if spread is None or spread.peers is None:
+        if heads is None or heads.inboxes is None:
             x = table[tokens]
             if config.scale_embedding:
                 x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
             return x, None
-        axis = spread.axis
+        axis = heads.axis
 
-        def own(table: jax.Array, tokens: jax.Array) -> jax.Array:
+        def look_up(table: jax.Array, tokens: jax.Array) -> jax.Array:
             row = tokens - jax.lax.axis_index(axis) * len(table)
-            here = (row >= 0) & (row < len(table))
-            return jnp.where(here[..., None], table[jnp.where(here, row, 0)], 0)[None]
+            inside = (row >= 0) & (row < len(table))
+            return jnp.where(inside[..., None], table[jnp.where(inside, row, 0)], 0)[None]
 
-        rows, whole = PartitionSpec(axis), PartitionSpec()
-        find = jax.shard_map(own, mesh=spread.mesh, in_specs=(rows, whole), out_specs=rows)
-        parts = find(table, tokens)
-        return jnp.zeros(parts.shape[1:], parts.dtype), parts
+        sharded, replicated = PartitionSpec(axis), PartitionSpec()
+        in_specs = (sharded, replicated)
+        run = jax.shard_map(look_up, mesh=heads.mesh, in_specs=in_specs, out_specs=sharded)
+        update = run(table, tokens)
+        return jnp.zeros(update.shape[1:], update.dtype), update
+
+    def _head(
+        self, x: jax.Array, update: jax.Array | None, last: jax.Array | None, kernels: Kernels
+    ) -> jax.Array:
+        """Return the logits of the tokens that `last` names."""
+        if last is not None and update is not None:
+            x = jnp.take_along_axis(x, last.reshape(len(x), -1, 1), axis=1)
+            update = jnp.take_along_axis(update, last.reshape(1, len(x), -1, 1), axis=2)
+        _, x = self.norm.add_and_norm(x, update, kernels)
+        logits: jax.Array
+        logits = (self.embed if self.head is None else self.head)(x, jnp.dtype("float32"))
+        softcap = self.config.logit_softcap
+        return softcap * jnp.tanh(logits / softcap) if softcap else logits
 
 
-def plain_sums(config: ModelConfig) -> bool:
-    """Whether layers add what their products give, with no bias, and norms are not centred."""
+def has_plain_updates(config: ModelConfig) -> bool:
+    """Return whether layers add plain matrix products to the stream, and norms are not centred."""
     return not (config.o_bias or config.post_norms or config.centred_norms)
 
 
@@ -109,7 +143,7 @@ def plain_sums(config: ModelConfig) -> bool:
 def structure(
     config: ModelConfig, fused: bool = False
 ) -> tuple[Any, dict[str, tuple[tuple[Any, ...], Any]]]:
-    """The module without its weights, and each dotted path's NNX path and declaration."""
+    """Return the module without its weights, and each path's NNX path and declaration."""
     graph, state = nnx.split(Transformer(config, fused))
     return graph, {
         ".".join(map(str, path)): (path, param) for path, param in nnx.to_flat_state(state)
@@ -117,12 +151,12 @@ def structure(
 
 
 def param_shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shape and dtype of every weight, by dotted path."""
+    """Return shape and dtype of every weight, by dotted path."""
     return {name: param.get_value() for name, (_, param) in structure(config)[1].items()}
 
 
 def logical_axes(config: ModelConfig) -> dict[str, Axes]:
-    """Returns the logical axes of every weight, by dotted path.
+    """Return the logical axes of every weight, by dotted path.
 
     The names are "vocab", "embed", "heads", "kv_heads", "mlp" and "norm"; `sharding.RULES` maps
     them to axes of a mesh.
@@ -134,70 +168,74 @@ def logical_axes(config: ModelConfig) -> dict[str, Axes]:
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
-    """Draws fresh weights: N(0, 1/fan-in) matrices, zero biases, unit norm gains.
+    """Draw fresh weights: N(0, 1/fan-in) matrices, zero biases, unit norm gains.
 
     Projections back into the residual stream are divided by √(2 · layers) (GPT-2).
 
     Args:
-        config: The decoder.
+        config: Shape of the decoder.
         key: Typed PRNG key; one key is split off for each weight.
 
     Returns:
         Weights in the dtype of the configuration.
     """
     declared = structure(config)[1]
-    weights = {}
+    params = {}
     for subkey, (name, (_, param)) in zip(
         jax.random.split(key, len(declared)), declared.items(), strict=True
     ):
         shape = param.get_value()
         noise = param.get_metadata("scale") * jax.random.normal(subkey, shape.shape, jnp.float32)
-        weights[name] = (param.get_metadata("mean") + noise).astype(shape.dtype)
-    return weights
+        params[name] = (param.get_metadata("mean") + noise).astype(shape.dtype)
+    return params
 
 
 def forward(
     config: ModelConfig,
-    weights: Params,
+    params: Params | FusedParams,
     tokens: jax.Array,
     positions: jax.Array,
-    cache: Cache | None = None,
+    cache: KVCache | None = None,
     valid: jax.Array | None = None,
     *,
     last: jax.Array | None = None,
-    spread: Spread | None = None,
-) -> tuple[jax.Array, Cache | None]:
-    """Runs the decoder; pure, for jit (`config` static), vmap and grad.
+    kernels: Kernels = XLA_ONLY,
+) -> tuple[jax.Array, KVCache | None]:
+    """Run the decoder; pure, for jit (`config` static), vmap and grad.
 
     Args:
-        config: The decoder.
-        weights: One member's weights, as stored or in the layout of `decode_layout`. A
-            "head.weight" is used even where the configuration ties the output head to the
-            embedding, so that training can treat the two apart.
+        config: Shape of the decoder.
+        params: One member's weights, as stored or fused.
         tokens: [batch, tokens] int32.
         positions: [batch, tokens] int32, counted from the first token that is not padding.
-        cache: Keys and values of earlier tokens, or None. With one, padding is to the right, and
-            the tokens' keys and values are put into the slots that `positions` names; the caller
-            sees to it that there are such slots. Tokens as many as slots fill a fresh cache.
+        cache: Keys and values of earlier tokens, or None. With a cache, padding is to the right,
+            and the tokens' keys and values are written into the slots that `positions` names; the
+            caller makes sure that these slots exist. As many tokens as slots fill a fresh cache.
         valid: [batch, tokens] bool, False for padding; only without a cache. None: padding, if any,
             is to the right.
-        last: [batch] or [batch, k] int32, the only tokens of each row whose logits are wanted;
-            None: all.
-        spread: Over which devices the weights and the cache's heads lie; None: on one device, or
-            without a cache.
+        last: [batch] or [batch, k] int32, the tokens of each row whose logits are computed; None:
+            all.
+        kernels: Which kernels run, and over which devices; see `choose_kernels`.
 
     Returns:
-        Logits [batch, tokens (or 1, or k), vocabulary] in float32, and the cache with the tokens
+        Logits [batch, tokens (or 1, or k), vocabulary] float32, and the cache with the tokens
         added (None without a cache). Logits of padding are meaningless.
+
+    Raises:
+        ValueError: `cache` and `valid` are both given, or the weights are not those that the
+            configuration declares.
     """
     if cache is not None and valid is not None:
-        raise ValueError("with a cache, padding is to the right and valid is not looked at")
-    graph, declared = structure(
-        replace(config, tie_embeddings="head.weight" not in weights),
-        "layers.0.attention.qkv.weight" in weights,
-    )
-    filled = [(path, param.replace(weights[name])) for name, (path, param) in declared.items()]
-    model = nnx.merge(graph, nnx.from_flat_state(filled))
+        raise ValueError("give cache or valid, not both: with a cache, padding is to the right")
+    fused = isinstance(params, FusedParams)
+    leaves = params.leaves if isinstance(params, FusedParams) else params
+    graph, declared = structure(config, fused)
+    if leaves.keys() != declared.keys():
+        path = min(leaves.keys() ^ declared.keys())
+        problem = "is missing" if path in declared else "has no place in the model"
+        raise ValueError(f"weight {path} {problem}")
+    state = [(path, param.replace(leaves[name])) for name, (path, param) in declared.items()]
+    model = nnx.merge(graph, nnx.from_flat_state(state))
     logits: jax.Array
-    logits, cache = model(tokens, positions, cache, valid, last, spread)
+    logits, cache = model(tokens, positions, cache, valid, last, kernels)
     return logits, cache

@@ -261,6 +261,7 @@ def _loss(
     """
     if not learn_head:
         params = params | {"head.weight": jax.lax.stop_gradient(params["embed.weight"])}
+        model = dataclasses.replace(model, tie_embeddings=False)
     inputs, targets, counts = tokens[:, :-1], tokens[:, 1:], answer[:, 1:]
     positions = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), inputs.shape)
     logits, _ = forward(model, params, inputs, positions)

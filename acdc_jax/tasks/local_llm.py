@@ -23,10 +23,11 @@ import numpy as np
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.inference.buckets import bucket
-from acdc_jax.inference.continuous_batching import generate
-from acdc_jax.inference.sampling import Sampling
+from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
+from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.kernels.options import choose_kernels
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.transformer import forward
 from acdc_jax.params import Params
@@ -170,16 +171,19 @@ class LocalChat:
     def _decode(self, requests: Sequence[ChatRequest]) -> list[str]:
         """Return the answers of a batch, in which all requests are sampled or none is."""
         model, texts = self._model, [""] * len(requests)
-        for batch in generate(
+        options = GenerateOptions(
+            stop_tokens=model.stop_tokens,
+            pad_token=model.pad_token,
+            batch_size=self._batch_size,
+            sampling=self._sampling if requests[0].sampled else GREEDY,
+        )
+        for batch in generate_tokens(
             model.config,
             model.params,
             [model.encode(request) for request in requests],
-            stop_tokens=model.stop_tokens,
-            pad_token=model.pad_token,
-            max_new_tokens=self._max_tokens,
-            sampling=self._sampling if requests[0].sampled else Sampling(),
-            key=jax.random.key(requests[0].seed),
-            batch_size=self._batch_size,
+            self._max_tokens,
+            jax.random.key(requests[0].seed),
+            options,
         ):
             for index, tokens in zip(batch.indices, batch.tokens[0], strict=True):
                 texts[index] = tokenizer.decode(model.tokenizer, tokens)
@@ -246,6 +250,8 @@ def _mean_hidden_state(
     # With the identity as output head, the logits are the last hidden states.
     headless = {**params, "head.weight": jnp.eye(embed.shape[1], dtype=embed.dtype)}
     positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
-    states, _ = forward(config, headless, tokens, positions[None])
+    untied = dataclasses.replace(config, tie_embeddings=False)
+    kernels = choose_kernels(embed.dtype)
+    states, _ = forward(untied, headless, tokens, positions[None], kernels=kernels)
     is_token = (positions < length)[:, None]
     return jnp.where(is_token, states[0], jnp.float32(0)).sum(0) / length.astype(jnp.float32)

@@ -1,5 +1,6 @@
 """`acdc evaluate --harness_tasks`: members meet local tasks, and are scored together."""
 
+import dataclasses
 import gzip
 import json
 import shutil
@@ -95,16 +96,17 @@ def _samples(run_dir: Path, name: str, model: str) -> list[dict[str, Any]]:
 
 def _count(monkeypatch: pytest.MonkeyPatch, stop_after: int = 10**9) -> list[int]:
     """Counts prompts that are decoded; fails beyond some number."""
-    asked, generate = [0], lm.generate
+    asked, generate = [0], lm.generate_tokens
 
-    def counted(config: Any, weights: Any, prompts: Sequence[Any], **how: Any) -> Any:
-        for batch in generate(config, weights, prompts, **how | {"batch_size": 1}):
+    def counted(*arguments: Any) -> Any:
+        *request, options = arguments
+        for batch in generate(*request, dataclasses.replace(options, batch_size=1)):
             if asked[0] == stop_after:
                 raise AcdcError("the power went out")
             asked[0] += len(batch.indices)
             yield batch
 
-    monkeypatch.setattr(lm, "generate", counted)
+    monkeypatch.setattr(lm, "generate_tokens", counted)
     return asked
 
 

@@ -72,7 +72,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     answers = sorted({text for said in _SAYS.values() for text in said.values()})
 
     def generate(
-        config: object, weights: Params, prompts: Sequence[Sequence[int]], **_: object
+        config: object, weights: Params, prompts: Sequence[Sequence[int]], *_: object
     ) -> list[Batch]:
         def said(member: str, index: int) -> list[int]:
             return [answers.index(_SAYS[member][texts[prompts[index][0]]])]
@@ -83,7 +83,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
             for i in reversed(range(len(prompts)))
         ]
 
-    monkeypatch.setattr(evaluate, "generate", generate)
+    monkeypatch.setattr(evaluate, "generate_tokens", generate)
     return Engine(TINY, encode, lambda t: answers[t[0]], (1,), 0, 4, 4, 4)
 
 
@@ -121,14 +121,14 @@ def test_scoring_begins_while_others_decode(
 ) -> None:
     """A family goes to the sandbox as soon as its last instance is answered."""
     sandbox, scored = _Sandbox(), []
-    scripted = evaluate.generate
+    scripted = evaluate.generate_tokens
 
-    def generate(*given: Any, **named: Any) -> Iterator[Batch]:
-        for batch in scripted(*given, **named):
+    def generate(*arguments: Any) -> Iterator[Batch]:
+        for batch in scripted(*arguments):
             scored.append(len(sandbox.calls))
             yield batch
 
-    monkeypatch.setattr(evaluate, "generate", generate)
+    monkeypatch.setattr(evaluate, "generate_tokens", generate)
     tasks = [_task("x", 2), _task("y", 1)]
     found = answer_tasks(_evaluator(engine, sandbox), {}, _MEMBERS, tasks)()
     assert scored == [0, 1, 1]
@@ -204,10 +204,10 @@ def test_responses_know_how_sure_their_member_was() -> None:
         4,
         1,
     )
-    decode = evaluate.generate
+    decode = evaluate.generate_tokens
 
-    def watched(*given: Any, **named: Any) -> Iterator[Batch]:
-        for batch in decode(*given, **named):
+    def watched(*arguments: Any) -> Iterator[Batch]:
+        for batch in decode(*arguments):
             seen.extend(batch.log_probs[0] + batch.mean_log_probs[0] if batch.log_probs else [])
             yield batch
 
@@ -215,7 +215,7 @@ def test_responses_know_how_sure_their_member_was() -> None:
     tasks = [_task("x", 1)]
     plain = answer_tasks(evaluator, weights, ["a"], tasks)()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "generate", watched)
+        patch.setattr(evaluate, "generate_tokens", watched)
         found = answer_tasks(evaluator, weights, ["a"], tasks, log_probs=True)()
     (response,) = found.responses
     assert (response.tokens, found.tokens) == (5, 5)

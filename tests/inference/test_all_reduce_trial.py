@@ -1,5 +1,6 @@
 """Devices add up by themselves only where their sums are right; the kernel itself needs GPUs."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from acdc_jax.bench.decode import step_settings
 from acdc_jax.inference import all_reduce_trial
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.models.fused_weights import fuse_weights
 from acdc_jax.models.kernels import residual_norm
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.transformer import init_params
@@ -27,15 +28,15 @@ def test_sums_are_tried_out(
     """A device that gets a wrong one is named."""
 
     def stand_in(x: jax.Array, parts: jax.Array, *_: Any, **named: Any) -> tuple[jax.Array, ...]:
-        assert named["spread"].peers is not None
+        assert named["heads"].inboxes is not None
         total = x + parts.sum(0).astype(x.dtype)
         return total.at[1, 5].add(off), x
 
     monkeypatch.setattr(residual_norm, "residual_norm", stand_in)
-    all_reduce_trial.adds_up.cache_clear()
-    assert all_reduce_trial.adds_up(MESH, "model", 3, 48, jnp.dtype("bfloat16")) == (not off)
+    all_reduce_trial.sums_are_right.cache_clear()
+    assert all_reduce_trial.sums_are_right(MESH, "model", 3, 48, jnp.dtype("bfloat16")) == (not off)
     assert ("got a wrong sum from its peers" in caplog.text) == bool(off)
-    all_reduce_trial.adds_up.cache_clear()
+    all_reduce_trial.sums_are_right.cache_clear()
 
 
 def test_the_trial_compiles_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,11 +53,11 @@ def test_the_trial_compiles_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = jax.jit
     monkeypatch.setattr(all_reduce_trial.jax, "jit", lowered)
-    all_reduce_trial.adds_up.cache_clear()
-    assert not all_reduce_trial.adds_up(
+    all_reduce_trial.sums_are_right.cache_clear()
+    assert not all_reduce_trial.sums_are_right(
         MESH, "model", 2, 3584, jnp.dtype("bfloat16")
     )  # nothing was added
-    all_reduce_trial.adds_up.cache_clear()
+    all_reduce_trial.sums_are_right.cache_clear()
     assert "residual_norm" in texts[0]
 
 
@@ -68,10 +69,13 @@ def test_devices_exchange_where_their_sums_are_right(
     mesh = make_mesh("model:2", jax.devices()[:2])
     weights = init_params(CONFIG, jax.random.key(0))
     placed = jax.device_put(weights, param_shardings(mesh, CONFIG, population=False))
-    laid_out = decode_layout(CONFIG, placed)
+    laid_out = fuse_weights(CONFIG, placed)
     monkeypatch.setattr(all_reduce_trial, "LEAST_WIDTH", CONFIG.hidden_size)
     monkeypatch.setattr(all_reduce_trial, "reachable", lambda mesh: True)
-    monkeypatch.setattr(residual_norm, "supported", lambda x: True)
-    monkeypatch.setattr(all_reduce_trial, "adds_up", lambda *given: right)
-    found = all_reduce_trial.connected(step_settings(CONFIG, laid_out, 8), laid_out, 4)
+    monkeypatch.setattr(residual_norm, "fits", lambda x: True)
+    monkeypatch.setattr(all_reduce_trial, "sums_are_right", lambda *given: right)
+    settings = step_settings(CONFIG, laid_out, 8)
+    kernels = dataclasses.replace(settings.kernels, residual_norm=True)
+    settings = dataclasses.replace(settings, kernels=kernels)
+    found = all_reduce_trial.choose_inboxes(settings, laid_out, 4)
     assert (found is not None) == right

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acdc_jax.inference.buckets import bucket, common_prefix, grouped, halved, padded
+from acdc_jax.inference.buckets import bucket, common_prefix, group_prompts, halve, pad_prompts
 
 
 def test_buckets() -> None:
@@ -18,7 +18,7 @@ def test_buckets() -> None:
 @given(st.lists(st.integers(1, 100), max_size=60), st.integers(1, 40), st.booleans())
 def test_groups(lengths: list[int], size: int, mixed: bool) -> None:
     """Every prompt once, where it fits; short ones first."""
-    made = grouped(lengths, lambda padded: max(1, size * 8 // padded), mixed=mixed)
+    made = group_prompts(lengths, lambda padded: max(1, size * 8 // padded), mixed=mixed)
     assert sorted(i for indices, _ in made for i in indices) == list(range(len(lengths)))
     assert [length for _, length in made] == sorted(length for _, length in made)
     for indices, length in made:
@@ -30,15 +30,15 @@ def test_groups(lengths: list[int], size: int, mixed: bool) -> None:
         assert all(len(indices) == max(1, size * 8 // length) for indices, length in made[:-1])
 
 
-def test_halved() -> None:
+def test_halve() -> None:
     """Few sizes, and none much too large."""
-    assert [halved(288, n) for n in (288, 145, 144, 72, 5, 1)] == [288, 288, 144, 72, 9, 9]
-    assert halved(4, 1) == 4
+    assert [halve(288, n) for n in (288, 145, 144, 72, 5, 1)] == [288, 288, 144, 72, 9, 9]
+    assert halve(4, 1) == 4
 
 
 def test_padding_is_on_the_right() -> None:
     """And rows that fill the group are all padding."""
-    assert padded([[5, 6], [7]], 3, 4, 9).tolist() == [[5, 6, 9, 9], [7, 9, 9, 9], [9] * 4]
+    assert pad_prompts([[5, 6], [7]], 3, 4, 9).tolist() == [[5, 6, 9, 9], [7, 9, 9, 9], [9] * 4]
 
 
 @given(st.lists(st.lists(st.integers(0, 2), max_size=6), min_size=1, max_size=5))
@@ -53,4 +53,4 @@ def test_common_prefix(prompts: list[list[int]]) -> None:
 
 def test_padded_dtype() -> None:
     """As jitted functions take it."""
-    assert padded([[1]], 1, 8, 0).dtype == np.int32
+    assert pad_prompts([[1]], 1, 8, 0).dtype == np.int32

@@ -10,13 +10,19 @@ import pytest
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.inference import all_reduce_trial, continuous_batching, memory, steps
-from acdc_jax.inference.continuous_batching import Batch, generate
+from acdc_jax.inference.continuous_batching import (
+    Batch,
+    GenerateOptions,
+    PromptError,
+    generate_tokens,
+)
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.fused_weights import decode_layout
-from acdc_jax.models.kernels.peer_all_reduce import Peers, connect
+from acdc_jax.models.fused_weights import fuse_weights
+from acdc_jax.models.kernels.options import XLA_ONLY
+from acdc_jax.models.kernels.peer_all_reduce import PeerInboxes, allocate_inboxes
 from acdc_jax.models.param_shardings import param_shardings
-from acdc_jax.models.transformer import forward, param_shapes
+from acdc_jax.models.transformer import FusedParams, forward, param_shapes
 from acdc_jax.params import Params
 from acdc_jax.sharding import make_mesh
 
@@ -33,26 +39,20 @@ NEW = 7
 
 
 def batches(
-    weights: Params = WEIGHTS,
+    weights: Params | FusedParams = WEIGHTS,
     prompts: list[list[int]] = PROMPTS,
     config: ModelConfig = CONFIG,
     **changes: Any,
 ) -> list[Batch]:
     """All batches, in the order in which they came."""
-    arguments = {
-        "stop_tokens": (),
-        "pad_token": 0,
-        "max_new_tokens": NEW,
-        "sampling": Sampling(),
-        "key": jax.random.key(5),
-        "batch_size": 16,
-        "population": None,
-    }
-    return list(generate(config, weights, prompts, **arguments | changes))
+    arguments = {"max_new_tokens": NEW, "key": jax.random.key(5)} | changes
+    limit, key = arguments.pop("max_new_tokens"), arguments.pop("key")
+    options = GenerateOptions(**{"stop_tokens": (), "pad_token": 0, "batch_size": 16} | arguments)
+    return list(generate_tokens(config, weights, prompts, limit, key, options))
 
 
 def respond(
-    weights: Params = WEIGHTS,
+    weights: Params | FusedParams = WEIGHTS,
     prompts: list[list[int]] = PROMPTS,
     *,
     values: str = "tokens",
@@ -118,9 +118,11 @@ def test_a_common_prefix_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     common = RNG.integers(0, 40, 11).tolist()
     prompts = [common + p[:6] for p in PROMPTS] + [common]
     seen = []
-    start = steps.start
+    init_state = steps.init_state
     monkeypatch.setattr(
-        continuous_batching, "start", lambda s, *rest: (seen.append(s.prefix), start(s, *rest))[1]
+        continuous_batching,
+        "init_state",
+        lambda s, *rest: (seen.append(s.prefix), init_state(s, *rest))[1],
     )
     expected = respond(POPULATION, prompts, population=MEMBERS)
     assert respond(POPULATION, prompts, population=MEMBERS, prefix=30, batch_size=3) == expected
@@ -174,9 +176,9 @@ def test_log_probs() -> None:
     assert any(len(r) < NEW for r in responses)
 
 
-def test_decode_layout_gives_the_same_responses() -> None:
+def test_fuse_weights_gives_the_same_responses() -> None:
     """What large members are decoded from."""
-    assert respond(decode_layout(CONFIG, dict(WEIGHTS))) == respond()
+    assert respond(fuse_weights(CONFIG, WEIGHTS)) == respond()
 
 
 def test_a_response_does_not_depend_on_its_batch() -> None:
@@ -221,7 +223,7 @@ def test_stop_tokens_cut_responses() -> None:
             assert response == whole[: min(ends, default=NEW)]
 
 
-def _settings(**changes: Any) -> steps.Settings:
+def _settings(**changes: Any) -> steps.StepSettings:
     fields = {
         "model": CONFIG,
         "stop_tokens": (),
@@ -234,8 +236,9 @@ def _settings(**changes: Any) -> steps.Settings:
         "early_exit": True,
         "log_probs": False,
         "placement": None,
+        "kernels": XLA_ONLY,
     }
-    return steps.Settings(**fields | changes)
+    return steps.StepSettings(**fields | changes)
 
 
 @pytest.mark.parametrize("early_exit", [True, False])
@@ -244,31 +247,33 @@ def test_a_call_of_decode(early_exit: bool, limit: int, count: int) -> None:
     """So many tokens at most; the cache is updated in place; the host is asked for nothing."""
     settings = _settings(early_exit=early_exit)
     key, none = jax.random.key(0), jnp.zeros((0,), jnp.int32)
-    state = steps.start(settings, 1, 3, 16, WEIGHTS, none, key)
+    state = steps.init_state(settings, 1, 3, 16, WEIGHTS, none, key)
     column = [jnp.asarray(values, jnp.int32) for values in ([2, 1], [2, 5], [limit] * 2, [0, 0])]
     prompts = steps.Prompts(jnp.ones((2, 8), jnp.int32), *column)
     before = steps.prefill(settings, WEIGHTS, state, prompts, key)
-    assert before.drawn.done.tolist() == [[True, True, False]]  # slot 5 does not exist
+    assert before.sampled.done.tolist() == [[True, True, False]]  # slot 5 does not exist
     cancelled = jnp.zeros((1, 3), bool)
     with jax.transfer_guard("disallow"):
-        after, drawn = steps.decode(settings, WEIGHTS, before, cancelled)
+        after, sampled = steps.decode(settings, WEIGHTS, before, cancelled)
     assert before.cache.k[0].is_deleted()
-    assert not drawn.tokens.is_deleted()
-    assert drawn.count.tolist() == [0, 0, count]
+    assert not sampled.tokens.is_deleted()
+    assert sampled.count.tolist() == [0, 0, count]
     assert after.position.tolist()[2] in (2 + count - 1, 0)
-    assert bool(drawn.done[0, 2]) == (limit == 3)
+    assert bool(sampled.done[0, 2]) == (limit == 3)
 
 
 def test_compilations() -> None:
     """One per bucket and batch size, whatever the prompts, keys and weights are."""
-    for step in (steps.start, steps.prefill, steps.decode):
+    for step in (steps.init_state, steps.prefill, steps.decode):
         step.clear_cache()
     counts = []
     for lengths, key in (((3, 5, 9, 12, 8), 0), ((11, 12, 1, 1, 10), 1), ((9, 9, 9), 2)):
         prompts = [[1] * n for n in lengths]
         weights = {path: leaf[key] for path, leaf in POPULATION.items()}
         respond(weights, prompts, batch_size=4, key=jax.random.key(key))
-        counts.append([step._cache_size() for step in (steps.start, steps.prefill, steps.decode)])
+        counts.append(
+            [step._cache_size() for step in (steps.init_state, steps.prefill, steps.decode)]
+        )
     # Of a small model, what does not fill a group of bucket 8 goes along with bucket 12.
     assert counts == [[1, 1, 1]] * 3
     respond(prompts=[[1] * 20], batch_size=4)
@@ -278,7 +283,7 @@ def test_compilations() -> None:
 def test_a_large_model_reads_few_prompts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its groups are small, by bucket, and compiled for in the first generation."""
     expected = respond()
-    monkeypatch.setattr(continuous_batching, "_READING_WORK", memory.parameter_count(CONFIG) * 24.0)
+    monkeypatch.setattr(continuous_batching, "_PREFILL_WORK", memory.parameter_count(CONFIG) * 24.0)
     steps.prefill.clear_cache()
     assert respond(batch_size=4) == expected
     assert steps.prefill._cache_size() == 3  # buckets of 8, 12 and 16
@@ -290,19 +295,19 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer slots where memory ends, the same responses; not even one: a clear error."""
     expected = respond()
     seen = []
-    start = steps.start
+    init_state = steps.init_state
     monkeypatch.setattr(
         continuous_batching,
-        "start",
-        lambda s, m, b, *rest: (seen.append(b), start(s, m, b, *rest))[1],
+        "init_state",
+        lambda s, m, b, *rest: (seen.append(b), init_state(s, m, b, *rest))[1],
     )
     one = 24 * memory.token_bytes(CONFIG) + 12 * CONFIG.vocab_size
-    reading = continuous_batching._READING * (4 * 32 + 3 * 48) * 4
+    reading = continuous_batching._PREFILL_TOKENS * (4 * 32 + 3 * 48) * 4
     monkeypatch.setattr(memory, "free_bytes", lambda _: int((reading + 5.5 * one) / 0.94))
     assert respond() == expected
     assert seen == [4]
     monkeypatch.setattr(memory, "free_bytes", lambda _: int(reading / 0.94))
-    with pytest.raises(AcdcError, match=r"24 tokens needs 0.00 GiB .* lower --max_new_tokens"):
+    with pytest.raises(AcdcError, match=r"24 tokens needs 0.00 GiB.* lower max_new_tokens"):
         respond()
 
 
@@ -310,16 +315,18 @@ def test_devices_that_exchange_by_themselves(monkeypatch: pytest.MonkeyPatch) ->
     """The same responses; here, where no kernel runs, XLA adds up what they are given."""
     mesh = make_mesh("model:2", jax.devices()[:2])
     placed = jax.device_put(WEIGHTS, param_shardings(mesh, CONFIG, population=False))
-    laid_out = decode_layout(CONFIG, placed)
+    laid_out = fuse_weights(CONFIG, placed)
     expected = [batch.tokens for batch in batches(laid_out)]
     asked = []
 
-    def connected(settings: steps.Settings, weights: Params, slots: int) -> Peers:
-        assert all_reduce_trial.connected(settings, weights, slots) is None  # no GPUs
+    def choose_inboxes(
+        settings: steps.StepSettings, params: FusedParams, slots: int
+    ) -> PeerInboxes:
+        assert all_reduce_trial.choose_inboxes(settings, params, slots) is None  # no GPUs
         asked.append(slots)
-        return connect(mesh, "model", slots, CONFIG.hidden_size)
+        return allocate_inboxes(mesh, "model", slots, CONFIG.hidden_size)
 
-    monkeypatch.setattr(continuous_batching, "connected", connected)
+    monkeypatch.setattr(continuous_batching, "choose_inboxes", choose_inboxes)
     assert [batch.tokens for batch in batches(laid_out)] == expected
     assert asked
 
@@ -330,17 +337,9 @@ def test_memory_is_that_of_the_members_devices(monkeypatch: pytest.MonkeyPatch) 
     free = memory.free_bytes
     monkeypatch.setattr(memory, "free_bytes", lambda d: (asked.add(d), free(d))[1])
     there = jax.devices()[2]
-    generate(
-        CONFIG,
-        jax.device_put(WEIGHTS, there),
-        PROMPTS,
-        stop_tokens=(),
-        pad_token=0,
-        max_new_tokens=NEW,
-        sampling=Sampling(),
-        key=jax.random.key(5),
-        batch_size=16,
-    )
+    weights = jax.device_put(WEIGHTS, there)
+    options = GenerateOptions((), pad_token=0, batch_size=16)
+    generate_tokens(CONFIG, weights, PROMPTS, NEW, jax.random.key(5), options)
     assert asked == {there}
 
 
@@ -376,13 +375,8 @@ def test_nothing_to_do() -> None:
 def test_refusals(changes: dict[str, Any], named: str) -> None:
     """By the prompt's index."""
     arguments = {"max_new_tokens": NEW, "batch_size": 4, "prompts": PROMPTS} | changes
-    with pytest.raises(AcdcError, match=named):  # at the call, before the first batch is asked for
-        generate(
-            CONFIG,
-            WEIGHTS,
-            stop_tokens=(),
-            pad_token=0,
-            sampling=Sampling(),
-            key=jax.random.key(0),
-            **arguments,
-        )
+    options = GenerateOptions((), pad_token=0, batch_size=arguments["batch_size"])
+    prompts, limit = arguments["prompts"], arguments["max_new_tokens"]
+    kind = PromptError if named.startswith("prompt") else ValueError
+    with pytest.raises(kind, match=named):  # at the call, before the first batch is asked for
+        generate_tokens(CONFIG, WEIGHTS, prompts, limit, jax.random.key(0), options)

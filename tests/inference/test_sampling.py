@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acdc_jax.errors import ConfigError
-from acdc_jax.inference.sampling import Sampling, confidence, sample, warped
+from acdc_jax.inference.sampling import Sampling, confidence, filter_logits, sample
 
 LOGITS = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -3.0], np.float32)
 DRAWS = 40_000
@@ -100,7 +99,7 @@ def test_what_stays_equals_transformers(sampling: Sampling) -> None:
     if sampling.min_p:
         theirs.append(MinPLogitsWarper(sampling.min_p))
     expected = theirs(None, torch.tensor(logits)).numpy()
-    ours = np.asarray(warped(jnp.asarray(logits), sampling))
+    ours = np.asarray(filter_logits(jnp.asarray(logits), sampling))
     # Of equals, as in row 1, they keep some and we keep all.
     np.testing.assert_allclose(np.delete(ours, 1, 0), np.delete(expected, 1, 0), rtol=1e-6)
     assert np.isfinite(ours[1]).all()
@@ -125,11 +124,12 @@ def test_confidence() -> None:
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"top_k": -1},
+        {"top_k": 0},
         {"min_p": -0.1},
         {"min_p": 2.0},
     ],
 )
 def test_refusals(values: dict[str, float]) -> None:
     """Values that mean nothing, by name."""
-    with pytest.raises(ConfigError, match=f"{next(iter(values))} must be"):
+    with pytest.raises(ValueError, match=f"{next(iter(values))} must be"):
         Sampling(**values)  # type: ignore[arg-type]

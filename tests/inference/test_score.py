@@ -11,7 +11,8 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.inference import score
 from acdc_jax.inference.score import log_likelihoods
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.models.fused_weights import fuse_weights
+from acdc_jax.models.kernels.options import Kernels
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.transformer import forward, param_shapes
 from acdc_jax.params import Params
@@ -69,7 +70,7 @@ def test_a_plain_forward_pass_says_the_same(
 ) -> None:
     weights = WEIGHTS
     if how == "decode layout":
-        weights = decode_layout(CONFIG, dict(WEIGHTS))
+        weights = fuse_weights(CONFIG, WEIGHTS)
     elif how == "mesh":
         mesh = make_mesh("model:2", jax.devices()[:2])
         weights = jax.device_put(WEIGHTS, param_shardings(mesh, CONFIG, population=False))
@@ -79,24 +80,26 @@ def test_a_plain_forward_pass_says_the_same(
 
 
 def test_one_compilation_for_each_length_and_none_afterwards() -> None:
-    score._tails.clear_cache()
+    score._score_tails.clear_cache()
     _scored()
-    compiled = score._tails._cache_size()
+    compiled = score._score_tails._cache_size()
     assert compiled <= 3  # 8, 12 and 64 tokens
     _scored({path: leaf + 1 for path, leaf in WEIGHTS.items()})
-    assert score._tails._cache_size() == compiled
+    assert score._score_tails._cache_size() == compiled
 
 
 def test_texts_that_differ_at_the_end_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read = 0
-    tails = score._tails
+    tails = score._score_tails
 
-    def count(config: ModelConfig, tail: int, weights: Params, *arrays: jax.Array) -> object:
+    def count(
+        config: ModelConfig, tail: int, kernels: Kernels, weights: Params, *arrays: jax.Array
+    ) -> object:
         nonlocal read
         read += int((arrays[1] > 1).sum())
-        return tails(config, tail, weights, *arrays)
+        return tails(config, tail, kernels, weights, *arrays)
 
-    monkeypatch.setattr(score, "_tails", count)
+    monkeypatch.setattr(score, "_score_tails", count)
     texts = [[1, 2, 3, letter] for letter in range(10, 20)]
     list(log_likelihoods(CONFIG, WEIGHTS, texts, [1] * 10, pad_token=0, batch_size=4))
     assert read == 1

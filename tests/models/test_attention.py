@@ -4,7 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from acdc_jax.models.attention import attention, of_members, rope, rope_angles, rope_frequencies
+from acdc_jax.models.attention import (
+    fold_members,
+    rope,
+    rope_angles,
+    rope_frequencies,
+    xla_attention,
+)
 from acdc_jax.models.config import ModelConfig
 
 CONFIG = ModelConfig("LlamaForCausalLM", 10, 32, 48, 1, 4, 2, 8)
@@ -33,17 +39,17 @@ def test_attention_with_grouped_heads() -> None:
         score = np.where(mask[b, t], k[b, :, h // 3] @ q[b, t, h] / 2, -np.inf)
         weight = np.exp(score - score.max())
         expected[b, t, h] = weight / weight.sum() @ v[b, :, h // 3]
-    ours = attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), jnp.asarray(mask))
+    ours = xla_attention(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), jnp.asarray(mask))
     np.testing.assert_allclose(ours, expected.reshape(2, 3, 24), atol=1e-5)
 
 
-def test_a_row_that_sees_nothing_is_finite() -> None:
+def test_a_row_that_attends_to_nothing_is_finite() -> None:
     """Padding rows must not poison anything."""
     ones = jnp.ones((1, 2, 2, 4))
-    assert np.isfinite(attention(ones, ones, ones, jnp.zeros((1, 2, 2), bool))).all()
+    assert np.isfinite(xla_attention(ones, ones, ones, jnp.zeros((1, 2, 2), bool))).all()
 
 
-def test_members_are_more_rows() -> None:
+def test_members_are_folded_into_rows() -> None:
     """What is common to members is there for each; the rule that cuDNN's attention is given."""
 
     def rows(x: jax.Array, how: dict[str, jax.Array]) -> jax.Array:
@@ -52,6 +58,6 @@ def test_members_are_more_rows() -> None:
 
     x = jnp.arange(120, dtype=jnp.float32).reshape(2, 3, 4, 5)
     mask = jnp.ones((3, 5)).at[0].set(0)
-    mapped = jax.vmap(of_members(rows), in_axes=(0, None))
+    mapped = jax.vmap(fold_members(rows), in_axes=(0, None))
     np.testing.assert_array_equal(mapped(x, {"mask": mask}), x * mask[None, :, None])
     np.testing.assert_array_equal(mapped(x, {}), x)

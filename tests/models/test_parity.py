@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.inference.continuous_batching import generate
-from acdc_jax.inference.sampling import Sampling
+from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import forward, param_shapes
@@ -100,17 +99,8 @@ def test_greedy_text(name: str, checkpoints: dict[str, Checkpoint]) -> None:
         )
     expected = written[:, tokens.shape[1] :].tolist()
     prompts = [row[mask].tolist() for row, mask in zip(tokens, valid, strict=True)]
-    (batch,) = generate(
-        config,
-        weights,
-        prompts,
-        stop_tokens=(config.vocab_size,),  # none
-        pad_token=0,
-        max_new_tokens=64,
-        sampling=Sampling(),
-        key=jax.random.key(0),
-        batch_size=8,
-    )
+    options = GenerateOptions((config.vocab_size,), pad_token=0, batch_size=8)  # no stop token
+    (batch,) = generate_tokens(config, weights, prompts, 64, jax.random.key(0), options)
     ours = [batch.tokens[0][batch.indices.index(i)] for i in range(2)]
     assert ours == expected
     assert len({token for row in ours for token in row}) > 5
@@ -176,17 +166,10 @@ def test_export_gives_the_same_greedy_text(
         written = model.generate(**inputs, do_sample=False, max_new_tokens=16)
     expected = theirs.batch_decode(written[:, inputs["input_ids"].shape[1] :], True)
     said = {}
-    for batch in generate(
-        config,
-        weights,
-        prompts,
-        stop_tokens=tokenizer.stop_tokens(tmp_path / "out", ours),
-        pad_token=0,
-        max_new_tokens=16,
-        sampling=Sampling(),
-        key=jax.random.key(0),
-        batch_size=8,
-    ):
+    options = GenerateOptions(
+        tokenizer.stop_tokens(tmp_path / "out", ours), pad_token=0, batch_size=8
+    )
+    for batch in generate_tokens(config, weights, prompts, 16, jax.random.key(0), options):
         for i, tokens in zip(batch.indices, batch.tokens[0], strict=True):
             said[i] = tokenizer.decode(ours, tokens)
     assert [said[i] for i in range(3)] == expected

@@ -10,11 +10,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from acdc_jax.models.attention import empty_cache
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.fused_weights import decode_layout
-from acdc_jax.models.kernels.head_sharding import Spread
-from acdc_jax.models.kernels.peer_all_reduce import connect
+from acdc_jax.models.fused_weights import fuse_weights
+from acdc_jax.models.kernels.head_sharding import HeadSharding
+from acdc_jax.models.kernels.options import Kernels
+from acdc_jax.models.kernels.peer_all_reduce import allocate_inboxes
 from acdc_jax.models.param_shardings import param_shardings
-from acdc_jax.models.transformer import forward, init_params, logical_axes, param_shapes
+from acdc_jax.models.transformer import (
+    FusedParams,
+    forward,
+    init_params,
+    logical_axes,
+    param_shapes,
+)
 from acdc_jax.sharding import make_mesh
 
 CONFIG = ModelConfig("Qwen2ForCausalLM", 50, 32, 48, 2, 4, 2, 8, tie_embeddings=True, qkv_bias=True)
@@ -75,20 +82,33 @@ def test_cache_equals_no_cache(weights: dict[str, jax.Array], windows: tuple[int
 
 
 def test_padding_of_a_cached_pass_is_on_the_right(weights: dict[str, jax.Array]) -> None:
-    """`valid` would be looked at by nobody."""
+    """`valid` is only for passes without a cache."""
     cache = empty_cache(CONFIG, 3, 10, jnp.dtype("float32"))
     with pytest.raises(ValueError, match="padding is to the right"):
         forward(CONFIG, weights, TOKENS, POSITIONS, cache, np.ones((3, 10), bool))
 
 
+def test_weights_that_the_configuration_does_not_declare(weights: dict[str, jax.Array]) -> None:
+    """They are named: neither the layout nor a head is guessed from the keys."""
+    with pytest.raises(ValueError, match=r"weight head.weight has no place in the model"):
+        forward(CONFIG, {**weights, "head.weight": weights["embed.weight"]}, TOKENS, POSITIONS)
+    untied = dataclasses.replace(CONFIG, tie_embeddings=False)
+    with pytest.raises(ValueError, match=r"weight head.weight is missing"):
+        forward(untied, weights, TOKENS, POSITIONS)
+
+
 @pytest.mark.parametrize("tied", [True, False])
-def test_decode_layout(tied: bool) -> None:
-    """Fewer leaves, the same logits; what is laid out anew is not kept twice."""
+def test_fuse_weights(tied: bool) -> None:
+    """Fewer leaves, the same logits; the caller's weights stay unless they are donated."""
     config = dataclasses.replace(CONFIG, tie_embeddings=tied, qk_norm=True, post_norms=True)
     weights = init_params(config, jax.random.key(1))
-    given = dict(weights)
-    laid_out = decode_layout(config, given)
-    assert "layers.0.attention.q.weight" not in laid_out.keys() | given.keys()
+    laid_out = fuse_weights(config, weights)
+    assert weights.keys() == param_shapes(config).keys()
+    donated = dict(weights)
+    again = fuse_weights(config, donated, donate=True)
+    assert not donated
+    jax.tree.map(np.testing.assert_array_equal, again, laid_out)
+    assert "layers.0.attention.q.weight" not in laid_out.leaves
     assert laid_out["layers.1.attention.qkv.bias"].shape == (1, 64)
     assert laid_out["layers.1.attention.qkv.weight"].shape == (32, 1, 64)
     assert laid_out["layers.1.mlp.down.weight"].shape == (48, 32)
@@ -98,12 +118,12 @@ def test_decode_layout(tied: bool) -> None:
 
 
 @pytest.mark.parametrize(("devices", "heads_cut"), [(2, True), (4, False)])
-def test_decode_layout_over_devices(devices: int, heads_cut: bool) -> None:
+def test_fuse_weights_over_devices(devices: int, heads_cut: bool) -> None:
     """Every device joins what it has; nothing moves, and the logits are the same."""
     weights = init_params(CONFIG, jax.random.key(1))
     mesh = make_mesh(f"model:{devices}", jax.devices()[:devices])
     placed = jax.device_put(dict(weights), param_shardings(mesh, CONFIG, population=False))
-    laid_out = decode_layout(CONFIG, placed)
+    laid_out = fuse_weights(CONFIG, placed)
     qkv, gate_up, down = (
         laid_out[f"layers.1.{name}.weight"] for name in ("attention.qkv", "mlp.gate_up", "mlp.down")
     )
@@ -127,12 +147,13 @@ def test_parts_on_each_device(tied: bool) -> None:
     weights = init_params(config, jax.random.key(1))
     mesh = make_mesh("model:2", jax.devices()[:2])
     placed = jax.device_put(dict(weights), param_shardings(mesh, config, population=False))
-    spread = Spread(mesh, "model", connect(mesh, "model", len(TOKENS), config.hidden_size))
-    laid_out, past = decode_layout(config, placed), empty_cache(config, 3, 10, jnp.float32)
+    inboxes = allocate_inboxes(mesh, "model", len(TOKENS), config.hidden_size)
+    kernels = Kernels(heads=HeadSharding(mesh, "model", inboxes))
+    laid_out, cache = fuse_weights(config, placed), empty_cache(config, 3, 10, jnp.float32)
 
     @jax.jit
-    def run_apart(weights: dict[str, jax.Array], tokens: jax.Array) -> jax.Array:
-        return forward(config, weights, tokens, POSITIONS[:, :1], past, spread=spread)[0]
+    def run_apart(weights: FusedParams, tokens: jax.Array) -> jax.Array:
+        return forward(config, weights, tokens, POSITIONS[:, :1], cache, kernels=kernels)[0]
 
     ours = run_apart(laid_out, TOKENS[:, :1])
     expected, _ = run(config, weights, TOKENS[:, :1], POSITIONS[:, :1])
@@ -142,7 +163,7 @@ def test_parts_on_each_device(tied: bool) -> None:
 @pytest.mark.parametrize("fused", [False, True])
 def test_one_token_alone(weights: dict[str, jax.Array], fused: bool) -> None:
     """The only one whose logits are wanted; others are there to be left out."""
-    own = decode_layout(CONFIG, dict(weights)) if fused else weights
+    own = fuse_weights(CONFIG, weights) if fused else weights
     whole, _ = run(CONFIG, own, TOKENS, POSITIONS)
     one, _ = run(CONFIG, own, TOKENS[:1], POSITIONS[:1], last=np.full((1,), 9, np.int32))
     assert one.shape == (1, 1, 50)
@@ -186,11 +207,12 @@ def test_population_equals_member_by_member(weights: dict[str, jax.Array]) -> No
         np.testing.assert_allclose(one, run(CONFIG, member, TOKENS, POSITIONS)[0], atol=1e-5)
 
 
-def test_separate_head_overrides_tying(weights: dict[str, jax.Array]) -> None:
+def test_a_tied_model_computes_as_an_untied_one(weights: dict[str, jax.Array]) -> None:
     """So that training can keep the gradient out of the tied output embedding."""
 
     def loss(weights: dict[str, jax.Array], head: jax.Array) -> jax.Array:
-        logits, _ = forward(CONFIG, {**weights, "head.weight": head}, TOKENS, POSITIONS)
+        untied = dataclasses.replace(CONFIG, tie_embeddings=False)
+        logits, _ = forward(untied, {**weights, "head.weight": head}, TOKENS, POSITIONS)
         return jnp.square(logits).mean()
 
     embed = weights["embed.weight"]

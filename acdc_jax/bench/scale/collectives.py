@@ -8,7 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from acdc_jax.inference import steps
 from acdc_jax.inference.steps import Prompts
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.param_shardings import sharded_param_shapes
+from acdc_jax.params import Params
 from acdc_jax.sharding import make_mesh
 
 _KINDS = (
@@ -74,14 +75,14 @@ def lowered(
         By name: decode, prefill, merge, and the mutation of each kind of projection.
     """
     wanted = sharded_param_shapes(mesh, config)
-    settings = step_settings(config, wanted, 16)
+    settings = step_settings(config, cast(Params, wanted), 16)  # shapes and shardings suffice
     assert settings.placement is not None
-    rest, key = settings.placement[1], jax.eval_shape(lambda: jax.random.key(0))
+    rest, key = settings.placement.replicated, jax.eval_shape(lambda: jax.random.key(0))
 
     def of(*shape: int, dtype: Any = jnp.int32) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=rest)
 
-    begin = steps.start.lower(settings, 1, slots, length, wanted, of(0), key)
+    begin = steps.init_state.lower(settings, 1, slots, length, wanted, of(0), key)
     state = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         begin.out_info,

@@ -21,7 +21,7 @@ from acdc_jax.config import Config, SandboxConfig
 from acdc_jax.inference.buckets import bucket
 from acdc_jax.inference.memory import weight_bytes
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.models.fused_weights import fuse_weights
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.runtime.memory_budget import limit_pinned_memory
 from acdc_jax.sharding import make_mesh
@@ -114,7 +114,8 @@ def _decode(
     for count in counts:
         mesh = make_mesh(f"model:{count}", jax.devices()[:count])
         here = param_shardings(mesh, model, population=False)
-        weights = decode_layout(model, jax.device_put(random_weights(model, 0), here))
+        stored = jax.device_put(random_weights(model, 0), here)
+        weights = fuse_weights(model, stored, donate=True)
         taken, first = step_seconds(model, weights, bench.batch, bench.cache)
         alone = taken if count == 1 else alone
         rate = step_bytes(model, weights, bench.batch, bench.cache) / count / taken

@@ -16,9 +16,9 @@ from pathlib import Path
 import jax
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation.evaluate import GREEDY, Evaluator, Response, Weights, evaluate_members
+from acdc_jax.evaluation.evaluate import Evaluator, Response, Weights, evaluate_members
 from acdc_jax.files import write_atomic
-from acdc_jax.inference.sampling import Sampling
+from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.tasks.task import Task
 
 QuestionId = tuple[str, str]
@@ -47,9 +47,8 @@ class Sampler:
         sampling = self.sampling
         if sampling.greedy:
             return f"{self.member}.greedy"
-        options = (
-            f"t{sampling.temperature:g}-k{sampling.top_k}-p{sampling.top_p:g}-m{sampling.min_p:g}"
-        )
+        top_k = sampling.top_k or 0
+        options = f"t{sampling.temperature:g}-k{top_k}-p{sampling.top_p:g}-m{sampling.min_p:g}"
         return f"{self.member}.{options}-s{self.prng_seed}.{self.number:02d}"
 
     @property

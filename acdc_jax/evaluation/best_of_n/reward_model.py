@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.inference.buckets import bucket, padded
+from acdc_jax.inference.buckets import bucket, pad_prompts
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import from_hf
+from acdc_jax.models.kernels.options import choose_kernels
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.safetensors_io import Stored, find_tensors, read_json, views
 from acdc_jax.models.transformer import forward
@@ -73,7 +74,8 @@ def load_reward_model(folder: Path, devices: Sequence[jax.Device]) -> RewardMode
     score = jax.device_put(np.array(values).astype(config.dtype), everywhere)
     tok = tokenizer.load_tokenizer(folder)
     pad = tok.pad_token_id if tok.pad_token_id is not None else 0
-    return RewardModel(config, {**weights, "head.weight": score}, tok, pad)
+    untied = replace(config, tie_embeddings=False)
+    return RewardModel(untied, {**weights, "head.weight": score}, tok, pad)
 
 
 def rewards(model: RewardModel, texts: Sequence[Sequence[int]]) -> list[float]:
@@ -93,7 +95,7 @@ def rewards(model: RewardModel, texts: Sequence[Sequence[int]]) -> list[float]:
                 f"{model.config.max_positions}"
             )
     width = min(bucket(max(map(len, texts))), model.config.max_positions)
-    tokens = padded(texts, len(texts), width, model.pad_token)
+    tokens = pad_prompts(texts, len(texts), width, model.pad_token)
     last = np.asarray([len(text) - 1 for text in texts], np.int32)
     values = _values(model.config, model.weights, tokens, last)
     return [float(value) for value in jax.device_get(values)]
@@ -103,8 +105,9 @@ def rewards(model: RewardModel, texts: Sequence[Sequence[int]]) -> list[float]:
 def _values(config: ModelConfig, weights: Params, tokens: jax.Array, last: jax.Array) -> jax.Array:
     """[rows] float32; padding is to the right, where no earlier token sees it."""
     where = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    positions = jnp.broadcast_to(where[None], tokens.shape)
     logits, _ = forward(
-        config, weights, tokens, jnp.broadcast_to(where[None], tokens.shape), last=last
+        config, weights, tokens, positions, last=last, kernels=choose_kernels(config.dtype)
     )
     return logits[:, 0, 0]
 

@@ -21,12 +21,13 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.inference.buckets import common_prefix
-from acdc_jax.inference.continuous_batching import generate
+from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
 from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.inference.score import log_likelihoods
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.tokenizer import DATE_STRING, pad_token, with_rows
+from acdc_jax.models.transformer import FusedParams
 from acdc_jax.params import Params
 
 _MAX_GEN_TOKS = 256  # if a task does not say, as in HFLM
@@ -59,7 +60,7 @@ class HarnessModel:
         name: Its name in the harness's results.
         model: Architecture.
         groups: Device groups, among which requests are divided.
-        params: Params on each group, as stored or from `decode_layout`.
+        params: Params on each group, as stored or from `fuse_weights`.
         text: How it reads and writes text.
         batch_size: Largest number of sequences that a group decodes at once.
         sampling: How every response is drawn, whatever a task says; None for what the task says.
@@ -69,7 +70,7 @@ class HarnessModel:
     name: str
     model: ModelConfig
     groups: DeviceGroups
-    params: Sequence[Params]
+    params: Sequence[Params | FusedParams]
     text: TextFormat
     batch_size: int
     sampling: Sampling | None = None
@@ -243,20 +244,24 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         def stopped(tokens: tuple[int, ...]) -> bool:
             return any(stop in decode(tokens) for stop in stop_strings)
 
+        generate_options = GenerateOptions(
+            stop_tokens=model.text.stop_tokens,
+            pad_token=model.pad_token,
+            batch_size=model.batch_size,
+            sampling=model.sampling or sampling_of(options),
+            prefix=common_prefix(prompts),
+            stopped=stopped,
+        )
+
         def respond_on(group: DeviceGroup) -> None:
             indices = model.groups.share(group, range(len(prompts)))
-            for batch in generate(
+            for batch in generate_tokens(
                 model.model,
                 model.params[group.index],
                 [prompts[i] for i in indices],
-                stop_tokens=model.text.stop_tokens,
-                pad_token=model.pad_token,
-                max_new_tokens=longest,
-                sampling=model.sampling or sampling_of(options),
-                key=model.group_key(group),
-                batch_size=model.batch_size,
-                prefix=common_prefix(prompts),
-                stopped=stopped,
+                longest,
+                model.group_key(group),
+                generate_options,
             ):
                 for place, tokens in zip(batch.indices, batch.tokens[0], strict=True):
                     text = postprocess_generated_text(decode(tokens), until, None)
@@ -339,6 +344,6 @@ def sampling_of(arguments: Mapping[str, Any]) -> Sampling:
     return Sampling(
         float(arguments.get("temperature", 1.0)),
         float(arguments.get("top_p", 1.0)),
-        int(arguments.get("top_k", 0)),
+        int(arguments.get("top_k", 0)) or None,
         float(arguments.get("min_p", 0.0)),
     )

@@ -12,8 +12,9 @@ from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.models.fused_weights import fuse_weights
 from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.models.transformer import FusedParams
 from acdc_jax.params import Params
 
 _SAMPLING = Sampling(temperature=0.7)  # the paper's
@@ -41,7 +42,7 @@ def member_models(
         batch_size: Largest number of sequences that a group decodes at once.
         key: Typed PRNG key of the samples.
     """
-    loaded, params = "", list[Params]()
+    loaded, params = "", list[FusedParams]()
     for name in plan.models:
         sample = plan.samples.get(name)
         member = sample.member if sample else name
@@ -92,6 +93,6 @@ def text_format(folders: Sequence[Path], *, thinking: bool = False) -> TextForma
     return TextFormat(tokenizers[0], stop_tokens, thinking)
 
 
-def _fused_copies(params: Params, model: ModelConfig, groups: DeviceGroups) -> list[Params]:
+def _fused_copies(params: Params, model: ModelConfig, groups: DeviceGroups) -> list[FusedParams]:
     """Return a copy of a model with fused weights on each group."""
-    return [decode_layout(model, dict(copy)) for copy in groups.copies(params, model)]
+    return [fuse_weights(model, copy) for copy in groups.copies(params, model)]

@@ -1,1 +1,1 @@
-"""Kernels for what XLA does not do fast enough, each with its fallback."""
+"""Hand-written kernels, each behind a switch of `options.Kernels`, with XLA as the fallback."""

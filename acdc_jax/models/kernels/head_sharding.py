@@ -1,4 +1,4 @@
-"""Over which devices a member lies, and how kernels run there."""
+"""Attention heads sharded over devices, and kernels mapped over these devices."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,42 +6,49 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
-from acdc_jax.models.kernels.peer_all_reduce import Peers
+from acdc_jax.models.kernels.peer_all_reduce import PeerInboxes
 
 
-class Spread(NamedTuple):
-    """Over which devices the heads of a cache lie.
+class HeadSharding(NamedTuple):
+    """Mesh and axis over which the heads of the KV cache are sharded.
 
     Attributes:
-        mesh: The devices.
-        axis: The axis of the mesh that cuts the heads; None: every device has all of them.
-        peers: Where they add up sums by themselves; None: XLA does it.
+        mesh: The devices of one member.
+        axis: Axis of the mesh that shards the heads; None: every device has all heads.
+        inboxes: Inboxes through which kernels sum over the devices; None: XLA does it.
     """
 
     mesh: Mesh
     axis: str | None
-    peers: Peers | None = None
+    inboxes: PeerInboxes | None = None
+
+    @property
+    def shards(self) -> int:
+        """Number of shards of the heads."""
+        return 1 if self.axis is None else int(self.mesh.shape[self.axis])
 
 
-def run_spread(
-    run: Callable[..., Any], spread: Spread | None, given: Any, made: Any
+def map_kernel(
+    kernel: Callable[..., Any], heads: HeadSharding | None, in_specs: Any, out_specs: Any
 ) -> Callable[..., Any]:
-    """Returns a function that calls a kernel on each device's own part of the arrays.
+    """Return a function that runs a kernel on each device's shard of the arrays.
 
-    XLA divides what it knows, and it knows nothing of kernels.
+    XLA cannot partition a kernel by itself.
 
     Args:
-        run: On the arrays of one device.
-        spread: The devices; None: one, which has all.
-        given: How arguments are divided, a tuple of partition specifications.
-        made: How results are.
+        kernel: Function of one device's arrays.
+        heads: Devices to map over; None: one device, `kernel` is returned as it is.
+        in_specs: Tuple of partition specs, one per argument.
+        out_specs: Partition specs of the results.
     """
-    if spread is None:
-        return run
-    return jax.shard_map(run, mesh=spread.mesh, in_specs=given, out_specs=made, check_vma=False)
+    if heads is None:
+        return kernel
+    return jax.shard_map(
+        kernel, mesh=heads.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
 
 
-def cut_along(spread: Spread | None, dimension: int) -> PartitionSpec:
-    """How an array is divided of which each device has its part along one dimension."""
-    axis = None if spread is None else spread.axis
+def heads_spec(heads: HeadSharding | None, dimension: int) -> PartitionSpec:
+    """Return the partition spec of an array whose `dimension` is sharded as the heads are."""
+    axis = None if heads is None else heads.axis
     return PartitionSpec(*(None,) * dimension, axis)

@@ -15,7 +15,7 @@ from acdc_jax.evaluation.lm_eval.lm import HarnessLM, HarnessModel, TextFormat
 from acdc_jax.evaluation.lm_eval.tasks import Benchmark, Prompting, run_benchmark
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.models import hf, tokenizer
-from acdc_jax.models.fused_weights import decode_layout
+from acdc_jax.models.fused_weights import fuse_weights
 from acdc_jax.sharding import make_mesh
 from tests.support import harness_tasks
 from tests.support.hf_checkpoints import Checkpoint
@@ -75,7 +75,7 @@ def folders(
 
 def _ours(folder: Path) -> HarnessLM:
     config, tok = hf.read_config(folder), tokenizer.load_tokenizer(folder)
-    params = decode_layout(config, dict(hf.load_weights(folder, config)))
+    params = fuse_weights(config, hf.load_weights(folder, config))
     text = TextFormat(tok, tokenizer.stop_tokens(folder, tok))
     groups = DeviceGroups.of_mesh(make_mesh("pop:1", jax.devices()[:1]))
     return HarnessLM(HarnessModel(folder.name, config, groups, [params], text, batch_size=16))

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acdc_jax.models.kernels.cache_rows import copy_rows, put_rows
-from acdc_jax.models.kernels.head_sharding import Spread
+from acdc_jax.models.kernels.cache_rows import copy_rows, write_rows
+from acdc_jax.models.kernels.head_sharding import HeadSharding
+from acdc_jax.models.kernels.options import XLA_ONLY
 
 RNG = np.random.default_rng(0)
 
@@ -21,14 +22,14 @@ def draw(*shape: int) -> jax.Array:
 @pytest.mark.parametrize("kernel", [False, True])
 def test_equals_an_assignment(first: int, head_dim: int, kernel: bool) -> None:
     """Rows of less than a block and of several; one whose slot does not exist is dropped."""
-    past, new = draw(5, 16, 2, head_dim), draw(3, 12, 2, head_dim)
+    cache, new = draw(5, 16, 2, head_dim), draw(3, 12, 2, head_dim)
     slots = jnp.asarray([4, 5, 1], jnp.int32)
-    expected = np.array(past)
+    expected = np.array(cache)
     expected[[4, 1], first:12] = np.asarray(new)[[0, 2], first:]
     if kernel:
-        found = copy_rows(past, new, slots, first, None, interpret=True)
+        found = copy_rows(cache, new, slots, first, None, interpret=True)
     else:
-        found = put_rows(past, new, slots, first, None)
+        found = write_rows(cache, new, slots, first, XLA_ONLY)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -39,20 +40,20 @@ def test_heads_over_devices(axis: str | None) -> None:
     given = draw(4, 16, 2, 8), draw(2, 8, 2, 8), jnp.asarray([3, 0], jnp.int32)
     # The emulation counts with numbers of its own dtypes.
     with jax.numpy_dtype_promotion("standard"):
-        found = copy_rows(*given, 2, Spread(mesh, axis), interpret=True)
-    np.testing.assert_array_equal(found, put_rows(*given, 2, None))
+        found = copy_rows(*given, 2, HeadSharding(mesh, axis), interpret=True)
+    np.testing.assert_array_equal(found, write_rows(*given, 2, XLA_ONLY))
 
 
 def test_it_compiles_for_a_gpu() -> None:
     """As far as that can be seen without one: in the memory of the cache, also of a population."""
-    past, new = jnp.zeros((4, 64, 4, 128), jnp.bfloat16), jnp.zeros((2, 32, 4, 128), jnp.bfloat16)
+    cache, new = jnp.zeros((4, 64, 4, 128), jnp.bfloat16), jnp.zeros((2, 32, 4, 128), jnp.bfloat16)
     slots = jnp.zeros((2,), jnp.int32)
-    put = jax.jit(lambda past, new, slots: copy_rows(past, new, slots, 8, None))
+    put = jax.jit(lambda cache, new, slots: copy_rows(cache, new, slots, 8, None))
     mapped = jax.jit(jax.vmap(put, in_axes=(0, 0, None)))
     for step, given in (
-        (put, (past, new, slots)),
-        (mapped, (jnp.stack([past, past]), jnp.stack([new, new]), slots)),
+        (put, (cache, new, slots)),
+        (mapped, (jnp.stack([cache, cache]), jnp.stack([new, new]), slots)),
     ):
         text = step.trace(*given).lower(lowering_platforms=("cuda",)).as_text()
-        assert "put_rows" in text
+        assert "write_rows" in text
         assert "output_operand_aliases" in text

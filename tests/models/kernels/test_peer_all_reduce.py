@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from acdc_jax.models.kernels.peer_all_reduce import connect, reachable
+from acdc_jax.models.kernels.peer_all_reduce import allocate_inboxes, reachable
 
 MESH = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
 
@@ -53,12 +53,12 @@ def test_not_with_another_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_addresses() -> None:
     """Everyone knows where all inboxes lie, and which is its own."""
-    peers = connect(MESH, "model", 2, 48)
-    assert peers.inbox.shape == (2, 2, 2, 2, 16, 2)
-    found = [shard.data.unsafe_buffer_pointer() for shard in peers.inbox.addressable_shards]
+    inboxes = allocate_inboxes(MESH, "model", 2, 48)
+    assert inboxes.inbox.shape == (2, 2, 2, 2, 16, 2)
+    found = [shard.data.unsafe_buffer_pointer() for shard in inboxes.inbox.addressable_shards]
     for device in range(2):
-        addresses = np.asarray(peers.addresses.addressable_shards[device].data)
+        addresses = np.asarray(inboxes.addresses.addressable_shards[device].data)
         assert addresses.view(np.uint64).ravel().tolist() == found
-        assert int(peers.ranks.addressable_shards[device].data[0, 0]) == device
-    assert not peers.inbox.any()
-    assert not peers.turns.any()
+        assert int(inboxes.ranks.addressable_shards[device].data[0, 0]) == device
+    assert not inboxes.inbox.any()
+    assert not inboxes.turns.any()

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from acdc_jax.models.kernels import residual_norm as module
-from acdc_jax.models.kernels.head_sharding import Spread
-from acdc_jax.models.kernels.peer_all_reduce import connect
-from acdc_jax.models.kernels.residual_norm import residual_norm, supported
+from acdc_jax.models.kernels.head_sharding import HeadSharding
+from acdc_jax.models.kernels.peer_all_reduce import allocate_inboxes
+from acdc_jax.models.kernels.residual_norm import fits, residual_norm
 
 RNG = np.random.default_rng(0)
 
@@ -54,13 +54,14 @@ def test_on_all_devices() -> None:
     expected = residual_norm(*given, eps=1e-6, interpret=True)
     # The emulation counts with numbers of its own dtypes.
     with jax.numpy_dtype_promotion("standard"):
-        found = residual_norm(*given, eps=1e-6, spread=Spread(mesh, None), interpret=True)
+        found = residual_norm(*given, eps=1e-6, heads=HeadSharding(mesh, None), interpret=True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
 
 
-def test_a_cpu_does_not_run_it() -> None:
-    """It is written for a GPU."""
-    assert not supported(draw(1, 1, 64).astype(jnp.bfloat16))
+def test_shapes() -> None:
+    """It is for few rows."""
+    assert fits(draw(256, 1, 64))
+    assert not fits(draw(257, 1, 64))
 
 
 def test_it_compiles_for_a_gpu() -> None:
@@ -74,14 +75,14 @@ def test_it_compiles_for_a_gpu() -> None:
 def test_with_peers_it_compiles_for_a_gpu() -> None:
     """As far as that can be seen without one; nothing is left for XLA to add up."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
-    peers = connect(mesh, "model", 2, 3584)
+    inboxes = allocate_inboxes(mesh, "model", 2, 3584)
     x, parts = jnp.zeros((2, 1, 3584), jnp.bfloat16), jnp.zeros((2, 2, 1, 3584))
     step = jax.jit(
-        lambda x, parts, weight, peers: residual_norm(
-            x, parts, weight, eps=1e-6, spread=Spread(mesh, "model", peers)
+        lambda x, parts, weight, inboxes: residual_norm(
+            x, parts, weight, eps=1e-6, heads=HeadSharding(mesh, "model", inboxes)
         )
     )
-    traced = step.trace(x, parts, jnp.ones((3584,), jnp.bfloat16), peers)
+    traced = step.trace(x, parts, jnp.ones((3584,), jnp.bfloat16), inboxes)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "residual_norm" in text
     assert "all-reduce" not in text
