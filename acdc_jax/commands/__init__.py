@@ -1,1 +1,1 @@
-"""One module per subcommand of `acdc`; each has `command(argv)`."""
+"""One module per command of `acdc`, each with a function `command(argv)`."""

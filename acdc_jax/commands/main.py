@@ -13,35 +13,43 @@ from acdc_jax.errors import AcdcError, ConfigError, Preempted
 from acdc_jax.sandbox import SandboxError
 
 COMMANDS = {
-    "run": "coevolve models and tasks, choose the task force, report",
-    "seeds": "train the tiny seed models of the quickstart",
-    "compare": "repeat a run over several PRNG seeds, with every control, into one table",
-    "export": "write a member, or a whole task force, as Hugging Face folders with model cards",
-    "evaluate": "complete the global skill matrix, choose task forces, and best-of-N answers",
-    "report": "one HTML page about a run, or comparing several",
+    "run": "coevolve models and tasks, choose a task force, measure it, write a report",
+    "compare": "repeat a run and its controls over several PRNG seeds, in one table",
+    "report": "write one HTML page about a run, or comparing several",
+    "tasks": "list a run's tasks, or show one with its lineage and answers",
     "lineage": "print a member's family tree",
-    "tasks": "browse a run's tasks, or show one with its lineage and answers",
-    "sandbox": "`sandbox check` shows how well this machine isolates task code",
-    "bench": "measure this machine, beside its limits and beside peers",
+    "evaluate": "choose task forces from a run; best-of-N answers; lm-evaluation-harness",
+    "export": "write a member or a task force as Hugging Face folders with model cards",
+    "seeds": "write a registered set of seed models, such as the quickstart's",
+    "sandbox": "`acdc sandbox check` tests how well this machine isolates task code",
+    "bench": "measure this machine, beside its limits and other libraries",
 }
 
 _USAGE = """acdc: coevolve an archive of merged language models with a pool of tasks (AC/DC)
 
   {commands}
 
-`acdc COMMAND --help` lists a command's flags; `--flagfile=FILE` reads them from a file, and files
-may include others the same way. A first run, with nothing but a CPU:
+`acdc COMMAND --help` explains a command and lists its flags. `--flagfile=FILE` reads flags from a
+file, which may include other files the same way; of repeated flags the last one counts. Begin with
+a run of five minutes on a laptop, which writes runs/quickstart/report.html:
 
   acdc run --flagfile=configs/quickstart.flags
 """
 
 
 class _Terminated(BaseException):
-    """SIGTERM came: whoever has temporary files takes them away."""
+    """SIGTERM was received; temporary files are removed on the way out."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit status: 0, 1 (it failed), or 2 (the flags are wrong)."""
+    """Run one command.
+
+    Args:
+        argv: Name of the command and its arguments; by default those of this process.
+
+    Returns:
+        The exit status: 0, 1 if it failed, 2 if its flags or arguments are wrong.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
@@ -54,16 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise ConfigError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
-        # OpenBLAS's threads spin while they wait, and slow down XLA's and the sandbox's.
+        # OpenBLAS's waiting threads spin, which slows down XLA and the sandbox.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        # Left to itself, XLA would leave a quarter of a GPU's memory alone.
+        # By default XLA uses only three quarters of a GPU's memory.
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
-        # Says that PyTorch is missing, which this package does not need.
+        # The advice is to install PyTorch, which this package does not need.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         # Imported here, so that `acdc --help` does not wait for jax.
         module = importlib.import_module(f"acdc_jax.commands.{name}")
-        if argv is None:  # as a command, not in a program of somebody else
-            gc.freeze()  # a million objects of jax and transformers, which no collection visits
+        if argv is None:  # only as a command: another program keeps its own garbage collection
+            gc.freeze()  # so that no collection visits the million objects of imported modules
         cast(Callable[[list[str]], None], module.command)(arguments[1:])
         _shut_down()
     except (AcdcError, SandboxError) as error:
@@ -77,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = f"{where}{error.strerror or error}"
-        print(f"acdc: {reason}; put that right and run it again", file=sys.stderr)
+        print(f"acdc: {reason}; fix this and run the same command again", file=sys.stderr)
         _shut_down(reason)
         return 1
     except KeyboardInterrupt:
@@ -95,23 +103,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _shut_down(problem: str = "") -> None:
-    """Leave the run's other processes, if there are any."""
+    """Leave the run's other processes, if there are any, and tell them about a problem."""
     if (multihost := sys.modules.get("acdc_jax.multihost")) is not None:
         multihost.shutdown(problem)
 
 
 def program() -> NoReturn:
-    """The command's process: `main`, and then an end at once.
+    """Run `main` as this process, and exit at once with its status.
 
-    The interpreter's own end is not safe: a library's thread that comes back from C++ meanwhile is
-    unwound through it. That aborts the process, and a run that ended well seems to have failed.
+    The interpreter's own shutdown is not safe here: a library's thread that returns from C++
+    meanwhile is unwound, which aborts the process, so that a successful run seems to have failed.
     """
 
     def terminate(number: int, frame: object) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once more would disturb the clearing up
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the cleanup
         raise _Terminated
 
-    if sys.argv[1:2] != ["run"]:  # which listens by itself (`preemption`)
+    if sys.argv[1:2] != ["run"]:  # which has its own handler (`runtime.preemption`)
         signal.signal(signal.SIGTERM, terminate)
     status = main()
     sys.stdout.flush()

@@ -34,13 +34,13 @@ def test_check_says_what_is_missing(
     assert main(["sandbox", "check", "--allow_unsafe_sandbox", "--sandbox_workers=1"]) == 0
     said = capsys.readouterr().out
     assert "unsafe" in said
-    assert "none of the walls stand" in said
+    assert "no attack is stopped" in said
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["chek"], "say `check`"),
+        (["chek"], "usage: acdc sandbox check"),
         (["check", "--sandbox_launcher=x"], "choose bubblewrap"),
         (["check", "--sandbox_launcher=bubblewrap", "--allow_unsafe_sandbox"], "drop one"),
     ],
