@@ -111,10 +111,10 @@ class Sandbox:
         def ask(zygote: Zygote) -> Reply:
             return zygote.call(wire.INSPECT, payload, 1, self.limits)
 
-        def parse(reply: Reply) -> FamilyReport:
-            return family_report(reply, self.limits)
+        def job(worker: Worker) -> FamilyReport:
+            return worker.call(source, ask, lambda reply: family_report(reply, self.limits))
 
-        return self._workers.submit(lambda worker: worker.call(source, ask, parse))
+        return self._workers.submit(job)
 
     def score(self, source: str, items: Sequence[tuple[JSON, str]]) -> Future[list[Outcome]]:
         """Score submissions to one family.
@@ -206,11 +206,10 @@ class Sandbox:
                 eager=may_ask,
             )
 
-        def parse(reply: Reply) -> list[Outcome]:
-            return score_outcomes(reply, len(items), self.limits)
-
         try:
-            return worker.call(source, ask, parse)
+            return worker.call(
+                source, ask, lambda reply: score_outcomes(reply, len(items), self.limits)
+            )
         except SandboxError as error:
             return [Outcome("infrastructure", None, str(error))] * len(items)
 
@@ -223,6 +222,7 @@ class Sandbox:
         kwargs: dict[str, JSON],
         wall_s: float | None,
     ) -> Result:
+        """Execute a source in one child; see `run`."""
         payload = json.dumps([source, [function, args, kwargs]]).encode()
         limits = self.limits
         if wall_s is not None:
@@ -231,7 +231,4 @@ class Sandbox:
         def ask(zygote: Zygote) -> Reply:
             return zygote.call(wire.RUN, payload, 1, limits)
 
-        def parse(reply: Reply) -> Result:
-            return call_result(reply, limits)
-
-        return worker.call(source, ask, parse)
+        return worker.call(source, ask, lambda reply: call_result(reply, limits))

@@ -1,1 +1,1 @@
-"""Task families: their format, their scientist, their pool."""
+"""Task families: their format, validation, pool and scientists, and the clients of LLMs."""

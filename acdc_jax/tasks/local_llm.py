@@ -137,20 +137,20 @@ class LocalChat:
     def _send_drafts(self) -> None:
         """Start a batch if every drafting coroutine is waiting for one."""
         if self._draft_requests and len(self._draft_requests) >= self._drafting_coroutines:
-            batch, self._draft_requests = (
-                sorted(self._draft_requests, key=lambda item: item[0].seed),
-                [],
-            )
+            batch = sorted(self._draft_requests, key=lambda pending: pending[0].seed)
+            self._draft_requests = []
             self._start(self._answer(batch))
 
     async def _answer_others(self) -> None:
         """Answer the other requests that are pending once the device is free."""
         async with self._device:
             batch, self._other_requests = self._other_requests, []
-        greedy = [item for item in batch if not item[0].sampled]
-        for part in (greedy, *([item] for item in batch if item[0].sampled)):
-            if part:
-                await self._answer(part)
+        greedy = [pending for pending in batch if not pending[0].sampled]
+        if greedy:
+            await self._answer(greedy)
+        for pending in batch:
+            if pending[0].sampled:  # alone, because a sampled answer depends on its batch
+                await self._answer([pending])
 
     async def _answer(self, batch: list[_PendingRequest]) -> None:
         """Decode a batch and deliver its answers, or the error."""
