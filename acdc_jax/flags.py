@@ -108,18 +108,20 @@ def section(
     return dataclasses.field(default=default, metadata={_KEY: value})
 
 
-def sections_of(kind: type[Any]) -> dict[str, Section]:
+def sections_of(kind: type[Any] | Section) -> dict[str, Section]:
     """Return field → section of a dataclass of sections.
 
-    A dataclass of options is one section, whose field is "".
+    A section, or a dataclass of options, is one section, whose field is "".
     """
+    if isinstance(kind, Section):
+        return {"": kind}
     sections = {f.name: f.metadata[_KEY] for f in dataclasses.fields(kind) if _KEY in f.metadata}
     title = (kind.__doc__ or kind.__name__).splitlines()[0].rstrip(".")
     defaults = {option.name: option.default for option in options_of(kind)}
     return sections or {"": Section(kind, defaults, title)}
 
 
-def parse(kinds: Sequence[type[Any]], argv: Sequence[str]) -> tuple[list[Any], list[str]]:
+def parse(kinds: Sequence[type[Any] | Section], argv: Sequence[str]) -> tuple[list[Any], list[str]]:
     """Parse flags into one instance of each dataclass.
 
     Args:
@@ -161,7 +163,7 @@ def no_arguments(rest: Sequence[str]) -> None:
         raise ConfigError(f"unexpected argument {rest[0]!r}; flags look like --name=value")
 
 
-def config_error(error: OptionError, kind: type[Any]) -> ConfigError:
+def config_error(error: OptionError, kind: type[Any] | Section) -> ConfigError:
     """Return an error about options as one about flags.
 
     Args:
@@ -183,7 +185,7 @@ def config_error(error: OptionError, kind: type[Any]) -> ConfigError:
     return ConfigError(f"{show(error.field, error.value(error.field))}: {error.explain(show)}")
 
 
-def help_text(kinds: Sequence[type[Any]]) -> str:
+def help_text(kinds: Sequence[type[Any] | Section]) -> str:
     """Return every flag with its default and help, by section."""
     blocks = []
     for part in (part for kind in kinds for part in sections_of(kind).values()):
@@ -291,7 +293,7 @@ def _define(name: str, option: Option, values: flags.FlagValues) -> None:
     flags.DEFINE_flag(flag, values)
 
 
-def _build(kind: type[Any], values: flags.FlagValues) -> Any:
+def _build(kind: type[Any] | Section, values: flags.FlagValues) -> Any:
     """Return an instance from the flags that were given."""
     parts = {}
     try:
@@ -302,7 +304,7 @@ def _build(kind: type[Any], values: flags.FlagValues) -> Any:
                 if values[name].present
             }
             parts[field] = part.kind(**{**part.defaults, **given})
-        return parts[""] if "" in parts else kind(**parts)
+        return kind(**parts) if isinstance(kind, type) and "" not in parts else parts[""]
     except OptionError as error:
         raise config_error(error, kind) from None
 

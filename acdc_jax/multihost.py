@@ -37,12 +37,12 @@ class _Connection:
 
 
 def initialise(
-    coordinator: str, num_processes: int, process_id: int, detect: bool, timeout_s: float
+    coordinator: str | None, num_processes: int, process_id: int, detect: bool, timeout_s: float
 ) -> None:
     """Joins the processes of a run; must come before anything touches a device.
 
     Args:
-        coordinator: host:port at which the first process listens.
+        coordinator: host:port at which the first process listens, or None.
         num_processes: how many there are; 1: this one is alone, unless `detect`.
         process_id: which of them this is.
         detect: let JAX find out all three from the environment (SLURM, Cloud TPU, Open MPI).
@@ -64,7 +64,7 @@ def initialise(
     )
     try:
         jax.distributed.initialize(
-            coordinator or None,
+            coordinator,
             **given,
             cluster_detection_method=None if detect else "deactivate",
             heartbeat_timeout_seconds=max(int(timeout_s), 1),

@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from acdc_jax import flags
-from acdc_jax.config import SamplingConfig
 from acdc_jax.errors import ConfigError
 from acdc_jax.evaluation.best_of_n.options import BestOfNOptions
 from acdc_jax.evaluation.lm_eval.options import BenchmarkOptions
 from acdc_jax.evaluation.task_force import TaskForceOptions
 from acdc_jax.files import write_atomic
+from acdc_jax.inference.sampling import Sampling
 from acdc_jax.report.benchmarks import benchmark_table, runs_table
 from acdc_jax.report.tables import best_of_n_table, forces_table
 from acdc_jax.runtime import run_directory
@@ -64,7 +64,7 @@ class _Flags:
     best_of_n: BestOfNOptions = flags.section(
         BestOfNOptions(), "Best of N: a single answer from many", names={"methods": "best_of_n"}
     )
-    samples: SamplingConfig = flags.section(SamplingConfig(), "Samples of --samples_of")
+    samples: Sampling = flags.section(Sampling(temperature=0.7), "Samples of --samples_of")
     benchmarks: BenchmarkOptions = flags.section(
         BenchmarkOptions(),
         "Benchmarks of lm-evaluation-harness (the extra `harness`)",

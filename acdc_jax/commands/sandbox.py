@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from acdc_jax import flags
-from acdc_jax.config import SandboxConfig
+from acdc_jax.config import Config
 from acdc_jax.errors import ConfigError
 from acdc_jax.sandbox.throughput import speeds
 
@@ -20,13 +20,15 @@ as `acdc run` would.
 
 """
 
+_SANDBOX = flags.sections_of(Config)["sandbox"]
+
 
 def command(argv: Sequence[str]) -> None:
     """Run `acdc sandbox check`."""
     if not argv or "--help" in argv or "-h" in argv:
-        print(_HELP + flags.help_text([SandboxConfig]))
+        print(_HELP + flags.help_text([_SANDBOX]))
         return
-    (config,), rest = flags.parse([SandboxConfig], argv)
+    (config,), rest = flags.parse([_SANDBOX], argv)
     if rest != ["check"]:
         raise ConfigError("usage: acdc sandbox check [--flags]")
     console = Console()
@@ -36,7 +38,7 @@ def command(argv: Sequence[str]) -> None:
         rows.add_row("tier", isolation.tier.name)
         for reason in isolation.missing:
             rows.add_row("missing", reason)
-        rows.add_row("launcher", config.sandbox_launcher or "none")
+        rows.add_row("launcher", config.launcher or "none")
         stopped = f"{len(isolation.stopped)} attacks stopped: {', '.join(isolation.stopped)}"
         rows.add_row("self-test", stopped if isolation.stopped else "no attack is stopped")
         for package in ("numpy", "sympy"):
@@ -47,5 +49,5 @@ def command(argv: Sequence[str]) -> None:
                 f"calls/s, {name}",
                 f"{single:,.0f} (one submission per process), {batched:,.0f} (batched)",
             )
-        rows.add_row("workers", str(config.sandbox_workers))
+        rows.add_row("workers", str(config.workers))
     console.print(rows)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from acdc_jax.options import check, option
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -22,21 +24,20 @@ class Sampling:
         min_p: Keep tokens whose probability is at least this share of the largest one.
     """
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int | None = None
-    min_p: float = 0.0
+    temperature: float = option(0.0, "Divides the logits; 0 takes the most likely token.", low=0)
+    top_p: float = option(
+        1.0,
+        "Sample from the most likely tokens whose probabilities reach this sum.",
+        above=0,
+        high=1,
+    )
+    top_k: int | None = option(None, "Sample from the k most likely tokens. none: from all.", low=1)
+    min_p: float = option(
+        0.0, "Drop tokens below this share of the largest probability.", low=0, high=1
+    )
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be 1 or more, or None, not {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p must be between 0 and 1, not {self.min_p}")
+        check(self)
 
     @property
     def greedy(self) -> bool:

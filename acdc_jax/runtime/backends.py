@@ -14,13 +14,14 @@ import jax
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from acdc_jax import plugins
-from acdc_jax.config import LLM_SCIENTISTS, Config
+from acdc_jax.config import Config
 from acdc_jax.errors import ConfigError
 from acdc_jax.sandbox import Judge
 from acdc_jax.tasks.embeddings import Embedder, NGrams, TaskIndex
 from acdc_jax.tasks.llm import ChatModel
 from acdc_jax.tasks.llm_scientist import LlmScientist
 from acdc_jax.tasks.local_llm import LocalChat, LocalEmbedder, load_local_model
+from acdc_jax.tasks.options import LLM_SCIENTISTS
 from acdc_jax.tasks.scientist import Grader, Scientist
 
 if TYPE_CHECKING:
@@ -76,26 +77,26 @@ def open_chat(config: Config, devices: Sequence[jax.Device]) -> ChatModel:
         AcdcError: A local model cannot be loaded, or no server is configured.
     """
     options = config.scientist
-    sampling = options.scientist_temperature, options.scientist_top_p, options.scientist_max_tokens
-    if options.scientist == "openai":
+    sampling = options.temperature, options.top_p, options.max_tokens
+    if options.kind == "openai":
         from acdc_jax.tasks.openai_client import OpenAIChat
 
-        endpoint = _open_endpoint(config, options.scientist_url)
-        return OpenAIChat(endpoint, options.scientist_model, *sampling)
-    model = load_local_model(Path(options.scientist_model), devices)
+        endpoint = _open_endpoint(config, options.url)
+        return OpenAIChat(endpoint, _required(options.model), *sampling)
+    model = load_local_model(Path(_required(options.model)), devices)
     return LocalChat(model, *sampling, config.decode.batch_size)
 
 
 def _open_scientist(config: Config, devices: Sequence[jax.Device]) -> Scientist:
     """Return a language model as scientist, or a registered one."""
     options = config.scientist
-    if options.scientist in LLM_SCIENTISTS:
+    if options.kind in LLM_SCIENTISTS:
         return LlmScientist(open_chat(config, devices), options.reflections)
-    make = plugins.load(plugins.SCIENTISTS, options.scientist)
+    make = plugins.load(plugins.SCIENTISTS, options.kind)
     scientist = make(options, config.run.seed)
     if not isinstance(scientist, Scientist):
         raise ConfigError(
-            f"the registered scientist {options.scientist!r} is a {type(scientist).__name__}; make "
+            f"the registered scientist {options.kind!r} is a {type(scientist).__name__}; make "
             "it a subclass of acdc_jax.tasks.scientist.Scientist"
         )
     return scientist
@@ -113,21 +114,25 @@ def _make_judge(portal: BlockingPortal, scientist: Scientist) -> Judge | None:
 
 
 def _open_embedder(config: Config, devices: Sequence[jax.Device]) -> Embedder:
-    options = config.tasks
+    options = config.novelty
     if options.embeddings == "openai":
         from acdc_jax.tasks.openai_client import OpenAIEmbedder
 
-        url = options.embedding_url or config.scientist.scientist_url
-        return OpenAIEmbedder(_open_endpoint(config, url), options.embedding_model)
+        url = options.embedding_url or config.scientist.url
+        return OpenAIEmbedder(_open_endpoint(config, url), _required(options.embedding_model))
     if options.embeddings == "local":
-        return LocalEmbedder(load_local_model(Path(options.embedding_model), devices))
+        return LocalEmbedder(load_local_model(Path(_required(options.embedding_model)), devices))
     return NGrams()
 
 
-def _open_endpoint(config: Config, url: str) -> "Endpoint":
+def _required(model: str | None) -> str:
+    """Return the name of a model, which the options require."""
+    assert model is not None
+    return model
+
+
+def _open_endpoint(config: Config, url: str | None) -> "Endpoint":
     from acdc_jax.tasks.openai_client import Endpoint
 
     options = config.scientist
-    return Endpoint(
-        url, options.scientist_concurrency, options.scientist_timeout_s, options.scientist_retries
-    )
+    return Endpoint(url, options.concurrency, options.timeout_s, options.retries)

@@ -181,9 +181,9 @@ def _write_held_out(folder: Path, config: Config) -> Path:
         write_held_out(
             folder / NAME,
             drafts,
-            system_prompt=config.decode.system_prompt,
+            system_prompt=config.decode.system_prompt or "",
             max_new_tokens=config.decode.max_new_tokens,
-            stop_strings=config.decode.stop_texts(),
+            stop_strings=config.decode.stop_strings,
         )
     except ValueError as error:
         raise ConfigError(f"--harness_tasks={NAME}: {error}") from None

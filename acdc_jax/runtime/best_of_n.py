@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from acdc_jax.config import LLM_SCIENTISTS, Config, SamplingConfig, ScientistConfig
+from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.best_of_n.answers import (
     QuestionId,
@@ -49,6 +49,7 @@ from acdc_jax.evaluation.best_of_n.reward_model import (
 from acdc_jax.evaluation.evaluate import Response
 from acdc_jax.evaluation.held_out import held_out_tasks
 from acdc_jax.files import write_atomic
+from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models.hub import find_model
 from acdc_jax.runtime import run_reader
 from acdc_jax.runtime.backends import open_chat
@@ -56,6 +57,7 @@ from acdc_jax.runtime.member_files import on_disk
 from acdc_jax.runtime.progress import Progress, show_progress
 from acdc_jax.runtime.run_reader import RunRecord
 from acdc_jax.runtime.setup import open_run
+from acdc_jax.tasks.options import LLM_SCIENTISTS, ScientistOptions
 from acdc_jax.tasks.task import Task
 from acdc_jax.tasks.task_sets import load_held_out
 
@@ -72,13 +74,13 @@ class _Panel:
     samplers: Sequence[Sampler]
 
 
-def check_best_of_n(run_dir: Path, options: BestOfNOptions, samples: SamplingConfig) -> None:
+def check_best_of_n(run_dir: Path, options: BestOfNOptions, samples: Sampling) -> None:
     """Refuse options that cannot work with a run, before anything is computed.
 
     Raises:
         AcdcError: There is no judge, the reward model is not one, or the member is missing.
     """
-    if samples != SamplingConfig() and not options.samples_of:
+    if samples != Config().sampling and not options.samples_of:
         raise ConfigError("--temperature, --top_k, --top_p and --min_p only apply to --samples_of")
     if not options.methods:
         return
@@ -87,7 +89,7 @@ def check_best_of_n(run_dir: Path, options: BestOfNOptions, samples: SamplingCon
     if options.questions == "held_out" and not config.tasks.held_out:
         raise ConfigError(f"--questions=held_out: {run_dir} has no held-out tasks")
     judged = [name for name in options.methods if name in JUDGED]
-    if judged and judge_config(options, config).scientist.scientist not in LLM_SCIENTISTS:
+    if judged and judge_config(options, config).scientist.kind not in LLM_SCIENTISTS:
         raise ConfigError(
             f"--best_of_n={judged[0]} needs an LLM, which the run's scientist is not; give --judge "
             "and --judge_model"
@@ -110,7 +112,7 @@ def run_best_of_n(
     run: RunRecord,
     forces: Mapping[int, Sequence[str]],
     options: BestOfNOptions,
-    samples: SamplingConfig,
+    samples: Sampling,
     prng_seed: int,
     console: Console,
 ) -> tuple[list[dict[str, Any]], list[str]]:
@@ -151,14 +153,14 @@ def judge_config(options: BestOfNOptions, config: Config) -> Config:
     if not options.judge:
         return config
     scientist = config.scientist
-    judge = ScientistConfig(
-        scientist=options.judge,
-        scientist_model=options.judge_model or "",
-        scientist_url=options.judge_url or "",
-        scientist_concurrency=scientist.scientist_concurrency,
-        scientist_timeout_s=scientist.scientist_timeout_s,
-        scientist_retries=scientist.scientist_retries,
-        scientist_max_tokens=scientist.scientist_max_tokens,
+    judge = ScientistOptions(
+        kind=options.judge,
+        model=options.judge_model,
+        url=options.judge_url,
+        concurrency=scientist.concurrency,
+        timeout_s=scientist.timeout_s,
+        retries=scientist.retries,
+        max_tokens=scientist.max_tokens,
     )
     return dataclasses.replace(config, scientist=judge)
 
@@ -179,11 +181,11 @@ def _task_sets(run: RunRecord, options: BestOfNOptions) -> dict[str, list[Task]]
 def _panels(
     forces: Mapping[int, Sequence[str]],
     options: BestOfNOptions,
-    samples: SamplingConfig,
+    samples: Sampling,
     prng_seed: int,
 ) -> list[_Panel]:
     if member := options.samples_of:
-        sampling = samples.to_sampling()
+        sampling = samples
         samplers = [Sampler(member, sampling, i, prng_seed) for i in range(max(forces))]
         return [_Panel(f"{n} samples of {member}", samplers[:n]) for n in forces]
     return [
@@ -276,7 +278,7 @@ async def _choose(
     config = judge_config(options, run.settings)
     chat = open_chat(config, jax.devices()) if JUDGED & set(options.methods) else None
     helpers = Helpers(chat, _rewards(options.reward_model) if options.reward_model else None)
-    judge = f"{config.scientist.scientist_url} {config.scientist.scientist_model}"
+    judge = f"{config.scientist.url or ''} {config.scientist.model}"
     models: dict[str, str | None] = dict.fromkeys(JUDGED, judge)
     models |= dict.fromkeys(REWARDED, options.reward_model)
     cache = ChoiceCache(run.run_dir / "best_of_n" / "choices.jsonl")

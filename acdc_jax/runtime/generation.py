@@ -114,7 +114,7 @@ class Generation:
     def adapts_tasks(self) -> bool:
         """Whether this generation ends with an adaptation of the tasks."""
         interval = self.config.tasks.task_interval
-        return bool(interval) and self.number % interval == 0
+        return interval is not None and self.number % interval == 0
 
     def adapt_ahead(self, state: State, key: jax.Array) -> None:
         """Start this generation's adaptation in the background, if the run is set to.

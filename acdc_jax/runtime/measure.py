@@ -113,7 +113,7 @@ def measure(
         options = baseline.Baselines(
             context.bases,
             [state.library.tasks[task] for task in state.pool.active],
-            context.config.samples.to_sampling(),
+            context.config.sampling,
             context.config.run.seed,
         )
         rows = baseline.measure_baselines(evaluator, run, tasks, options, solved, step)

@@ -52,8 +52,8 @@ def bytes_on_device(shapes: Shapes) -> int:
     )
 
 
-def choose_budget(device_gb: float, host_gb: float, shapes: Shapes) -> Budget:
-    """The budget that the flags name; 0 is chosen from the memory that is free now.
+def choose_budget(device_gb: float | None, host_gb: float | None, shapes: Shapes) -> Budget:
+    """Return a budget; None is chosen from the memory that is free now.
 
     Automatic: half of what the host has free, and on the devices half of what is left beside one
     child and its decode layout, so that the larger part goes to the decoding cache. A CPU's
@@ -64,7 +64,7 @@ def choose_budget(device_gb: float, host_gb: float, shapes: Shapes) -> Budget:
         host_gb: 10⁹ bytes of the host.
         shapes: path → shape, dtype and sharding of a member's weights. The base is on the devices.
     """
-    device, host = device_gb * _GB, host_gb * _GB
+    device, host = (device_gb or 0) * _GB, (host_gb or 0) * _GB
     stats = jax.local_devices()[0].memory_stats()
     share = 2 if stats else 4
     if not device and stats:
@@ -73,12 +73,12 @@ def choose_budget(device_gb: float, host_gb: float, shapes: Shapes) -> Budget:
     return Budget(device or free_host_bytes() / share, host or free_host_bytes() / share)
 
 
-def limit_pinned_memory(host_gb: float) -> None:
+def limit_pinned_memory(host_gb: float | None) -> None:
     """Tells XLA how much page-locked memory it may take; works only before devices are used.
 
     Its allocator never gives memory back, and grows by doubling up to this limit.
     """
-    host = host_gb * _GB or free_host_bytes() / 2
+    host = host_gb * _GB if host_gb else free_host_bytes() / 2
     limit = str(math.ceil(host * _PINNED_SHARE / _GB))
     os.environ.setdefault("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB", limit)
 

@@ -10,8 +10,9 @@ from typing import Protocol
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from acdc_jax.config import Config, DecodeConfig
+from acdc_jax.config import Config
 from acdc_jax.errors import ConfigError
+from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.inference.text_codec import TextCodec, make_text_codec
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
@@ -96,8 +97,8 @@ def check_folders(
 
 def cache_dir(config: Config) -> Path:
     """Where tiny seeds and compiled programs are kept between runs."""
-    if config.seeds.cache_dir:
-        return Path(config.seeds.cache_dir)
+    if config.run.cache_dir:
+        return Path(config.run.cache_dir)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acdc_jax"
 
 
@@ -134,7 +135,7 @@ def _everywhere(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
     return sharding
 
 
-def text_codec(seeds: Sequence[Path], config: DecodeConfig, rows: int) -> TextCodec:
+def text_codec(seeds: Sequence[Path], config: DecodeOptions, rows: int) -> TextCodec:
     """Returns the first seed's tokenizer and chat template as functions.
 
     Args:
@@ -155,16 +156,16 @@ def text_codec(seeds: Sequence[Path], config: DecodeConfig, rows: int) -> TextCo
         tok,
         stop_tokens,
         rows,
-        system_prompt=config.system_prompt or None,
+        system_prompt=config.system_prompt,
         thinking=config.thinking,
-        stop_strings=config.stop_texts(),
+        stop_strings=config.stop_strings,
     )
 
 
-def chat_template(config: DecodeConfig) -> str:
-    """The text of the chat template that the flags name; empty where they name none."""
-    if not config.chat_template:
-        return ""
+def chat_template(config: DecodeOptions) -> str | None:
+    """Return the text of the chat template that the options name, or None."""
+    if config.chat_template is None:
+        return None
     try:
         return Path(config.chat_template).read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
@@ -172,7 +173,7 @@ def chat_template(config: DecodeConfig) -> str:
 
 
 def keep_text_files(
-    seed: Path, config: DecodeConfig, stop_tokens: Sequence[int], target: Path
+    seed: Path, config: DecodeOptions, stop_tokens: Sequence[int], target: Path
 ) -> None:
     """Copies what a seed holds besides weights, with what is the run's own.
 

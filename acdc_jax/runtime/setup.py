@@ -17,7 +17,7 @@ from anyio.from_thread import BlockingPortal
 from rich.console import Console
 
 from acdc_jax import multihost, plugins
-from acdc_jax.config import LLM_SCIENTISTS, Config
+from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.evaluate import Evaluator
 from acdc_jax.evolution.evosax_strategy import Strategy
@@ -50,6 +50,7 @@ from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import default_mesh, make_mesh
 from acdc_jax.tasks.adapt import TaskGenerator
 from acdc_jax.tasks.novelty import NoveltyFilter
+from acdc_jax.tasks.options import LLM_SCIENTISTS
 from acdc_jax.tasks.task import Draft
 from acdc_jax.tasks.task_sets import check_held_out, load_held_out, load_seed_families
 
@@ -239,11 +240,11 @@ def _make_task_generator(
     plan: RunPlan, codec: TextCodec, sandbox: Sandbox, backends: Backends
 ) -> TaskGenerator:
     config = plan.config
-    decides = backends.scientist if config.tasks.novelty_decision == "llm" else None
+    decides = backends.scientist if config.novelty.decision == "llm" else None
     return TaskGenerator(
         config.tasks,
         backends.scientist,
-        NoveltyFilter(backends.task_index, config.tasks.novelty_threshold, decides),
+        NoveltyFilter(backends.task_index, config.novelty.threshold, decides),
         sandbox,
         codec.encode,
         plan.model.max_positions - config.decode.max_new_tokens,
@@ -275,7 +276,7 @@ def choose_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
     """
     devices, _ = _split_devices(config)
     spec = config.run.mesh
-    if not spec:
+    if spec is None:
         held = 2 + config.proposer.max_parents  # the base, a child and its parents
         spec = default_mesh(devices, weight_bytes(model), device_room(), held)
     return make_mesh(spec, devices)
@@ -288,13 +289,13 @@ def _check_scientist(config: Config, mesh: jax.sharding.Mesh) -> None:
     device may start with one program and another device with the other: both then wait for ever.
     """
     options, size = config.scientist, mesh.shape.get("model", 1)
-    if options.scientist not in LLM_SCIENTISTS:
-        plugins.load(plugins.SCIENTISTS, options.scientist)
-    elif not options.scientist_model:
+    if options.kind not in LLM_SCIENTISTS:
+        plugins.load(plugins.SCIENTISTS, options.kind)
+    elif options.model is None:
         raise ConfigError(
-            f"--scientist_model is missing: --scientist={options.scientist} needs the model's name"
+            f"--scientist_model is missing: --scientist={options.kind} needs the model's name"
         )
-    if options.scientist == "local" and not options.scientist_devices and size > 1:
+    if options.kind == "local" and options.devices is None and size > 1:
         raise ConfigError(
             f"--scientist=local: members are sharded over {size} devices, which they cannot share "
             "with the scientist; reserve devices for it with --scientist_devices=N"
@@ -307,7 +308,7 @@ def _split_devices(config: Config) -> tuple[Sequence[jax.Device], Sequence[jax.D
     Raises:
         ConfigError: No device is left for the members.
     """
-    devices, reserved = jax.devices(), config.scientist.scientist_devices
+    devices, reserved = jax.devices(), config.scientist.devices or 0
     if reserved >= len(devices):
         raise ConfigError(
             f"--scientist_devices={reserved}: none of the {len(devices)} devices is left for the "
@@ -330,9 +331,10 @@ def find_folders(config: Config, progress: Progress) -> Folders:
         AcdcError: A model is missing, or cannot be merged with the others.
     """
     options = config.seeds
-    name, base = options.seed_models.strip(), options.base_model
-    if plugins.is_registered(plugins.SEED_MODELS, name):
-        if base:
+    names, base = options.seed_models, options.base_model
+    if len(names) == 1 and plugins.is_registered(plugins.SEED_MODELS, names[0]):
+        (name,) = names
+        if base is not None:
             raise ConfigError(f"--base_model: --seed_models={name} brings its own; drop this flag")
         make: SeedModels = plugins.load(plugins.SEED_MODELS, name)
         if not multihost.is_first():
@@ -341,14 +343,13 @@ def find_folders(config: Config, progress: Progress) -> Folders:
         if multihost.is_first():
             multihost.barrier()
         return check_folders(*found)
-    names = [part.strip() for part in name.split(",") if part.strip()]
     if not names:
         known = plugins.describe_names(plugins.SEED_MODELS)
         raise ConfigError(
             "--seed_models is missing: name two or more models of one architecture, or a set "
             f"({known}), as configs/quickstart.flags does"
         )
-    if not base:
+    if base is None:
         raise ConfigError("--base_model is missing: merging needs the base of --seed_models")
     return check_folders(base, names, adopt_base_config=options.adopt_base_config)
 

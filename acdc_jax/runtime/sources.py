@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from acdc_jax.config import DecodeConfig
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.content_hash import content_hash
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.files import write_atomic
+from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.params import Params
@@ -37,7 +37,7 @@ class Sources:
 
 
 def keep_model_files(
-    run_dir: Path, folders: Folders, config: DecodeConfig, stop_tokens: Sequence[int]
+    run_dir: Path, folders: Folders, config: DecodeOptions, stop_tokens: Sequence[int]
 ) -> None:
     """Write `model/`: tokenizer and configuration, so that a run is exported without its seeds."""
     target = run_dir / "model"

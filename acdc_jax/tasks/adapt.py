@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 
-from acdc_jax.config import TaskConfig
 from acdc_jax.errors import AcdcError
 from acdc_jax.prng import host_rng
 from acdc_jax.sandbox import Sandbox
@@ -14,6 +13,7 @@ from acdc_jax.tasks import pool as task_pool
 from acdc_jax.tasks.library import Library, admit_drafts
 from acdc_jax.tasks.llm import gather
 from acdc_jax.tasks.novelty import NoveltyFilter
+from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.scientist import Scientist, TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection
@@ -49,7 +49,7 @@ class TaskGenerator:
         max_prompt_tokens: Longest prompt that leaves the members room for a response.
     """
 
-    options: TaskConfig
+    options: TaskPoolOptions
     scientist: Scientist
     novelty_filter: NoveltyFilter
     sandbox: Sandbox

@@ -36,7 +36,7 @@ class _UnusableAnswer(Exception):
 class Endpoint:
     """One server, with bounded concurrency. Everything that talks to the server shares it."""
 
-    def __init__(self, url: str, concurrency: int, timeout_s: float, retries: int) -> None:
+    def __init__(self, url: str | None, concurrency: int, timeout_s: float, retries: int) -> None:
         """Prepare a client, without connecting.
 
         Args:

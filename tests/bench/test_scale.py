@@ -18,10 +18,9 @@ from acdc_jax.bench.scale.settings import ScaleBench
 from acdc_jax.bench.scale.workload import as_text, mixed_workload
 from acdc_jax.bench.weights import random_weights
 from acdc_jax.commands.main import main
-from acdc_jax.config import SandboxConfig
 from acdc_jax.errors import ConfigError
 from acdc_jax.inference.memory import weight_bytes
-from acdc_jax.sandbox import Limits, Sandbox
+from acdc_jax.sandbox import Limits, Sandbox, SandboxOptions
 
 # Prompts of one bucket, and one number of devices: few compilations.
 _SMALL = (
@@ -66,7 +65,7 @@ def test_parts_of_a_generation_add_up(printed: str) -> None:
 
 def test_scaling_is_over_one_device() -> None:
     """Efficiency is t₁ / (n tₙ); beside it what the devices' memory and links allow."""
-    config = generation.run_config(ScaleBench(children=8), SandboxConfig(), Path("nowhere"))
+    config = generation.run_config(ScaleBench(children=8), SandboxOptions(), Path("nowhere"))
     model, work = SHAPES["tiny"], mixed_workload(2, 70, 64, 100, 0)
     measured = generation.Measured(5.0, {"merge": 1.0, "decode": 4.0})
     first, merge, _ = generation.figures(
@@ -80,7 +79,7 @@ def test_scaling_is_over_one_device() -> None:
 def test_children_are_made_on_a_mesh(printed: str) -> None:
     """On devices that have compiled it all."""
     config = generation.run_config(
-        ScaleBench(children=2, rank=8, archive=2), SandboxConfig(), Path("nowhere")
+        ScaleBench(children=2, rank=8, archive=2), SandboxOptions(), Path("nowhere")
     )
     seconds = breeding_seconds(config, SHAPES["tiny"], "model:2", 2, 2)
     assert seconds.keys() == {"all", "merge", "mutate", "check"}

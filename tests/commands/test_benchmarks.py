@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from acdc_jax.commands.main import main
-from acdc_jax.config import DecodeConfig
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.lm_eval import held_out_benchmark, lm, models
 from acdc_jax.evaluation.lm_eval.models import folder_model
 from acdc_jax.evaluation.lm_eval.tasks import Prompting, load_benchmarks, run_benchmark
 from acdc_jax.inference.device_groups import DeviceGroups
+from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.quickstart.task_sets import held_out_families
 from acdc_jax.runtime.seed_models import text_codec
@@ -250,7 +250,7 @@ def test_held_out_is_the_runs_own(
     assert found["held_out"]["items"] == 2
     assert found["held_out"]["filter"] == "answer"
     drafts = held_out_families(0)[:20]
-    decode = DecodeConfig(system_prompt="Think. End with `Answer: <it>`.", max_new_tokens=9)
+    decode = DecodeOptions(system_prompt="Think. End with `Answer: <it>`.", max_new_tokens=9)
     held_out_benchmark.write_held_out(
         tmp_path / "tasks",
         drafts,

@@ -5,8 +5,9 @@ import pytest
 from scipy import stats
 
 from acdc_jax.commands.compare import CONTROLS, CompareConfig, differences, summarise
-from acdc_jax.config import Config, RunConfig
+from acdc_jax.config import Config
 from acdc_jax.errors import ConfigError
+from acdc_jax.run_options import RunOptions
 
 
 def _rows(evolved: float, seeds: float) -> list[dict[str, object]]:
@@ -46,7 +47,7 @@ def test_a_seed_counts_once_and_rows_of_other_seeds_are_left_out() -> None:
 
 
 def test_select_only_makes_as_many_members_as_the_run() -> None:
-    config = Config(run=RunConfig(generations=40, init_population=16, children=8))
+    config = Config(run=RunOptions(generations=40, init_population=16, children=8))
     control = CONTROLS["select_only"](config, 8)
     assert (control.run.generations, control.run.init_population, control.run.population) == (
         0,

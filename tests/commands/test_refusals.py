@@ -178,9 +178,9 @@ def test_mesh_that_does_not_fit(
 @pytest.mark.parametrize(
     ("mesh", "own", "said", "status"),
     [
-        ("pop:2,model:2", 0, "with --scientist_devices=N", 2),
+        ("pop:2,model:2", None, "with --scientist_devices=N", 2),
         ("pop:1,model:2", 2, "m: no such folder", 1),
-        ("pop:4", 0, "m: no such folder", 1),
+        ("pop:4", None, "m: no such folder", 1),
     ],
 )
 def test_scientist_on_devices_over_which_members_are_spread(
@@ -195,7 +195,7 @@ def test_scientist_on_devices_over_which_members_are_spread(
 ) -> None:
     """Before a run directory is made; one that is alone gets as far as its checkpoint."""
     base, *seeds = models
-    flags = ("--scientist=local", "--scientist_model=m", f"--scientist_devices={own}")
+    flags = ("--scientist=local", "--scientist_model=m", f"--scientist_devices={str(own).lower()}")
     argv = arguments(tmp_path / "run", base, seeds, *flags, f"--mesh={mesh}")
     refused(argv, said, status=status)
     assert (tmp_path / "run").exists() == (status == 1)

@@ -23,7 +23,6 @@ _FLAGS = (
     "--generations=6",
     "--task_interval=2",
     "--initial_tasks=18",
-    "--micro_batch=6",
     "--new_tasks=16",
     "--max_tasks=30",
     "--hard_threshold=0.3",
@@ -224,7 +223,12 @@ def test_scores_of_a_judge_that_was_gone_are_missing_and_had_later(
         return True
 
     script = Script(functools.partial(_rule, judged=1.0), down=down)
-    flags = ("--generations=2", "--task_interval=0", "--scientist_retries=0", "--initial_tasks=8")
+    flags = (
+        "--generations=2",
+        "--task_interval=none",
+        "--scientist_retries=0",
+        "--initial_tasks=8",
+    )
     assert _run(acdc_run, tmp_path / "run", script, *flags) == 0
     missing = [line["missing_scores"] for line in _metrics(tmp_path / "run")]
     assert sum(missing) >= 6
@@ -270,11 +274,11 @@ def test_a_local_scientist_that_speaks_nonsense_leaves_the_pool_as_it_is(
     [
         ("--scientist=openai", "--scientist_model is missing"),
         ("--scientist=nobody", "has no 'nobody'; registered: procedural"),
-        ("--adapt_ahead", "needs --scientist=openai"),
-        ("--scientist_devices=1", "needs --scientist=local"),
-        ("--scientist_url=http://x/v1", "needs --scientist=openai"),
-        ("--embeddings=openai", "--embedding_model belongs to"),
-        ("--embedding_url=http://x/v1", "needs --embeddings=openai"),
+        ("--adapt_ahead", "must be false for --scientist=procedural"),
+        ("--scientist_devices=1", "must be none for --scientist=procedural"),
+        ("--scientist_url=http://x/v1", "must be none for --scientist=procedural"),
+        ("--embeddings=openai", "--embedding_model=none: is needed for --embeddings=openai"),
+        ("--embedding_url=http://x/v1", "must be none for --embeddings=ngrams"),
         ("--held_out=nowhere", "nowhere: no task families there"),
         ("--seed_families=nowhere", "nowhere: no task families there"),
         ("--scientist=openai --scientist_model=m", "set OPENAI_API_KEY"),

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from acdc_jax import flags
-from acdc_jax.config import Config, DecodeConfig, RunConfig
+from acdc_jax.config import Config, RunOptions
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution.content_hash import content_hash
 from acdc_jax.evolution.evosax_strategy import Strategy, es_init, to_arrays
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.files import write_atomic
+from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.params import Params
 from acdc_jax.runtime import run_directory, run_reader
 from acdc_jax.runtime.breed import seed_recipe
@@ -122,7 +123,7 @@ def test_only_unreferenced_members_are_deleted(tmp_path: Path, two_generations: 
 
 
 def test_what_was_not_committed_is_removed(tmp_path: Path, two_generations: Manifest) -> None:
-    config = Config(run=RunConfig(run_dir=str(tmp_path)))
+    config = Config(run=RunOptions(run_dir=str(tmp_path)))
     (tmp_path / ".lock").touch()
     write_atomic(
         tmp_path / "manifest.json",
@@ -157,19 +158,19 @@ def test_what_was_not_committed_is_removed(tmp_path: Path, two_generations: Mani
 def test_other_flags_are_refused_only_once_something_is_committed(tmp_path: Path) -> None:
     run_dir = str(tmp_path / "run")
     for children in (4, 6):  # nothing is committed yet: flags may still be corrected
-        config = Config(run=RunConfig(run_dir=run_dir, children=children))
+        config = Config(run=RunOptions(run_dir=run_dir, children=children))
         with run_directory.lock_run(config) as manifest:
             pass
     state = _state(0, _FIRST, {})
     _commit(Path(run_dir), manifest, state)
-    other = Config(run=RunConfig(run_dir=run_dir, children=4))
+    other = Config(run=RunOptions(run_dir=run_dir, children=4))
     with pytest.raises(ConfigError, match="--children=4"), run_directory.lock_run(other):
         pass
 
 
 def test_flags_txt_repeats_the_run(tmp_path: Path) -> None:
-    prompt = DecodeConfig(system_prompt="Think.\nThen answer. ")
-    config = Config(run=RunConfig(run_dir=str(tmp_path / "run")), decode=prompt)
+    prompt = DecodeOptions(system_prompt="Think.\nThen answer. ")
+    config = Config(run=RunOptions(run_dir=str(tmp_path / "run")), decode=prompt)
     with run_directory.lock_run(config):
         pass
     parsed = flags.parse_flags(Config, [f"--flagfile={tmp_path / 'run' / 'flags.txt'}"])

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acdc_jax.config import DecodeConfig
 from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models import hf
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.transformer import forward, param_shapes
@@ -205,12 +205,12 @@ def test_a_token_that_no_model_has_a_row_for(
         f"{other}: tokens for which no model has a row: 1, such as 'q' with id 19; "
         "no prompt may hold them",
     ]
-    codec = text_codec(folders.seeds, DecodeConfig(system_prompt=""), 19)
+    codec = text_codec(folders.seeds, DecodeOptions(system_prompt=None), 19)
     assert codec.encode("p") == (18, 2)
     with pytest.raises(AcdcError, match=r"seed: .* token 'q' with id 20, .* has 19 rows"):
         codec.encode("pq")
     with pytest.raises(AcdcError, match="token 'q' with id 20"):
-        text_codec([seed], DecodeConfig(system_prompt="q"), 19)
+        text_codec([seed], DecodeOptions(system_prompt="q"), 19)
 
 
 def test_a_pad_token_without_a_row(write: Write) -> None:
@@ -218,7 +218,7 @@ def test_a_pad_token_without_a_row(write: Write) -> None:
     seed = write("seed", rows=19, tokens=[*TOKENS, "q"])
     fields = json.loads((seed / "tokenizer_config.json").read_text())
     (seed / "tokenizer_config.json").write_text(json.dumps(fields | {"pad_token": "q"}))
-    config = DecodeConfig(system_prompt="")
+    config = DecodeOptions(system_prompt=None)
     assert [text_codec([seed], config, rows).pad_token for rows in (19, 20)] == [2, 19]
 
 
@@ -238,7 +238,7 @@ def test_a_rotary_base_can_be_adopted(write: Write, caplog: pytest.LogCaptureFix
 def test_codec(write: Write) -> None:
     """Stop tokens of all seeds, stop strings cut, thinking off, the system prompt said."""
     seeds = [write("seed-a", eos=2), write("seed-b", eos=[4, 6])]
-    config = DecodeConfig(system_prompt="ab", stop_strings=r"mn,o\,p")
+    config = DecodeOptions(system_prompt="ab", stop_strings=("mn", "o,p"))
     codec = text_codec(seeds, config, 24)
     assert codec.stop_tokens == (2, 4, 6)
     assert codec.pad_token == 0
@@ -247,12 +247,12 @@ def test_codec(write: Write) -> None:
     assert codec.decode(tuple(spelled[letter] for letter in "lopmna")).replace(" ", "") == "lopmna"
     assert codec.stopped is not None
     assert not codec.stopped(tuple(spelled[letter] for letter in "lopmna"))  # words: "m n"
-    single = text_codec(seeds, DecodeConfig(system_prompt="ab", stop_strings="m"), 24)
+    single = text_codec(seeds, DecodeOptions(system_prompt="ab", stop_strings=("m",)), 24)
     assert single.stopped is not None
     assert [single.stopped(tuple(spelled[c] for c in text)) for text in ("lop", "lopm")] == [0, 1]
     assert single.decode(tuple(spelled[letter] for letter in "lopmna")).split() == [*"lop"]
-    assert text_codec(seeds, DecodeConfig(), 24).stopped is None
-    thinking = text_codec(seeds, DecodeConfig(system_prompt="", thinking=True), 24)
+    assert text_codec(seeds, DecodeOptions(), 24).stopped is None
+    thinking = text_codec(seeds, DecodeOptions(system_prompt=None, thinking=True), 24)
     assert thinking.encode("cd") == (*(spelled[letter] for letter in "cdk"), 2)
 
 
@@ -260,18 +260,18 @@ def test_chat_template_flag(write: Write, tmp_path: Path) -> None:
     """A file goes before the tokenizer's own, and along with the run."""
     seed = write("seed", template="")
     with pytest.raises(AcdcError, match="no chat template; give --chat_template"):
-        text_codec([seed], DecodeConfig(), 24)
+        text_codec([seed], DecodeOptions(), 24)
     with pytest.raises(ConfigError, match="--chat_template=nowhere"):
-        text_codec([seed], DecodeConfig(chat_template="nowhere"), 24)
+        text_codec([seed], DecodeOptions(chat_template="nowhere"), 24)
     (tmp_path / "mine.jinja").write_text("{% set no_system = 1 %}" + TEMPLATE)
-    config = DecodeConfig(chat_template=str(tmp_path / "mine.jinja"), system_prompt="a")
+    config = DecodeOptions(chat_template=str(tmp_path / "mine.jinja"), system_prompt="a")
     codec = text_codec([seed], config, 24)
     # It refuses system messages: the user says both.
     assert codec.encode("b") == text_codec([seed], config, 24).encode("b")
     assert codec.encode("b")[0] == TOKENS.index("a")
     (tmp_path / "kept").mkdir()
     keep_text_files(seed, config, codec.stop_tokens, tmp_path / "kept")
-    assert text_codec([tmp_path / "kept"], DecodeConfig(system_prompt="a"), 24).encode("b")
+    assert text_codec([tmp_path / "kept"], DecodeOptions(system_prompt="a"), 24).encode("b")
 
 
 @pytest.mark.parametrize(("eos", "kept"), [(5, [2, 5]), ([6, 4], [2, 4, 6]), (2, 2)])
@@ -285,10 +285,10 @@ def test_exports_stop_where_any_seed_does(
     (seeds[0] / "generation_config.json").unlink()
     target = tmp_path / "kept"
     target.mkdir()
-    stop_tokens = text_codec(seeds, DecodeConfig(), 24).stop_tokens
-    keep_text_files(seeds[0], DecodeConfig(), stop_tokens, target)
+    stop_tokens = text_codec(seeds, DecodeOptions(), 24).stop_tokens
+    keep_text_files(seeds[0], DecodeOptions(), stop_tokens, target)
     assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == kept
-    assert text_codec([target], DecodeConfig(), 24).stop_tokens == stop_tokens
+    assert text_codec([target], DecodeOptions(), 24).stop_tokens == stop_tokens
     config = hf.read_config(seeds[0])
     hf.save(tmp_path / "out", config, hf.load_weights(seeds[0], config), target)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -73,7 +73,7 @@ def _arguments(run_dir: Path, base: Path, seeds: Sequence[Path], *more: str) -> 
         "--population=4",
         "--children=4",
         "--initial_tasks=0",
-        "--task_interval=0",
+        "--task_interval=none",
         "--max_new_tokens=4",
         "--batch_size=8",
         "--mutation=none",

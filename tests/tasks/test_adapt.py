@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 import pytest
 
-from acdc_jax.config import TaskConfig
 from acdc_jax.errors import AcdcError
 from acdc_jax.quickstart.language import split
 from acdc_jax.quickstart.scientist import ProceduralScientist
@@ -18,13 +17,12 @@ from acdc_jax.tasks.adapt import PoolUpdate, TaskGenerator, adapt_pool, create_p
 from acdc_jax.tasks.embeddings import NGrams, TaskIndex
 from acdc_jax.tasks.library import Library
 from acdc_jax.tasks.novelty import NoveltyFilter
+from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.scientist import Check, Scientist, TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Rejection, Task
 
-_FLAGS = TaskConfig(
-    initial_tasks=12, max_tasks=30, new_tasks=6, micro_batch=5, novelty_threshold=0.995
-)
+_FLAGS = TaskPoolOptions(initial_tasks=12, max_tasks=30, new_tasks=6, micro_batch=5)
 _FAMILIES = seed_families()
 _SCIENTIST = ProceduralScientist(split(0))
 
@@ -79,15 +77,15 @@ class _Scripted(Scientist):
 
 
 def _generator(
-    sandbox: Sandbox, flags: TaskConfig = _FLAGS, scientist: Scientist = _SCIENTIST
+    sandbox: Sandbox, flags: TaskPoolOptions = _FLAGS, scientist: Scientist = _SCIENTIST
 ) -> TaskGenerator:
-    novelty_filter = NoveltyFilter(TaskIndex(NGrams()), flags.novelty_threshold)
+    novelty_filter = NoveltyFilter(TaskIndex(NGrams()), 0.995)
     return TaskGenerator(flags, scientist, novelty_filter, sandbox, str.encode, 60)
 
 
 def _first(
     sandbox: Sandbox,
-    flags: TaskConfig = _FLAGS,
+    flags: TaskPoolOptions = _FLAGS,
     scientist: Scientist = _SCIENTIST,
     key: int = 0,
     progress: list[int] | None = None,
@@ -100,7 +98,7 @@ def _first(
 
 def _adapt(
     sandbox: Sandbox,
-    flags: TaskConfig,
+    flags: TaskPoolOptions,
     library: Library,
     pool: Pool,
     rates: Mapping[str, float],

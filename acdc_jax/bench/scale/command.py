@@ -17,23 +17,24 @@ from acdc_jax.bench.scale.settings import MERGE_STREAMS, Figure, ScaleBench
 from acdc_jax.bench.scale.workload import Workload, mixed_workload
 from acdc_jax.bench.table import Figures
 from acdc_jax.bench.weights import random_weights
-from acdc_jax.config import Config, SandboxConfig
+from acdc_jax.config import Config
 from acdc_jax.inference.buckets import bucket
 from acdc_jax.inference.memory import weight_bytes
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import fuse_weights
 from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.run_options import SandboxOptions
 from acdc_jax.runtime.memory_budget import limit_pinned_memory
 from acdc_jax.sharding import make_mesh
 
-SECTIONS = (ScaleBench, SandboxConfig)
+SECTIONS = (ScaleBench, flags.sections_of(Config)["sandbox"])
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs `acdc bench scale`: a line per figure as it is measured, then all of them in a table."""
     (bench, sandbox), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
-    limit_pinned_memory(bench.host_budget_gb or 0.0)
+    limit_pinned_memory(bench.host_budget_gb)
     figures = Figures("what", "mesh", "value", "over one device", "beside")
     for line in _measure(bench, sandbox):
         if isinstance(line, Figure):
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     figures.show(f"scaling at {bench.shape}")
 
 
-def _measure(bench: ScaleBench, sandbox: SandboxConfig) -> Iterator[str | Figure]:
+def _measure(bench: ScaleBench, sandbox: SandboxOptions) -> Iterator[str | Figure]:
     model, parts = SHAPES[bench.shape], bench.parts
     counts = bench.device_counts(len(jax.devices()))
     yield f"{len(jax.devices())} devices: {jax.devices()[0].device_kind}"
@@ -93,7 +94,7 @@ def _generations(
     """Whole generations on one mesh after the other."""
     alone: float | None = None
     with generation.open_backends() as backends, config.sandbox.open() as box:
-        yield f"sandbox: {box.tier}, {config.sandbox.sandbox_workers} processes"
+        yield f"sandbox: {box.tier}, {config.sandbox.workers} processes"
         for spec, count in specs:
             for one in generation.measure(config, model, workload, box, backends, spec, count):
                 if isinstance(one, str):

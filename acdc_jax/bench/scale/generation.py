@@ -17,7 +17,7 @@ from acdc_jax.bench.scale.settings import MERGE_STREAMS, Figure, ScaleBench
 from acdc_jax.bench.scale.workload import Workload, as_text
 from acdc_jax.bench.weights import random_weights
 from acdc_jax.coevolve import step
-from acdc_jax.config import Config, DecodeConfig, RunConfig, SandboxConfig, TaskConfig
+from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.evaluate import Evaluator
 from acdc_jax.evolution import dns
@@ -26,9 +26,11 @@ from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.memory import choose_population, weight_bytes
+from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.param_shardings import param_shardings, sharded_param_shapes
 from acdc_jax.params import Params
+from acdc_jax.run_options import RunOptions, SandboxOptions
 from acdc_jax.runtime.backends import Backends
 from acdc_jax.runtime.breed import member_id, propose_children, seed_recipe
 from acdc_jax.runtime.generation import Generation
@@ -43,6 +45,7 @@ from acdc_jax.tasks.adapt import TaskGenerator
 from acdc_jax.tasks.embeddings import NGrams, TaskIndex
 from acdc_jax.tasks.library import Library
 from acdc_jax.tasks.novelty import NoveltyFilter
+from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.scientist import Scientist
 from acdc_jax.tasks.task import CheckedDraft, Rejection
@@ -50,20 +53,20 @@ from acdc_jax.tasks.task import CheckedDraft, Rejection
 _PARTS = ("store", "merge", "mutate", "check", "decode", "scoring")  # as in the run's metrics
 
 
-def run_config(bench: ScaleBench, sandbox: SandboxConfig, folder: Path) -> Config:
+def run_config(bench: ScaleBench, sandbox: SandboxOptions, folder: Path) -> Config:
     """The flags of the run that is timed: the paper's operators, and tasks that stay."""
     return Config(
-        run=RunConfig(
+        run=RunOptions(
             run_dir=str(folder),
             population=bench.archive,
             children=bench.children,
-            device_budget_gb=bench.device_budget_gb or 0.0,
-            host_budget_gb=bench.host_budget_gb or 0.0,
+            device_budget_gb=bench.device_budget_gb,
+            host_budget_gb=bench.host_budget_gb,
             gibberish_filter=False,
         ),
         mutation=MutationOptions(rank=bench.rank, embeddings=False),
-        tasks=TaskConfig(task_interval=0),
-        decode=DecodeConfig(max_new_tokens=bench.longest_response, batch_size=bench.slots),
+        tasks=TaskPoolOptions(task_interval=None),
+        decode=DecodeOptions(max_new_tokens=bench.longest_response, batch_size=bench.slots),
         sandbox=sandbox,
     )
 
@@ -195,7 +198,7 @@ def _start(
         task_generator=TaskGenerator(
             config.tasks,
             backends.scientist,
-            NoveltyFilter(backends.task_index, config.tasks.novelty_threshold),
+            NoveltyFilter(backends.task_index, config.novelty.threshold),
             sandbox,
             engine.encode,
             model.max_positions - engine.max_new_tokens,

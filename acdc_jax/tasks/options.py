@@ -1,0 +1,187 @@
+"""Options of the task pool, of the novelty filter and of the scientist."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from acdc_jax.options import OptionError, check, option
+
+LLM_SCIENTISTS = ("openai", "local")
+"""Kinds of scientist that are an LLM; other kinds are registered names."""
+
+
+@dataclass(frozen=True)
+class TaskPoolOptions:
+    """The pool of tasks: where it starts, and how it adapts (paper §3.2, §3.3).
+
+    Attributes:
+        seed_families: Registered set or folder of the first task families.
+        held_out: Registered set or folder of the families that results are measured on, or None.
+        initial_tasks: Drafts for generation 0.
+        max_tasks: Most active tasks.
+        new_tasks: Drafts of each adaptation.
+        task_interval: Generations between adaptations; None keeps the first tasks.
+        micro_batch: Drafts written at once in generation 0.
+        novel_probability: Probability that a draft is unrelated to its parent.
+        easy_threshold: A task is easy if a larger share of the archive solves it.
+        hard_threshold: A task is hard if a smaller share of the archive solves it.
+        discard_impossible: Whether adapting drops tasks that no member solves.
+        skill_threshold: Score from which a task counts as solved.
+        instances_per_task: Instances of a family that count.
+    """
+
+    seed_families: str = option(
+        "general",
+        "Task families to start from: general (knowledge, mathematics, code, logic, language, "
+        "instructions, creativity), another registered set (tiny is the quickstart's), or a folder "
+        "of your own families.",
+    )
+    held_out: str | None = option(
+        None,
+        "Task families that results are measured on and that neither training nor evolution sees: "
+        "a registered set (tiny is the quickstart's) or a folder. none: the run's own tasks. A "
+        "finished run that is given other families is measured again.",
+        resumable=True,
+    )
+    initial_tasks: int = option(300, "Drafts written for generation 0.", low=0)
+    max_tasks: int = option(250, "Most active tasks; the oldest leave first.", low=1)
+    new_tasks: int = option(150, "Drafts written in each adaptation.", low=0)
+    task_interval: int | None = option(
+        5, "Generations between adaptations. none: the first tasks stay.", low=1
+    )
+    micro_batch: int = option(10, "Drafts written at once for generation 0.", low=1)
+    novel_probability: float = option(
+        0.8, "Probability that a draft is unrelated to its parent.", low=0, high=1
+    )
+    easy_threshold: float = option(
+        0.5, "A task is easy if a larger share of the archive solves it.", low=0, high=1
+    )
+    hard_threshold: float = option(
+        0.0, "A task is hard if a smaller share of the archive solves it.", low=0, high=1
+    )
+    discard_impossible: bool = option(True, "Drop tasks that no member solves when adapting.")
+    skill_threshold: float = option(0.5, "Score from which a task counts as solved.", low=0, high=1)
+    instances_per_task: int = option(1, "Instances of a family that count.", low=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.hard_threshold > self.easy_threshold:
+            raise OptionError(self, "hard_threshold", "must not exceed {easy_threshold}")
+
+
+@dataclass(frozen=True)
+class NoveltyOptions:
+    """Which drafts are new (paper §3.3).
+
+    Attributes:
+        decision: What decides.
+        threshold: Largest similarity of a new draft, for "threshold".
+        embeddings: What similarity is measured on.
+        embedding_model: Name or folder of the embedding model; None for "ngrams".
+        embedding_url: Base URL of the embedding server; None is the scientist's.
+    """
+
+    decision: Literal["threshold", "llm"] = option(
+        "threshold",
+        "What decides whether a draft is new: threshold (its similarity to earlier tasks) or llm "
+        "(the scientist sees the 3 most similar tasks; the paper's).",
+    )
+    threshold: float = option(
+        0.7,
+        "A draft is not new if its cosine similarity to an earlier task is larger. Used by the "
+        "decision threshold.",
+        low=0,
+        high=1,
+    )
+    embeddings: Literal["ngrams", "openai", "local"] = option(
+        "ngrams",
+        "What similarity is measured on: ngrams (hashed character n-grams, no model), openai (a "
+        "server's /embeddings) or local (mean hidden states of a checkpoint).",
+    )
+    embedding_model: str | None = option(
+        None, "Embedding model: its name at the server, or its Hugging Face folder."
+    )
+    embedding_url: str | None = option(
+        None, "Base URL of the embedding server. none: the scientist's.", resumable=True
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.embeddings == "ngrams") != (self.embedding_model is None):
+            needed = "is needed" if self.embedding_model is None else "must be none"
+            raise OptionError(self, "embedding_model", f"{needed} for {{embeddings}}")
+        if self.embedding_url is not None and self.embeddings != "openai":
+            raise OptionError(self, "embedding_url", "must be none for {embeddings}")
+
+
+@dataclass(frozen=True)
+class ScientistOptions:
+    """Who writes tasks.
+
+    Attributes:
+        kind: "openai", "local", or a registered name.
+        model: Name or folder of the LLM; None for a registered scientist.
+        url: Base URL of the server; None is OpenAI's.
+        concurrency: Most requests at once.
+        timeout_s: Seconds until a request is retried.
+        retries: Retries of each request.
+        temperature: Sampling temperature of drafts.
+        top_p: Nucleus of the sampling of drafts.
+        max_tokens: Longest answer, in tokens.
+        devices: Devices of a local scientist; None shares the members'.
+        reflections: Rounds of improving a draft.
+        adapt_ahead: Whether an adaptation's tasks are written while its children decode.
+    """
+
+    kind: str = option(
+        "openai",
+        "Who writes tasks: openai (any OpenAI-compatible server: vLLM, SGLang, Ollama, a hosted "
+        "API; the key is read from OPENAI_API_KEY), local (a checkpoint on this machine), or a "
+        "registered name (procedural is the quickstart's grammar, without an LLM). An LLM also "
+        "judges answers and recognises gibberish.",
+    )
+    model: str | None = option(
+        None, "LLM of the scientist: its name at the server, or its Hugging Face folder."
+    )
+    url: str | None = option(
+        None,
+        "Base URL of the server, such as http://localhost:8000/v1. none: OpenAI's.",
+        resumable=True,
+    )
+    concurrency: int = option(64, "Most requests at the server at once.", low=1, resumable=True)
+    timeout_s: float = option(
+        120.0, "Seconds until a request is abandoned and retried.", low=0.01, resumable=True
+    )
+    retries: int = option(
+        6,
+        "Retries of each request, with exponential backoff or the server's Retry-After.",
+        low=0,
+        resumable=True,
+    )
+    temperature: float = option(0.7, "Sampling temperature of drafts; decisions are greedy.", low=0)
+    top_p: float = option(0.95, "Nucleus of the sampling of drafts.", above=0, high=1)
+    max_tokens: int = option(2000, "Longest answer of the scientist, in tokens.", low=1)
+    devices: int | None = option(
+        None,
+        "Reserve the last N devices for a local scientist. none: it shares the members' devices, "
+        "which needs members of one device each.",
+        low=1,
+    )
+    reflections: int = option(
+        3, "Rounds in which an LLM may improve a draft after seeing its result.", low=0
+    )
+    adapt_ahead: bool = option(
+        False,
+        "Write the tasks of an adaptation while its generation's children decode. The tasks are "
+        "then adapted to the archive before that generation.",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.adapt_ahead and self.kind != "openai":
+            raise OptionError(
+                self, "adapt_ahead", "must be false for {kind}, which computes beside the children"
+            )
+        if self.devices is not None and self.kind != "local":
+            raise OptionError(self, "devices", "must be none for {kind}: only local uses devices")
+        if self.url is not None and self.kind != "openai":
+            raise OptionError(self, "url", "must be none for {kind}: only openai uses a server")
