@@ -14,7 +14,7 @@ import pytest
 from acdc_jax.bench.limits import SHAPES
 from acdc_jax.bench.scale import disk, generation
 from acdc_jax.bench.scale.operators import breeding_seconds
-from acdc_jax.bench.scale.settings import ScaleBench
+from acdc_jax.bench.scale.settings import DeviceRates, MeshSpec, ScaleBench
 from acdc_jax.bench.scale.workload import as_text, mixed_workload
 from acdc_jax.bench.weights import random_weights
 from acdc_jax.commands.main import main
@@ -67,9 +67,12 @@ def test_scaling_is_over_one_device() -> None:
     """Efficiency is t₁ / (n tₙ); beside it what the devices' memory and links allow."""
     config = generation.run_config(ScaleBench(children=8), SandboxOptions(), Path("nowhere"))
     model, work = SHAPES["tiny"], mixed_workload(2, 70, 64, 100, 0)
-    measured = generation.Measured(5.0, {"merge": 1.0, "decode": 4.0})
     first, merge, _ = generation.figures(
-        "pop:4", measured, 16.0, 4, config, model, work, 4, 2.0 * weight_bytes(model), 1e9
+        generation.Scenario(config, model, work),
+        MeshSpec("pop:4", devices=4, groups=4),
+        generation.Timing(5.0, {"merge": 1.0, "decode": 4.0}),
+        16.0,
+        DeviceRates(copy=2.0 * weight_bytes(model), link=1e9),
     )
     assert (first.value, first.scaling) == ("5.0 s", "3.20 ×, 80%")
     assert first.limit == f"{8 * work.tokens / 5:,.0f} tok/s written"

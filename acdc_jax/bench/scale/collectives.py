@@ -1,6 +1,6 @@
-"""What devices tell each other: the collective operations of the compiled programs.
+"""Count the collective operations of the compiled programs.
 
-Nothing is computed, and no weights are made: the programs are compiled for their shapes.
+The programs are compiled for shapes: no weights are made, and nothing is computed.
 """
 
 import math
@@ -32,101 +32,117 @@ _KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
-# `%x = f32[8]{0} all-reduce(…)` or, of several arrays, `%x = (f32[8]{0}, f32[8]{0}) all-reduce(…)`;
-# an asynchronous one is counted where it starts.
+# `%x = f32[8]{0} all-reduce(…)` or, of several arrays, `%x = (f32[8]{0}, f32[8]{0}) all-reduce(…)`.
+# An asynchronous operation counts where it starts.
 _OPERATION = re.compile(rf"^\s*(?:ROOT )?%\S+ = (.+?) ({'|'.join(_KINDS)})(?:-start)?\(", re.M)
 _ARRAY = re.compile(r"\b[a-z]+[0-9a-z]*\[([0-9,]*)\]")
-_ROWS = 4  # prompts that are read at once
+_ROWS = 4  # prompts in a prefill
 
 
-class Exchange(NamedTuple):
-    """A collective operation: its kind, and the entries of its largest result."""
+class Collective(NamedTuple):
+    """A collective operation.
+
+    Attributes:
+        kind: Its name, such as "all-reduce".
+        size: Number of entries of its largest result.
+    """
 
     kind: str
-    entries: int
+    size: int
 
 
-def exchanges(program: str) -> list[Exchange]:
-    """The collective operations in the HLO text of a compiled program, each where it stands.
+def find_collectives(program: str) -> list[Collective]:
+    """Return the collective operations in the HLO text of a compiled program, in its order.
 
-    One in a loop stands there once, however often the loop turns.
+    An operation in a loop counts once, however often the loop turns.
     """
     return [
-        Exchange(kind, max(math.prod(map(int, filter(None, shape.split(",")))) for shape in arrays))
+        Collective(kind, max(math.prod(map(int, filter(None, dims.split(",")))) for dims in shapes))
         for result, kind in _OPERATION.findall(program)
-        if (arrays := _ARRAY.findall(result))
+        if (shapes := _ARRAY.findall(result))
     ]
 
 
-def lowered(
+def lower_programs(
     config: ModelConfig, mesh: jax.sharding.Mesh, slots: int, length: int, prompt: int, rank: int
 ) -> dict[str, Any]:
-    """The programs of a generation on one group's devices, before they are compiled.
+    """Return the programs of a generation on the devices of one group, before compilation.
 
     Args:
-        config: the decoder.
-        mesh: over "model" only, as groups have.
-        slots: sequences at once.
-        length: tokens of each.
-        prompt: padded length of prompts that are read.
-        rank: singular values that the mutation perturbs.
+        config: Shape of the model.
+        mesh: The devices, with the one axis "model".
+        slots: Sequences at once.
+        length: Tokens of each.
+        prompt: Padded length of the prompts in a prefill.
+        rank: Singular values that the mutation perturbs.
 
     Returns:
         By name: decode, prefill, merge, and the mutation of each kind of projection.
     """
-    wanted = sharded_param_shapes(mesh, config)
-    settings = step_settings(config, cast(Params, wanted), 16)  # shapes and shardings suffice
+    shapes = sharded_param_shapes(mesh, config)
+    settings = step_settings(config, cast(Params, shapes), 16)  # shapes and shardings suffice
     assert settings.placement is not None
-    rest, key = settings.placement.replicated, jax.eval_shape(lambda: jax.random.key(0))
+    replicated, key = settings.placement.replicated, jax.eval_shape(lambda: jax.random.key(0))
 
-    def of(*shape: int, dtype: Any = jnp.int32) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=rest)
+    def array(*shape: int, dtype: Any = jnp.int32) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated)
 
-    begin = steps.init_state.lower(settings, 1, slots, length, wanted, of(0), key)
+    start = steps.init_state.lower(settings, 1, slots, length, shapes, array(0), key)
     state = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        begin.out_info,
-        begin.compile().output_shardings,
+        start.out_info,
+        start.compile().output_shardings,
     )
-    prompts = Prompts(of(_ROWS, prompt), *[of(_ROWS)] * 4)
-    names, groups = module_groups(wanted, "module")
+    prompts = Prompts(array(_ROWS, prompt), *[array(_ROWS)] * 4)
+    names, groups = module_groups(shapes, "module")
 
     halves: Any = np.full((2, len(names)), 0.5, np.float32)
 
     def merge(base: Any, parents: Any, key: jax.Array) -> Any:
         return merge_child(MergeOptions(), base, parents, halves, key, groups)
 
-    found = {
-        "decode": steps.decode.lower(settings, wanted, state, of(1, slots, dtype=jnp.bool_)),
-        "prefill": steps.prefill.lower(settings, wanted, state, prompts, key),
-        "merge": jax.jit(merge, out_shardings=_places(wanted)).lower(wanted, (wanted, wanted), key),
+    programs = {
+        "decode": steps.decode.lower(settings, shapes, state, array(1, slots, dtype=jnp.bool_)),
+        "prefill": steps.prefill.lower(settings, shapes, state, prompts, key),
+        "merge": jax.jit(merge, out_shardings=_shardings(shapes)).lower(
+            shapes, (shapes, shapes), key
+        ),
     }
-    for path in mutated_paths(wanted, embeddings=False):
+    for path in mutated_paths(shapes, embeddings=False):
         kind = f"mutate {'.'.join(path.split('.')[2:-1])}"
-        if kind not in found:
-            leaf = wanted[path]
+        if kind not in programs:
+            leaf = shapes[path]
             mutate = jax.jit(mutate_leaf, static_argnums=2, out_shardings=leaf.sharding)
-            found[kind] = mutate.lower(leaf, key, SVDNoise(rank=rank))
-    return found
+            programs[kind] = mutate.lower(leaf, key, SVDNoise(rank=rank))
+    return programs
 
 
-def _places(wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    return {path: leaf.sharding for path, leaf in wanted.items()}
+def _shardings(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+    return {path: leaf.sharding for path, leaf in shapes.items()}
 
 
 def measure(
     config: ModelConfig, devices: int, slots: int, length: int, prompt: int, rank: int
 ) -> Iterator[str]:
-    """Compiles all of that for `model:devices`; a line for each program."""
+    """Compile the programs for `model:devices`, and yield a line for each.
+
+    Args:
+        config: Shape of the model.
+        devices: Number of devices.
+        slots: Sequences at once.
+        length: Tokens of each.
+        prompt: Padded length of the prompts in a prefill.
+        rank: Singular values that the mutation perturbs.
+    """
     mesh = make_mesh(f"model:{devices}", jax.devices()[:devices])
-    for name, program in lowered(config, mesh, slots, length, prompt, rank).items():
-        began = time.perf_counter()
-        found = exchanges(program.compile().as_text())
-        took = time.perf_counter() - began
-        counts = Counter(kind for kind, _ in found)
-        listed = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "none"
-        largest = max((entries for _, entries in found), default=0)
+    for name, program in lower_programs(config, mesh, slots, length, prompt, rank).items():
+        start = time.perf_counter()
+        collectives = find_collectives(program.compile().as_text())
+        seconds = time.perf_counter() - start
+        counts = Counter(kind for kind, _ in collectives)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "none"
+        largest = max((size for _, size in collectives), default=0)
+        size = f", the largest of {largest:,} entries" if collectives else ""
         yield (
-            f"collectives of {name}, model:{devices}: {listed}"
-            f"{f', the largest of {largest:,} entries' if found else ''}; compiled in {took:.1f} s"
+            f"collectives of {name}, model:{devices}: {kinds}{size}; compiled in {seconds:.1f} s"
         )

@@ -1,11 +1,11 @@
-"""Whole generations of random members: the run's own loop, groups, store and sandbox."""
+"""Time whole generations of random members, with the loop, store and sandbox of a run."""
 
 import contextlib
 import dataclasses
 import gc
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from anyio.from_thread import start_blocking_portal
 
 from acdc_jax.bench.limits import compilations
-from acdc_jax.bench.scale.settings import MERGE_STREAMS, Figure, ScaleBench
+from acdc_jax.bench.scale.settings import MERGE_STREAMS, DeviceRates, Figure, MeshSpec, ScaleBench
 from acdc_jax.bench.scale.workload import Workload, as_text
 from acdc_jax.bench.weights import random_weights
 from acdc_jax.coevolve import step
@@ -22,13 +22,14 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.evaluate import Evaluator
 from acdc_jax.evolution import dns
 from acdc_jax.evolution.mutate import MutationOptions
+from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.memory import choose_population, weight_bytes
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.param_shardings import param_shardings, sharded_param_shapes
+from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.params import Params
 from acdc_jax.run_options import RunOptions, SandboxOptions
 from acdc_jax.runtime.backends import Backends
@@ -40,7 +41,7 @@ from acdc_jax.runtime.memory_budget import Budget, Shapes, choose_budget
 from acdc_jax.runtime.setup import RunContext, make_operators
 from acdc_jax.runtime.state import State
 from acdc_jax.sandbox import Sandbox
-from acdc_jax.sharding import make_mesh, pop_groups
+from acdc_jax.sharding import make_mesh
 from acdc_jax.tasks.adapt import TaskGenerator
 from acdc_jax.tasks.embeddings import NGrams, TaskIndex
 from acdc_jax.tasks.library import Library
@@ -53,8 +54,36 @@ from acdc_jax.tasks.task import CheckedDraft, Rejection
 _PARTS = ("store", "merge", "mutate", "check", "decode", "scoring")  # as in the run's metrics
 
 
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """What a generation does, on any mesh.
+
+    Attributes:
+        config: The run's options.
+        model: Shape of the members.
+        workload: What the members answer.
+    """
+
+    config: Config
+    model: ModelConfig
+    workload: Workload
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Wall seconds of a generation.
+
+    Attributes:
+        wall: All of it.
+        parts: Part → seconds; they add up to `wall`.
+    """
+
+    wall: float
+    parts: dict[str, float]
+
+
 def run_config(bench: ScaleBench, sandbox: SandboxOptions, folder: Path) -> Config:
-    """The flags of the run that is timed: the paper's operators, and tasks that stay."""
+    """Return the options of the run: the paper's operators, and a pool that does not change."""
     return Config(
         run=RunOptions(
             run_dir=str(folder),
@@ -71,22 +100,8 @@ def run_config(bench: ScaleBench, sandbox: SandboxOptions, folder: Path) -> Conf
     )
 
 
-def engine_of(config: Config, model: ModelConfig, workload: Workload) -> Engine:
-    """Decodes the workload; nothing ends before its prescribed length."""
-    return Engine(
-        model,
-        workload.prompts.__getitem__,
-        as_text,
-        (model.vocab_size,),  # never drawn
-        0,
-        config.decode.max_new_tokens,
-        config.decode.batch_size,
-        longest=workload.response_lengths.__getitem__,
-    )
-
-
 class _IdleScientist(Scientist):
-    """Writes nothing: the tasks of the benchmark stay."""
+    """Writes nothing, because the pool does not change."""
 
     async def write(self, *args: object) -> list[CheckedDraft | Rejection]:
         """Raise NotImplementedError."""
@@ -100,108 +115,81 @@ def open_backends() -> Iterator[Backends]:
         yield Backends(portal, _IdleScientist(), TaskIndex(NGrams()), None)
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """A generation's wall seconds, and those of its parts."""
-
-    wall: float
-    parts: dict[str, float]
-
-
 def measure(
-    config: Config,
-    model: ModelConfig,
-    workload: Workload,
-    sandbox: Sandbox,
-    backends: Backends,
-    spec: str,
-    devices: int,
-) -> Iterator[str | Measured]:
-    """Times one generation after another that compiles; yields lines, and the figures at last.
+    scenario: Scenario, mesh: MeshSpec, sandbox: Sandbox, backends: Backends
+) -> Iterator[str | Timing]:
+    """Time a generation, after another one that compiles.
 
     Args:
-        config: flags.
-        model: shape of the members.
-        workload: what they answer.
-        sandbox: where that is scored.
-        backends: of the run.
-        spec: of the mesh.
-        devices: how many of the devices, the first ones.
+        scenario: What a generation does.
+        mesh: Devices that it runs on.
+        sandbox: Where responses are scored.
+        backends: What a run needs besides.
+
+    Yields:
+        Lines for the log, and at last the timing.
 
     Raises:
-        AcdcError: the members do not fit into the memory and the disk that they may take.
+        AcdcError: The members do not fit into the memory and the disk that they may take.
     """
-    folder = Path(config.run.run_dir) / spec.replace(":", "").replace(",", "-")
-    mesh = make_mesh(spec, jax.devices()[:devices])
-    began = time.perf_counter()
-    context, state = _start(config, model, workload, sandbox, backends, mesh, folder)
-    yield f"generation on {spec}: random members made in {time.perf_counter() - began:.1f} s"
+    folder = Path(scenario.config.run.run_dir) / mesh.text.replace(":", "").replace(",", "-")
+    start = time.perf_counter()
+    context, state = _open_run(scenario, mesh, sandbox, backends, folder)
+    yield f"generation on {mesh.text}: random members made in {time.perf_counter() - start:.1f} s"
 
-    few = dataclasses.replace(config.run, children=context.evaluator.members_at_once)
-    less = dataclasses.replace(context, config=dataclasses.replace(config, run=few))
+    children = context.evaluator.members_at_once  # as few as compile the programs
+    run = dataclasses.replace(scenario.config.run, children=children)
+    config = dataclasses.replace(scenario.config, run=run)
     with compilations() as compiled:
-        state, first = _generation(less, state)
-        _compile_rest(context, state)
+        state, first = _time_generation(dataclasses.replace(context, config=config), state)
+        _compile_selection(context, state)
     yield (
-        f"generation on {spec}: the first, of {few.children} children, {first.wall:.1f} s; "
-        f"{compiled.count} functions compiled in {compiled.seconds:.1f} s of all threads together"
+        f"generation on {mesh.text}: the first, of {children} children, {first.wall:.1f} s; "
+        f"{compiled.count} functions compiled in {compiled.seconds:.1f} s, summed over all threads"
     )
     with compilations() as compiled:
-        state, measured = _generation(context, state)
+        state, timing = _time_generation(context, state)
     if compiled.count:
-        yield f"generation on {spec}: {compiled.count} functions compiled in what follows"
-    del context, less, state
+        yield f"generation on {mesh.text}: {compiled.count} functions compiled while it was timed"
+    del context, state
     gc.collect()  # the next mesh needs the memory
     shutil.rmtree(folder, ignore_errors=True)
-    yield measured
+    yield timing
 
 
-def _start(
-    config: Config,
-    model: ModelConfig,
-    workload: Workload,
-    sandbox: Sandbox,
-    backends: Backends,
-    mesh: jax.sharding.Mesh,
-    folder: Path,
+def _open_run(
+    scenario: Scenario, mesh: MeshSpec, sandbox: Sandbox, backends: Backends, folder: Path
 ) -> tuple[RunContext, State]:
-    """A context with random members, about half of whose answers are right."""
-    wanted = [sharded_param_shapes(part, model) for part in pop_groups(mesh)]
-    there = param_shardings(pop_groups(mesh)[0], model, population=False)
-    base = jax.block_until_ready(jax.device_put(random_weights(model, 0), there))
-    budget = choose_budget(config.run.device_budget_gb, config.run.host_budget_gb, wanted[0])
+    """Return the context and the state of a run whose archive has random weights and skills."""
+    config, model = scenario.config, scenario.model
+    groups = DeviceGroups.of_mesh(make_mesh(mesh.text, jax.devices()[: mesh.devices]))
+    shapes = [sharded_param_shapes(group.mesh, model) for group in groups.local]
+    base = jax.block_until_ready(_random_member(shapes[0], model, 0))
+    budget = choose_budget(config.run.device_budget_gb, config.run.host_budget_gb, shapes[0])
     folder.mkdir(parents=True)
-    _check_room(config, budget, wanted[0], folder)
-    engine = engine_of(config, model, workload)
-    store = MemberStore(folder / "members", wanted, budget)
+    _check_room(config, budget, shapes[0], folder)
+    store = MemberStore(folder / "members", shapes, budget)
     recipes = {}
     for number in range(config.run.population):
         name = member_id(0, number)
-        weights = jax.device_put(random_weights(model, 1 + number), there)
+        weights = _random_member(shapes[0], model, 1 + number)
         recipes[name] = seed_recipe(name, weights)
         store.put(recipes[name], weights)
-        del weights  # before the next one comes
-    tasks = {task.id: task for task in workload.tasks}
-    coins = np.random.default_rng(0).integers(0, 2, (len(recipes), len(tasks)), np.int8)
-    groups = DeviceGroups.of_mesh(mesh)
-    share = -(-config.run.children // groups.count)
-    population, _ = choose_population(model, share, groups.local[0].mesh.size)
-    engine = dataclasses.replace(engine, population=population)
-    room = budget.members_on_host(wanted[0]) - config.run.population
+        del weights  # before the next one is made
     bases = groups.copies(base, model)
-    _take_host_memory(groups, bases, max(min(room, config.run.children), 0))
+    room = budget.members_on_host(shapes[0]) - config.run.population
+    _allocate_pinned_memory(groups, bases, max(min(room, config.run.children), 0))
+    evaluator = _make_evaluator(scenario, groups, sandbox)
     context = RunContext(
         config=config,
-        evaluator=Evaluator(
-            groups, engine, sandbox, config.tasks.instances_per_task, config.tasks.skill_threshold
-        ),
+        evaluator=evaluator,
         task_generator=TaskGenerator(
             config.tasks,
             backends.scientist,
             NoveltyFilter(backends.task_index, config.novelty.threshold),
             sandbox,
-            engine.encode,
-            model.max_positions - engine.max_new_tokens,
+            evaluator.engine.encode,
+            model.max_positions - config.decode.max_new_tokens,
         ),
         portal=backends.portal,
         families=(),
@@ -211,63 +199,98 @@ def _start(
         store=store,
         progress=lambda step, done, total, note="": None,
     )
-    state = State(
+    return context, _initial_state(recipes, scenario.workload)
+
+
+def _random_member(shapes: Shapes, model: ModelConfig, seed: int) -> Params:
+    shardings = {path: leaf.sharding for path, leaf in shapes.items()}
+    weights: Params = jax.device_put(random_weights(model, seed), shardings)
+    return weights
+
+
+def _make_evaluator(scenario: Scenario, groups: DeviceGroups, sandbox: Sandbox) -> Evaluator:
+    """Return what evaluates members: an engine whose prompts and responses are the workload's."""
+    config, model, workload = scenario.config, scenario.model, scenario.workload
+    children = -(-config.run.children // groups.count)  # of a group
+    population, _ = choose_population(model, children, groups.local[0].mesh.size)
+    engine = Engine(
+        model=model,
+        encode=workload.prompts.__getitem__,
+        decode=as_text,
+        stop_tokens=(model.vocab_size,),  # never sampled: no response ends early
+        pad_token=0,
+        max_new_tokens=config.decode.max_new_tokens,
+        batch_size=config.decode.batch_size,
+        population=population,
+        longest=workload.response_lengths.__getitem__,
+    )
+    tasks = config.tasks
+    return Evaluator(groups, engine, sandbox, tasks.instances_per_task, tasks.skill_threshold)
+
+
+def _initial_state(recipes: Mapping[str, Recipe], workload: Workload) -> State:
+    """Return a state in which each member solves a random half of the tasks."""
+    tasks = {task.id: task for task in workload.tasks}
+    solved = np.random.default_rng(0).integers(0, 2, (len(recipes), len(tasks)), np.int8)
+    return State(
         generation=0,
         archive=tuple(recipes),
         recipes=recipes,
-        skills=SkillMatrix(tuple(recipes), tuple(tasks), coins),
+        skills=SkillMatrix(tuple(recipes), tuple(tasks), solved),
         pool=Pool(tuple(tasks), {}, len(tasks)),
         library=Library(tasks),
         strategy=None,
         kept={},
     )
-    return context, state
 
 
-def _take_host_memory(groups: DeviceGroups, bases: Sequence[Params], members: int) -> None:
-    """Has memory page-locked that children come to, once and not in the generation that is timed.
+def _allocate_pinned_memory(groups: DeviceGroups, bases: Sequence[Params], members: int) -> None:
+    """Allocate page-locked memory for children now, and not in the generation that is timed.
 
-    A run takes it in its first generations. The system hands out pages more slowly than any link,
-    and meanwhile lets no device of the process do anything else.
+    A run allocates it once, in its first generations. The system does so more slowly than any link,
+    and meanwhile the devices of the process stand still.
     """
     copies = []
     for group, base in zip(groups.local, bases, strict=True):
-        here = {path: leaf.sharding.with_memory_kind(HOST_MEMORY) for path, leaf in base.items()}
-        copies += [jax.device_put(base, here) for _ in groups.share(group, range(members))]
+        on_host = {path: leaf.sharding.with_memory_kind(HOST_MEMORY) for path, leaf in base.items()}
+        copies += [jax.device_put(base, on_host) for _ in groups.share(group, range(members))]
     jax.block_until_ready(copies)
 
 
-def _check_room(config: Config, budget: Budget, wanted: Shapes, folder: Path) -> None:
-    """Refuses to start where a generation would not end."""
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in wanted.values())
+def _check_room(config: Config, budget: Budget, shapes: Shapes, folder: Path) -> None:
+    """Raise AcdcError if archive and children fit neither into memory nor on the disk."""
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values())
     needed = config.run.population + config.run.children
-    host, disk = budget.members_on_host(wanted), int(shutil.disk_usage(folder).free // size)
+    host, disk = budget.members_on_host(shapes), int(shutil.disk_usage(folder).free // size)
     if host + disk < needed:
         raise AcdcError(
-            f"an archive and its children are {needed} members of {size / 1e9:.1f} GB, but "
-            f"{host} fit into the host's memory and {disk} on the disk of {folder}; raise "
-            "--host_budget_gb, give another --folder, or lower --archive or --children"
+            f"archive and children are {needed} members of {size / 1e9:.1f} GB, but {host} fit "
+            f"into host memory and {disk} on the disk of {folder}; raise --host_budget_gb, name "
+            "another disk with --folder, or lower --archive or --children"
         )
 
 
-def _generation(context: RunContext, state: State) -> tuple[State, Measured]:
-    """One generation of the run, until all copies of what the archive keeps are made."""
-    began = time.perf_counter()
+def _time_generation(context: RunContext, state: State) -> tuple[State, Timing]:
+    """Run one generation, until all copies of what the archive keeps are made."""
+    start = time.perf_counter()
     generation = Generation(context, state.generation + 1)
     state, record = generation.finish(step(generation, state))
     context.store.retain(state.archive)
     jax.block_until_ready(jax.live_arrays())
-    wall = time.perf_counter() - began
-    if missing := record.metrics["missing_scores"]:
-        raise AcdcError(f"{missing:.0f} responses were not scored: the sandbox failed")
+    wall = time.perf_counter() - start
     metrics = record.metrics
+    if missing := metrics["missing_scores"]:
+        raise AcdcError(
+            f"{missing:.0f} responses have no score, because the sandbox failed; "
+            "`acdc sandbox check` says why"
+        )
     parts = {part: metrics[f"{part}_s"] for part in _PARTS}
     parts |= {"selection": metrics["seconds_selection"], "copies": wall - metrics["seconds"]}
-    return state, Measured(wall, parts | {"the rest": wall - sum(parts.values())})
+    return state, Timing(wall, parts | {"the rest": wall - sum(parts.values())})
 
 
-def _compile_rest(context: RunContext, state: State) -> None:
-    """Compiles what depends on the number of children, which were fewer."""
+def _compile_selection(context: RunContext, state: State) -> None:
+    """Compile what depends on the number of children: the first generation has fewer."""
     run = context.config.run
     fitness = dns.fitness(state.skills.values)
     names = [member_id(2, c) for c in range(run.children)]
@@ -281,51 +304,42 @@ def _compile_rest(context: RunContext, state: State) -> None:
 
 
 def figures(
-    spec: str,
-    measured: Measured,
-    alone: float | None,
-    devices: int,
-    config: Config,
-    model: ModelConfig,
-    workload: Workload,
-    groups: int,
-    copy: float,
-    link: float,
+    scenario: Scenario,
+    mesh: MeshSpec,
+    timing: Timing,
+    one_device: float | None,
+    limits: DeviceRates,
 ) -> list[Figure]:
-    """Rows of the table.
+    """Return the rows of a generation and its parts.
 
     Args:
-        spec: of the mesh.
-        measured: what it took.
-        alone: seconds of one device, where they were measured.
-        devices: of the mesh.
-        config: flags.
-        model: shape of the members.
-        workload: what they answered.
-        groups: of devices.
-        copy: bytes per second that a device reads and writes.
-        link: bytes per second from the host to a device.
+        scenario: What the generation did.
+        mesh: Devices that it ran on.
+        timing: How long it took.
+        one_device: Seconds that it takes on one device, if that was measured.
+        limits: What the parts are compared with.
     """
-    wall, parts = measured.wall, measured.parts
-    share = devices // groups
-    each = -(-config.run.children // groups)  # children that one group makes, one after the other
-    size = weight_bytes(model) / share
-    written = config.run.children * workload.tokens
-    scaling = "" if alone is None else f"{alone / wall:.2f} ×, {alone / wall / devices:.0%}"
+    wall, children = timing.wall, scenario.config.run.children
+    children_of_group = -(-children // mesh.groups)  # made one after the other
+    size = weight_bytes(scenario.model) / (mesh.devices // mesh.groups)  # on each device
+    tokens = children * scenario.workload.tokens
+    scaling = ""
+    if one_device is not None:
+        scaling = f"{one_device / wall:.2f} ×, {one_device / wall / mesh.devices:.0%}"
     least = {
-        "merge": f"{each * MERGE_STREAMS * size / copy:.2f} s: copy",
-        "store": f"{each * 2 * size / link:.2f} s: link, parents",
+        "merge": f"{children_of_group * MERGE_STREAMS * size / limits.copy:.2f} s: copy",
+        "store": f"{children_of_group * 2 * size / limits.link:.2f} s: link, parents",
     }
     return [
         Figure(
-            f"generation, {config.run.children} children, {len(workload.tasks)} tasks",
-            spec,
+            f"generation, {children} children, {len(scenario.workload.tasks)} tasks",
+            mesh.text,
             f"{wall:.1f} s",
             scaling,
-            f"{written / wall:,.0f} tok/s written",
+            f"{tokens / wall:,.0f} tok/s written",
         ),
         *(
-            Figure(f"  {part}", spec, f"{seconds:.2f} s", "", least.get(part, ""))
-            for part, seconds in parts.items()
+            Figure(f"  {part}", mesh.text, f"{seconds:.2f} s", "", least.get(part, ""))
+            for part, seconds in timing.parts.items()
         ),
     ]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from acdc_jax.bench.weights import ModelBench
 from acdc_jax.errors import ConfigError
@@ -86,3 +86,29 @@ class Figure:
     def cells(self) -> tuple[str, ...]:
         """Return the cells of the row."""
         return self.what, self.mesh, self.value, self.scaling, self.limit
+
+
+class MeshSpec(NamedTuple):
+    """A mesh of the first devices of this machine.
+
+    Attributes:
+        text: Its axes, as `acdc run --mesh` reads them.
+        devices: Number of devices.
+        groups: Number of groups; each breeds and decodes one member at a time.
+    """
+
+    text: str
+    devices: int
+    groups: int
+
+
+class DeviceRates(NamedTuple):
+    """Rates that figures are compared with, in bytes per second.
+
+    Attributes:
+        copy: What a device reads and writes while it copies memory.
+        link: From page-locked memory of the host to a device.
+    """
+
+    copy: float
+    link: float
