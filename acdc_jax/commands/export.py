@@ -1,43 +1,26 @@
 """`acdc export`: write a member, or a task force, as Hugging Face folders."""
 
 import dataclasses
-import functools
-import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from acdc_jax import flags
-from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.task_force import greedy_task_force
 from acdc_jax.evolution import skills as skill_matrix
-from acdc_jax.evolution.merge import module_groups
-from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.inference.memory import weight_bytes
 from acdc_jax.models import hf
-from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.options import check, option
-from acdc_jax.params import Params
 from acdc_jax.report.card import force_page, model_card
 from acdc_jax.report.family_tree import family_tree_text
 from acdc_jax.report.lineage import ancestors
 from acdc_jax.report.provenance import origins
-from acdc_jax.runtime import run_reader
-from acdc_jax.runtime.compilation_cache import keep_compiled
-from acdc_jax.runtime.member_files import on_disk, read_member
-from acdc_jax.runtime.memory_budget import Shapes, choose_budget
-from acdc_jax.runtime.rebuild import rebuild, to_make
-from acdc_jax.runtime.run_reader import RunRecord, read_run
-from acdc_jax.runtime.seed_models import cache_dir
-from acdc_jax.runtime.setup import choose_mesh
-from acdc_jax.runtime.sources import load_base, load_seed, read_sources
-from acdc_jax.sharding import make_mesh, pop_groups
+from acdc_jax.runtime.rebuild import to_make
+from acdc_jax.runtime.run_members import open_members
+from acdc_jax.runtime.run_reader import RunRecord, read_model, read_run
+from acdc_jax.runtime.sources import read_sources
 
 _HELP = """acdc export RUN MEMBER OUT: write a member of a run as a Hugging Face folder.
 acdc export RUN --task_force=N --out=DIR: write a task force, one such folder per member.
@@ -70,27 +53,6 @@ class ExportConfig:
             raise ConfigError("--task_force and --out belong together: give both or neither")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What members are made from, and described by.
-
-    Attributes:
-        run_dir: where.
-        record: what the run left behind.
-        recipes: of every member there ever was.
-        config: the run's settings.
-        model: the members' architecture.
-        wanted: shape, dtype and sharding of every weight.
-    """
-
-    run_dir: Path
-    record: RunRecord
-    recipes: Mapping[str, Recipe]
-    config: Config
-    model: ModelConfig
-    wanted: Shapes
-
-
 def command(argv: Sequence[str]) -> None:
     """Runs `acdc export`."""
     if "--help" in argv or "-h" in argv:
@@ -99,13 +61,13 @@ def command(argv: Sequence[str]) -> None:
     (config,), rest = flags.parse([ExportConfig], argv)
     if len(rest) != (1 if config.task_force else 3):
         raise ConfigError(_USAGE)
-    run = _open(Path(rest[0]))
+    run = read_run(Path(rest[0]))
     if config.task_force:
         _export_force(run, config.task_force, Path(config.out))
         return
     member, out = rest[1], Path(rest[2])
     if member not in run.recipes:
-        known = run.record.manifest.retained
+        known = run.manifest.retained
         raise AcdcError(f"{run.run_dir} never had a member {member!r}; it has {_some(known)}")
     hf.check_vacant(out)
     how = _export(run, member, out)
@@ -115,36 +77,25 @@ def command(argv: Sequence[str]) -> None:
     )
 
 
-def _open(run_dir: Path) -> _Run:
-    """Reads all that is small.
-
-    Raises:
-        AcdcError: it is no run, or a file of it is missing or damaged.
-    """
-    record = read_run(run_dir)
-    config, model = Config.from_settings(record.manifest.flags), read_model(run_dir)
-    recipes = run_reader.read_recipes(run_dir, record.manifest.generation)
-    return _Run(
-        run_dir, record, recipes, config, model, sharded_param_shapes(_mesh(config, model), model)
-    )
-
-
-def _export_force(run: _Run, n: int, out: Path) -> None:
+def _export_force(run: RunRecord, n: int, out: Path) -> None:
     """Writes a task force: all of it, or nothing."""
-    members = _task_force(run.record, n)
+    members = _task_force(run, n)
     hf.check_vacant(out)
     # The same volume, so that the last step is a rename.
     partial = out.absolute().with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
-        needed, free = len(members) * weight_bytes(run.model), shutil.disk_usage(partial).free
+        needed, free = (
+            len(members) * weight_bytes(read_model(run.run_dir)),
+            shutil.disk_usage(partial).free,
+        )
         if free < needed:
             raise AcdcError(
                 f"{out}: {free / 2**30:.1f} GiB are free, but {len(members)} members take "
                 f"{needed / 2**30:.1f} GiB; make room, or choose another place"
             )
         how = {member: _export(run, member, partial / member) for member in members}
-        page = force_page(run.record, members)
+        page = force_page(run, members)
         (partial / "README.md").write_text(page, encoding="utf-8")
         partial.replace(out)
     except OSError as error:
@@ -174,76 +125,24 @@ def _task_force(record: RunRecord, n: int) -> list[str]:
     return greedy_task_force(rows, n)
 
 
-def _export(run: _Run, member: str, out: Path) -> str:
-    """Writes one member; returns what is to be said about how it was had."""
-    recipe = run.recipes[member]
-    line = {"base", *ancestors([member], run.record.recipes)}
-    given = origins(read_sources(run.run_dir), run.record.manifest.flags)
-    models = [model for model in given if model.id in line]
+def _export(run: RunRecord, member: str, out: Path) -> str:
+    """Write one member; return what to say about where it came from."""
+    model = read_model(run.run_dir)
+    line = {"base", *ancestors([member], run.recipes)}
+    models = [
+        origin
+        for origin in origins(read_sources(run.run_dir), run.manifest.flags)
+        if origin.id in line
+    ]
     tree = family_tree_text(member, run.recipes, run.run_dir / "members")
-    card = model_card(run.record, recipe, run.model, models, tree)
-    folder = run.run_dir / "members" / member
-    if on_disk(folder):
-        weights, how = read_member(folder, recipe, run.wanted), ""
-    else:
-        weights, made = _rebuild(
-            run.run_dir, member, run.recipes, run.config, run.model, run.wanted, out
-        )
-        how = f" (rebuilt, with {made - 1} of its ancestors)"
-    hf.save(
-        out, run.model, weights, tokenizer_from=run.run_dir / "model", texts={"README.md": card}
-    )
-    return how
-
-
-def read_model(run_dir: Path) -> ModelConfig:
-    """The architecture of a run's members.
-
-    Raises:
-        AcdcError: the run has no readable description of it.
-    """
-    path = run_dir / "model" / "acdc_model.json"
-    try:
-        return ModelConfig(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise AcdcError(f"{path}: is missing or damaged ({error})") from None
-
-
-def _mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
-    """A group of the run's mesh, so that it rounds as the run did; one device where none fits."""
-    try:
-        return pop_groups(choose_mesh(config, model))[0]
-    except ConfigError:
-        return make_mesh("model:1", jax.devices()[:1])
-
-
-def _rebuild(
-    run_dir: Path,
-    member: str,
-    recipes: Mapping[str, Recipe],
-    config: Config,
-    model: ModelConfig,
-    wanted: Shapes,
-    out: Path,
-) -> tuple[Params, int]:
-    """A member that is not on disk, and how many had to be made for it."""
-    keep_compiled(cache_dir(config))
-    sources = read_sources(run_dir)
-    base = load_base(sources, model, wanted)
-    given: dict[str, Callable[[], Params]] = {
-        name: functools.partial(read_member, folder, recipe, wanted)
-        for name, recipe in recipes.items()
-        if on_disk(folder := run_dir / "members" / name)
-    }
-    for name in sources.seeds:
-        load = functools.partial(load_seed, recipes[name], sources, model, wanted, base)
-        given.setdefault(name, load)
-    _, group_of = module_groups(wanted, config.proposer.granularity)
-    budget = choose_budget(config.run.device_budget_gb, config.run.host_budget_gb, wanted)
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".acdc-") as scratch:
-        weights = rebuild(member, recipes, base, given, group_of, wanted, Path(scratch), budget)
-    return weights, len(to_make(member, recipes, given))
+    card = model_card(run, run.recipes[member], model, models, tree)
+    scratch = out.absolute().parent
+    scratch.mkdir(parents=True, exist_ok=True)
+    store = open_members(run, scratch=scratch)
+    rebuilt = to_make(member, run.recipes, store)
+    weights = store.get(member)
+    hf.save(out, model, weights, tokenizer_from=run.run_dir / "model", texts={"README.md": card})
+    return f" (rebuilt, with {len(rebuilt) - 1} of its ancestors)" if rebuilt else ""
 
 
 def _some(names: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import importlib.metadata
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,16 +22,14 @@ from acdc_jax.evaluation.lm_eval.plan import (
     plan_comparison,
 )
 from acdc_jax.files import write_atomic
-from acdc_jax.inference.device_groups import DeviceGroups
-from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.hub import find_model
 from acdc_jax.models.param_shardings import sharded_param_shapes
-from acdc_jax.params import Params
 from acdc_jax.runtime import run_reader
-from acdc_jax.runtime.member_files import on_disk, read_member
+from acdc_jax.runtime.member_files import on_disk
 from acdc_jax.runtime.progress import show_progress
+from acdc_jax.runtime.run_members import open_members
 from acdc_jax.runtime.run_reader import RunRecord
-from acdc_jax.runtime.sources import load_base, load_seed, read_sources
+from acdc_jax.runtime.sources import read_sources
 from acdc_jax.tasks.task_sets import load_held_out
 
 if TYPE_CHECKING:  # the harness is an extra
@@ -239,31 +237,11 @@ def _member_models(run: RunRecord, plan: Plan, prng_seed: int) -> Iterator["Harn
         plan,
         model,
         groups,
-        _params_of(run, model, groups),
+        open_members(run, [sharded_param_shapes(groups.local[0].mesh, model)]).get,
         text_format(folders, thinking=decode.thinking),
         decode.batch_size,
         jax.random.key(prng_seed),
     )
-
-
-def _params_of(run: RunRecord, model: ModelConfig, groups: DeviceGroups) -> Callable[[str], Params]:
-    """Return a function that reads a member onto the first device group.
-
-    A seed that no archive kept is read from where it came.
-    """
-    run_dir = run.run_dir
-    recipes = run_reader.read_recipes(run_dir, run.manifest.generation)
-    shapes = sharded_param_shapes(groups.local[0].mesh, model)
-
-    def params_of(member: str) -> Params:
-        recipe, folder = recipes[member], run_dir / "members" / member
-        if on_disk(folder) or recipe.operator != "seed":
-            return read_member(folder, recipe, shapes)
-        sources = read_sources(run_dir)
-        base = load_base(sources, model, shapes)
-        return load_seed(recipe, sources, model, shapes, base)
-
-    return params_of
 
 
 def _score(

@@ -48,6 +48,7 @@ class MemberStore:
         *,
         loaders: Mapping[str, Callable[[], Params]] | None = None,
         rebuild: Callable[[str], Params] | None = None,
+        recipes: Mapping[str, Recipe] | None = None,
         overflow: Path | None = None,
     ) -> None:
         """Open the members that are on disk.
@@ -59,6 +60,7 @@ class MemberStore:
             budget: Memory that the members may take.
             loaders: Member id → loads a member that need not be on disk, such as a seed.
             rebuild: Rebuilds any other member from its recipe; None if that is not wanted.
+            recipes: Member id → recipe that a member on disk must have; None for the one beside it.
             overflow: Folder for what does not fit into memory; None for `folder`. A process that
                 does not write the run's members has a folder of its own.
         """
@@ -66,6 +68,7 @@ class MemberStore:
         self._overflow = overflow or folder
         self._loaders = loaders or {}
         self._rebuild = rebuild
+        self._expected = recipes or {}
         self._device_shardings = [
             {path: leaf.sharding for path, leaf in shapes.items()} for shapes in groups
         ]
@@ -268,7 +271,7 @@ class MemberStore:
         return weights
 
     def _add_read(self, member: str, weights: Params, recipe: Recipe) -> None:
-        self._recipes[member] = recipe
+        self._recipes[member] = self._expected.get(member, recipe)
         self._unchecked.add(member)
         self._host[member] = weights
 
