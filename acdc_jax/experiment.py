@@ -10,8 +10,8 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from acdc_jax import coevolve as algorithm
 from acdc_jax import multihost
+from acdc_jax.coevolve import run as run_generations
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.held_out import held_out_tasks
@@ -96,7 +96,7 @@ def coevolve(config: Config) -> Iterator[State]:
             run_dir = Path(config.run.run_dir)
             with BackgroundCommits(run_dir, manifest, context.store) as commits:
                 restored = commits.restore(plan.operators.strategy)
-                for state, _ in algorithm.run(context, commits, restored):
+                for state, _ in run_generations(context, commits, restored):
                     yield state
                 commits.wait()
 
@@ -112,7 +112,7 @@ def _evolve(
         BackgroundCommits(run_dir, manifest, context.store, notice) as commits,
     ):
         state = restored = commits.restore(plan.operators.strategy)
-        for state, record in algorithm.run(context, commits, restored):
+        for state, record in run_generations(context, commits, restored):
             _show(context, log, state, record)
         assert state is not None  # there is at least generation 0
         return run_directory.share_manifest(commits.wait()), state

@@ -19,8 +19,18 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
+import jaxtyping
 import pytest
 from hypothesis import settings
+
+# Shapes and dtypes in the signatures of the public API are checked in every test.
+_TYPED = (
+    "evaluation.evaluate_models",
+    "evolution.select",
+    "inference.generate",
+    "models.operators",
+)
+jaxtyping.install_import_hook([f"acdc_jax.{module}" for module in _TYPED], "beartype.beartype")
 
 pytest_plugins = ["tests.support.hf_checkpoints", "tests.support.model_runs"]  # their fixtures
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -14,8 +13,7 @@ from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.inference.text_codec import make_text_codec
-from acdc_jax.models.config import ModelConfig
-from acdc_jax.params import Params
+from acdc_jax.models.model import Model
 from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.tasks.task import CheckedDraft, Draft, Task
 from acdc_jax.tasks.validate import check_drafts
@@ -23,28 +21,8 @@ from acdc_jax.tasks.validate import check_drafts
 _MODELS_AT_ONCE = 3  # on a device group: params as stored, with fused weights, and the cache
 
 
-class LanguageModel(Protocol):
-    """What `evaluate` needs of a model; `acdc.Model` has it."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """Architecture."""
-
-    @property
-    def params(self) -> Params:
-        """Weights."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """A `transformers.PreTrainedTokenizerBase`."""
-
-    @property
-    def stop_tokens(self) -> tuple[int, ...]:
-        """Tokens that end a response."""
-
-
 def evaluate(
-    models: Sequence[LanguageModel],
+    models: Sequence[Model],
     tasks: Sequence[Task | Draft],
     *,
     max_new_tokens: int = 512,
@@ -99,12 +77,12 @@ def evaluate(
     return np.stack(rows)
 
 
-def _weights_of(model: LanguageModel) -> Weights:
+def _weights_of(model: Model) -> Weights:
     return lambda _name, _group: model.params
 
 
 def _engine(
-    model: LanguageModel, max_new_tokens: int, batch_size: int, system_prompt: str | None
+    model: Model, max_new_tokens: int, batch_size: int, system_prompt: str | None
 ) -> Engine:
     rows = model.config.vocab_size
     text = make_text_codec(model.tokenizer, model.stop_tokens, rows, system_prompt=system_prompt)

@@ -81,6 +81,19 @@ def families_in(folder: Path) -> list[Draft]:
     return [load_draft(path.parent) for path in sorted(folder.glob("*/task.py"))]
 
 
+def load_tasks(folder: str | Path) -> list[Draft]:
+    """Return the task families of a folder, which has one folder per family.
+
+    Raises:
+        ValueError: There is none.
+        AcdcError: A `task.json` is missing or damaged.
+    """
+    drafts = families_in(Path(folder))
+    if not drafts:
+        raise ValueError(f"{folder}: no task families there; each is a folder with task.py")
+    return drafts
+
+
 def general(prng_seed: int) -> list[Draft]:
     """Return families on knowledge, mathematics, code, logic, language and creativity."""
     del prng_seed  # They are fixed.

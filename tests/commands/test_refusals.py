@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from acdc_jax import coevolve, experiment
+from acdc_jax import experiment
 from acdc_jax.commands.main import main
 from acdc_jax.errors import AcdcError
 from acdc_jax.files import write_atomic
@@ -65,7 +65,7 @@ def nothing_expensive(monkeypatch: pytest.MonkeyPatch) -> None:
         (train, "cached_seeds"),
         (train, "train_seeds"),
         (train, "_train_all"),
-        (coevolve, "run"),
+        (experiment, "run_generations"),
     ):
         monkeypatch.setattr(module, name, fail)
 

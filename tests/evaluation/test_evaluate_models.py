@@ -1,16 +1,12 @@
 """`evaluate` of the public API: models × tasks → skills."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from acdc_jax.evaluation.evaluate_models import evaluate
-from acdc_jax.models import hf, tokenizer
-from acdc_jax.models.config import ModelConfig
-from acdc_jax.params import Params
+from acdc_jax.models.model import Model, load_hf
 from acdc_jax.tasks.task import Draft
 
 _SOURCE = """
@@ -29,27 +25,16 @@ class TaskFamily:
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class _Model:
-    config: ModelConfig
-    params: Params
-    tokenizer: Any
-    stop_tokens: tuple[int, ...]
-
-
 def _draft(name: str, condition: str) -> Draft:
     return Draft(name, "d", "c", 1, "say a", _SOURCE % condition, "novel")
 
 
 @pytest.fixture(scope="module")
-def model(models: tuple[Path, Path, Path]) -> _Model:
-    folder = models[1]
-    config, tok = hf.read_config(folder), tokenizer.load_tokenizer(folder)
-    stops = tuple(tokenizer.stop_tokens(folder, tok))
-    return _Model(config, dict(hf.load_weights(folder, config)), tok, stops)
+def model(models: tuple[Path, Path, Path]) -> Model:
+    return load_hf(models[1])
 
 
-def test_skills_of_models(model: _Model) -> None:
+def test_skills_of_models(model: Model) -> None:
     # A random model says something, but neither nothing nor what it was told.
     never = _draft("never", "submission == 'the right answer'")
     always = _draft("always", "submission not in ('', 'I do not know.', 'say ' + t)")
@@ -58,7 +43,7 @@ def test_skills_of_models(model: _Model) -> None:
     assert skills.tolist() == [[0, 1], [0, 1]]
 
 
-def test_bad_arguments(model: _Model) -> None:
+def test_bad_arguments(model: Model) -> None:
     with pytest.raises(ValueError, match="at least one model"):
         evaluate([], [_draft("x", "False")])
     with pytest.raises(ValueError, match=r"draft junk is not valid: .*passed by junk"):

@@ -1,0 +1,102 @@
+"""A language model as users of the library hold it: weights, architecture, and text files."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import flax.struct
+import jax
+from jax.sharding import Mesh
+
+from acdc_jax.models import hf
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.hub import find_model
+from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.models.tokenizer import load_tokenizer, stop_tokens
+from acdc_jax.params import Params
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class Model(flax.struct.PyTreeNode):  # type: ignore[misc]
+    """A language model: a Flax pytree whose leaves are its weights.
+
+    `jax.device_put`, `jax.jit` and `jax.tree.map` work on it. `model.replace(params=…)` returns a
+    model with other weights.
+
+    Attributes:
+        params: Weights, dotted path → array.
+        config: Architecture; static.
+        folders: Hugging Face folders; static. The first has the tokenizer and the chat template.
+            The stop tokens are those of all folders.
+    """
+
+    params: Params
+    config: ModelConfig = flax.struct.field(pytree_node=False)
+    folders: tuple[Path, ...] = flax.struct.field(pytree_node=False)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The `transformers.PreTrainedTokenizerBase`; loaded on first use."""
+        return _load_tokenizer(self.folders[0])
+
+    @property
+    def stop_tokens(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a response, sorted."""
+        of_folders = (stop_tokens(folder, _load_tokenizer(folder)) for folder in self.folders)
+        return tuple(sorted({token for tokens in of_folders for token in tokens}))
+
+
+_load_tokenizer = lru_cache(maxsize=32)(load_tokenizer)
+
+
+def load_hf(
+    name: str | Path,
+    dtype: Dtype | None = None,
+    sharding: Mesh | jax.sharding.Sharding | Mapping[str, jax.sharding.Sharding] | None = None,
+) -> Model:
+    """Load a model from a Hugging Face folder or from the Hub.
+
+    Args:
+        name: A folder, or "owner/model" or "owner/model@revision" on the Hub.
+        dtype: Dtype of the weights; None: as they are stored.
+        sharding: Where the weights go: a mesh, over whose axis "model" they are sharded; one
+            sharding for all weights; or dotted path → sharding. None: the default device.
+
+    Raises:
+        AcdcError: The model is not found, damaged, or of an unsupported architecture.
+        ValueError: `dtype` is not supported.
+    """
+    folder = find_model(name)
+    stored = hf.read_config(folder)
+    config = stored if dtype is None else replace(stored, dtype=dtype)
+    shardings: Mapping[str, jax.sharding.Sharding] | None
+    if isinstance(sharding, Mesh):
+        shardings = param_shardings(sharding, stored, population=False)
+    elif isinstance(sharding, jax.sharding.Sharding):
+        shardings = dict.fromkeys(hf.hf_names(stored), sharding)
+    else:
+        shardings = sharding
+    params = hf.load_weights(folder, stored, shardings)
+    if config.dtype != stored.dtype:
+        params = {path: leaf.astype(config.dtype) for path, leaf in params.items()}
+    return Model(params=params, config=config, folders=(folder,))
+
+
+def save_hf(model: Model, folder: str | Path) -> None:
+    """Write a folder that transformers, vLLM and `load_hf` load.
+
+    Tokenizer and chat template are copied from the model's first folder.
+
+    Args:
+        model: The model.
+        folder: Target; it must not exist, or be empty. It appears complete or not at all.
+
+    Raises:
+        AcdcError: The folder is not empty or cannot be written, or a weight is not finite.
+    """
+    hf.save(folder, model.config, model.params, model.folders[0])
+    if len(model.folders) > 1:
+        hf.keep_stop_tokens(Path(folder), model.stop_tokens)

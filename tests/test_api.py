@@ -1,0 +1,107 @@
+"""The public API, line by line, on tiny checkpoints."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import acdc_jax as acdc
+from acdc_jax.models.transformer import FusedParams
+from acdc_jax.sharding import make_mesh
+
+FAMILIES = Path(acdc.__file__).parent / "quickstart" / "families"
+
+
+def test_names_are_imported_on_first_use() -> None:
+    """`import acdc_jax` is quick; `coevolve` is the function, not the module of that name."""
+    code = (
+        "import sys, acdc_jax as acdc; assert 'jax' not in sys.modules\n"
+        "import acdc_jax.coevolve\n"
+        "for name in acdc.__all__: assert getattr(acdc, name) is not None, name\n"
+        "from acdc_jax.coevolve import step\n"
+        "assert acdc.coevolve.__module__ == 'acdc_jax.experiment'"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'merge_models'"):
+        _ = acdc.merge_models  # type: ignore[attr-defined]
+
+
+def test_the_block_of_the_readme(write_model: Callable[..., Path], tmp_path: Path) -> None:
+    """Load, merge, mutate, ask, evaluate, select and save."""
+    folders = [write_model(tmp_path / str(i), i, max_positions=128) for i in range(3)]
+    base, a, b = map(acdc.load_hf, folders)
+    child = acdc.merge(base, [a, b], weights=[0.5, 0.5], method="ties", density=0.5)
+    child = acdc.mutate(child, jax.random.key(0), acdc.SVDNoise(scale=0.25, rank=256))
+    answer = acdc.generate(child, ["Why is the sky blue?"], max_new_tokens=64)[0]
+    assert isinstance(answer, str)
+    tasks = acdc.load_tasks(FAMILIES)[:2]
+    skills = acdc.evaluate([a, b, child], tasks, max_new_tokens=4)
+    assert skills.shape == (3, 2)
+    assert skills.dtype == np.int8
+    assert (skills >= 0).all()
+    assert set(acdc.select(skills, size=16).tolist()) == {0, 1, 2}
+    acdc.save_hf(child, tmp_path / "child")
+    again = acdc.load_hf(tmp_path / "child")
+    jax.tree.map(np.testing.assert_array_equal, again.params, child.params)
+    assert again.stop_tokens == child.stop_tokens
+    assert acdc.generate(again, ["Why is the sky blue?"], max_new_tokens=64) == [answer]
+
+
+def test_a_model_is_a_pytree(models: tuple[Path, ...]) -> None:
+    """Its leaves are the weights; where they go and their dtype are arguments of `load_hf`."""
+    mesh = make_mesh("model:2", jax.devices()[:2])
+    model = acdc.load_hf(models[0], dtype="bfloat16", sharding=mesh)
+    assert model.config.dtype == "bfloat16"
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(model))
+    up = model.params["layers.0.mlp.up.weight"]
+    assert up.addressable_shards[0].data.shape[0] * 2 == up.shape[0]
+    child = acdc.merge(model, [model], method="linear")
+    assert child.params["layers.0.mlp.up.weight"].sharding == up.sharding
+    doubled = jax.tree.map(lambda leaf: leaf + leaf, model)
+    assert isinstance(doubled, acdc.Model)
+    assert doubled.config == model.config
+    one = acdc.load_hf(models[0], sharding=jax.sharding.SingleDeviceSharding(jax.devices()[1]))
+    assert {d for leaf in jax.tree.leaves(one) for d in leaf.devices()} == {jax.devices()[1]}
+
+
+def test_operators_take_any_pytree() -> None:
+    """Nested trees too; a merge of equal weights is the mean."""
+    base = {"layers": [{"up": {"weight": jnp.zeros((4, 4))}}]}
+    parents = [jax.tree.map(lambda x, i=i: x + i, base) for i in (1.0, 3.0)]
+    merged = acdc.merge(base, parents)
+    np.testing.assert_allclose(merged["layers"][0]["up"]["weight"], 2.0)
+    noise = acdc.GaussianNoise(scale=1.0)
+    mutated = acdc.mutate(base, jax.random.key(0), noise)
+    assert jax.tree.structure(mutated) == jax.tree.structure(base)
+    assert np.any(np.asarray(mutated["layers"][0]["up"]["weight"]))
+    assert not np.any(np.asarray(base["layers"][0]["up"]["weight"]))
+
+
+def test_wrong_arguments(models: tuple[Path, ...]) -> None:
+    """ValueError and TypeError in the library's words."""
+    base, a, b = map(acdc.load_hf, models)
+    wide = a.replace(config=a.config.__class__(**{**vars(a.config), "rope_theta": 5.0}))
+    with pytest.raises(ValueError, match=r"parent 1 has rope_theta 5\.0, but the base has"):
+        acdc.merge(base, [a, wide])
+    with pytest.raises(ValueError, match="at least one parent"):
+        acdc.merge(base, [])
+    with pytest.raises(ValueError, match=r"weights has shape \(1,\), but there are 2 parents"):
+        acdc.merge(base, [a, b], weights=[1.0])
+    with pytest.raises(ValueError, match="dare_ties drops entries at random: pass key="):
+        acdc.merge(base, [a, b], method="dare_ties", density=0.5)
+    with pytest.raises(ValueError, match="density"):
+        acdc.merge(base, [a, b], method="linear", density=0.5)
+    with pytest.raises(TypeError, match="densty"):
+        acdc.merge(base, [a, b], densty=0.5)
+    with pytest.raises(ValueError, match=r"weight b is missing from the base"):
+        acdc.merge({"a": jnp.ones(2)}, [{"a": jnp.ones(2), "b": jnp.ones(2)}])
+    with pytest.raises(ValueError, match="a key"):
+        acdc.generate(a, ["x"], sampling=acdc.Sampling(1.0))
+    with pytest.raises(ValueError, match="no task families there"):
+        acdc.load_tasks(models[0])
+    assert not isinstance(a.params, FusedParams)
