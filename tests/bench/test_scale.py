@@ -20,7 +20,8 @@ from acdc_jax.bench.weights import random_weights
 from acdc_jax.commands.main import main
 from acdc_jax.errors import ConfigError
 from acdc_jax.inference.memory import weight_bytes
-from acdc_jax.sandbox import Limits, Sandbox, SandboxOptions
+from acdc_jax.run_options import SandboxOptions
+from acdc_jax.sandbox import Limits, Sandbox
 
 # Prompts of one bucket, and one number of devices: few compilations.
 _SMALL = (
