@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from acdc_jax.evaluation.evaluate import Evaluator, Weights, evaluate_members, member_keys
+from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, evaluate_members, member_keys
 from acdc_jax.evaluation.held_out import (
     TASK_FORCES,
     FinishedRun,
     Row,
     Solved,
-    row,
+    collective_row,
     solve,
 )
 from acdc_jax.evaluation.task_force import fittest, greedy_task_force
@@ -71,20 +71,20 @@ def measure_baselines(
     seed_skills = skill_matrix.take(run.skills, run.seeds, run.skills.tasks)
     best = fittest(seed_skills)
     others = [name for name in dict.fromkeys([*run.seeds, *run.archive]) if name not in solved]
-    solved = solved | solve(evaluator, others, run.weights, tasks)
+    solved = solved | solve(evaluator, others, run.params_of, tasks)
     advance()
     rows = [
-        row("seeds", greedy_task_force(seed_skills, TASK_FORCES[0]), best, solved),
-        row("all_seeds", run.seeds, best, solved),
+        collective_row("seeds", greedy_task_force(seed_skills, TASK_FORCES[0]), best, solved),
+        collective_row("all_seeds", run.seeds, best, solved),
     ]
-    rows += _sample_rows(evaluator, run.weights, best, tasks, baselines)
+    rows += _sample_rows(evaluator, run.params_of, best, tasks, baselines)
     advance()
     uniform = _uniform_merge(run, baselines)
     scale = _best_on_pool(evaluator, [str(s) for s in _UNIFORM_SCALES], uniform, baselines.pool)
     advance()
     merged = solve(evaluator, [scale], uniform, tasks)
     advance()
-    rows.append(row("uniform_merge", [scale], scale, merged))
+    rows.append(collective_row("uniform_merge", [scale], scale, merged))
     rng = np.random.default_rng(baselines.prng_seed)
     finalists = skill_matrix.take(run.skills, run.archive, run.skills.tasks)
     sizes = [n for n in TASK_FORCES if n <= len(run.archive)]
@@ -92,22 +92,28 @@ def measure_baselines(
 
 
 def _sample_rows(
-    evaluator: Evaluator, weights: Weights, best: str, tasks: Sequence[Task], baselines: Baselines
+    evaluator: Evaluator,
+    params_of: ParamsOf,
+    best: str,
+    tasks: Sequence[Task],
+    baselines: Baselines,
 ) -> list[Row]:
     """Return rows of the first samples of the best seed; each sample has its own PRNG key."""
     samples = [f"sample {i}" for i in range(max(TASK_FORCES))]
     solved = solve(
         evaluator,
         samples,
-        lambda _, group: weights(best, group),
+        lambda _, group: params_of(best, group),
         tasks,
         sampling=baselines.sampling,
         keys=member_keys(jax.random.key(baselines.prng_seed), samples),
     )
-    return [row("samples_best_seed", samples[:n], samples[0], solved) for n in TASK_FORCES]
+    return [
+        collective_row("samples_best_seed", samples[:n], samples[0], solved) for n in TASK_FORCES
+    ]
 
 
-def _uniform_merge(run: FinishedRun, baselines: Baselines) -> Weights:
+def _uniform_merge(run: FinishedRun, baselines: Baselines) -> ParamsOf:
     """Return a function that merges all seeds; the name of the merge is its one coefficient."""
 
     def uniform(scale: str, group: int) -> Params:
@@ -115,7 +121,7 @@ def _uniform_merge(run: FinishedRun, baselines: Baselines) -> Weights:
         return merge_child(
             MergeOptions(normalise=False),
             base,
-            [run.weights(name, group) for name in run.seeds],
+            [run.params_of(name, group) for name in run.seeds],
             jnp.full((len(run.seeds), 1), float(scale), jnp.float32),
             jax.random.key(baselines.prng_seed),
             dict.fromkeys(base, 0),
@@ -125,11 +131,11 @@ def _uniform_merge(run: FinishedRun, baselines: Baselines) -> Weights:
 
 
 def _best_on_pool(
-    evaluator: Evaluator, models: Sequence[str], weights: Weights, pool: Sequence[Task]
+    evaluator: Evaluator, models: Sequence[str], params_of: ParamsOf, pool: Sequence[Task]
 ) -> str:
     """Return the model that is fittest on the first instances of the pool; the first of equals."""
     evaluator = dataclasses.replace(evaluator, instances_per_task=1)
-    evaluation = evaluate_members(evaluator, models, weights, pool)
+    evaluation = evaluate_members(evaluator, models, params_of, pool)
     return fittest(evaluation.skills(evaluator.skill_threshold))
 
 
@@ -139,7 +145,7 @@ def _random_row(solved: Solved, finalists: SkillMatrix, n: int, rng: np.random.G
     for _ in range(_RANDOM_DRAWS):
         names = [str(name) for name in rng.choice(finalists.members, n, replace=False)]
         best = fittest(skill_matrix.take(finalists, names, finalists.tasks))
-        draws.append(row("", names, best, solved))
+        draws.append(collective_row("", names, best, solved))
     means = {
         field: float(np.mean([getattr(draw, field) for draw in draws]))
         for field in ("coverage", "coverage_majority", "best_single")

@@ -28,7 +28,7 @@ from acdc_jax.sandbox import Outcome, Sandbox
 from acdc_jax.tasks.answer_extraction import extract_answer
 from acdc_jax.tasks.task import Task
 
-Weights = Callable[[str, int], Params]
+ParamsOf = Callable[[str, int], Params]
 """(member id, index of a device group) → the member's params on the devices of that group."""
 
 Prefetch = Callable[[Sequence[str], int], None]
@@ -143,7 +143,7 @@ def member_keys(key: jax.Array, members: Sequence[str]) -> dict[str, jax.Array]:
 def evaluate_members(
     evaluator: Evaluator,
     members: Sequence[str],
-    weights: Weights,
+    params_of: ParamsOf,
     tasks: Sequence[Task],
     *,
     prefetch: Prefetch = lambda members, group: None,
@@ -156,7 +156,7 @@ def evaluate_members(
     Args:
         evaluator: Where and how members answer.
         members: Ids; the same in every process.
-        weights: Returns, or makes, the params of a member; called in the thread of the group.
+        params_of: Returns the params of a member, or makes them; called in the group's thread.
         tasks: The tasks.
         prefetch: Called with the members that a group needs next.
         sampling: How to draw tokens; greedy by default.
@@ -174,7 +174,7 @@ def evaluate_members(
         shardings = param_shardings(group.mesh, engine.model, population=engine.population > 1)
         for names, population in in_populations(
             evaluator.groups.share(group, members),
-            lambda name: weights(name, group.index),
+            lambda name: params_of(name, group.index),
             engine.population,
             lambda names: prefetch(names, group.index),
         ):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Int8
 
-from acdc_jax.evaluation.evaluate import Evaluator, Weights, evaluate_members, member_keys
+from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, evaluate_members, member_keys
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.sampling import GREEDY, Sampling
@@ -71,13 +71,13 @@ def evaluate(
             groups = DeviceGroups.for_model(model.config, _MODELS_AT_ONCE)
             evaluator = Evaluator(groups, engine, sandbox, instances_per_task, skill_threshold)
             evaluation = evaluate_members(
-                evaluator, [name], _weights_of(model), checked, sampling=sampling, keys=keys
+                evaluator, [name], _params_of(model), checked, sampling=sampling, keys=keys
             )
             rows.append(evaluation.skills(skill_threshold).values[0])
     return np.stack(rows)
 
 
-def _weights_of(model: Model) -> Weights:
+def _params_of(model: Model) -> ParamsOf:
     return lambda _name, _group: model.params
 
 

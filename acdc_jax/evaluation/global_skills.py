@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from acdc_jax import multihost
-from acdc_jax.evaluation.evaluate import Evaluator, Prefetch, Weights, evaluate_members
+from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, Prefetch, evaluate_members
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.skills import MISSING, SkillMatrix
 from acdc_jax.tasks.task import Task
@@ -12,7 +12,7 @@ from acdc_jax.tasks.task import Task
 def complete_skills(
     evaluator: Evaluator,
     known: SkillMatrix,
-    weights: Weights,
+    params_of: ParamsOf,
     tasks: Mapping[str, Task],
     *,
     save: Callable[[SkillMatrix], None],
@@ -24,7 +24,7 @@ def complete_skills(
     Args:
         evaluator: Where and how members answer.
         known: [members, tasks] matrix; the same in every process.
-        weights: Returns the params of a member.
+        params_of: Returns the params of a member.
         tasks: Task id → task, for all tasks of the matrix.
         save: Called in the first process with the matrix as it grows, so that a killed evaluation
             continues where it was.
@@ -42,7 +42,7 @@ def complete_skills(
         evaluation = evaluate_members(
             evaluator,
             members,
-            weights,
+            params_of,
             [
                 tasks[task]
                 for task, is_missing in zip(known.tasks, missing, strict=True)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation.evaluate import Evaluator, Weights, evaluate_members
+from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, evaluate_members
 from acdc_jax.evaluation.task_force import fittest, greedy_task_force
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.skills import SkillMatrix
@@ -57,14 +57,14 @@ class FinishedRun:
         seeds: Ids of the seed models.
         archive: Ids of the final archive.
         archives: Generation → skills of its archive on the tasks that were active then.
-        weights: Returns the params of a retained member or seed.
+        params_of: Returns the params of a retained member or seed.
     """
 
     skills: SkillMatrix
     seeds: Sequence[str]
     archive: Sequence[str]
     archives: Mapping[int, SkillMatrix]
-    weights: Weights
+    params_of: ParamsOf
 
 
 def held_out_tasks(drafts: Sequence[Draft], sandbox: Sandbox, skill_threshold: float) -> list[Task]:
@@ -109,15 +109,16 @@ def measure_run(
         g: greedy_task_force(matrix, TASK_FORCES[0]) for g, matrix in sorted(run.archives.items())
     }
     models = sorted({best}.union(*forces.values(), *trace.values()))
-    solved = solve(evaluator, models, run.weights, tasks)
+    solved = solve(evaluator, models, run.params_of, tasks)
     advance()
     # In a small archive, task forces of several sizes are the same.
     distinct = {len(force): force for force in forces.values()}
-    rows = [row("evolved", force, best, solved) for force in distinct.values()]
+    rows = [collective_row("evolved", force, best, solved) for force in distinct.values()]
     results = {
         "rows": [dataclasses.asdict(entry) for entry in rows],
         "coverage_by_generation": {
-            str(g): row("", force, force[0], solved).coverage for g, force in trace.items()
+            str(g): collective_row("", force, force[0], solved).coverage
+            for g, force in trace.items()
         },
         "task_force": {str(n): force for n, force in forces.items()},
     }
@@ -127,7 +128,7 @@ def measure_run(
 def solve(
     evaluator: Evaluator,
     models: Sequence[str],
-    weights: Weights,
+    params_of: ParamsOf,
     tasks: Sequence[Task],
     *,
     sampling: Sampling = GREEDY,
@@ -138,7 +139,7 @@ def solve(
     Args:
         evaluator: Where and how members answer.
         models: Names of the models.
-        weights: Returns the params of a model.
+        params_of: Returns the params of a model.
         tasks: The tasks.
         sampling: How to draw tokens; greedy by default.
         keys: Model → typed PRNG key; needed only for sampling.
@@ -154,7 +155,7 @@ def solve(
         if not missing:
             break
         evaluation = evaluate_members(
-            evaluator, missing, weights, tasks, sampling=sampling, keys=keys
+            evaluator, missing, params_of, tasks, sampling=sampling, keys=keys
         )
         exists = np.arange(instances) < evaluation.instances[:, None]
         for model, scores in zip(missing, evaluation.scores, strict=True):
@@ -168,7 +169,7 @@ def solve(
     return solved
 
 
-def row(collective: str, models: Sequence[str], best: str, solved: Solved) -> Row:
+def collective_row(collective: str, models: Sequence[str], best: str, solved: Solved) -> Row:
     """Return the figures of a collective.
 
     Args:

@@ -203,7 +203,7 @@ def _evaluate(
     """Return the benchmarks, the harness's results, and the plan with the larger model."""
     from acdc_jax.evaluation.lm_eval.code_eval import CODE_EVAL
     from acdc_jax.evaluation.lm_eval.models import folder_model, folder_name
-    from acdc_jax.evaluation.lm_eval.run import evaluate_models
+    from acdc_jax.evaluation.lm_eval.run import benchmark_models
     from acdc_jax.evaluation.lm_eval.tasks import load_benchmarks
 
     config, folder = run.settings, _folder(run.run_dir)
@@ -221,7 +221,7 @@ def _evaluate(
             load = partial(folder_model, larger, decode.batch_size, thinking=decode.thinking)
             models, count = itertools.chain(models, (load() for _ in range(1))), count + 1
         with show_progress(console, config.run.progress) as advance:
-            results = evaluate_models(models, count, benchmarks, prompting, folder, advance)
+            results = benchmark_models(models, count, benchmarks, prompting, folder, advance)
     return benchmarks, results, plan
 
 

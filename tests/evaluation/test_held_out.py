@@ -10,7 +10,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation import baselines, held_out
 from acdc_jax.evaluation.baselines import Baselines, measure_baselines
 from acdc_jax.evaluation.evaluate import Evaluation, Evaluator
-from acdc_jax.evaluation.held_out import FinishedRun, measure_run, row, solve
+from acdc_jax.evaluation.held_out import FinishedRun, collective_row, measure_run, solve
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.params import Params
@@ -55,7 +55,7 @@ def test_a_missing_score_is_not_a_wrong_one(failures: int, monkeypatch: pytest.M
             solve(_evaluator(), ["m0", "m1"], _no_weights, tasks)
     else:
         solved = solve(_evaluator(), ["m0", "m1"], _no_weights, tasks)
-        assert row("both", ["m0", "m1"], "m0", solved).coverage == 1
+        assert collective_row("both", ["m0", "m1"], "m0", solved).coverage == 1
     assert calls == [["m0", "m1"], ["m1"]]
 
 
@@ -64,9 +64,11 @@ def test_tasks_with_different_numbers_of_instances() -> None:
         "m0": np.array([[1, 0, 0], [1, 1, np.nan]]),
         "m1": np.array([[0, 1, 1], [0, 1, np.nan]]),
     }
-    entry = row("both", ["m0", "m1"], "m0", solved)
+    entry = collective_row("both", ["m0", "m1"], "m0", solved)
     assert dataclasses.astuple(entry) == ("both", 2, 1.0, 1.0, 3 / 5)
-    assert row("one", ["m1"], "m1", solved).coverage_majority == 0.5  # of two, one is no majority
+    assert (
+        collective_row("one", ["m1"], "m1", solved).coverage_majority == 0.5
+    )  # of two, one is no majority
 
 
 def test_rows_of_a_small_archive(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation.evaluate import Evaluator, Response, Weights, evaluate_members
+from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, Response, evaluate_members
 from acdc_jax.files import write_atomic
 from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.tasks.task import Task
@@ -91,7 +91,7 @@ def missing_answers(
 
 def complete_answers(
     evaluator: Evaluator,
-    weights: Weights,
+    params_of: ParamsOf,
     run_dir: Path,
     tasks: Sequence[Task],
     missing: Mapping[Sampler, Sequence[QuestionId]],
@@ -101,7 +101,7 @@ def complete_answers(
 
     Args:
         evaluator: Where and how members answer.
-        weights: Returns the params of a member.
+        params_of: Returns the params of a member.
         run_dir: The run.
         tasks: The tasks that have the questions.
         missing: From `missing_answers`.
@@ -114,7 +114,7 @@ def complete_answers(
         evaluation = evaluate_members(
             evaluator,
             list(by_name),
-            lambda name, group: weights(by_name[name].member, group),  # noqa: B023
+            lambda name, group: params_of(by_name[name].member, group),  # noqa: B023
             [task for task in tasks if task.id in task_ids],
             sampling=batch[0].sampling,
             keys={sampler.name: sampler.key for sampler in batch},

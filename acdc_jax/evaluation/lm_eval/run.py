@@ -23,7 +23,7 @@ from acdc_jax.evaluation.lm_eval.tasks import Benchmark, Prompting, run_benchmar
 Advance = Callable[..., None]
 
 
-def evaluate_models(
+def benchmark_models(
     models: Iterator[HarnessModel],
     count: int,
     benchmarks: Sequence[Benchmark],
@@ -89,7 +89,7 @@ def score_benchmark(
     Args:
         name: Name of the benchmark.
         plan: The collectives.
-        folder: Folder that `evaluate_models` wrote samples to.
+        folder: Folder that `benchmark_models` wrote samples to.
         scores: Benchmark → metric and filter, for benchmarks that do not use the default.
         bootstrap: Number of resamples of the items.
         prng_seed: Seed of the resamples.
