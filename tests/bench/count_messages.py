@@ -1,7 +1,8 @@
-"""Counts what the processes of a run tell each other: `python tests/bench/count_messages.py 4`.
+"""Count the messages between the processes of a run: `python tests/bench/count_messages.py 4`.
 
-So many processes on this machine share a run of the tiny models. A line per generation: calls told
-and read, and bytes told, beside what the formulas of launch/README.md say.
+Four processes on this machine, for example, share a run of the tiny models. Prints a line per
+generation: messages sent ("told") and read, beside the formulas of launch/README.md, and bytes.
+Exits with 1 if a number of messages differs from its formula.
 """
 
 import json
@@ -20,32 +21,32 @@ _GENERATIONS, _INTERVAL = 4, 2
 
 
 def process(flags: list[str]) -> None:
-    """One process of the run: a line of JSON for each generation, [calls, bytes]."""
+    """Run one process, which prints a line of JSON for each generation: [calls, bytes]."""
     from acdc_jax.commands.main import main as acdc
     from acdc_jax.runtime import preemption
 
-    seen: list[Counted] = []
-    ask = preemption.PreemptionNotice.received_anywhere
+    clients: list[Counted] = []
+    received_anywhere = preemption.PreemptionNotice.received_anywhere
 
-    def anywhere(notice: preemption.PreemptionNotice) -> bool:
-        if not seen:
-            seen.append(count())
-        print("counted " + json.dumps([seen[0].calls, seen[0].bytes]), flush=True)
-        return ask(notice)
+    def print_counts(notice: preemption.PreemptionNotice) -> bool:
+        if not clients:
+            clients.append(count())
+        print("counted " + json.dumps([clients[0].calls, clients[0].bytes]), flush=True)
+        return received_anywhere(notice)
 
-    preemption.PreemptionNotice.received_anywhere = anywhere  # type: ignore[method-assign]
+    preemption.PreemptionNotice.received_anywhere = print_counts  # type: ignore[method-assign]
     sys.exit(acdc(["run", *flags]))
 
 
 def formula(processes: int, adapts: bool) -> tuple[int, int]:
-    """Calls told and read in a generation; see launch/README.md."""
+    """Return the messages sent and read in a generation; see launch/README.md."""
     rounds, others = (5, 2) if adapts else (4, 1)
     told = (processes + 1) * (rounds + others)
     return told, (2 * processes - 1) * rounds + 2 * processes * others
 
 
 def main() -> int:
-    """Starts the processes, adds up what they counted, and compares."""
+    """Start the processes, add up what they counted, and compare; return the exit status."""
     if sys.argv[1] == "process":
         process(sys.argv[2:])
         return 0
@@ -65,26 +66,26 @@ def main() -> int:
             num_processes=processes,
             heartbeat_timeout_s=600,
         )
-        running = [
+        children = [
             subprocess.Popen(
-                [sys.executable, __file__, "process", *flags, f"--process_id={me}"],
+                [sys.executable, __file__, "process", *flags, f"--process_id={rank}"],
                 env=environment,
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            for me in range(processes)
+            for rank in range(processes)
         ]
-        said = [one.communicate()[0] for one in running]
+        outputs = [child.communicate()[0] for child in children]
     marks = [
         [json.loads(line[8:]) for line in text.splitlines() if line.startswith("counted ")]
-        for text in said
+        for text in outputs
     ]
-    wrong = sum(one.returncode != 0 for one in running)
+    wrong = sum(child.returncode != 0 for child in children)
     for generation in range(1, min(map(len, marks))):
         calls, size = Counter[str](), Counter[str]()
-        for of in marks:
+        for mark in marks:  # of one process
             for i, total in enumerate((calls, size)):
-                total.update(Counter(of[generation][i]) - Counter(of[generation - 1][i]))
+                total.update(Counter(mark[generation][i]) - Counter(mark[generation - 1][i]))
         adapts = generation % _INTERVAL == 0
         expected = formula(processes, adapts)
         wrong += (calls["told"], calls["read"]) != expected

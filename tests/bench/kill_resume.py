@@ -1,7 +1,7 @@
-"""Kills short runs at random instants and resumes them: `python tests/bench/kill_resume.py`.
+"""Kill short runs at random instants and resume them: `python tests/bench/kill_resume.py`.
 
-A quarter of the kills hit generation 0, half the later generations, a quarter the measuring.
-Each resumed run must leave what an uninterrupted one left. Exits with 1 if any does not.
+A quarter of the kills hit generation 0, half the later generations, a quarter the measuring. Each
+resumed run must leave the same files as an uninterrupted one. Exits with 1 if one does not.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from tests.support.short_runs import (
 
 
 def main() -> int:
-    """Prints a line per kill and a summary."""
+    """Print a line per kill and a summary; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -43,7 +43,7 @@ def main() -> int:
         compiled, straight, run_dir = cache / "compiled", Path(scratch) / "a", Path(scratch) / "b"
         seeds, last = quick_seeds(cache), int(SHORT_RUN["generations"])
         times: list[float] = []
-        for _ in range(2):  # the second finds all programs compiled, as the runs below do
+        for _ in range(2):  # the second time all programs are compiled, as in the runs below
             shutil.rmtree(straight, ignore_errors=True)
             flags = short_run_flags(seeds, straight)
             times = time_run(flags, compiled, straight, last)
@@ -60,13 +60,13 @@ def main() -> int:
             }[phase]
             delay = rng.uniform(0, end - start)
             shutil.rmtree(run_dir, ignore_errors=True)
-            began = time.monotonic()
+            start_time = time.monotonic()
             with started(flags, compiled) as process:
                 wait_for_commit(process, run_dir, after)
                 time.sleep(delay)
                 ended = process.poll() is not None
-                instant, alive = time.monotonic() - began, kill_run(process)
-            found = committed(run_dir)
+                instant, alive = time.monotonic() - start_time, kill_run(process)
+            commit = committed(run_dir)
             resumed = run_to_end(flags, compiled)
             problems = [f"{process} survived the kill" for process in alive]
             if resumed.status:
@@ -78,7 +78,7 @@ def main() -> int:
             failed += bool(problems)
             print(
                 f"kill {number + 1:2}: {phase:12} +{delay:5.2f} s (at {instant:5.2f} s"
-                f"{', had ended' if ended else ''}), committed: {found}, "
+                f"{', had ended' if ended else ''}), committed: {commit}, "
                 f"equal: {'no: ' + ', '.join(problems) if problems else 'yes'}",
                 flush=True,
             )

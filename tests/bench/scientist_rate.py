@@ -1,10 +1,10 @@
-"""How many drafts per second the LLM scientist asks of a server with 50 ms latency.
+"""Measure how many drafts per second the LLM scientist requests from a server.
 
     python tests/bench/scientist_rate.py [--drafts=1000] [--sandbox]
 
-The scripted server is a process of its own. The ideal is what the latency allows: concurrency ÷
-latency requests per second. Prints the rate of this one, with drafts that are accepted unseen or,
-with --sandbox, tried in the real sandbox (which then takes most of the time).
+The scripted server is a separate process that answers after 50 ms. The ideal rate is the number of
+concurrent requests divided by that latency. Drafts are accepted without a check or, with --sandbox,
+tried in the real sandbox, which then takes most of the time.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _PORT, _LATENCY, _CONCURRENCY = 8765, 0.05, 64
 
 
 async def measure(drafts: int, sandbox: Sandbox | None) -> tuple[float, float, int]:
-    """Seconds on the clock and of this process's CPU, and drafts that became candidates."""
+    """Return wall seconds, CPU seconds of this process, and the number of accepted drafts."""
     endpoint = Endpoint(f"http://127.0.0.1:{_PORT}/v1", _CONCURRENCY, 60.0, 2)
     scientist = LlmScientist(OpenAIChat(endpoint, "m", 0.7, 0.95, 2000), reflections=0)
     tasks = [Task(f"t{i:05d}", d, 0, {}, {}) for i, d in enumerate(general(0))]
@@ -43,18 +43,19 @@ async def measure(drafts: int, sandbox: Sandbox | None) -> tuple[float, float, i
 
     async def write(count: int) -> int:
         requests = [TaskRequest("novel", tasks[i % len(tasks)]) for i in range(count)]
-        found = await scientist.write(requests, tasks, tasks, check, jax.random.key(0))
-        return sum(isinstance(item, CheckedDraft) for item in found)
+        results = await scientist.write(requests, tasks, tasks, check, jax.random.key(0))
+        return sum(isinstance(result, CheckedDraft) for result in results)
 
     await write(_CONCURRENCY)  # connections are open, code is warm
-    began, cpu = time.monotonic(), time.process_time()
-    candidates = await write(drafts)
-    seconds = time.monotonic() - began, time.process_time() - cpu
+    start, cpu = time.monotonic(), time.process_time()
+    accepted = await write(drafts)
+    seconds = time.monotonic() - start, time.process_time() - cpu
     await endpoint.close()
-    return *seconds, candidates
+    return *seconds, accepted
 
 
 def main() -> None:
+    """Start the server, measure, and print one line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--drafts", type=int, default=1000)
     parser.add_argument("--sandbox", action="store_true")
@@ -67,7 +68,7 @@ def main() -> None:
         gc.freeze()  # as the `acdc` command does
         try:
             sandbox = Sandbox(2, Limits()) if arguments.sandbox else None
-            seconds, cpu, candidates = asyncio.run(measure(arguments.drafts, sandbox))
+            seconds, cpu, accepted = asyncio.run(measure(arguments.drafts, sandbox))
             if sandbox is not None:
                 sandbox.close()
         finally:
@@ -75,7 +76,7 @@ def main() -> None:
     ideal = _CONCURRENCY / _LATENCY
     rate = arguments.drafts / seconds
     print(
-        f"{arguments.drafts} drafts ({candidates} candidates) in {seconds:.2f} s: {rate:.0f}/s, "
+        f"{arguments.drafts} drafts ({accepted} accepted) in {seconds:.2f} s: {rate:.0f}/s, "
         f"{rate / ideal:.0%} of {ideal:.0f}/s; {1000 * cpu / arguments.drafts:.2f} ms of CPU each"
     )
 

@@ -1,9 +1,9 @@
-"""Makes thousands of mixed calls and looks for leaks: `python tests/bench/soak_sandbox.py`.
+"""Make thousands of calls of all kinds and look for leaks: `python tests/bench/soak_sandbox.py`.
 
-Honest scores in every kind of zygote, submissions in siblings, crashes, timeouts, memory bombs,
-floods, files left behind and, now and then, a zygote that is killed in mid-call. Every outcome is
-compared with what it must be; afterwards there may be no process, descriptor, mount or megabyte
-more than after the first hundred calls. Exits with 1 if anything differs.
+The calls are honest scores in every kind of zygote, submissions, crashes, timeouts, memory bombs,
+floods and files left behind; now and then a zygote is killed during a call. Every outcome is
+compared with the expected one. At the end there must be no more processes, descriptors, mounts or
+memory than after the first hundreds of calls. Exits with 1 if anything differs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ HONEST = {
     "scratch": "open('left', 'w').write(s)\nreturn float(open('left').read())",
     "submission": "return get_function_name_to_callable('def f(x): return x')['f'](float(s))",
 }
-HOSTILE = {  # body: statuses, share of all calls
+HOSTILE = {  # body: status, share of all calls
     "import os; os._exit(0)": ("task error", 0.04),
     "import ctypes; ctypes.string_at(0)": ("task error", 0.04),
     "while True: pass": ("timeout", 0.02),
@@ -41,7 +41,7 @@ SHARES = [share for _, share in HOSTILE.values()]
 
 
 def draw(rng: random.Random) -> tuple[str, str, str]:
-    """A family, a submission, and how it must end (a status, or the score as text)."""
+    """Return a family, a submission, and the expected outcome: a status, or the score as text."""
     if rng.random() < sum(SHARES):
         body, (status, _) = rng.choices(list(HOSTILE.items()), SHARES)[0]
         return family(body), "0", status
@@ -51,14 +51,14 @@ def draw(rng: random.Random) -> tuple[str, str, str]:
 
 
 def fits(outcome: Outcome, expected: str) -> bool:
-    """Whether the outcome is the expected one; memory may be a matter of time on a busy machine."""
+    """Return whether an outcome is as expected; on a busy machine memory bombs may time out."""
     if outcome.score is not None:
         return expected == f"{outcome.score:g}"
     return outcome.status == expected or (expected == "memory" and outcome.status == "timeout")
 
 
 def state() -> dict[str, int]:
-    """What may not grow."""
+    """Return the figures that must not grow."""
     pids = descendants(os.getpid())
     return {
         "processes": len(pids),
@@ -84,7 +84,7 @@ def _resident(pids: "set[int] | list[int]") -> int:
 
 
 def main() -> int:
-    """Prints the figures; returns the exit status."""
+    """Print the figures; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
@@ -97,15 +97,15 @@ def main() -> int:
         zygotes = [worker._zygotes for worker in sandbox._workers.workers]
         for name, (single, batched) in throughput.speeds(sandbox).items():
             print(f"{name}: {single:.0f} calls/s, {batched:.0f} batched")
-        began, before = time.monotonic(), {}
+        start_time, before = time.monotonic(), {}
         for start in range(0, args.calls, 100):
             pending: list[tuple[str, Future[list[Outcome]]]] = []
             for number in range(100):
                 source, submission, expected = draw(rng)
                 pending.append((expected, sandbox.score(source, [(None, submission)])))
-                # Only what the first hundred calls have started, so that figures compare.
+                # Only zygotes that the first hundred calls started, so that the figures compare.
                 if start and number == 50 and start % 500 == 0:
-                    alive = [z for own in zygotes for z in list(own.values())]
+                    alive = [zygote for pool in zygotes for zygote in list(pool.values())]
                     os.kill(rng.choice(alive).process.pid, signal.SIGKILL)
                     killed += 1
             for expected, future in pending:
@@ -114,11 +114,11 @@ def main() -> int:
                     wrong.append((expected, outcome))
             if start == 200:
                 before = state()
-        # A zygote that was killed last starts again only when it is needed.
+        # A killed zygote starts again only when it is needed.
         for body in HONEST.values():
             for future in [sandbox.score(family(body), [(None, "1")]) for _ in range(8)]:
                 future.result()
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start_time
         after = state()
     print(f"{args.calls} calls in {seconds:.0f} s, {killed} zygotes killed, {len(wrong)} wrong")
     for expected, outcome in wrong[:10]:

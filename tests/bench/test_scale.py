@@ -1,4 +1,4 @@
-"""`acdc bench scale` in small: every part, on fake devices."""
+"""`acdc bench scale` at the tiny shape: every part, on fake devices."""
 
 import contextlib
 import io
@@ -45,7 +45,7 @@ _SMALL = (
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What one run prints; its folder is empty afterwards."""
+    """Return what one run prints; its folder must be empty afterwards."""
     folder = tmp_path_factory.mktemp("scale")
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert main(["bench", "scale", *_SMALL, f"--folder={folder}"]) == 0
@@ -56,8 +56,8 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_parts_of_a_generation_add_up(printed: str) -> None:
     line = re.search(r"^generation, 2 children, 10 tasks  pop:1,model:2  ([\d.]+) s", printed, re.M)
     assert line is not None
-    found = re.findall(r"^  (\w[\w ]*)  pop:1,model:2  (-?[\d.]+) s", printed, re.M)
-    parts = {part: float(value) for part, value in found}
+    rows = re.findall(r"^  (\w[\w ]*)  pop:1,model:2  (-?[\d.]+) s", printed, re.M)
+    parts = {part: float(value) for part, value in rows}
     assert {"merge", "mutate", "decode", "scoring", "selection", "store"} <= parts.keys()
     assert sum(parts.values()) == pytest.approx(float(line[1]), abs=0.1)
     for part in ("decode", "mutate"):
@@ -65,7 +65,7 @@ def test_parts_of_a_generation_add_up(printed: str) -> None:
 
 
 def test_scaling_is_over_one_device() -> None:
-    """Efficiency is t₁ / (n tₙ); beside it what the devices' memory and links allow."""
+    """Speed-up is t₁ / tₙ, efficiency t₁ / (n tₙ)."""
     config = generation.run_config(ScaleBench(children=8), SandboxOptions(), Path("nowhere"))
     model, work = SHAPES["tiny"], mixed_workload(2, 70, 64, 100, 0)
     first, merge, _ = generation.figures(
@@ -81,7 +81,7 @@ def test_scaling_is_over_one_device() -> None:
 
 
 def test_children_are_made_on_a_mesh(printed: str) -> None:
-    """On devices that have compiled it all."""
+    """Uses `printed` because its run compiled the programs."""
     config = generation.run_config(
         ScaleBench(children=2, rank=8, archive=2), SandboxOptions(), Path("nowhere")
     )
@@ -102,8 +102,8 @@ def test_every_figure_has_a_line_and_a_row(printed: str) -> None:
     assert "functions compiled" in lines
 
 
-def test_its_tasks_are_scored_in_the_sandbox() -> None:
-    """A family of each kind; a coin by the answer, the same every time."""
+def test_workload_is_scored_in_the_sandbox() -> None:
+    """Each kind of family scores a response 0 or 1, and the same response equally."""
     work = mixed_workload(10, 70, 64, 100, 0)
     assert work.tokens == sum(work.response_lengths.values())
     assert max(map(len, work.prompts.values())) == 70
@@ -117,7 +117,7 @@ def test_its_tasks_are_scored_in_the_sandbox() -> None:
             assert {outcome.score for outcome in first} <= {0.0, 1.0}
 
 
-def test_it_needs_no_client_of_a_server() -> None:
+def test_no_client_of_a_server_is_imported() -> None:
     check = (
         "import sys, acdc_jax.bench.scale; "
         "assert not {'openai', 'tenacity'} & sys.modules.keys(), 'imported'"
@@ -125,8 +125,8 @@ def test_it_needs_no_client_of_a_server() -> None:
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
-def test_refusals(capsys: pytest.CaptureFixture[str]) -> None:
-    """In one line, before anything is measured."""
+def test_bad_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    """Flags are checked before anything is measured."""
     assert ScaleBench(devices=(4, 1, 2)).device_counts(2) == [1, 2]
     with pytest.raises(ConfigError, match="only 2"):
         ScaleBench(devices=(4, 8)).device_counts(2)
@@ -135,8 +135,8 @@ def test_refusals(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "scale", "--devices=two"]) == 2
 
 
-def test_members_without_room_are_refused(printed: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """On devices that have compiled it all."""
+def test_too_many_members_are_an_error(printed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Uses `printed` because its run compiled the programs."""
     few = [flag for flag in _SMALL if not flag.startswith(("--parts", "--archive", "--devices"))]
     flags = (*few, "--parts=mixed", "--devices=2", "--archive=1000000000")
     assert main(["bench", "scale", *flags]) == 1
@@ -144,10 +144,10 @@ def test_members_without_room_are_refused(printed: str, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(("room", "written"), [(2.5, ["0", "1", "0", "1", "2", "2"]), (0.9, [])])
-def test_a_disk_without_room_for_all(
+def test_members_are_written_in_portions(
     room: float, written: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many members at a time as it has room for."""
+    """Members are written as many at a time as there is room for."""
     size = sum(leaf.nbytes for leaf in random_weights(SHAPES["tiny"], 0).values())
     usage = SimpleNamespace(free=int(room * size / 0.9))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)

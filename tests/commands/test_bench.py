@@ -1,4 +1,4 @@
-"""Benchmarks at a tiny shape: members and folders come back, and nothing stays on the disk."""
+"""`acdc bench`: its help, and benchmarks at a tiny shape that leave nothing on the disk."""
 
 from pathlib import Path
 
@@ -6,14 +6,35 @@ import pytest
 
 from acdc_jax.bench import store
 from acdc_jax.bench.limits import SHAPES
+from acdc_jax.commands.bench import BENCHMARKS
 from acdc_jax.commands.main import main
 from acdc_jax.inference.memory import weight_bytes
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Restored afterwards: the benchmark limits page-locked memory through it."""
+    """Restore the variable through which the benchmark limits page-locked memory."""
     monkeypatch.setenv("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB", "1")
+
+
+def test_help_lists_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_help_of_a_benchmark(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says how long the benchmark takes, and lists its flags."""
+    assert main(["bench", name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert BENCHMARKS[name].duration in out
+    assert "\n  --" in out
+
+
+def test_unknown_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "speed"]) == 2
+    assert "choose one of decode" in capsys.readouterr().err
 
 
 def test_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
