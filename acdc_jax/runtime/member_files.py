@@ -19,17 +19,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-# `ArrayHandler` takes one, but it has no public name yet.
-from orbax.checkpoint._src.serialization.types import (
-    DefaultSerializationStatusCallback,
-    TransferPriority,
-)
-
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.content_hash import content_hash
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.files import write_atomic
 from acdc_jax.params import Params
+from acdc_jax.private_apis import sequential_transfers
 from acdc_jax.runtime.memory_budget import LEAVES_IN_FLIGHT
 
 HOST_MEMORY = "pinned_host"  # page-locked: devices copy from it at the full rate of their link
@@ -151,13 +146,6 @@ class _Local:
         return getattr(self._array, name)
 
 
-class _InTurn(DefaultSerializationStatusCallback):  # type: ignore[misc]
-    """Tells orbax that no leaf has to be on the host at once: the limit is for those alone."""
-
-    def key_priority(self, _: Any) -> TransferPriority:
-        return TransferPriority.ASYNCHRONOUS_DEPRIORITIZED
-
-
 def _checkpointer(leaves: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> ocp.Checkpointer:
     """Reads or writes a few leaves at a time: no member is ever in the host's memory twice."""
     largest = max(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
@@ -173,7 +161,7 @@ def _checkpointer(leaves: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> ocp
         replica_id=None,
         use_replica_parallel=False,
         enable_write_sharding_file=False,
-        callback=_InTurn(),
+        callback=sequential_transfers(),
     )
     handler = ocp.PyTreeCheckpointHandler(
         save_concurrent_gb=in_flight,
