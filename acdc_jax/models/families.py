@@ -1,8 +1,8 @@
-"""Model families: what an architecture's `config.json` says, and in which words.
+"""Model families: conversion between an architecture's `config.json` and `ModelConfig`.
 
-Everything in which one family differs from another is in `FAMILIES` and in the fields of
-`ModelConfig`. A field that would change the computation in a way that the decoder lacks is refused
-by name; fields that no family's decoder reads are ignored, as transformers ignores them.
+All differences between families are in `FAMILIES` and in the fields of `ModelConfig`. A field that
+would change the computation in a way that the decoder does not implement is an error that names it.
+Fields that no family's decoder reads are ignored, as in transformers.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,13 +15,13 @@ from acdc_jax.models.config import ModelConfig
 Fields = Mapping[str, Any]
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 
-# Fields that change what a decoder computes, and the values that mean "not used". A family that
-# reads one of them does not refuse it.
+# Fields that change what a decoder computes, and the values that mean "not used". For a family that
+# reads a field, other values are allowed.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (None, False),
     "attention_bias": (None, False),
     "attn_logit_softcapping": (None,),
-    "auto_map": (None,),  # code of its own, which is never executed
+    "auto_map": (None,),  # custom code, which is never executed
     "final_logit_softcapping": (None,),
     "is_encoder_decoder": (None, False),
     "mlp_bias": (None, False),
@@ -65,17 +65,17 @@ def _but_every(period: int) -> Callable[[Fields, int], bool]:
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture.
+    """One architecture: what it fixes, what it reads, and its defaults.
 
     Attributes:
         model_type: Hugging Face's short name.
-        slides: (fields, layer) → whether the layer has a window, where `layer_types` is not given.
+        slides: (fields, layer) → whether the layer has a window; used without `layer_types`.
         fixed: Fields of `ModelConfig` that the architecture fixes.
         optional: Fields of `config.json` that it reads besides the common ones, with defaults.
-        head_dim: Where `config.json` says nothing; 0: hidden size over heads.
-        tied: Whether the head is the embedding, where `config.json` says nothing.
-        rope_thetas: Bases of the frequencies in layers without and with a window, where
-            `config.json` says nothing; the second is 0 where both kinds rotate alike.
+        head_dim: Default head dimension; 0: hidden size divided by the number of heads.
+        tied: Default of `tie_word_embeddings`.
+        rope_thetas: Default bases of the frequencies in layers without and with a window; the
+            second is 0 if both kinds of layers have the same frequencies.
     """
 
     model_type: str
@@ -121,27 +121,27 @@ FAMILIES = {
 
 
 def from_hf(given: Fields, where: str) -> ModelConfig:
-    """Reads the fields of a Hugging Face `config.json`.
+    """Return the configuration that a Hugging Face `config.json` describes.
 
     Args:
         given: The parsed file, as transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`) or
             5 (`rope_parameters`, `dtype`) writes it.
-        where: The file's name, for messages.
+        where: Name of the file, for messages.
 
     Raises:
-        AcdcError: An architecture or a field that the decoder does not implement, by name.
+        AcdcError: The decoder does not implement the architecture or a field, which is named.
     """
     try:
         return _read(given)
-    except AcdcError as error:
+    except (AcdcError, ValueError) as error:
         raise AcdcError(f"{where}: {error}") from None
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    """Returns the fields of a `config.json` that transformers 4 and 5 both read.
+    """Return the fields of a `config.json` that transformers 4 and 5 both read.
 
     Raises:
-        AcdcError: The family has no words for a field of the configuration, which is named.
+        AcdcError: The family's `config.json` cannot express a field of the configuration.
     """
     family = _family(config.architecture)
     window = max(config.windows, default=0)
@@ -165,25 +165,24 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "torch_dtype": config.dtype,
     }
     written |= _write_rope(config, family)
-    own = {
+    optional = {
         "attention_bias": config.o_bias,
         "sliding_window": window or None,
         "use_sliding_window": bool(window),
-        "query_pre_attn_scalar": int(config.query_scale),  # transformers insists
+        "query_pre_attn_scalar": int(config.query_scale),  # transformers requires an int
         "attn_logit_softcapping": config.attention_softcap or None,
         "final_logit_softcapping": config.logit_softcap or None,
     }
-    written |= {name: own[name] for name in family.optional}
+    written |= {name: optional[name] for name in family.optional}
     if family.slides not in (_nowhere, _everywhere):
         written["layer_types"] = [_LOCAL if slides else _GLOBAL for slides in local]
     if family.slides is _from_a_layer_on:
         written["max_window_layers"] = local.count(False)  # what transformers before 4.53 reads
-    understood = _read(written)
-    for one in fields(ModelConfig):
-        if getattr(understood, one.name) != getattr(config, one.name):
-            raise AcdcError(
-                f"{config.architecture} cannot have {one.name} = {getattr(config, one.name)!r}"
-            )
+    read_back = _read(written)
+    for field_ in fields(ModelConfig):
+        value = getattr(config, field_.name)
+        if getattr(read_back, field_.name) != value:
+            raise AcdcError(f"{config.architecture} cannot have {field_.name} = {value!r}")
     return written
 
 
@@ -196,10 +195,10 @@ def _family(architecture: str) -> Family:
 
 
 def _read(given: Fields) -> ModelConfig:
-    """`from_hf` without the file's name."""
+    """Run `from_hf`, with messages that lack the name of the file."""
     for name, structure in _STRUCTURED.items():
         if not isinstance(given.get(name), (structure, type(None))):
-            raise AcdcError(f"field {name} = {given[name]!r} is no {structure.__name__}")
+            raise AcdcError(f"field {name} = {given[name]!r} must be a {structure.__name__}")
     kinds = {family.model_type: name for name, family in FAMILIES.items()}
     kind = given.get("model_type")
     architecture = str((given.get("architectures") or [kinds.get(str(kind), kind)])[0])
@@ -212,8 +211,8 @@ def _read(given: Fields) -> ModelConfig:
 
     layers = int(_number(given, "num_hidden_layers"))
     hidden, heads = int(_number(given, "hidden_size")), int(_number(given, "num_attention_heads"))
-    own = {name: given.get(name, default) for name, default in family.optional.items()}
-    biased = bool(own.get("attention_bias"))
+    optional = {name: given.get(name, default) for name, default in family.optional.items()}
+    biased = bool(optional.get("attention_bias"))
     return ModelConfig(
         architecture=architecture,
         vocab_size=int(_number(given, "vocab_size")),
@@ -223,12 +222,12 @@ def _read(given: Fields) -> ModelConfig:
         num_heads=heads,
         num_kv_heads=int(_number(given, "num_key_value_heads", heads)),
         head_dim=int(_number(given, "head_dim", family.head_dim or hidden // max(heads, 1))),
-        windows=_windows(given, family, layers, own),
+        windows=_windows(given, family, layers, optional),
         rms_norm_eps=float(_number(given, "rms_norm_eps", 1e-6)),
         activation=_activation(given, family),
-        query_scale=float(_number(own, "query_pre_attn_scalar", 0)),
-        attention_softcap=float(_number(own, "attn_logit_softcapping", 0)),
-        logit_softcap=float(_number(own, "final_logit_softcapping", 0)),
+        query_scale=float(_number(optional, "query_pre_attn_scalar", 0)),
+        attention_softcap=float(_number(optional, "attn_logit_softcapping", 0)),
+        logit_softcap=float(_number(optional, "final_logit_softcapping", 0)),
         tie_embeddings=bool(given.get("tie_word_embeddings", family.tied)),
         max_positions=int(_number(given, "max_position_embeddings")),
         dtype=str(given.get("dtype") or given.get("torch_dtype") or "float32"),
@@ -246,33 +245,35 @@ def _number(given: Fields, name: str, default: float | None = None) -> float:
 
 
 def _activation(given: Fields, family: Family) -> str:
-    if family.fixed.get("scale_embedding"):  # Gemma: beside it, old files have another hidden_act
+    if family.fixed.get("scale_embedding"):  # Gemma: old files have a wrong hidden_act, too
         return str(given.get("hidden_activation") or "gelu_pytorch_tanh")
     return str(given.get("hidden_act") or "silu")
 
 
-def _windows(given: Fields, family: Family, layers: int, own: Fields) -> tuple[int, ...]:
-    """The window of every layer; () where there is none."""
+def _windows(given: Fields, family: Family, layers: int, optional: Fields) -> tuple[int, ...]:
+    """Return the window of every layer; () if no layer has one."""
     local = [family.slides(given, layer) for layer in range(layers)]
     stated = given.get("layer_types")
     if stated is not None:
         if len(stated) != layers:
             raise AcdcError(f"layer_types has {len(stated)} entries for {layers} layers")
-        free = family.slides not in (_nowhere, _everywhere) and own.get("use_sliding_window", True)
+        free = family.slides not in (_nowhere, _everywhere) and optional.get(
+            "use_sliding_window", True
+        )
         for kind, slides in zip(stated, local, strict=True):
             if kind not in (_LOCAL, _GLOBAL) or (not free and slides != (kind == _LOCAL)):
                 raise AcdcError(f"unsupported layer_types entry {kind!r} in {family.model_type}")
         local = [kind == _LOCAL for kind in stated]
     if not any(local):
         return ()
-    window = int(_number(own, "sliding_window"))
+    window = int(_number(optional, "sliding_window"))
     if window < 1:
         raise AcdcError(f"sliding_window = {window} must be positive")
     return tuple(window if slides else 0 for slides in local)
 
 
 def _rope(given: Fields, family: Family) -> dict[str, Any]:
-    """The rotary fields of `ModelConfig`."""
+    """Return the rotary fields of `ModelConfig`."""
     rope = dict(given.get("rope_scaling") or given.get("rope_parameters") or {})
     theta, local_theta = family.rope_thetas
     local: dict[str, Any] = {}
@@ -285,33 +286,34 @@ def _rope(given: Fields, family: Family) -> dict[str, Any]:
             local, "rope_theta", _number(given, "rope_local_base_freq", local_theta)
         )
     kind = str(rope.get("rope_type") or rope.get("type") or "default")
-    for one in (rope, local):
-        if one.get("partial_rotary_factor", 1) != 1:
-            raise AcdcError(f"unsupported partial_rotary_factor = {one['partial_rotary_factor']!r}")
-        for name, value in one.items():
+    for parameters in (rope, local):
+        factor = parameters.get("partial_rotary_factor", 1)
+        if factor != 1:
+            raise AcdcError(f"unsupported partial_rotary_factor = {factor!r}")
+        for name, value in parameters.items():
             if isinstance(value, dict):
                 raise AcdcError(f"unsupported rope_parameters.{name}")
     if local and (local.get("rope_type") or "default") != "default":
         raise AcdcError(f"unsupported rope_type = {local['rope_type']!r} in layers with a window")
-    found: dict[str, Any] = {
+    fields_of_config: dict[str, Any] = {
         "rope_theta": float(_number(rope, "rope_theta", _number(given, "rope_theta", theta))),
         "local_rope_theta": float(local_theta),
         "rope_type": kind,
     }
     if kind != "default":
-        found["rope_factor"] = float(_number(rope, "factor"))
+        fields_of_config["rope_factor"] = float(_number(rope, "factor"))
     if kind == "llama3":
-        found["rope_low_freq_factor"] = float(_number(rope, "low_freq_factor"))
-        found["rope_high_freq_factor"] = float(_number(rope, "high_freq_factor"))
+        fields_of_config["rope_low_freq_factor"] = float(_number(rope, "low_freq_factor"))
+        fields_of_config["rope_high_freq_factor"] = float(_number(rope, "high_freq_factor"))
         longest = _number(given, "max_position_embeddings")
         original = _number(rope, "original_max_position_embeddings", longest)
         original = _number(given, "original_max_position_embeddings", original)
-        found["rope_original_positions"] = int(original)
-    return found
+        fields_of_config["rope_original_positions"] = int(original)
+    return fields_of_config
 
 
 def _write_rope(config: ModelConfig, family: Family) -> dict[str, Any]:
-    """The rotary fields of `config.json`."""
+    """Return the rotary fields of `config.json`."""
     scaling: dict[str, Any] = {"rope_type": config.rope_type}
     if config.rope_type != "default":
         scaling["factor"] = config.rope_factor

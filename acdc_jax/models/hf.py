@@ -1,7 +1,7 @@
-"""Hugging Face folders in and out, through one table of names.
+"""Read and write Hugging Face folders, through one table of names.
 
-A folder holds `config.json` and safetensors, in one file or in shards with an index. Every tensor
-is accounted for before any is read; weights go to the devices, and come from them, leaf by leaf.
+A folder has a `config.json` and safetensors, in one file or in shards with an index. Every tensor
+is matched with a weight before any is read. Weights move to and from the devices leaf by leaf.
 """
 
 import os
@@ -33,7 +33,7 @@ from acdc_jax.models.tokenizer import load_tokenizer
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params, fetch
 
-# Our module's dotted path ↔ Hugging Face's; {} is the layer.
+# Dotted path of our module ↔ Hugging Face name; {} is the layer.
 _NAMES = {
     "embed": "model.embed_tokens",
     "layers.{}.attention_norm": "model.layers.{}.input_layernorm",
@@ -51,14 +51,14 @@ _NAMES = {
     "head": "lm_head",
 }
 
-# Families with norms behind attention and feed-forward too call the second norm differently.
+# Families with norms after attention and feed-forward have another name for the second norm.
 _POST_NORM_NAMES = _NAMES | {
     "layers.{}.attention_post_norm": "model.layers.{}.post_attention_layernorm",
     "layers.{}.mlp_norm": "model.layers.{}.pre_feedforward_layernorm",
     "layers.{}.mlp_post_norm": "model.layers.{}.post_feedforward_layernorm",
 }
 
-# Constants that old Llama checkpoints hold beside the weights.
+# Constants that old Llama checkpoints store beside the weights.
 _CONSTANT = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
 
 _TEXT_FILES = (
@@ -75,11 +75,11 @@ _TEXT_FILES = (
     "chat_template.json",
 )
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
-_READERS = 4  # leaves that are on their way to the devices at once
+_READERS = 4  # leaves in flight to the devices at once
 
 
 def hf_names(config: ModelConfig) -> dict[str, str]:
-    """Returns the Hugging Face name of every weight, by its dotted path here."""
+    """Return the Hugging Face name of every weight, by its dotted path."""
     table = _POST_NORM_NAMES if config.post_norms else _NAMES
     names = {}
     for path in param_shapes(config):
@@ -93,10 +93,10 @@ def hf_names(config: ModelConfig) -> dict[str, str]:
 
 
 def declared_config(folder: str | Path) -> ModelConfig:
-    """Reads a folder's `config.json`, which may name another dtype than the weights have.
+    """Return the configuration in a folder's `config.json`, whose dtype may not be the weights'.
 
     Raises:
-        AcdcError: No such folder, no configuration in it, or an unsupported field.
+        AcdcError: The folder or its configuration does not exist, or a field is unsupported.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -106,17 +106,17 @@ def declared_config(folder: str | Path) -> ModelConfig:
 
 
 def read_config(folder: str | Path) -> ModelConfig:
-    """Reads a folder's `config.json`; the dtype is the one in which the weights are stored.
+    """Return the configuration in a folder's `config.json`, with the dtype of the stored weights.
 
     Raises:
-        AcdcError: As `declared_config`, or no weights.
+        AcdcError: As `declared_config`, or the weights are missing.
     """
     config = declared_config(folder)
     embedding = hf_names(config)["embed.weight"]
-    found = find_tensors(Path(folder)).get(embedding)
-    if found is None:
+    tensor = find_tensors(Path(folder)).get(embedding)
+    if tensor is None:
         raise AcdcError(f"{folder}: tensor {embedding} is missing")
-    return replace(config, dtype=found.dtype)
+    return replace(config, dtype=tensor.dtype)
 
 
 def load_weights(
@@ -125,23 +125,23 @@ def load_weights(
     shardings: Mapping[str, jax.sharding.Sharding] | None = None,
     beside: Collection[str] = (),
 ) -> Params:
-    """Reads a folder's weights, each straight to its sharding, in the stored dtype.
+    """Load a folder's weights, each directly to its sharding, in the stored dtype.
 
     Args:
         folder: A Hugging Face folder.
-        config: What `read_config` says of it.
-        shardings: Where each weight goes, by dotted path; None is the default device.
-        beside: Tensors that are no part of the decoder, and left alone.
+        config: From `read_config`.
+        shardings: Sharding of each weight, by dotted path; None: the default device.
+        beside: Tensors that are not part of the decoder and are ignored.
 
     Raises:
-        AcdcError: A truncated file, a missing shard, or a tensor that is missing, has no place in
-            the model, has another shape or dtype than the configuration says, or is not finite;
-            file and tensor are named.
+        AcdcError: A file is truncated, a shard is missing, or a tensor is missing, has no place in
+            the model, has a shape or dtype that differs from the configuration, or is not finite.
+            The message names file and tensor.
     """
-    stored = _accounted(Path(folder), config, beside)
+    stored = _match_tensors(Path(folder), config, beside)
 
     def place(path: str, view: np.ndarray) -> jax.Array:
-        # Each device asks for its own slice, which is all that is read for it.
+        # Each device reads only its own slice.
         leaf: jax.Array = (
             jax.device_put(np.array(view))
             if shardings is None
@@ -149,7 +149,7 @@ def load_weights(
                 view.shape, shardings[path], lambda index: np.array(view[index])
             )
         )
-        return leaf.block_until_ready()  # and its copy on the host is gone
+        return leaf.block_until_ready()  # frees its copy on the host
 
     with ThreadPoolExecutor(_READERS) as readers:
         placed = readers.map(place, stored, views(stored.values()))
@@ -168,20 +168,21 @@ def save(
     max_shard_bytes: int = 5 * 10**9,
     texts: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Writes a folder that transformers and vLLM load; it appears complete or not at all.
+    """Write a folder that transformers and vLLM load; it appears complete or not at all.
 
     Args:
-        folder: Must not exist, or be empty.
-        config: The decoder.
+        folder: Target; it must not exist, or be empty.
+        config: Shape of the decoder.
         weights: One member's weights, in the dtype of the configuration.
-        tokenizer_from: Folder whose tokenizer, chat template and generation configuration are
+        tokenizer_from: Folder from which tokenizer, chat template and generation configuration are
             copied.
-        max_shard_bytes: Of a weight file, unless one tensor is larger.
-        texts: Further files, such as a model card, by name.
+        max_shard_bytes: Largest size of a weight file, unless one tensor is larger.
+        texts: Name → text of further files, such as a model card.
 
     Raises:
-        AcdcError: The folder has something in it or cannot be written, or a weight is missing,
-            superfluous, of another shape or dtype than the configuration says, or not finite.
+        AcdcError: The folder is not empty or cannot be written, or a weight is missing, has no
+            place in the model, has a shape or dtype that differs from the configuration, or is not
+            finite.
     """
     folder, source = Path(folder), Path(tokenizer_from)
     check_vacant(folder)
@@ -210,39 +211,39 @@ def save(
 
 
 def check_vacant(folder: Path) -> None:
-    """Raises AcdcError where `save` would not write."""
+    """Raise AcdcError if a folder exists and is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AcdcError(f"{folder}: exists and is not an empty folder; choose another")
 
 
 def copy_text_files(source: Path, target: Path) -> None:
-    """Copies what a folder holds besides weights: configurations, tokenizer, chat template."""
+    """Copy configurations, tokenizer and chat template of a folder."""
     for name in _TEXT_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 
 
 def keep_stop_tokens(folder: Path, stop_tokens: Sequence[int]) -> None:
-    """Writes what ends a response into a folder's generation configuration."""
+    """Write stop tokens into a folder's generation configuration."""
     one_or_all = stop_tokens[0] if len(stop_tokens) == 1 else sorted(stop_tokens)
     fields = _generation_config(folder) | {"eos_token_id": one_or_all}
     write_json(folder / "generation_config.json", fields)
 
 
 def non_finite(weights: Params) -> list[str]:
-    """Returns the paths of the weights that hold an infinity or a NaN."""
+    """Return the paths of the weights that contain an infinity or a NaN."""
     finite = fetch([_all_finite(leaf) for leaf in weights.values()])
     return [path for path, fine in zip(weights, finite, strict=True) if not fine]
 
 
-# Leaf by leaf: of their few shapes each is compiled once, whatever the number of layers.
+# Per leaf: there are few shapes, and each is compiled once, whatever the number of layers.
 @jax.jit
 def _all_finite(leaf: jax.Array) -> jax.Array:
     return jnp.isfinite(leaf).all()
 
 
 def _check_weights(config: ModelConfig, weights: Params) -> None:
-    """Refuses weights that the configuration does not describe, by name."""
+    """Raise if weights do not match the configuration, naming the first one."""
     expected = param_shapes(config)
     for path in sorted(expected.keys() ^ weights.keys()):
         problem = "is missing" if path in expected else "has no place in the model"
@@ -250,7 +251,7 @@ def _check_weights(config: ModelConfig, weights: Params) -> None:
     for path, leaf in weights.items():
         if (leaf.shape, leaf.dtype) != (expected[path].shape, expected[path].dtype):
             raise AcdcError(
-                f"weight {path} is {leaf.dtype}{list(leaf.shape)}, but the configuration says "
+                f"weight {path} is {leaf.dtype}{list(leaf.shape)}, but the configuration has "
                 f"{expected[path].dtype}{list(expected[path].shape)}"
             )
     for path in non_finite(weights):
@@ -258,26 +259,30 @@ def _check_weights(config: ModelConfig, weights: Params) -> None:
 
 
 def _generation_config(source: Path) -> dict[str, Any]:
-    """The source's generation configuration; special tokens that it lacks are config.json's.
+    """Return the source's generation configuration, completed with special tokens.
 
-    The tokenizer says those that both lack, if one of them is the end of a response.
+    Special tokens that it lacks come from `config.json`; from the tokenizer, if neither file has an
+    end-of-sequence token.
     """
     files = (source / "config.json", source / "generation_config.json")  # the later one wins
-    asked = [read_json(path) if path.is_file() else {} for path in files]
-    if all(fields.get("eos_token_id") is None for fields in asked):
+    sources = [read_json(path) if path.is_file() else {} for path in files]
+    if all(fields.get("eos_token_id") is None for fields in sources):
         tokenizer = load_tokenizer(source)
-        asked.insert(0, {name: getattr(tokenizer, name) for name in _SPECIAL})
+        sources.insert(0, {name: getattr(tokenizer, name) for name in _SPECIAL})
     special = {
-        name: fields[name] for fields in asked for name in _SPECIAL if fields.get(name) is not None
+        name: fields[name]
+        for fields in sources
+        for name in _SPECIAL
+        if fields.get(name) is not None
     }
-    return asked[-1] | special
+    return sources[-1] | special
 
 
 def _on_host(leaves: Iterator[jax.Array]) -> Iterator[np.ndarray]:
-    """Yields each leaf's values; the next leaf is on its way meanwhile."""
+    """Yield each leaf's values, while the next leaf is being copied."""
     ahead: jax.Array | None = None
     for leaf in leaves:
-        # A copy on the device: an array keeps what was fetched of it for as long as it lives.
+        # Copy on the device first: an array caches its host copy as long as it lives.
         copy = leaf.copy()
         copy.copy_to_host_async()
         if ahead is not None:
@@ -287,35 +292,35 @@ def _on_host(leaves: Iterator[jax.Array]) -> Iterator[np.ndarray]:
         yield np.asarray(ahead)
 
 
-def _accounted(folder: Path, config: ModelConfig, beside: Collection[str]) -> dict[str, Stored]:
-    """Returns where every weight is stored, by dotted path, having looked at every tensor."""
-    found = find_tensors(folder)
+def _match_tensors(folder: Path, config: ModelConfig, beside: Collection[str]) -> dict[str, Stored]:
+    """Return the tensor of every weight, by dotted path, after checking all tensors."""
+    tensors = find_tensors(folder)
     names, expected = hf_names(config), param_shapes(config)
     for name in names.values():
-        if name not in found:
+        if name not in tensors:
             raise AcdcError(f"{folder}: tensor {name} is missing")
-    for name in found.keys() - names.values() - set(beside):
+    for name in tensors.keys() - names.values() - set(beside):
         if config.tie_embeddings and name == f"{_NAMES['head']}.weight":
-            _check_tied(found[name], found[names["embed.weight"]])
+            _check_tied(tensors[name], tensors[names["embed.weight"]])
         elif not _CONSTANT.fullmatch(name):
-            file = found[name].file
+            file = tensors[name].file
             raise AcdcError(f"{file}: tensor {name} has no place in this {config.architecture}")
     for path, name in names.items():
-        tensor = found[name]
+        tensor = tensors[name]
         if tensor.shape != expected[path].shape:
             raise AcdcError(
                 f"{tensor.file}: tensor {name} has shape {tensor.shape}, "
-                f"but the configuration says {expected[path].shape}"
+                f"but the configuration has {expected[path].shape}"
             )
         if tensor.dtype != config.dtype:
             raise AcdcError(
-                f"{tensor.file}: tensor {name} is {tensor.dtype}, others {config.dtype}"
+                f"{tensor.file}: tensor {name} is {tensor.dtype}, but others are {config.dtype}"
             )
-    return {path: found[name] for path, name in names.items()}
+    return {path: tensors[name] for path, name in names.items()}
 
 
 def _check_tied(head: Stored, embedding: Stored) -> None:
-    """Refuses a head beside the embedding that is to be the head, unless it is the same."""
+    """Raise if a tied model stores a head that differs from its embedding."""
     if (head.shape, head.kind) == (embedding.shape, embedding.kind):
         one, other = (view.view(np.uint8) for view in views((head, embedding)))
         if all(np.array_equal(a, b) for a, b in zip(one, other, strict=True)):

@@ -1,7 +1,7 @@
-"""Models by name: a local folder, or an id on the Hugging Face Hub with an optional revision.
+"""Find models by name: a local folder, or a Hugging Face Hub id with an optional revision.
 
 `huggingface_hub` downloads into its cache and honours HF_HUB_OFFLINE, HF_HUB_CACHE and HF_TOKEN.
-Only configurations, tokenizers and safetensors are fetched: never code.
+Only configurations, tokenizers and safetensors are downloaded, never code.
 """
 
 import re
@@ -24,15 +24,15 @@ _WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index
 
 
 def find_model(name: str | Path, *, weights: bool = True) -> Path:
-    """Returns the folder of a model; downloads what its cache lacks.
+    """Return the folder of a model; download files that the cache lacks.
 
     Args:
         name: A local folder, or "owner/model" or "owner/model@revision" on the Hub. A folder of
-            that name goes first.
-        weights: Whether its weights are needed too, not only its configuration and tokenizer.
+            that name takes precedence.
+        weights: Whether to download the weights too, not only configuration and tokenizer.
 
     Raises:
-        AcdcError: No such folder, and no such model on the Hub or, offline, in the cache.
+        AcdcError: There is no such folder, and no such model on the Hub or, offline, in the cache.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -45,8 +45,8 @@ def find_model(name: str | Path, *, weights: bool = True) -> Path:
     patterns = list(_TEXT + _WEIGHTS if weights else _TEXT)
     try:
         return Path(snapshot_download(model, revision=revision or None, allow_patterns=patterns))
-    except Exception as error:  # the network's, the Hub's and the file system's, unrelated classes
+    except Exception as error:  # of network, Hub and file system: unrelated classes
         reason = " ".join(str(error).split()) or repr(error)
         raise AcdcError(
-            f"{name}: no such folder, and not to be had from the Hugging Face Hub: {reason}"
+            f"{name}: no such folder, and the Hugging Face Hub does not provide it: {reason}"
         ) from error

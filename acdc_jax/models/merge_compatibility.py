@@ -1,7 +1,7 @@
-"""Whether models can be merged: told from configurations and tokenizers, before any is loaded.
+"""Check whether models can be merged, from configurations and tokenizers, before any is loaded.
 
-Differences that can be reconciled exactly are: another dtype, a head apart from the embedding, and
-rows of the embedding that no token uses. Everything else is refused by name.
+Some differences are reconciled exactly: the dtype, an output head separate from the embedding, and
+rows of the embedding that no token uses. All others raise an error that names them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
 
 _RECONCILED = ("vocab_size", "tie_embeddings", "dtype", "max_positions")
-# No weights depend on these: a seed can be computed with the base's, if asked to.
+# No weights depend on these fields: a seed can adopt the base's values.
 ADOPTABLE = (
     "rope_theta",
     "rope_type",
@@ -32,13 +32,13 @@ _VOCABULARY_LEAVES = ("embed.weight", "head.weight")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ModelDescription:
     """A model that is not loaded yet.
 
     Attributes:
-        name: What the user calls it: a folder or a Hub id.
-        config: As it is stored.
-        vocabulary: Token → id, of its tokenizer.
+        name: The folder or Hub id, for messages.
+        config: Its configuration, as stored.
+        vocabulary: Token → id.
     """
 
     name: str
@@ -47,48 +47,49 @@ class Checkpoint:
 
 
 def common_config(
-    base: Checkpoint, seeds: Sequence[Checkpoint], *, adopt: bool = False
+    base: ModelDescription, seeds: Sequence[ModelDescription], *, adopt: bool = False
 ) -> tuple[ModelConfig, list[str]]:
-    """Returns the configuration that all models are brought to, and what that changes in whom.
+    """Return the common configuration of all models, and the changes that it requires.
 
     Args:
-        base: The model that the seeds were tuned from; it decides where nothing else does.
-        seeds: The others.
-        adopt: Whether seeds take the base's `ADOPTABLE` fields instead of being refused.
+        base: The model that the seeds were tuned from.
+        seeds: The other models.
+        adopt: Whether seeds adopt the base's `ADOPTABLE` fields. Otherwise a difference is an
+            error.
 
     Returns:
-        The configuration, and one line for every change.
+        The configuration, and one line per change.
 
     Raises:
-        AcdcError: The models differ in what cannot be reconciled; the model, the field and both
-            values are named.
+        AcdcError: The models have a difference that cannot be reconciled. The message names the
+            model, the field and both values.
     """
     notes = _check_vocabularies((base, *seeds))
     for seed in seeds:
         for field in fields(ModelConfig):
-            mine, theirs = (getattr(one.config, field.name) for one in (base, seed))
-            if mine == theirs or field.name in _RECONCILED:
+            ours, theirs = (getattr(model.config, field.name) for model in (base, seed))
+            if ours == theirs or field.name in _RECONCILED:
                 continue
             if field.name not in ADOPTABLE:
                 raise AcdcError(
                     f"{seed.name}: {field.name} is {theirs}, but the base {base.name} has "
-                    f"{mine}; seeds must be fine-tunes of one base"
+                    f"{ours}; seeds must be fine-tunes of one base"
                 )
             if not adopt:
                 raise AcdcError(
                     f"{seed.name}: {field.name} is {theirs}, but the base {base.name} has "
-                    f"{mine}; merges can have one only: --adopt_base_config takes the base's"
+                    f"{ours}; set adopt_base_config to use the base's value"
                 )
-            notes.append(f"{seed.name}: {field.name} {theirs} → {mine}, as the base has it")
-    everyone = (base, *seeds)
-    dtypes = {one.config.dtype for one in everyone}
+            notes.append(f"{seed.name}: {field.name} {theirs} → {ours}, the base's value")
+    models = (base, *seeds)
+    dtypes = {model.config.dtype for model in models}
     common = replace(
         base.config,
         dtype=dtypes.pop() if len(dtypes) == 1 else "float32",
-        tie_embeddings=all(one.config.tie_embeddings for one in everyone),
+        tie_embeddings=all(model.config.tie_embeddings for model in models),
     )
-    for one in everyone:
-        notes += [f"{one.name}: {change}" for change in _changes(one.config, common)]
+    for model in models:
+        notes += [f"{model.name}: {change}" for change in _changes(model.config, common)]
     return common, notes
 
 
@@ -98,17 +99,19 @@ def adapt(
     base: Params | None = None,
     shardings: Mapping[str, jax.sharding.Sharding] | None = None,
 ) -> Params:
-    """Brings loaded weights to a common configuration, exactly; leaf by leaf, the old one goes.
+    """Convert loaded weights to a common configuration, exactly.
 
     Args:
-        weights: As they are stored; emptied.
+        weights: Weights as stored. The dictionary is taken over and emptied, so that each old leaf
+            is freed once the new one exists.
         config: From `common_config`.
-        base: The base, adapted: rows that the weights lack are its rows. None: they lack none.
-        shardings: Where each weight goes, by dotted path; None leaves it where it is.
+        base: The base, adapted, whose rows fill missing rows of the embedding; None: no row is
+            missing.
+        shardings: Sharding of each weight, by dotted path; None: unchanged.
     """
     adapted: Params = {}
     for path, expected in param_shapes(config).items():
-        # A tied model's head is its embedding, from here on as a weight of its own.
+        # A tied model's embedding becomes a separate head, too.
         leaf = weights.pop(path) if path in weights else adapted["embed.weight"].copy()
         leaf = leaf.astype(expected.dtype)
         if path in _VOCABULARY_LEAVES:
@@ -121,22 +124,22 @@ def adapt(
 
 
 def _changes(stored: ModelConfig, common: ModelConfig) -> list[str]:
-    """What `adapt` does to a model."""
+    """Return what `adapt` changes in a model, one line each."""
     changes = []
     if stored.dtype != common.dtype:
         changes.append(f"{stored.dtype} → {common.dtype}, because the models' dtypes differ")
     if stored.tie_embeddings != common.tie_embeddings:
-        changes.append("the head becomes a copy of the embedding, because others' are apart")
+        changes.append("the head becomes a copy of the embedding, because other heads are separate")
     surplus = stored.vocab_size - common.vocab_size
     if surplus > 0:
-        changes.append(f"{surplus} rows of the embedding that no token uses are cut")
+        changes.append(f"{surplus} rows of the embedding that no token uses are removed")
     if surplus < 0:
         changes.append(f"{-surplus} rows that no token uses are added, copied from the base")
     return changes
 
 
-def _check_vocabularies(models: Sequence[Checkpoint]) -> list[str]:
-    """Refuses tokenizers by which a token has a row here but not there, or two; says the rest."""
+def _check_vocabularies(models: Sequence[ModelDescription]) -> list[str]:
+    """Raise if models disagree on the row of a token; return notes on harmless differences."""
     most = max(model.config.vocab_size for model in models)
     numbers: dict[str, tuple[int, str]] = {}
     notes = []
@@ -145,8 +148,8 @@ def _check_vocabularies(models: Sequence[Checkpoint]) -> list[str]:
         without = [token for token, number in model.vocabulary.items() if number >= most]
         if without:
             notes.append(
-                f"{model.name}: tokens for which no model has a row: {len(without)}, such as "
-                f"{without[0]!r} with id {model.vocabulary[without[0]]}; no prompt may hold them"
+                f"{model.name}: tokens without a row in any model: {len(without)}, such as "
+                f"{without[0]!r} with id {model.vocabulary[without[0]]}; do not use them in prompts"
             )
         with_row = {token: i for token, i in model.vocabulary.items() if i < most}
         last = max(with_row, key=with_row.__getitem__)

@@ -1,10 +1,10 @@
-"""Safetensors files, single or in shards with an index: where every tensor lies, in and out.
+"""Read and write safetensors files, single or in shards with an index.
 
-The safetensors library checks every file before a byte of it is used. The bytes are moved here,
-because the library copies twice what it reads, and writes only what is in memory as a whole.
+The safetensors library validates every file. This module moves the bytes, because the library
+copies what it reads twice, and can only write tensors that are all in memory.
 
-A file is eight bytes of little-endian length, a JSON header of that length that gives every
-tensor's dtype, shape and place, and the tensors (https://github.com/huggingface/safetensors).
+A file has eight bytes of little-endian length, a JSON header of that length with every tensor's
+dtype, shape and offsets, and the tensors (https://github.com/huggingface/safetensors).
 """
 
 import itertools
@@ -25,7 +25,7 @@ from acdc_jax.errors import AcdcError
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_PIECE = 2**26  # bytes that are written at once
+_PIECE = 2**26  # bytes per write
 _LENGTH = 8  # bytes of the header's length
 
 
@@ -34,11 +34,11 @@ class Stored:
     """A tensor in a file.
 
     Attributes:
-        file: Where it is.
-        name: What it is called there.
-        kind: Its dtype, in the format's words: "BF16".
-        shape: Its shape.
-        offset: Of its first byte, from the beginning of the file.
+        file: Path of the file.
+        name: Name of the tensor.
+        kind: Dtype in the format's notation, such as "BF16".
+        shape: Shape.
+        offset: Position of its first byte in the file.
     """
 
     file: Path
@@ -49,10 +49,10 @@ class Stored:
 
     @property
     def dtype(self) -> str:
-        """Its dtype in numpy's words.
+        """Its dtype in numpy's notation.
 
         Raises:
-            AcdcError: It is none that weights have, which is named.
+            AcdcError: The dtype is not supported.
         """
         if self.kind not in _DTYPES:
             raise AcdcError(
@@ -63,39 +63,39 @@ class Stored:
 
 
 def find_tensors(folder: Path) -> dict[str, Stored]:
-    """Finds every tensor in a folder's weight files, by name; none is read.
+    """Return every tensor in a folder's weight files, by name, without reading any.
 
     Raises:
-        AcdcError: No weight files, a truncated one, a missing shard, a tensor that is missing or
-            in two of them: by file and tensor.
+        AcdcError: There are no weight files, a file is truncated, a shard is missing, or a tensor
+            is missing or in two files. The message names file and tensor.
     """
     if not (folder / INDEX).is_file():
         if not (folder / SINGLE).is_file():
-            raise AcdcError(f"{folder}: no {SINGLE}; other weight files are not read")
+            raise AcdcError(f"{folder}: no {SINGLE}; other formats of weights are not supported")
         return _header(folder / SINGLE)
     listed = read_json(folder / INDEX).get("weight_map")
     if not isinstance(listed, dict):
         raise AcdcError(f"{folder / INDEX}: no weight_map")
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     for shard in dict.fromkeys(listed.values()):
-        file = folder / Path(str(shard)).name  # a shard lies beside its index
+        file = folder / Path(str(shard)).name  # shards are in the folder of the index
         if not file.is_file():
             tensor = next(name for name, where in listed.items() if where == shard)
             raise AcdcError(f"{file}: shard is missing (it holds {tensor})")
         for name, tensor in _header(file).items():
-            if name in found:
-                raise AcdcError(f"{file}: tensor {name} is also in {found[name].file}")
-            found[name] = tensor
+            if name in tensors:
+                raise AcdcError(f"{file}: tensor {name} is also in {tensors[name].file}")
+            tensors[name] = tensor
     for name, shard in listed.items():
-        if name not in found:
+        if name not in tensors:
             raise AcdcError(f"{folder / str(shard)}: tensor {name} is missing")
-    return found
+    return tensors
 
 
 def views(tensors: Iterable[Stored]) -> Iterator[np.ndarray]:
-    """Yields each tensor as a view of its file, which is paged in where the view is looked at.
+    """Yield each tensor as a view of its memory-mapped file.
 
-    Copy what is to be kept: the file may change.
+    Copy what you keep: the file may change.
     """
     maps: dict[Path, mmap.mmap] = {}
     for tensor in tensors:
@@ -113,13 +113,13 @@ def write_tensors(
     arrays: Iterable[np.ndarray],
     max_shard_bytes: int,
 ) -> None:
-    """Writes weight files, in one file or in shards with an index, and waits for the disk.
+    """Write weights to one file, or to shards with an index, and wait for the disk.
 
     Args:
-        folder: Where to.
-        tensors: By name: dtype and shape.
-        arrays: The tensors in the same order; taken one at a time.
-        max_shard_bytes: Of a file, unless one tensor is larger.
+        folder: Target folder.
+        tensors: Name → dtype and shape.
+        arrays: The tensors in the same order; consumed one at a time.
+        max_shard_bytes: Largest size of a file, unless one tensor is larger.
     """
     shards: list[list[str]] = [[]]
     room = max_shard_bytes
@@ -145,10 +145,10 @@ def write_tensors(
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
-        AcdcError: The file is missing, unreadable or holds something else, by name.
+        AcdcError: The file is missing, unreadable, or not a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -162,7 +162,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes an object as JSON, for people too."""
+    """Write an object as indented JSON."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
@@ -171,7 +171,7 @@ def _size(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def _header(file: Path) -> dict[str, Stored]:
-    """Every tensor of a file."""
+    """Return every tensor of a file."""
     try:
         with safe_open(file, framework="numpy"), file.open("rb") as raw:
             length = int.from_bytes(raw.read(_LENGTH), "little")
@@ -204,13 +204,13 @@ def _write_file(
             "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin on a multiple of eight bytes
+    text += b" " * (-len(text) % 8)  # align the tensors to eight bytes
     with path.open("wb", buffering=0) as file:
         file.write(len(text).to_bytes(_LENGTH, "little") + text)
         for array in arrays:
             rest = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
             while rest:
                 rest = rest[file.write(rest[:_PIECE]) :]
-                # The disk begins with what it has, and not when everything is there.
+                # Start writing to the disk now, not when the file is complete.
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.fsync(file.fileno())

@@ -12,21 +12,21 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.models.safetensors_io import read_json
 
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt")
-# Llama 3's templates write today's date unless they are given one, and a run that goes on tomorrow
-# would ask other prompts. This is their own where there is no clock; others do not look at it.
+# Llama 3's templates insert today's date unless they get one, and a run that is resumed tomorrow
+# would have other prompts. This date is their own default; other templates ignore it.
 DATE_STRING = "26 Jul 2024"
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """Returns the folder's `transformers.PreTrainedTokenizerBase`; remote code never runs.
+    """Return the folder's `transformers.PreTrainedTokenizerBase`; remote code never runs.
 
     Raises:
-        AcdcError: No folder, or no tokenizer that can be read, by name.
+        AcdcError: The folder does not exist, or its tokenizer cannot be loaded.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise AcdcError(f"{folder}: no such folder; give a Hugging Face folder")
-    # Says that PyTorch is missing, which this package does not need.
+    # Without this, transformers warns that PyTorch is missing, which this package does not need.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer
 
@@ -39,8 +39,8 @@ def load_tokenizer(folder: str | Path) -> Any:
         raise AcdcError(f"{folder}: cannot load the tokenizer: {reason}") from error
 
 
-def content(folder: Path) -> tuple[bytes, ...]:
-    """Returns what decides a folder's vocabulary: equal contents, equal vocabularies."""
+def vocabulary_hashes(folder: Path) -> tuple[bytes, ...]:
+    """Return hashes of the files that define a folder's vocabulary."""
     files = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", *_VOCABULARIES)
     return tuple(
         hashlib.sha256((folder / name).read_bytes()).digest() if (folder / name).is_file() else b""
@@ -49,27 +49,28 @@ def content(folder: Path) -> tuple[bytes, ...]:
 
 
 def vocabulary(folder: str | Path) -> dict[str, int]:
-    """Returns the folder's tokens and their ids, added ones included, by id.
+    """Return the folder's tokens and their ids, added tokens included, in the order of ids.
 
     Raises:
         AcdcError: As `load_tokenizer`.
     """
-    numbers = load_tokenizer(folder).get_vocab()  # in an order that changes from call to call
+    numbers = load_tokenizer(folder).get_vocab()  # in an order that varies between calls
     return {str(token): int(numbers[token]) for token in sorted(numbers, key=numbers.__getitem__)}
 
 
 def encode_chat(
     tokenizer: Any, instructions: str, system: str | None = None, *, thinking: bool = False
 ) -> list[int]:
-    """Returns the prompt's tokens: chat template, with the generation prompt at its end.
+    """Return the tokens of a prompt in the chat template, with the generation prompt at its end.
 
-    Where the template refuses system messages (Gemma 2, some of Mistral), the user says both.
+    If the template refuses system messages (Gemma 2, some of Mistral), the user's message begins
+    with the system message.
 
     Args:
         tokenizer: From `load_tokenizer`.
-        instructions: What the user says.
-        system: What the system message says, or None for no system message.
-        thinking: Whether templates that know the choice (Qwen3) ask for thoughts first.
+        instructions: The user's message.
+        system: The system message; None: none.
+        thinking: Whether templates that have the choice (Qwen3) ask for thoughts first.
 
     Raises:
         AcdcError: The tokenizer has no chat template, or one that refuses such messages.
@@ -78,14 +79,14 @@ def encode_chat(
     if system is None:
         return _encode_messages(tokenizer, [("user", instructions)], options)
     try:
-        both = [("system", system), ("user", instructions)]
-        return _encode_messages(tokenizer, both, options)
-    except _Refused:
+        messages = [("system", system), ("user", instructions)]
+        return _encode_messages(tokenizer, messages, options)
+    except _RefusedMessages:
         return _encode_messages(tokenizer, [("user", f"{system}\n\n{instructions}")], options)
 
 
 def encode_exchange(tokenizer: Any, question: str, answer: str) -> list[int]:
-    """Returns the tokens of a question and its answer, as a reward model reads them.
+    """Return the tokens of a question and its answer, as a reward model reads them.
 
     Raises:
         AcdcError: As `encode_chat`.
@@ -94,17 +95,17 @@ def encode_exchange(tokenizer: Any, question: str, answer: str) -> list[int]:
     return _encode_messages(tokenizer, messages, {"add_generation_prompt": False})
 
 
-class _Refused(AcdcError):
+class _RefusedMessages(AcdcError):
     """A chat template refuses the messages."""
 
 
 def _encode_messages(
     tokenizer: Any, messages: Sequence[tuple[str, str]], options: Mapping[str, bool]
 ) -> list[int]:
-    """Tokens of (role, content) messages in the tokenizer's chat template."""
+    """Return the tokens of (role, content) messages in the tokenizer's chat template."""
     if not tokenizer.chat_template:
         raise AcdcError(
-            f"{tokenizer.name_or_path}: the tokenizer has no chat template; give --chat_template"
+            f"{tokenizer.name_or_path}: the tokenizer has no chat template; set chat_template"
         )
     try:
         text = tokenizer.apply_chat_template(
@@ -114,16 +115,16 @@ def _encode_messages(
             **options,
         )
     except TemplateError as error:
-        raise _Refused(f"{tokenizer.name_or_path}: chat template: {error}") from error
-    # The template has written the special tokens itself.
+        raise _RefusedMessages(f"{tokenizer.name_or_path}: chat template: {error}") from error
+    # The template contains the special tokens.
     return [int(token) for token in tokenizer.encode(str(text), add_special_tokens=False)]
 
 
 def with_rows(tokenizer: Any, tokens: list[int], rows: int) -> list[int]:
-    """Returns the tokens, each of which has one of the embedding's rows.
+    """Return the tokens, after checking that the embedding has a row for each.
 
     Raises:
-        AcdcError: One has none: nothing else would notice, but the answers would be worthless.
+        AcdcError: A token has no row. JAX would clamp its index, and the answers would be wrong.
     """
     last = max(tokens, default=0)
     if last >= rows:
@@ -136,34 +137,34 @@ def with_rows(tokenizer: Any, tokens: list[int], rows: int) -> list[int]:
 
 
 def pad_token(tokenizer: Any, stop_tokens: Sequence[int], rows: int) -> int:
-    """Returns the token that fills rows up: the tokenizer's, or another, if that has no row."""
+    """Return the padding token: the tokenizer's, or another one if that has no row."""
     candidates = (tokenizer.pad_token_id, *stop_tokens, 0)
     return next(int(token) for token in candidates if token is not None and token < rows)
 
 
 def stop_tokens(folder: str | Path, tokenizer: Any) -> tuple[int, ...]:
-    """Returns the ids that end a response, sorted.
+    """Return the ids that end a response, sorted.
 
-    They are the tokenizer's end-of-sequence token and those that `generation_config.json` and
-    `config.json` name: chat models stop on several.
+    These are the tokenizer's end-of-sequence token and those in `generation_config.json` and
+    `config.json`: chat models stop on several.
 
     Raises:
-        AcdcError: There is none, so that no response would ever end.
+        AcdcError: There is no such token, so that no response would ever end.
     """
-    found = {tokenizer.eos_token_id}
+    tokens = {tokenizer.eos_token_id}
     for name in ("generation_config.json", "config.json"):
         path = Path(folder) / name
         if path.is_file():
             ids = read_json(path).get("eos_token_id")
-            found.update(ids if isinstance(ids, list) else [ids])
-    stop = tuple(sorted(int(token) for token in found if token is not None))
+            tokens.update(ids if isinstance(ids, list) else [ids])
+    stop = tuple(sorted(int(token) for token in tokens if token is not None))
     if not stop:
         raise AcdcError(f"{folder}: no end-of-sequence token; set eos_token in its tokenizer")
     return stop
 
 
 def decode(tokenizer: Any, tokens: list[int]) -> str:
-    """Returns the text of a response, special tokens left out."""
+    """Return the text of a response, without special tokens."""
     return str(
         tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     )

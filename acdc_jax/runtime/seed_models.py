@@ -17,7 +17,7 @@ from acdc_jax.inference.text_codec import TextCodec, make_text_codec
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.hub import find_model
-from acdc_jax.models.merge_compatibility import Checkpoint, adapt, common_config
+from acdc_jax.models.merge_compatibility import ModelDescription, adapt, common_config
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
 
@@ -74,11 +74,11 @@ def check_folders(
     names = (base, *seeds)
     words: dict[tuple[bytes, ...], Mapping[str, int]] = {}
 
-    def describe(name: str | Path, folder: Path, config: ModelConfig) -> Checkpoint:
-        files = tokenizer.content(folder)
+    def describe(name: str | Path, folder: Path, config: ModelConfig) -> ModelDescription:
+        files = tokenizer.vocabulary_hashes(folder)
         if files not in words:
             words[files] = tokenizer.vocabulary(folder)
-        return Checkpoint(str(name), config, words[files])
+        return ModelDescription(str(name), config, words[files])
 
     def agree(
         weights: bool, read: Callable[[Path], ModelConfig]

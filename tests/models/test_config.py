@@ -76,7 +76,7 @@ def test_defaults() -> None:
         ({"architectures": ["GPT2LMHeadModel"]}, "architecture 'GPT2LMHeadModel'"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_type = 'yarn'"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "factor is missing"),
-        ({"rope_scaling": 8}, "rope_scaling = 8 is no dict"),
+        ({"rope_scaling": 8}, "rope_scaling = 8 must be a dict"),
         ({"use_sliding_window": True, "max_window_layers": "x"}, "max_window_layers = 'x'"),
         ({"rope_parameters": {"full_attention": {}}}, "rope_parameters.full_attention"),
         ({"model_type": "qwen3"}, "model_type = 'qwen3'"),

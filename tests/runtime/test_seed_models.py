@@ -108,11 +108,11 @@ def test_reconciled_exactly(write: Write, caplog: pytest.LogCaptureFixture) -> N
         folders = check_folders(base, [short, long])
     assert [record.getMessage() for record in caplog.records] == [
         f"{base}: bfloat16 → float32, because the models' dtypes differ",
-        f"{base}: the head becomes a copy of the embedding, because others' are apart",
+        f"{base}: the head becomes a copy of the embedding, because other heads are separate",
         f"{short}: float16 → float32, because the models' dtypes differ",
-        f"{short}: the head becomes a copy of the embedding, because others' are apart",
+        f"{short}: the head becomes a copy of the embedding, because other heads are separate",
         f"{short}: 5 rows that no token uses are added, copied from the base",
-        f"{long}: 6 rows of the embedding that no token uses are cut",
+        f"{long}: 6 rows of the embedding that no token uses are removed",
     ]
     assert (folders.model.vocab_size, folders.model.dtype) == (24, "float32")
     assert not folders.model.tie_embeddings
@@ -171,7 +171,7 @@ MOVED = ["<pad>", "<s>", "</s>", *"bacdefghijklmnop"]
         (
             {},
             {"rope_parameters": {"rope_type": "default", "rope_theta": 99.0}},
-            "rope_theta is 99.0, but the base .* has 10000.0; .*--adopt_base_config",
+            "rope_theta is 99.0, but the base .* has 10000.0; .*set adopt_base_config",
         ),
     ],
 )
@@ -198,12 +198,12 @@ def test_a_token_that_no_model_has_a_row_for(
     folders = check_folders(base, [seed, other])
     assert folders.model.vocab_size == 19
     assert [record.getMessage() for record in caplog.records] == [
-        f"{base}: tokens for which no model has a row: 1, such as 'r' with id 19; "
-        "no prompt may hold them",
-        f"{seed}: tokens for which no model has a row: 2, such as '[PAD]' with id 19; "
-        "no prompt may hold them",
-        f"{other}: tokens for which no model has a row: 1, such as 'q' with id 19; "
-        "no prompt may hold them",
+        f"{base}: tokens without a row in any model: 1, such as 'r' with id 19; "
+        "do not use them in prompts",
+        f"{seed}: tokens without a row in any model: 2, such as '[PAD]' with id 19; "
+        "do not use them in prompts",
+        f"{other}: tokens without a row in any model: 1, such as 'q' with id 19; "
+        "do not use them in prompts",
     ]
     codec = text_codec(folders.seeds, DecodeOptions(system_prompt=None), 19)
     assert codec.encode("p") == (18, 2)
@@ -231,7 +231,7 @@ def test_a_rotary_base_can_be_adopted(write: Write, caplog: pytest.LogCaptureFix
     assert folders.model == hf.read_config(base)
     assert [record.getMessage() for record in caplog.records] == [
         f"{seed}: tokens with other names than in the base: 1, such as 'think' for 'p'",
-        f"{seed}: rope_theta 99.0 → 10000.0, as the base has it",
+        f"{seed}: rope_theta 99.0 → 10000.0, the base's value",
     ]
 
 
@@ -259,7 +259,7 @@ def test_codec(write: Write) -> None:
 def test_chat_template_flag(write: Write, tmp_path: Path) -> None:
     """A file goes before the tokenizer's own, and along with the run."""
     seed = write("seed", template="")
-    with pytest.raises(AcdcError, match="no chat template; give --chat_template"):
+    with pytest.raises(AcdcError, match="no chat template; set chat_template"):
         text_codec([seed], DecodeOptions(), 24)
     with pytest.raises(ConfigError, match="--chat_template=nowhere"):
         text_codec([seed], DecodeOptions(chat_template="nowhere"), 24)
