@@ -1,13 +1,19 @@
 """The comparison's arithmetic, and what its controls change."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from acdc_jax.commands.compare import CONTROLS, CompareConfig, differences, summarise
+from acdc_jax.commands.main import main
+from acdc_jax.comparison import control_config
 from acdc_jax.config import Config
-from acdc_jax.errors import ConfigError
+from acdc_jax.report.summary import differences, summarise
 from acdc_jax.run_options import RunOptions
+from acdc_jax.runtime.run_reader import read_run
 
 
 def _rows(evolved: float, seeds: float) -> list[dict[str, object]]:
@@ -48,31 +54,61 @@ def test_a_seed_counts_once_and_rows_of_other_seeds_are_left_out() -> None:
 
 def test_select_only_makes_as_many_members_as_the_run() -> None:
     config = Config(run=RunOptions(generations=40, init_population=16, children=8))
-    control = CONTROLS["select_only"](config, 8)
+    control = control_config("select_only", config, 8)
     assert (control.run.generations, control.run.init_population, control.run.population) == (
         0,
         336,
         336,
     )
     assert (control.proposer, control.merge) == (config.proposer, config.merge)
-    merged = CONTROLS["random_all_seeds"](config, 8).proposer
+    merged = control_config("random_all_seeds", config, 8).proposer
     assert (merged.kind, merged.min_parents, merged.max_parents) == ("uniform", 8, 8)
-    modules = CONTROLS["module_wise_random"](config, 8).proposer
+    modules = control_config("module_wise_random", config, 8).proposer
     assert (modules.kind, modules.granularity) == ("outer", "module")
-    fittest = CONTROLS["top_fitness"](config, 8)
+    fittest = control_config("top_fitness", config, 8)
     assert fittest.selection.by == "fitness"
     assert fittest.run == config.run
 
 
 @pytest.mark.parametrize(
-    ("flags", "named"),
+    ("flag", "message"),
     [
-        ({"controls": "magic"}, "magic"),
-        ({"prng_seeds": "1,two"}, "1,two"),
-        ({"prng_seeds": ""}, "--prng_seeds"),
-        ({"prng_seeds": "1,2,01"}, "--prng_seeds=1,2,01: must not repeat one"),
+        ("--controls=magic", "--controls=magic: must be comma-separated select_only"),
+        ("--prng_seeds=1,two", "--prng_seeds=1,two: must be"),
+        ("--prng_seeds=", "--prng_seeds"),
+        ("--prng_seeds=1,2,01", "--prng_seeds=1,2,1: must not repeat a seed"),
     ],
 )
-def test_bad_flags(flags: dict[str, str], named: str) -> None:
-    with pytest.raises(ConfigError, match=named):
-        CompareConfig(**flags)
+def test_bad_flags(flag: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", flag]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_two_runs_in_one_table(
+    models: tuple[Path, Path, Path],
+    arguments: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, *seeds = models
+    out = tmp_path / "compare"
+    flags = ("--generations=0", "--prng_seeds=3", "--controls=random_all_seeds")
+    argv = ["compare", *arguments(out, base, seeds, *flags)[1:]]
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    assert "PRNG seed 3: random_all_seeds" in said
+    assert "on the task pool (8 tasks)" in " ".join(said.split())
+    result = json.loads((out / "results.json").read_text())
+    assert {"evolved", "seeds", "random_all_seeds"} <= {row["collective"] for row in result["rows"]}
+    assert "not held out" in (out / "report.html").read_text()
+    control = read_run(out / "seed3" / "random_all_seeds")
+    assert control.manifest.flags["max_parents"] == 2
+    assert main(argv) == 0  # nothing is left to do
+    assert json.loads((out / "results.json").read_text()) == result
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--prng_seeds=0,1,2,3,4" in said
+    assert "--generations=50" in said
