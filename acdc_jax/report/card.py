@@ -3,9 +3,8 @@
 import dataclasses
 import json
 import pprint
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -61,7 +60,8 @@ def model_card(
         recipe=json.dumps(recipe.to_json()),
         capabilities=capabilities(run, recipe.id),
         messages=_messages(run),
-        max_new_tokens=run.manifest.flags["max_new_tokens"],
+        archived=recipe.id in run.manifest.archive,
+        max_new_tokens=run.settings.decode.max_new_tokens,
         dtype=model.dtype,
         architecture=model.architecture,
     )
@@ -94,7 +94,7 @@ def force_page(run: RunRecord, members: Sequence[str]) -> str:
         tasks=rows.shape[1],
         ports=pprint.pformat({one["id"]: one["port"] for one in listed}, sort_dicts=False),
         messages=_messages(run),
-        max_new_tokens=run.manifest.flags["max_new_tokens"],
+        max_new_tokens=run.settings.decode.max_new_tokens,
     )
 
 
@@ -133,6 +133,7 @@ def _making(recipe: Recipe, method: str) -> str:
 
 def _messages(run: RunRecord) -> str:
     """Return the Python source of a conversation, in the form in which the run asks questions."""
-    system: Mapping[str, Any] = {"role": "system", "content": run.manifest.flags["system_prompt"]}
-    messages = [*([system] if system["content"] else []), {"role": "user", "content": "…"}]
+    system = run.settings.decode.system_prompt
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": "…"})
     return "[\n" + "".join(f"    {message!r},\n" for message in messages) + "]"

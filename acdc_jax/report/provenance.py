@@ -3,10 +3,10 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from acdc_jax.run_options import SeedOptions
 from acdc_jax.runtime.sources import Sources
 
 UNKNOWN = "unknown"
@@ -32,20 +32,21 @@ class Origin:
     licence: str
 
 
-def origins(sources: Sources, flags: Mapping[str, Any]) -> list[Origin]:
+def origins(sources: Sources, options: SeedOptions) -> list[Origin]:
     """Return the base, then the seeds.
 
     Args:
         sources: Their folders.
-        flags: The run's, with the names of the models.
+        options: Their names.
     """
-    names = [name.strip() for name in flags["seed_models"].split(",") if name.strip()]
+    names = {"base": options.base_model or ""}
+    if options.base_model:
+        names |= dict(zip(sources.seeds, options.seed_models, strict=True))
     # A registered set has its own base, and one name for all of its models.
-    set_name = "" if flags["base_model"] else f"{names.pop()} "
-    flag_values = {"base": flags["base_model"], **dict(zip(sources.seeds, names, strict=False))}
+    set_name = "" if options.base_model else f"{options.seed_models[0]} "
     models = []
     for member, folder in {"base": sources.base, **sources.seeds}.items():
-        hub_id = _hub_id(flag_values.get(member, ""), folder)
+        hub_id = _hub_id(names.get(member, ""), folder)
         name = hub_id or f"{set_name}{Path(folder).name}"
         role = "base" if member == "base" else "seed"
         models.append(Origin(member, role, name, hub_id, licence_of(Path(folder))))

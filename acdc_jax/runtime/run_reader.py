@@ -318,7 +318,9 @@ def read_results(run_dir: Path, generation: int) -> Json | None:
         return None
     with _reading(path):
         results = dict(json.loads(path.read_text(encoding="utf-8")))
-        return results if results.get("generations") == generation else None
+        # Results without `measured_tasks` are of an older version.
+        current = results.get("generations") == generation and "measured_tasks" in results
+        return results if current else None
 
 
 def read_model(run_dir: Path) -> ModelConfig:

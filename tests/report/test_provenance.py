@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from acdc_jax.report.provenance import UNKNOWN, Origin, joint_licence, licence_of, origins
+from acdc_jax.run_options import SeedOptions
 from acdc_jax.runtime.sources import Sources
 
 
@@ -37,13 +38,13 @@ def test_origins(tmp_path: Path) -> None:
     base = _folder(tmp_path / "base", "---\nlicense: mit\n---\n")
     coder = _folder(cached / "0a1b", license="llama3")
     sources = Sources(base, "", {"g000-m00": coder, "g000-m01": str(tmp_path / "gone")})
-    flags = {"base_model": base, "seed_models": f"owner/coder@v1, {tmp_path / 'gone'}"}
-    assert origins(sources, flags) == [
+    options = SeedOptions(("owner/coder@v1", str(tmp_path / "gone")), base)
+    assert origins(sources, options) == [
         Origin("base", "base", "base", "", "mit"),
         Origin("g000-m00", "seed", "owner/coder", "owner/coder", "llama3"),
         Origin("g000-m01", "seed", "gone", "", UNKNOWN),
     ]
-    tiny = origins(sources, {"base_model": "", "seed_models": "tiny"})
+    tiny = origins(sources, SeedOptions(("tiny",)))
     assert [one.name for one in tiny] == ["tiny base", "tiny 0a1b", "tiny gone"]
 
 
