@@ -39,7 +39,7 @@ class ExportOptions:
     def __post_init__(self) -> None:
         check(self)
         if (self.task_force is None) != (self.out is None):
-            raise OptionError(self, "task_force", "must be given together with --out")
+            raise OptionError(self, "task_force", "and {out} belong together: give both or neither")
 
 
 def command(argv: Sequence[str]) -> None:

@@ -191,8 +191,8 @@ def test_half_a_task_force_leaves_nothing(
     out = tmp_path / "out"
     for argv, status, named in (
         (["--task_force=2", f"--out={full}"], 1, "not an empty folder"),
-        (["--task_force=9", f"--out={out}"], 2, "--task_force=9: the archive has 4 members"),
-        (["--task_force=2"], 2, "--out"),
+        (["--task_force=9", f"--out={out}"], 1, "no task force of 9; the archive has 4"),
+        (["--task_force=2"], 2, "belong together"),
         (["g000-m00", "--task_force=2", f"--out={out}"], 2, "usage"),
     ):
         assert main(["export", str(run_dir), *argv]) == status
@@ -219,7 +219,7 @@ def test_what_was_measured_before_the_run_went_on_is_not_used(
     assert main(["export", str(run_dir), "--task_force=2", f"--out={out}"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"measure first: `acdc evaluate {run_dir}`" in error
+    assert f"run `acdc evaluate {run_dir}` first" in error
     assert not out.exists()
 
 
