@@ -221,22 +221,11 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         model = self._model
         options = normalize_gen_kwargs(dict(arguments), self.max_gen_toks)
         longest = int(options["max_gen_toks"])
-        room = self.max_length - longest
-        if room < 1:
-            raise AcdcError(
-                f"{model.name}: responses of {longest} tokens leave no room for a prompt in the "
-                f"context window of {self.max_length}; lower max_gen_toks in the generation "
-                "arguments"
-            )
+        prompts = self._prompts(contexts, longest)
         until = handle_stop_sequences(
             options["until"], eos=self.tokenizer.decode(self.eot_token_id)
         )
         stop_strings = [stop for stop in until if stop]
-        # A prompt that is too long loses its beginning.
-        prompts = [
-            self._with_rows((self.tok_encode(text) or [self.prefix_token_id])[-room:])
-            for text in contexts
-        ]
 
         def decode(tokens: Sequence[int]) -> str:
             return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
@@ -268,6 +257,24 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                     collect(indices[place], text)
 
         model.groups.run(respond_on)
+
+    def _prompts(self, contexts: Sequence[str], longest: int) -> list[list[int]]:
+        """Return prompt tokens; a prompt that is too long loses its beginning.
+
+        Raises:
+            AcdcError: Responses of `longest` tokens leave no room for a prompt.
+        """
+        room = self.max_length - longest
+        if room < 1:
+            raise AcdcError(
+                f"{self._model.name}: responses of {longest} tokens leave no room for a prompt in "
+                f"the context window of {self.max_length}; lower max_gen_toks in the generation "
+                "arguments"
+            )
+        return [
+            self._with_rows((self.tok_encode(text) or [self.prefix_token_id])[-room:])
+            for text in contexts
+        ]
 
     # ----------------------------------------------------------------------------- log-likelihoods
 
