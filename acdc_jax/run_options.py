@@ -236,7 +236,7 @@ class SandboxOptions:
                 Limits(wall_s=self.wall_s, memory_mb=self.memory_mb),
                 self.allow_unsafe,
                 judge,
-                launcher=launchers.parse(self.launcher or ""),
+                launcher=None if self.launcher is None else launchers.parse(self.launcher),
             )
         except IsolationError as error:
             raise AcdcError(

@@ -21,7 +21,7 @@ from acdc_jax.tasks.embeddings import Embedder, NGrams, TaskIndex
 from acdc_jax.tasks.llm import ChatModel
 from acdc_jax.tasks.llm_scientist import LlmScientist
 from acdc_jax.tasks.local_llm import LocalChat, LocalEmbedder, load_local_model
-from acdc_jax.tasks.options import LLM_SCIENTISTS
+from acdc_jax.tasks.options import LLM_SCIENTISTS, ScientistOptions
 from acdc_jax.tasks.scientist import Grader, Scientist
 
 if TYPE_CHECKING:
@@ -66,34 +66,37 @@ def open_backends(config: Config, devices: Sequence[jax.Device]) -> Iterator[Bac
             portal.call(task_index.close)
 
 
-def open_chat(config: Config, devices: Sequence[jax.Device]) -> ChatModel:
-    """Return the scientist's language model. The caller closes it.
+def open_chat(
+    options: ScientistOptions, devices: Sequence[jax.Device], batch_size: int
+) -> ChatModel:
+    """Return the language model of a scientist or judge. The caller closes it.
 
     Args:
-        config: The run's options.
+        options: Its options.
         devices: Where a local model is placed.
+        batch_size: Requests that a local model decodes at once.
 
     Raises:
         AcdcError: A local model cannot be loaded, or no server is configured.
     """
-    options = config.scientist
     sampling = options.temperature, options.top_p, options.max_tokens
     if options.kind == "openai":
         from acdc_jax.tasks.openai_client import OpenAIChat
 
-        endpoint = _open_endpoint(config, options.url)
+        endpoint = _open_endpoint(options, options.url)
         return OpenAIChat(endpoint, _required(options.model), *sampling)
     model = load_local_model(Path(_required(options.model)), devices)
-    return LocalChat(model, *sampling, config.decode.batch_size)
+    return LocalChat(model, *sampling, batch_size)
 
 
 def _open_scientist(config: Config, devices: Sequence[jax.Device]) -> Scientist:
     """Return a language model as scientist, or a registered one."""
     options = config.scientist
     if options.kind in LLM_SCIENTISTS:
-        return LlmScientist(open_chat(config, devices), options.reflections)
+        chat = open_chat(options, devices, config.decode.batch_size)
+        return LlmScientist(chat, options.reflections)
     make = plugins.load(plugins.SCIENTISTS, options.kind)
-    scientist = make(options, config.run.seed)
+    scientist: object = make(options, config.run.seed)
     if not isinstance(scientist, Scientist):
         raise ConfigError(
             f"the registered scientist {options.kind!r} is a {type(scientist).__name__}; make "
@@ -119,7 +122,9 @@ def _open_embedder(config: Config, devices: Sequence[jax.Device]) -> Embedder:
         from acdc_jax.tasks.openai_client import OpenAIEmbedder
 
         url = options.embedding_url or config.scientist.url
-        return OpenAIEmbedder(_open_endpoint(config, url), _required(options.embedding_model))
+        return OpenAIEmbedder(
+            _open_endpoint(config.scientist, url), _required(options.embedding_model)
+        )
     if options.embeddings == "local":
         return LocalEmbedder(load_local_model(Path(_required(options.embedding_model)), devices))
     return NGrams()
@@ -131,8 +136,7 @@ def _required(model: str | None) -> str:
     return model
 
 
-def _open_endpoint(config: Config, url: str | None) -> "Endpoint":
+def _open_endpoint(options: ScientistOptions, url: str | None) -> "Endpoint":
     from acdc_jax.tasks.openai_client import Endpoint
 
-    options = config.scientist
     return Endpoint(url, options.concurrency, options.timeout_s, options.retries)

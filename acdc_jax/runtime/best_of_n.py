@@ -57,6 +57,7 @@ from acdc_jax.runtime.member_files import on_disk
 from acdc_jax.runtime.progress import Progress, show_progress
 from acdc_jax.runtime.run_reader import RunRecord
 from acdc_jax.runtime.setup import open_run
+from acdc_jax.tasks.llm import ChatModel
 from acdc_jax.tasks.options import LLM_SCIENTISTS, ScientistOptions
 from acdc_jax.tasks.task import Task
 from acdc_jax.tasks.task_sets import load_held_out
@@ -89,7 +90,7 @@ def check_best_of_n(run_dir: Path, options: BestOfNOptions, samples: Sampling) -
     if options.questions == "held_out" and not config.tasks.held_out:
         raise ConfigError(f"--questions=held_out: {run_dir} has no held-out tasks")
     judged = [name for name in options.methods if name in JUDGED]
-    if judged and judge_config(options, config).scientist.kind not in LLM_SCIENTISTS:
+    if judged and judge_options(options, config.scientist).kind not in LLM_SCIENTISTS:
         raise ConfigError(
             f"--best_of_n={judged[0]} needs an LLM, which the run's scientist is not; give --judge "
             "and --judge_model"
@@ -148,12 +149,11 @@ def run_best_of_n(
     return _write(run, panels, questions, table), problems
 
 
-def judge_config(options: BestOfNOptions, config: Config) -> Config:
-    """Return the configuration of a run with the judge as its scientist."""
+def judge_options(options: BestOfNOptions, scientist: ScientistOptions) -> ScientistOptions:
+    """Return the options of the judge, which is the run's scientist by default."""
     if not options.judge:
-        return config
-    scientist = config.scientist
-    judge = ScientistOptions(
+        return scientist
+    return ScientistOptions(
         kind=options.judge,
         model=options.judge_model,
         url=options.judge_url,
@@ -162,7 +162,6 @@ def judge_config(options: BestOfNOptions, config: Config) -> Config:
         retries=scientist.retries,
         max_tokens=scientist.max_tokens,
     )
-    return dataclasses.replace(config, scientist=judge)
 
 
 def _task_sets(run: RunRecord, options: BestOfNOptions) -> dict[str, list[Task]]:
@@ -275,10 +274,12 @@ async def _choose(
     advance: Progress,
 ) -> tuple[_Table, list[str]]:
     """Return rows by panel and task set, and the reasons why choices are missing."""
-    config = judge_config(options, run.settings)
-    chat = open_chat(config, jax.devices()) if JUDGED & set(options.methods) else None
+    judge_model = judge_options(options, run.settings.scientist)
+    chat: ChatModel | None = None
+    if JUDGED & set(options.methods):
+        chat = open_chat(judge_model, jax.devices(), run.settings.decode.batch_size)
     helpers = Helpers(chat, _rewards(options.reward_model) if options.reward_model else None)
-    judge = f"{config.scientist.url or ''} {config.scientist.model}"
+    judge = f"{judge_model.url or ''} {judge_model.model}"
     models: dict[str, str | None] = dict.fromkeys(JUDGED, judge)
     models |= dict.fromkeys(REWARDED, options.reward_model)
     cache = ChoiceCache(run.run_dir / "best_of_n" / "choices.jsonl")

@@ -62,14 +62,12 @@ class Launcher:
         return f"{self.name}:{self.image}" if self.image else self.name
 
 
-def parse(text: str) -> Launcher | None:
-    """Return the launcher called `bubblewrap`, or `NAME:IMAGE` with an image; None for "".
+def parse(text: str) -> Launcher:
+    """Return the launcher called `bubblewrap`, or `NAME:IMAGE` with an image.
 
     Raises:
         ValueError: There is no such launcher, or an image is missing or not allowed.
     """
-    if not text:
-        return None
     name, _, image = text.partition(":")
     if name not in _PROGRAMS:
         raise ValueError(

@@ -40,7 +40,7 @@ class Endpoint:
         """Prepare a client, without connecting.
 
         Args:
-            url: Base URL; empty for the OpenAI API.
+            url: Base URL; None for the OpenAI API.
             concurrency: Maximum number of requests in flight.
             timeout_s: Seconds until a request is retried.
             retries: Retries per request.
@@ -49,20 +49,20 @@ class Endpoint:
             ConfigError: There is neither a URL nor an API key.
         """
         key = os.environ.get(_API_KEY, "").strip()
-        if not key and not url:
+        if not key and url is None:
             raise ConfigError(
                 f"no server is configured: set {_API_KEY}, or give the URL of a server that needs "
                 "no key"
             )
         self._key = key
         self._client = AsyncOpenAI(
-            base_url=url or None,
+            base_url=url,
             api_key=key or "none",
             timeout=timeout_s,
             max_retries=retries,
             http_client=DefaultAioHttpClient(),  # less work per request than the default
         )
-        self._name = url or "the OpenAI API"
+        self._name = "the OpenAI API" if url is None else url
         self._retries = retries
         self._slots = asyncio.Semaphore(concurrency)
         self._retry = tenacity.AsyncRetrying(

@@ -42,7 +42,7 @@ def test_check_says_what_is_missing(
     [
         (["chek"], "usage: acdc sandbox check"),
         (["check", "--sandbox_launcher=x"], "choose bubblewrap"),
-        (["check", "--sandbox_launcher=bubblewrap", "--allow_unsafe_sandbox"], "drop one"),
+        (["check", "--sandbox_launcher=bubblewrap", "--allow_unsafe_sandbox"], "must be none"),
     ],
 )
 def test_nonsense_is_refused(

@@ -283,7 +283,7 @@ def test_a_local_scientist_that_speaks_nonsense_leaves_the_pool_as_it_is(
         ("--seed_families=nowhere", "nowhere: no task families there"),
         ("--scientist=openai --scientist_model=m", "set OPENAI_API_KEY"),
         ("--scientist=local --scientist_model=nowhere", "nowhere"),
-        ("--scientist=local --scientist_model=m --scientist_devices=9", "none is left"),
+        ("--scientist=local --scientist_model=m --scientist_devices=9", "is left for the members"),
     ],
 )
 def test_flags_that_cannot_work_are_refused_at_once(

@@ -180,7 +180,7 @@ def test_the_key_comes_from_the_environment_and_is_not_repeated(
     assert "sk-secret" not in str(answer)
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigError, match="set OPENAI_API_KEY"):
-        Endpoint("", 1, 1.0, 0)
+        Endpoint(None, 1, 1.0, 0)
 
 
 @pytest.mark.parametrize("before", [10, 280])
