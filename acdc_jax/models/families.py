@@ -42,23 +42,25 @@ _STRUCTURED: dict[str, type] = {
 }
 
 
-def _nowhere(given: Fields, layer: int) -> bool:
+def _no_layer(hf_config: Fields, layer: int) -> bool:
     return False
 
 
-def _everywhere(given: Fields, layer: int) -> bool:
-    return given.get("sliding_window", 1) is not None
+def _every_layer(hf_config: Fields, layer: int) -> bool:
+    return hf_config.get("sliding_window", 1) is not None
 
 
-def _from_a_layer_on(given: Fields, layer: int) -> bool:
-    return bool(given.get("use_sliding_window")) and layer >= _number(
-        given, "max_window_layers", 28
+def _later_layers(hf_config: Fields, layer: int) -> bool:
+    return bool(hf_config.get("use_sliding_window")) and layer >= _number(
+        hf_config, "max_window_layers", 28
     )
 
 
-def _but_every(period: int) -> Callable[[Fields, int], bool]:
-    def slides(given: Fields, layer: int) -> bool:
-        return (layer + 1) % int(_number(given, "sliding_window_pattern", period) or period) != 0
+def _all_but_every(period: int) -> Callable[[Fields, int], bool]:
+    def slides(hf_config: Fields, layer: int) -> bool:
+        return (layer + 1) % int(
+            _number(hf_config, "sliding_window_pattern", period) or period
+        ) != 0
 
     return slides
 
@@ -79,7 +81,7 @@ class Family:
     """
 
     model_type: str
-    slides: Callable[[Fields, int], bool] = _nowhere
+    slides: Callable[[Fields, int], bool] = _no_layer
     fixed: Mapping[str, Any] = field(default_factory=dict)
     optional: Mapping[str, Any] = field(default_factory=dict)
     head_dim: int = 0
@@ -95,14 +97,14 @@ _CAPS = {"query_pre_attn_scalar": 256, "attn_logit_softcapping": None} | _SLIDIN
 
 FAMILIES = {
     "LlamaForCausalLM": Family("llama", optional=_BIASED),
-    "MistralForCausalLM": Family("mistral", _everywhere, optional=_SLIDING),
-    "Qwen2ForCausalLM": Family("qwen2", _from_a_layer_on, {"qkv_bias": True}, _SWITCHED),
+    "MistralForCausalLM": Family("mistral", _every_layer, optional=_SLIDING),
+    "Qwen2ForCausalLM": Family("qwen2", _later_layers, {"qkv_bias": True}, _SWITCHED),
     "Qwen3ForCausalLM": Family(
-        "qwen3", _from_a_layer_on, {"qk_norm": True}, _SWITCHED | _BIASED, head_dim=128
+        "qwen3", _later_layers, {"qk_norm": True}, _SWITCHED | _BIASED, head_dim=128
     ),
     "Gemma2ForCausalLM": Family(
         "gemma2",
-        _but_every(2),
+        _all_but_every(2),
         _GEMMA,
         _CAPS | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
         head_dim=256,
@@ -110,7 +112,7 @@ FAMILIES = {
     ),
     "Gemma3ForCausalLM": Family(
         "gemma3_text",
-        _but_every(6),
+        _all_but_every(6),
         _GEMMA | {"qk_norm": True},
         _CAPS | {"final_logit_softcapping": None},
         head_dim=256,
@@ -120,19 +122,19 @@ FAMILIES = {
 }
 
 
-def from_hf(given: Fields, where: str) -> ModelConfig:
+def from_hf(hf_config: Fields, where: str) -> ModelConfig:
     """Return the configuration that a Hugging Face `config.json` describes.
 
     Args:
-        given: The parsed file, as transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`) or
-            5 (`rope_parameters`, `dtype`) writes it.
+        hf_config: The parsed file, as transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`)
+            or 5 (`rope_parameters`, `dtype`) writes it.
         where: Name of the file, for messages.
 
     Raises:
         AcdcError: The decoder does not implement the architecture or a field, which is named.
     """
     try:
-        return _read(given)
+        return _read(hf_config)
     except (AcdcError, ValueError) as error:
         raise AcdcError(f"{where}: {error}") from None
 
@@ -174,9 +176,9 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "final_logit_softcapping": config.logit_softcap or None,
     }
     written |= {name: optional[name] for name in family.optional}
-    if family.slides not in (_nowhere, _everywhere):
+    if family.slides not in (_no_layer, _every_layer):
         written["layer_types"] = [_LOCAL if slides else _GLOBAL for slides in local]
-    if family.slides is _from_a_layer_on:
+    if family.slides is _later_layers:
         written["max_window_layers"] = local.count(False)  # what transformers before 4.53 reads
     read_back = _read(written)
     for field_ in fields(ModelConfig):
@@ -194,49 +196,52 @@ def _family(architecture: str) -> Family:
     return FAMILIES[architecture]
 
 
-def _read(given: Fields) -> ModelConfig:
+def _read(hf_config: Fields) -> ModelConfig:
     """Run `from_hf`, with messages that lack the name of the file."""
     for name, structure in _STRUCTURED.items():
-        if not isinstance(given.get(name), (structure, type(None))):
-            raise AcdcError(f"field {name} = {given[name]!r} must be a {structure.__name__}")
+        if not isinstance(hf_config.get(name), (structure, type(None))):
+            raise AcdcError(f"field {name} = {hf_config[name]!r} must be a {structure.__name__}")
     kinds = {family.model_type: name for name, family in FAMILIES.items()}
-    kind = given.get("model_type")
-    architecture = str((given.get("architectures") or [kinds.get(str(kind), kind)])[0])
+    kind = hf_config.get("model_type")
+    architecture = str((hf_config.get("architectures") or [kinds.get(str(kind), kind)])[0])
     family = _family(architecture)
     if kind not in (None, family.model_type):
         raise AcdcError(f"model_type = {kind!r} does not go with {architecture}")
     for name, neutral in _NEUTRAL.items():
-        if name not in family.optional and given.get(name) not in neutral:
-            raise AcdcError(f"unsupported {name} = {given[name]!r} in {architecture}")
+        if name not in family.optional and hf_config.get(name) not in neutral:
+            raise AcdcError(f"unsupported {name} = {hf_config[name]!r} in {architecture}")
 
-    layers = int(_number(given, "num_hidden_layers"))
-    hidden, heads = int(_number(given, "hidden_size")), int(_number(given, "num_attention_heads"))
-    optional = {name: given.get(name, default) for name, default in family.optional.items()}
+    layers = int(_number(hf_config, "num_hidden_layers"))
+    hidden, heads = (
+        int(_number(hf_config, "hidden_size")),
+        int(_number(hf_config, "num_attention_heads")),
+    )
+    optional = {name: hf_config.get(name, default) for name, default in family.optional.items()}
     biased = bool(optional.get("attention_bias"))
     return ModelConfig(
         architecture=architecture,
-        vocab_size=int(_number(given, "vocab_size")),
+        vocab_size=int(_number(hf_config, "vocab_size")),
         hidden_size=hidden,
-        intermediate_size=int(_number(given, "intermediate_size")),
+        intermediate_size=int(_number(hf_config, "intermediate_size")),
         num_layers=layers,
         num_heads=heads,
-        num_kv_heads=int(_number(given, "num_key_value_heads", heads)),
-        head_dim=int(_number(given, "head_dim", family.head_dim or hidden // max(heads, 1))),
-        windows=_windows(given, family, layers, optional),
-        rms_norm_eps=float(_number(given, "rms_norm_eps", 1e-6)),
-        activation=_activation(given, family),
+        num_kv_heads=int(_number(hf_config, "num_key_value_heads", heads)),
+        head_dim=int(_number(hf_config, "head_dim", family.head_dim or hidden // max(heads, 1))),
+        windows=_windows(hf_config, family, layers, optional),
+        rms_norm_eps=float(_number(hf_config, "rms_norm_eps", 1e-6)),
+        activation=_activation(hf_config, family),
         query_scale=float(_number(optional, "query_pre_attn_scalar", 0)),
         attention_softcap=float(_number(optional, "attn_logit_softcapping", 0)),
         logit_softcap=float(_number(optional, "final_logit_softcapping", 0)),
-        tie_embeddings=bool(given.get("tie_word_embeddings", family.tied)),
-        max_positions=int(_number(given, "max_position_embeddings")),
-        dtype=str(given.get("dtype") or given.get("torch_dtype") or "float32"),
-        **({"qkv_bias": biased, "o_bias": biased} | _rope(given, family) | dict(family.fixed)),
+        tie_embeddings=bool(hf_config.get("tie_word_embeddings", family.tied)),
+        max_positions=int(_number(hf_config, "max_position_embeddings")),
+        dtype=str(hf_config.get("dtype") or hf_config.get("torch_dtype") or "float32"),
+        **({"qkv_bias": biased, "o_bias": biased} | _rope(hf_config, family) | dict(family.fixed)),
     )
 
 
-def _number(given: Fields, name: str, default: float | None = None) -> float:
-    value = given.get(name)
+def _number(hf_config: Fields, name: str, default: float | None = None) -> float:
+    value = hf_config.get(name)
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         problem = "is missing" if value is None else f"= {value!r} is not a number"
@@ -244,20 +249,20 @@ def _number(given: Fields, name: str, default: float | None = None) -> float:
     return value
 
 
-def _activation(given: Fields, family: Family) -> str:
+def _activation(hf_config: Fields, family: Family) -> str:
     if family.fixed.get("scale_embedding"):  # Gemma: old files have a wrong hidden_act, too
-        return str(given.get("hidden_activation") or "gelu_pytorch_tanh")
-    return str(given.get("hidden_act") or "silu")
+        return str(hf_config.get("hidden_activation") or "gelu_pytorch_tanh")
+    return str(hf_config.get("hidden_act") or "silu")
 
 
-def _windows(given: Fields, family: Family, layers: int, optional: Fields) -> tuple[int, ...]:
+def _windows(hf_config: Fields, family: Family, layers: int, optional: Fields) -> tuple[int, ...]:
     """Return the window of every layer; () if no layer has one."""
-    local = [family.slides(given, layer) for layer in range(layers)]
-    stated = given.get("layer_types")
+    local = [family.slides(hf_config, layer) for layer in range(layers)]
+    stated = hf_config.get("layer_types")
     if stated is not None:
         if len(stated) != layers:
             raise AcdcError(f"layer_types has {len(stated)} entries for {layers} layers")
-        free = family.slides not in (_nowhere, _everywhere) and optional.get(
+        free = family.slides not in (_no_layer, _every_layer) and optional.get(
             "use_sliding_window", True
         )
         for kind, slides in zip(stated, local, strict=True):
@@ -272,18 +277,18 @@ def _windows(given: Fields, family: Family, layers: int, optional: Fields) -> tu
     return tuple(window if slides else 0 for slides in local)
 
 
-def _rope(given: Fields, family: Family) -> dict[str, Any]:
+def _rope(hf_config: Fields, family: Family) -> dict[str, Any]:
     """Return the rotary fields of `ModelConfig`."""
-    rope = dict(given.get("rope_scaling") or given.get("rope_parameters") or {})
+    rope = dict(hf_config.get("rope_scaling") or hf_config.get("rope_parameters") or {})
     theta, local_theta = family.rope_thetas
     local: dict[str, Any] = {}
     if local_theta:
-        nested = dict(given.get("rope_parameters") or {})
+        nested = dict(hf_config.get("rope_parameters") or {})
         local = dict(nested.get(_LOCAL) or {})
-        rope = dict(given.get("rope_scaling") or nested.get(_GLOBAL) or {})
+        rope = dict(hf_config.get("rope_scaling") or nested.get(_GLOBAL) or {})
         rope.setdefault("rope_theta", (nested.get(_GLOBAL) or {}).get("rope_theta"))
         local_theta = _number(
-            local, "rope_theta", _number(given, "rope_local_base_freq", local_theta)
+            local, "rope_theta", _number(hf_config, "rope_local_base_freq", local_theta)
         )
     kind = str(rope.get("rope_type") or rope.get("type") or "default")
     for parameters in (rope, local):
@@ -296,7 +301,7 @@ def _rope(given: Fields, family: Family) -> dict[str, Any]:
     if local and (local.get("rope_type") or "default") != "default":
         raise AcdcError(f"unsupported rope_type = {local['rope_type']!r} in layers with a window")
     fields_of_config: dict[str, Any] = {
-        "rope_theta": float(_number(rope, "rope_theta", _number(given, "rope_theta", theta))),
+        "rope_theta": float(_number(rope, "rope_theta", _number(hf_config, "rope_theta", theta))),
         "local_rope_theta": float(local_theta),
         "rope_type": kind,
     }
@@ -305,9 +310,9 @@ def _rope(given: Fields, family: Family) -> dict[str, Any]:
     if kind == "llama3":
         fields_of_config["rope_low_freq_factor"] = float(_number(rope, "low_freq_factor"))
         fields_of_config["rope_high_freq_factor"] = float(_number(rope, "high_freq_factor"))
-        longest = _number(given, "max_position_embeddings")
+        longest = _number(hf_config, "max_position_embeddings")
         original = _number(rope, "original_max_position_embeddings", longest)
-        original = _number(given, "original_max_position_embeddings", original)
+        original = _number(hf_config, "original_max_position_embeddings", original)
         fields_of_config["rope_original_positions"] = int(original)
     return fields_of_config
 

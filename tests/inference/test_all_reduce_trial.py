@@ -1,4 +1,4 @@
-"""Devices add up by themselves only where their sums are right; the kernel itself needs GPUs."""
+"""Peer inboxes are used only if a trial sums correctly; the kernel itself needs GPUs."""
 
 import dataclasses
 from typing import Any
@@ -69,13 +69,13 @@ def test_devices_exchange_where_their_sums_are_right(
     mesh = make_mesh("model:2", jax.devices()[:2])
     weights = init_params(CONFIG, jax.random.key(0))
     placed = jax.device_put(weights, param_shardings(mesh, CONFIG, population=False))
-    laid_out = fuse_weights(CONFIG, placed)
+    fused_params = fuse_weights(CONFIG, placed)
     monkeypatch.setattr(all_reduce_trial, "LEAST_WIDTH", CONFIG.hidden_size)
     monkeypatch.setattr(all_reduce_trial, "reachable", lambda mesh: True)
     monkeypatch.setattr(residual_norm, "fits", lambda x: True)
     monkeypatch.setattr(all_reduce_trial, "sums_are_right", lambda *given: right)
-    settings = step_settings(CONFIG, laid_out, 8)
+    settings = step_settings(CONFIG, fused_params, 8)
     kernels = dataclasses.replace(settings.kernels, residual_norm=True)
     settings = dataclasses.replace(settings, kernels=kernels)
-    found = all_reduce_trial.choose_inboxes(settings, laid_out, 4)
+    found = all_reduce_trial.choose_inboxes(settings, fused_params, 4)
     assert (found is not None) == right

@@ -103,7 +103,7 @@ def test_greedy_equals_forward_without_cache(fields: dict[str, Any]) -> None:
 
 
 def test_slots_are_used_again() -> None:
-    """Responses of many lengths through few slots; they come as they end."""
+    """Responses of many lengths through few slots; they are yielded as they end."""
     limits = [(3, 30, 1, 12, 9)[i % 5] for i in range(len(PROMPTS))]
     free = respond(max_new_tokens=30, prompts=[p[:8] for p in PROMPTS])[0]
     expected = [whole[:limit] for whole, limit in zip(free, limits, strict=True)]
@@ -177,7 +177,7 @@ def test_log_probs() -> None:
 
 
 def test_fuse_weights_gives_the_same_responses() -> None:
-    """What large members are decoded from."""
+    """Large members are decoded from fused weights."""
     assert respond(fuse_weights(CONFIG, WEIGHTS)) == respond()
 
 
@@ -244,7 +244,7 @@ def _settings(**changes: Any) -> steps.StepSettings:
 @pytest.mark.parametrize("early_exit", [True, False])
 @pytest.mark.parametrize(("limit", "count"), [(3, 3), (99, 5)])
 def test_a_call_of_decode(early_exit: bool, limit: int, count: int) -> None:
-    """So many tokens at most; the cache is updated in place; the host is asked for nothing."""
+    """At most `steps` tokens; the cache is updated in place, without transfers to the host."""
     settings = _settings(early_exit=early_exit)
     key, none = jax.random.key(0), jnp.zeros((0,), jnp.int32)
     state = steps.init_state(settings, 1, 3, 16, WEIGHTS, none, key)
@@ -292,7 +292,7 @@ def test_a_large_model_reads_few_prompts_at_once(monkeypatch: pytest.MonkeyPatch
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer slots where memory ends, the same responses; not even one: a clear error."""
+    """With less memory, fewer slots and the same responses; too little for one slot is an error."""
     expected = respond()
     seen = []
     init_state = steps.init_state
@@ -311,12 +311,12 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         respond()
 
 
-def test_devices_that_exchange_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same responses; here, where no kernel runs, XLA adds up what they are given."""
+def test_sums_through_peer_inboxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same responses; here no kernel runs, and XLA adds up the partial sums."""
     mesh = make_mesh("model:2", jax.devices()[:2])
     placed = jax.device_put(WEIGHTS, param_shardings(mesh, CONFIG, population=False))
-    laid_out = fuse_weights(CONFIG, placed)
-    expected = [batch.tokens for batch in batches(laid_out)]
+    fused_params = fuse_weights(CONFIG, placed)
+    expected = [batch.tokens for batch in batches(fused_params)]
     asked = []
 
     def choose_inboxes(
@@ -327,7 +327,7 @@ def test_devices_that_exchange_by_themselves(monkeypatch: pytest.MonkeyPatch) ->
         return allocate_inboxes(mesh, "model", slots, CONFIG.hidden_size)
 
     monkeypatch.setattr(continuous_batching, "choose_inboxes", choose_inboxes)
-    assert [batch.tokens for batch in batches(laid_out)] == expected
+    assert [batch.tokens for batch in batches(fused_params)] == expected
     assert asked
 
 

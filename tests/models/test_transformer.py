@@ -102,33 +102,38 @@ def test_fuse_weights(tied: bool) -> None:
     """Fewer leaves, the same logits; the caller's weights stay unless they are donated."""
     config = dataclasses.replace(CONFIG, tie_embeddings=tied, qk_norm=True, post_norms=True)
     weights = init_params(config, jax.random.key(1))
-    laid_out = fuse_weights(config, weights)
+    fused_params = fuse_weights(config, weights)
     assert weights.keys() == param_shapes(config).keys()
     donated = dict(weights)
     again = fuse_weights(config, donated, donate=True)
     assert not donated
-    jax.tree.map(np.testing.assert_array_equal, again, laid_out)
-    assert "layers.0.attention.q.weight" not in laid_out.leaves
-    assert laid_out["layers.1.attention.qkv.bias"].shape == (1, 64)
-    assert laid_out["layers.1.attention.qkv.weight"].shape == (32, 1, 64)
-    assert laid_out["layers.1.mlp.down.weight"].shape == (48, 32)
-    assert laid_out["embed.weight"] is weights["embed.weight"]
-    ours, _ = run(config, laid_out, TOKENS, POSITIONS)
+    jax.tree.map(np.testing.assert_array_equal, again, fused_params)
+    assert "layers.0.attention.q.weight" not in fused_params.leaves
+    assert fused_params["layers.1.attention.qkv.bias"].shape == (1, 64)
+    assert fused_params["layers.1.attention.qkv.weight"].shape == (32, 1, 64)
+    assert fused_params["layers.1.mlp.down.weight"].shape == (48, 32)
+    assert fused_params["embed.weight"] is weights["embed.weight"]
+    ours, _ = run(config, fused_params, TOKENS, POSITIONS)
     np.testing.assert_allclose(ours, run(config, weights, TOKENS, POSITIONS)[0], atol=1e-5)
 
 
-@pytest.mark.parametrize(("devices", "heads_cut"), [(2, True), (4, False)])
-def test_fuse_weights_over_devices(devices: int, heads_cut: bool) -> None:
-    """Every device joins what it has; nothing moves, and the logits are the same."""
+@pytest.mark.parametrize(("devices", "heads_sharded"), [(2, True), (4, False)])
+def test_fuse_weights_over_devices(devices: int, heads_sharded: bool) -> None:
+    """Every device fuses its own shards, and the logits are the same."""
     weights = init_params(CONFIG, jax.random.key(1))
     mesh = make_mesh(f"model:{devices}", jax.devices()[:devices])
     placed = jax.device_put(dict(weights), param_shardings(mesh, CONFIG, population=False))
-    laid_out = fuse_weights(CONFIG, placed)
+    fused_params = fuse_weights(CONFIG, placed)
     qkv, gate_up, down = (
-        laid_out[f"layers.1.{name}.weight"] for name in ("attention.qkv", "mlp.gate_up", "mlp.down")
+        fused_params[f"layers.1.{name}.weight"]
+        for name in ("attention.qkv", "mlp.gate_up", "mlp.down")
     )
-    assert qkv.shape == (32, devices if heads_cut else 1, 64 // (devices if heads_cut else 1))
-    cut = NamedSharding(mesh, PartitionSpec(None, "model" if heads_cut else None))
+    assert qkv.shape == (
+        32,
+        devices if heads_sharded else 1,
+        64 // (devices if heads_sharded else 1),
+    )
+    cut = NamedSharding(mesh, PartitionSpec(None, "model" if heads_sharded else None))
     assert qkv.sharding.is_equivalent_to(cut, 3)
     assert gate_up.shape == (32, devices, 96 // devices)
     assert gate_up.addressable_shards[0].data.shape == (32, 1, 96 // devices)
@@ -136,36 +141,36 @@ def test_fuse_weights_over_devices(devices: int, heads_cut: bool) -> None:
     last = weights["layers.1.mlp.gate.weight"], weights["layers.1.mlp.up.weight"]
     expected = np.concatenate([leaf[-48 // devices :] for leaf in last]).T
     np.testing.assert_array_equal(gate_up.addressable_shards[-1].data[:, 0], expected)
-    ours, _ = run(CONFIG, laid_out, TOKENS, POSITIONS)
+    ours, _ = run(CONFIG, fused_params, TOKENS, POSITIONS)
     np.testing.assert_allclose(ours, run(CONFIG, weights, TOKENS, POSITIONS)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_parts_on_each_device(tied: bool) -> None:
-    """What devices that exchange by themselves are given to add up; here XLA adds it up."""
+def test_partial_sums_on_each_device(tied: bool) -> None:
+    """The partial sums of each device that peer inboxes would add up; here XLA adds them."""
     config = dataclasses.replace(CONFIG, tie_embeddings=tied)
     weights = init_params(config, jax.random.key(1))
     mesh = make_mesh("model:2", jax.devices()[:2])
     placed = jax.device_put(dict(weights), param_shardings(mesh, config, population=False))
     inboxes = allocate_inboxes(mesh, "model", len(TOKENS), config.hidden_size)
     kernels = Kernels(heads=HeadSharding(mesh, "model", inboxes))
-    laid_out, cache = fuse_weights(config, placed), empty_cache(config, 3, 10, jnp.float32)
+    fused_params, cache = fuse_weights(config, placed), empty_cache(config, 3, 10, jnp.float32)
 
     @jax.jit
     def run_apart(weights: FusedParams, tokens: jax.Array) -> jax.Array:
         return forward(config, weights, tokens, POSITIONS[:, :1], cache, kernels=kernels)[0]
 
-    ours = run_apart(laid_out, TOKENS[:, :1])
+    ours = run_apart(fused_params, TOKENS[:, :1])
     expected, _ = run(config, weights, TOKENS[:, :1], POSITIONS[:, :1])
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_one_token_alone(weights: dict[str, jax.Array], fused: bool) -> None:
-    """The only one whose logits are wanted; others are there to be left out."""
-    own = fuse_weights(CONFIG, weights) if fused else weights
-    whole, _ = run(CONFIG, own, TOKENS, POSITIONS)
-    one, _ = run(CONFIG, own, TOKENS[:1], POSITIONS[:1], last=np.full((1,), 9, np.int32))
+def test_single_token(weights: dict[str, jax.Array], fused: bool) -> None:
+    """A batch of one token takes another path in the head; its logits are the same."""
+    params = fuse_weights(CONFIG, weights) if fused else weights
+    whole, _ = run(CONFIG, params, TOKENS, POSITIONS)
+    one, _ = run(CONFIG, params, TOKENS[:1], POSITIONS[:1], last=np.full((1,), 9, np.int32))
     assert one.shape == (1, 1, 50)
     np.testing.assert_allclose(one[:, 0], whole[:1, 9], atol=1e-5)
 
@@ -181,7 +186,7 @@ def test_padding_changes_nothing(weights: dict[str, jax.Array]) -> None:
 
 
 def test_causal(weights: dict[str, jax.Array]) -> None:
-    """A token cannot see those after it."""
+    """A token does not attend to later tokens."""
     changed = TOKENS.copy()
     changed[:, 6] = (changed[:, 6] + 1) % 50
     before, _ = run(CONFIG, weights, TOKENS, POSITIONS)
