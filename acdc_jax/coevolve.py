@@ -19,6 +19,7 @@ from acdc_jax.evolution.evosax_strategy import es_init, es_tell
 from acdc_jax.runtime.background_commit import BackgroundCommits
 from acdc_jax.runtime.breed import Proposed, member_id, propose_children
 from acdc_jax.runtime.generation import Generation, Offspring
+from acdc_jax.runtime.profile import profile_generation
 from acdc_jax.runtime.setup import RunContext
 from acdc_jax.runtime.state import Record, State
 
@@ -38,14 +39,13 @@ def run(
     Raises:
         Preempted: SIGTERM was received, and all finished generations are committed.
     """
+    start = state.generation if state else 0
     while state is None or state.generation < context.config.run.generations:
-        if state is None:
-            generation = Generation(context, 0)
-            state = init(generation)
-        else:
+        if state is not None:
             commits.stop_if_preempted(state.generation)
-            generation = Generation(context, state.generation + 1)
-            state = step(generation, state)
+        generation = Generation(context, state.generation + 1 if state else 0)
+        with profile_generation(context.config.run, generation.number, start):
+            state = step(generation, state) if state else init(generation)
         state, record = generation.finish(state)
         commits.begin(state, record)
         yield state, record
@@ -131,13 +131,14 @@ def select(generation: Generation, state: State, offspring: Offspring) -> State:
     """Let archive and offspring compete: dominated novelty search over their skills (§3.4)."""
     candidates = generation.join_candidates(state.skills, offspring.skills)
     recipes = {**state.recipes, **offspring.recipes}
-    selected = dns.select(
-        candidates.values,
-        generation.config.run.population,
-        births=[recipes[name].generation for name in candidates.members],
-        ids=candidates.members,
-        options=generation.config.selection,
-    )
+    with jax.profiler.TraceAnnotation("select"):
+        selected = dns.select(
+            candidates.values,
+            generation.config.run.population,
+            births=[recipes[name].generation for name in candidates.members],
+            ids=candidates.members,
+            options=generation.config.selection,
+        )
     generation.novelty = dict(zip(candidates.members, selected.novelty.tolist(), strict=True))
     archive = tuple(candidates.members[i] for i in selected.indices)
     generation.adopt(archive, recipes)

@@ -27,6 +27,7 @@ class RunOptions:
         progress: Whether progress bars are shown.
         tensorboard: Whether TensorBoard event files are written.
         wandb: Weights & Biases project, or None.
+        profile: Folder for a profiler trace of one generation, or None.
     """
 
     run_dir: str = option(
@@ -78,6 +79,12 @@ class RunOptions:
     )
     wandb: str | None = option(
         None, "Weights & Biases project that receives each generation's metrics.", resumable=True
+    )
+    profile: str | None = option(
+        None,
+        "Folder for a jax.profiler trace of one generation: the second one after the start, which "
+        "compiles nothing any more, or else the last.",
+        resumable=True,
     )
 
     def __post_init__(self) -> None:

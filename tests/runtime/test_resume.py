@@ -63,11 +63,13 @@ def test_another_seed_is_another_run(straight: Straight, tiny_seeds: Path, tmp_p
 
 
 def test_a_strategy_learns(straight: Straight, tiny_seeds: Path, tmp_path: Path) -> None:
-    """Also one that can only be told in the state in which it was asked."""
-    run_dir = tmp_path / "learns"
-    changes = {"proposer": "evosax", "strategy": "xNES", "generations": 2}
+    """Also one that can only be told in the state in which it was asked. The run is profiled."""
+    run_dir, traces = tmp_path / "learns", tmp_path / "traces"
+    changes = {"proposer": "evosax", "strategy": "xNES", "generations": 2, "profile": traces}
     ended = run_to_end(short_run_flags(tiny_seeds, run_dir, **changes), straight.compiled)
     assert ended.status == 0, ended.stderr
+    (trace,) = traces.rglob("*.xplane.pb")
+    assert all(name in trace.read_bytes() for name in (b"breed", b"evaluate", b"select"))
     means = []
     for generation in range(3):
         with np.load(run_dir / "strategy" / f"g{generation:03d}.npz") as arrays:
