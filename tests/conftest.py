@@ -26,6 +26,7 @@ from hypothesis import settings
 # Shapes and dtypes in the signatures of the public API are checked in every test.
 _TYPED = (
     "evaluation.evaluate_models",
+    "evolution.coverage",
     "evolution.select",
     "inference.generate",
     "models.operators",

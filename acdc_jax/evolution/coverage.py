@@ -7,11 +7,11 @@ Coverage is a monotone submodular function of the set. Greedy selection therefor
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int8
+from jaxtyping import Bool, Int
 
 from acdc_jax.evolution.skills import SOLVED
 
-Skills = Int8[np.ndarray, "members tasks"] | Bool[np.ndarray, "members tasks"]
+Skills = Int[np.ndarray, "members tasks"] | Bool[np.ndarray, "members tasks"]
 """1 or True: solved; 0 or False: failed; -1: missing, which does not count as solved."""
 
 

@@ -79,10 +79,10 @@ def test_missing_is_not_solved():
 
 
 def test_no_models_and_no_tasks():
-    assert greedy(np.zeros((3, 2)), 0) == ()
-    assert coverage(np.zeros((0, 4))) == 0
+    assert greedy(np.zeros((3, 2), bool), 0) == ()
+    assert coverage(np.zeros((0, 4), bool)) == 0
     with pytest.raises(ValueError, match="no tasks"):
-        coverage(np.zeros((2, 0)))
+        coverage(np.zeros((2, 0), bool))
 
 
 # ---------------------------------------------------------------------------------- the best ones
