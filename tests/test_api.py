@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import acdc_jax as acdc
+from acdc_jax.flags import parse_flags
 from acdc_jax.models.transformer import FusedParams
 from acdc_jax.sharding import make_mesh
 
@@ -50,6 +51,18 @@ def test_the_block_of_the_readme(write_model: Callable[..., Path], tmp_path: Pat
     jax.tree.map(np.testing.assert_array_equal, again.params, child.params)
     assert again.stop_tokens == child.stop_tokens
     assert acdc.generate(again, ["Why is the sky blue?"], max_new_tokens=64) == [answer]
+
+
+def test_coevolve(
+    models: tuple[Path, ...], arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """One state per generation; a finished run yields nothing more."""
+    _, *argv = arguments(tmp_path / "run", models[0], models[1:])
+    config = parse_flags(acdc.Config, argv)
+    states = list(acdc.coevolve(config))
+    assert [state.generation for state in states] == [0, 1]
+    assert len(states[-1].archive) == config.run.population == 4
+    assert list(acdc.coevolve(config)) == []
 
 
 def test_a_model_is_a_pytree(models: tuple[Path, ...]) -> None:
