@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -10,8 +12,9 @@ from typing import Protocol
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from acdc_jax import plugins
 from acdc_jax.config import Config
-from acdc_jax.errors import ConfigError
+from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.inference.text_codec import TextCodec, make_text_codec
 from acdc_jax.models import hf, tokenizer
@@ -54,6 +57,40 @@ class SeedModels(Protocol):
             prng_seed: The run's.
             progress: Called as `progress(step, done, total)`.
         """
+
+
+def write_seed_models(
+    name: str, out: Path, prng_seed: int, progress: Callable[[str, int, int], None]
+) -> list[Path]:
+    """Make a registered set of seed models and write it to a folder, all or nothing.
+
+    Args:
+        name: Registered name of the set.
+        out: Folder to write; it must not exist, or be empty.
+        prng_seed: PRNG seed that the models are made from.
+        progress: Called as `progress(step, done, total)`.
+
+    Returns:
+        The folders in `out`: the base's, then the seeds'.
+
+    Raises:
+        AcdcError: There is no such set, or `out` is in use or cannot be written.
+    """
+    make: SeedModels = plugins.load(plugins.SEED_MODELS, name)
+    hf.check_vacant(out)
+    parent = out.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        # On the same volume, so that the last step is a rename.
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".acdc-") as scratch:
+            base, seeds = make(Path(scratch) / "cache", prng_seed, progress)
+            complete = Path(scratch) / "complete"
+            for folder in (base, *seeds):
+                shutil.copytree(folder, complete / folder.name)
+            complete.replace(out)
+    except OSError as error:
+        raise AcdcError(f"{out}: cannot be written ({error.strerror or error})") from error
+    return [out / folder.name for folder in (base, *seeds)]
 
 
 def check_folders(

@@ -152,6 +152,16 @@ def test_no_room_for_prompts(
 
 
 @pytest.mark.usefixtures("nothing_expensive")
+def test_held_out_tasks_that_the_run_knows(
+    models: Models, arguments: Any, refused: _Expected, tmp_path: Path
+) -> None:
+    base, *seeds = models
+    flags = ("--seed_families=general", "--held_out=general")
+    argv = arguments(tmp_path / "run", base, seeds, *flags)
+    refused(argv, "held-out family", "is among the run's own tasks; remove it", status=2)
+
+
+@pytest.mark.usefixtures("nothing_expensive")
 def test_no_seeds_or_no_base(refused: _Expected, tmp_path: Path) -> None:
     argv = ["run", f"--run_dir={tmp_path / 'run'}", "--scientist=procedural"]
     refused(argv, "--seed_models is missing", "registered: tiny", status=2)
