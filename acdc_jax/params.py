@@ -1,11 +1,15 @@
 """The one type that stands for a model's weights."""
 
-from collections.abc import Sequence
-from typing import Any
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Tree = TypeVar("Tree")
 
 Params = dict[str, jax.Array]
 """A model's weights: a flat pytree, dotted path → array, one leaf per layer per weight.
@@ -15,14 +19,32 @@ decoding step on a GPU.
 """
 
 
+def named_leaves(tree: Tree) -> tuple[Params, Callable[[Iterable[jax.Array]], Tree]]:
+    """Return a pytree's leaves by dotted path, and what builds such a tree of new leaves.
+
+    `Params` are their own dotted paths; {"layers": [{"up": x}]} has the path "layers.0.up".
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    return named, partial(jax.tree_util.tree_unflatten, structure)
+
+
+def path_hashes(paths: Sequence[str]) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    """Return a number for each path, [paths] uint32: what it folds into PRNG keys and hashes.
+
+    Unlike its position, it does not depend on which other paths there are.
+    """
+    return np.array([zlib.crc32(path.encode()) for path in paths], np.uint32)
+
+
 def fetch(results: Sequence[jax.Array]) -> np.ndarray[Any, Any]:
     """Return arrays of one shape and dtype, on the same devices, stacked on the host.
 
     They come in one transfer: with a transfer each, the threads of several device groups would
     wait for each other.
     """
-    stacked: np.ndarray[Any, Any] = jax.device_get(_stack(list(results)))
+    stacked: np.ndarray[Any, Any] = jax.device_get(stack(list(results)))
     return stacked
 
 
-_stack = jax.jit(jnp.stack)
+stack = jax.jit(jnp.stack)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from acdc_jax import flags
@@ -13,7 +12,7 @@ from acdc_jax.bench.limits import SHAPES, copy_bandwidth
 from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench, all_finite, random_weights, size_bytes
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolution.merge import MergeOptions, merge_child, module_groups
+from acdc_jax.evolution.merge import MergeOptions, merge, module_groups
 from acdc_jax.options import option
 
 _MERGES = (
@@ -53,30 +52,30 @@ def main(argv: Sequence[str]) -> None:
     limit = copy_bandwidth(2**26 if jax.default_backend() == "cpu" else 2**31)
     base, *parents = (random_weights(SHAPES[bench.shape], seed) for seed in range(3))
     names, groups = module_groups(base, "module")
-    w = jax.random.uniform(jax.random.key(1), (2, len(names)), jnp.float32, 0.3, 0.7)
+    w = np.random.default_rng(1).uniform(0.3, 0.7, (2, len(names)))
     rows = []
-    for merge in _MERGES:
+    for options in _MERGES:
         key = jax.random.key(0)
         began = time.perf_counter()
-        child = jax.block_until_ready(merge_child(merge, base, parents, w, key, groups))
+        child = jax.block_until_ready(merge(base, parents, w, options, key=key, groups=groups))
         first = time.perf_counter() - began
         if not all_finite(child):
-            raise AcdcError(f"{merge.method} made weights that are not finite")
+            raise AcdcError(f"{options.method} made weights that are not finite")
         del child  # before the next one takes its memory
         times = []
         for _ in range(bench.repeats):
             # Several in a row, as the copy is timed: the device does not wait for the host.
             began = time.perf_counter()
             for _ in range(_IN_A_ROW - 1):
-                merge_child(merge, base, parents, w, key, groups)
-            jax.block_until_ready(merge_child(merge, base, parents, w, key, groups))
+                merge(base, parents, w, options, key=key, groups=groups)
+            jax.block_until_ready(merge(base, parents, w, options, key=key, groups=groups))
             times.append((time.perf_counter() - began) / _IN_A_ROW)
         took = float(np.median(times))
-        passes = 3 if merge == MergeOptions() else _PASSES.get(merge.method, 4)
+        passes = 3 if options == MergeOptions() else _PASSES.get(options.method, 4)
         moved = passes * size_bytes(base)
         rows.append(
             (
-                merge.method + ("" if merge.normalise else ", added"),
+                options.method + ("" if options.normalise else ", added"),
                 f"{took * 1e3:.1f} ms",
                 f"{moved / 1e9:.1f} GB",
                 f"{moved / took / 1e9:,.0f} GB/s",

@@ -14,7 +14,7 @@ from acdc_jax.bench.limits import SHAPES
 from acdc_jax.bench.table import show
 from acdc_jax.bench.weights import ModelBench, all_finite, random_weights
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolution.mutate import SVDNoise, mutate_child, mutated_paths
+from acdc_jax.evolution.mutate import SVDNoise, mutate, mutated_paths
 from acdc_jax.options import option
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     times = []
     for seed in range(4):
         began = time.perf_counter()
-        weights = mutate_child(weights, jax.random.key(seed), noise, donate=True)
+        weights = mutate(weights, jax.random.key(seed), noise, donate=True)
         jax.block_until_ready(weights)
         times.append(time.perf_counter() - began)
     if not all_finite(weights):

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, evaluate_members, member_keys
@@ -21,7 +20,7 @@ from acdc_jax.evaluation.held_out import (
 )
 from acdc_jax.evaluation.task_force import fittest, greedy_task_force
 from acdc_jax.evolution import skills as skill_matrix
-from acdc_jax.evolution.merge import MergeOptions, merge_child
+from acdc_jax.evolution.merge import MergeOptions, merge
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.params import Params
@@ -117,15 +116,9 @@ def _uniform_merge(run: FinishedRun, baselines: Baselines) -> ParamsOf:
     """Return a function that merges all seeds; the name of the merge is its one coefficient."""
 
     def uniform(scale: str, group: int) -> Params:
-        base = baselines.bases[group]
-        return merge_child(
-            MergeOptions(normalise=False),
-            base,
-            [run.params_of(name, group) for name in run.seeds],
-            jnp.full((len(run.seeds), 1), float(scale), jnp.float32),
-            jax.random.key(baselines.prng_seed),
-            dict.fromkeys(base, 0),
-        )
+        parents = [run.params_of(name, group) for name in run.seeds]
+        coefficients = [float(scale)] * len(parents)
+        return merge(baselines.bases[group], parents, coefficients, MergeOptions(normalise=False))
 
     return uniform
 

@@ -1,10 +1,9 @@
-"""Noise on the projection weights of a model: on their singular values, or on every entry.
+"""Mutation: noise on the projections of a model, on their singular values or on every entry.
 
-SVD mutation: AC/DC, arXiv 2604.14969, after CycleQD (Kuroki et al., arXiv 2410.14735).
+Source: AC/DC, arXiv 2604.14969, after CycleQD (Kuroki et al., arXiv 2410.14735).
 """
 
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -14,6 +13,7 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Key
 
 from acdc_jax.evolution.svd import (
     OVERSAMPLING,
@@ -24,9 +24,9 @@ from acdc_jax.evolution.svd import (
     stretched,
 )
 from acdc_jax.options import OptionError, check, option
-from acdc_jax.params import Params
+from acdc_jax.params import Params, Tree, named_leaves, path_hashes
 
-_GROUP_BYTES = 2 << 30  # Of Gram matrices that one call works on.
+_BATCH_BYTES = 2 << 30  # of Gram matrices that one call works on
 
 Decomposition = Literal["auto", "exact", "randomised"]
 
@@ -145,10 +145,9 @@ class MutationOptions:
 
 
 def mutated_paths(paths: Iterable[str], *, embeddings: bool) -> tuple[str, ...]:
-    """Chooses the weights that a mutation changes: 2-D projections, never norms or biases.
+    """Return the paths that a mutation changes: matrices of projections, never norms or biases.
 
-    The first pattern that matches a path decides. Tied embeddings are one path, hence mutated
-    once.
+    The first pattern that matches a path decides. Tied embeddings are one path and mutated once.
     """
     rules = (
         ("embed.weight", embeddings),
@@ -164,77 +163,57 @@ def mutated_paths(paths: Iterable[str], *, embeddings: bool) -> tuple[str, ...]:
     return tuple(path for path in paths if selected(path))
 
 
-def mutate_child(weights: Params, key: jax.Array, noise: Noise, *, donate: bool = False) -> Params:
-    """Mutates one model. Only a change is added to a weight, in float32, with one rounding.
+def mutate(tree: Tree, key: Key[jax.Array, ""], noise: Noise, *, donate: bool = False) -> Tree:
+    """Mutate a model's projections. Each change is computed in float32 and added with one rounding.
 
-    Weights of one shape that take the randomised decomposition go together, as many as a few GB
-    hold, since small decompositions are faster in batches. The others go one by one.
+    Weights of one shape whose decomposition is randomised go together, as many as a few GB hold,
+    because small decompositions are faster in batches. The others go one by one.
 
     Args:
-        weights: One model. For a population use `mutate_children`.
-        key: Typed PRNG key. Every path draws from its own, whatever else is selected.
-        noise: The kind of noise and its options.
-        donate: Overwrites the selected weights, which must not be used again: the peak is then one
-            model and one group's temporaries, instead of two models.
+        tree: Any pytree of arrays; `mutated_paths` says which of its leaves change.
+        key: PRNG key. Every path draws from its own part of it, whatever else is selected.
+        noise: `SVDNoise` or `GaussianNoise`.
+        donate: Overwrites the selected leaves, which must not be used again: the peak is then one
+            model and one batch's temporaries, instead of two models.
 
     Returns:
-        The mutated weights. Leaves that are not selected are the same arrays.
+        The mutated tree, sharded as it was. Leaves that are not selected are the same arrays.
 
     Raises:
-        ValueError: A selected weight has a leading axis.
+        ValueError: A selected leaf is not a matrix, or too small for the decomposition.
     """
+    weights, unflatten = named_leaves(tree)
     mutated = dict(weights)
-    for paths in _groups(weights, noise):
+    for paths in _batches(weights, noise):
         leaves = [mutated.pop(path) for path in paths]
-        sharding, one_by_one = leaves[0].sharding, _on_cpu(leaves[0])
-        hashes = np.array([_hash(path) for path in paths])
-        if len(paths) == 1:
-            mutate = _mutate_one_in_place if donate else _mutate_one
-            changed = [mutate(leaves[0], key, hashes[0], noise)]
-        else:
-            assert isinstance(noise, SVDNoise)
-            stretch = _stretched_in_place if donate else _stretched
-            found = _leading(tuple(_gram(leaf) for leaf in leaves), key, hashes, noise)
-            changed = [stretch(leaf, *found, np.int32(i)) for i, leaf in enumerate(leaves)]
+        sharding, on_cpu = leaves[0].sharding, _on_cpu(leaves[0])
+        hashes = path_hashes(paths)
+        with jax.named_scope("mutate"):
+            changed = _mutate_batch(leaves, key, hashes, noise, donate)
         for path, leaf in zip(paths, changed, strict=True):
             mutated[path] = jax.device_put(leaf, sharding)
-        if one_by_one:
-            mutated[paths[0]].block_until_ready()  # see `mutate_children`
-    return {path: mutated[path] for path in weights}
+        if on_cpu and isinstance(noise, SVDNoise):
+            # Decompositions at once wait for each other in XLA's thread pool, forever where it has
+            # two threads (seen with jax 0.10.2).
+            mutated[paths[0]].block_until_ready()
+    return unflatten(mutated[path] for path in weights)
 
 
-def mutate_children(weights: Params, keys: jax.Array, noise: Noise) -> Params:
-    """Mutates all children of a generation: one jitted call per weight, one compilation per shape.
-
-    Each child is mutated as `mutate_child` would with its key.
-
-    On a CPU the decompositions run one after the other. Batched ones, several at once, wait for
-    each other in XLA's thread pool, forever where it has two threads (seen with jax 0.10.2), and
-    were no faster where they did not. OPENBLAS_NUM_THREADS=1 keeps a busy machine from slowing
-    them down a hundredfold, at no cost on an idle one.
-
-    Args:
-        weights: Params with a leading axis C.
-        keys: Typed PRNG keys, [C].
-        noise: The kind of noise and its options.
-
-    Returns:
-        Weights with a leading axis C, sharded as they came. Leaves that are not selected are the
-        same arrays.
-    """
-    mutated = dict(weights)
-    for path in mutated_paths(weights, embeddings=noise.embeddings):
-        weight = weights[path]
-        one_by_one = _on_cpu(weight) and isinstance(noise, SVDNoise)
-        leaf = _mutate_leaves(weight, keys, _hash(path), noise, one_by_one)
-        mutated[path] = jax.device_put(leaf, weight.sharding)
-        if one_by_one:
-            mutated[path].block_until_ready()
-    return mutated
+def _mutate_batch(
+    leaves: Sequence[jax.Array], key: jax.Array, hashes: np.ndarray, noise: Noise, donate: bool
+) -> list[jax.Array]:
+    if len(leaves) == 1 or not isinstance(noise, SVDNoise):
+        mutate_path = _mutate_in_place if donate else _mutate
+        return [
+            mutate_path(leaf, key, salt, noise) for leaf, salt in zip(leaves, hashes, strict=True)
+        ]
+    stretch = _stretch_in_place if donate else _stretch
+    subspaces = _find_subspaces(tuple(map(_gram, leaves)), key, hashes, noise)
+    return [stretch(leaf, *subspaces, np.int32(i)) for i, leaf in enumerate(leaves)]
 
 
-def _groups(weights: Params, noise: Noise) -> Iterator[tuple[str, ...]]:
-    """Selected paths that are mutated in one call: equal in shape, dtype and sharding."""
+def _batches(weights: Params, noise: Noise) -> Iterator[tuple[str, ...]]:
+    """Yield selected paths that are mutated together: equal in shape, dtype and sharding."""
 
     def kind(path: str) -> tuple[str, ...]:
         leaf = weights[path]
@@ -245,73 +224,58 @@ def _groups(weights: Params, noise: Noise) -> Iterator[tuple[str, ...]]:
         if weights[path].ndim != 2:
             # A leading axis would otherwise share one draw among the members.
             raise ValueError(f"weight {path!r} of shape {weights[path].shape} is not a matrix")
-    for _, equal in groupby(sorted(paths, key=kind), kind):
-        alike = list(equal)
+    for _, group in groupby(sorted(paths, key=kind), kind):
+        alike = list(group)
         leaf, most = weights[alike[0]], 1
         if isinstance(noise, SVDNoise) and noise.randomises(leaf) and not _on_cpu(leaf):
-            most = max(1, _GROUP_BYTES // (4 * min(leaf.shape) ** 2))
-        groups = -(-len(alike) // most)
-        size = -(-len(alike) // groups)  # nearly one size: few compilations
+            most = max(1, _BATCH_BYTES // (4 * min(leaf.shape) ** 2))
+        batches = -(-len(alike) // most)
+        size = -(-len(alike) // batches)  # nearly one size: few compilations
         yield from (tuple(alike[i : i + size]) for i in range(0, len(alike), size))
 
 
-def _mutate_path(weight: jax.Array, key: jax.Array, path: np.uint32, noise: Noise) -> jax.Array:
+def mutate_leaf(weight: Float[Array, "m n"], key: jax.Array, noise: Noise) -> Float[Array, "m n"]:
+    """Mutate one matrix with its own key; a part of jitted programs."""
+    with jax.named_scope("mutate"):
+        if isinstance(noise, SVDNoise):
+            add_noise = randomised_noise if noise.randomises(weight) else exact_noise
+            return add_noise(weight, key, noise)
+        exact = weight.astype(jnp.float32)
+        change = noise.scale * jax.random.normal(key, exact.shape, jnp.float32)
+        if noise.relative:
+            change = change * jnp.sqrt(jnp.mean(jnp.square(exact)))
+        return (exact + change).astype(weight.dtype)
+
+
+def _mutate_path(
+    weight: jax.Array, key: jax.Array, path: jax.Array, noise: Noise
+) -> Float[Array, "m n"]:
     return mutate_leaf(weight, jax.random.fold_in(key, path), noise)
 
 
-def _stretched_by(
-    weight: jax.Array, vectors: jax.Array, stretch: jax.Array, i: np.int32
+def _stretch_row(
+    weight: jax.Array, vectors: jax.Array, stretch: jax.Array, i: jax.Array
 ) -> jax.Array:
-    return stretched(weight, vectors[i], stretch[i])
+    with jax.named_scope("mutate"):
+        return stretched(weight, vectors[i], stretch[i])
 
 
 @partial(jax.jit, static_argnames="noise")
-def _leading(
+def _find_subspaces(
     grams: tuple[jax.Array, ...], key: jax.Array, paths: jax.Array, noise: SVDNoise
 ) -> tuple[jax.Array, jax.Array]:
-    keys = jax.vmap(partial(jax.random.fold_in, key))(paths)
-    find = jax.vmap(partial(leading, noise=noise))
-    found: tuple[jax.Array, jax.Array] = find(jnp.stack(grams), keys)
-    return found
+    with jax.named_scope("mutate"):
+        keys = jax.vmap(partial(jax.random.fold_in, key))(paths)
+        return jax.vmap(partial(leading, noise=noise))(jnp.stack(grams), keys)
 
 
-# Small programs, compiled once per shape: one of a whole group takes minutes to compile.
+# Small programs, compiled once per shape: one of a whole batch takes minutes to compile.
 _gram = jax.jit(gram)
-_stretched = jax.jit(_stretched_by)
-_stretched_in_place = jax.jit(_stretched_by, donate_argnums=0)
-_mutate_one = jax.jit(_mutate_path, static_argnames="noise")
-_mutate_one_in_place = jax.jit(_mutate_path, static_argnames="noise", donate_argnums=0)
-
-
-@partial(jax.jit, static_argnames=("noise", "one_by_one"))
-def _mutate_leaves(
-    weight: jax.Array, keys: jax.Array, path: np.uint32, noise: Noise, one_by_one: bool
-) -> jax.Array:
-    def mutate(weight: jax.Array, key: jax.Array) -> jax.Array:
-        return _mutate_path(weight, key, path, noise)
-
-    if one_by_one:
-        mutated: jax.Array = jax.lax.map(lambda child: mutate(*child), (weight, keys))
-        return mutated
-    return jax.vmap(mutate)(weight, keys)
-
-
-def mutate_leaf(weight: jax.Array, key: jax.Array, noise: Noise) -> jax.Array:
-    """Mutates one matrix [m, n] with its own key; under jit."""
-    if isinstance(noise, SVDNoise):
-        mutate = randomised_noise if noise.randomises(weight) else exact_noise
-        return mutate(weight, key, noise)
-    exact = weight.astype(jnp.float32)
-    change = noise.scale * jax.random.normal(key, exact.shape, jnp.float32)
-    if noise.relative:
-        change = change * jnp.sqrt(jnp.mean(jnp.square(exact)))
-    return (exact + change).astype(weight.dtype)
+_stretch = jax.jit(_stretch_row)
+_stretch_in_place = jax.jit(_stretch_row, donate_argnums=0)
+_mutate = jax.jit(_mutate_path, static_argnames="noise")
+_mutate_in_place = jax.jit(_mutate_path, static_argnames="noise", donate_argnums=0)
 
 
 def _on_cpu(weight: jax.Array) -> bool:
     return all(device.platform == "cpu" for device in weight.devices())
-
-
-def _hash(path: str) -> np.uint32:
-    # Not the path's position: the draw of one weight does not depend on which others there are.
-    return np.uint32(zlib.crc32(path.encode()))

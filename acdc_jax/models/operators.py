@@ -5,13 +5,14 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from acdc_jax.evolution.merge import MergeOptions, merge_child
+from acdc_jax.evolution.merge import MergeOptions
+from acdc_jax.evolution.merge import merge as merge_trees
 from acdc_jax.evolution.merge.options import Method
-from acdc_jax.evolution.mutate import GaussianNoise, SVDNoise, mutate_child
+from acdc_jax.evolution.mutate import GaussianNoise, SVDNoise
+from acdc_jax.evolution.mutate import mutate as mutate_tree
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.model import Model
 from acdc_jax.params import Params
@@ -61,15 +62,8 @@ def merge(
         )
     for number, parent in enumerate(parents):
         _check_alike(base, parent, f"parent {number}")
-    leaves = _leaves(base)
-    child = merge_child(
-        merge_options,
-        leaves,
-        [_leaves(parent) for parent in parents],
-        jnp.asarray(coefficients[:, None], jnp.float32),
-        jax.random.key(0) if key is None else key,
-        dict.fromkeys(leaves, 0),
-    )
+    trees = [_leaves(parent) for parent in parents]
+    child = merge_trees(_leaves(base), trees, coefficients, merge_options, key=key)
     merged = _with_leaves(base, child)
     if isinstance(merged, Model):
         folders = (folder for parent in parents for folder in parent.folders)  # type: ignore[attr-defined]
@@ -88,7 +82,7 @@ def mutate(model: Tree, key: Key[Array, ""], noise: SVDNoise | GaussianNoise) ->
     Raises:
         ValueError: A weight is too small for a randomised decomposition.
     """
-    return _with_leaves(model, mutate_child(_leaves(model), key, noise))
+    return _with_leaves(model, mutate_tree(_leaves(model), key, noise))
 
 
 def _leaves(tree: Any) -> Params:

@@ -8,12 +8,12 @@ import jax
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.params import Params
 from acdc_jax.runtime import replicate
-from acdc_jax.runtime.breed import make_child
+from acdc_jax.runtime.breed import Child, breed_child, breed_children, breeds_together
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.setup import RunContext
 from acdc_jax.runtime.timer import Timer
 
-_PARTS = ("store", "merge", "mutate", "check")  # of breeding, timed one by one
+_PARTS = ("store", "breed")  # timed one by one
 
 
 class Members(Protocol):
@@ -53,10 +53,11 @@ class StoredMembers:
 
 
 class Children:
-    """The children of some recipes. Each is merged and mutated when its weights are asked for.
+    """The children of some recipes, which are bred from them.
 
-    A group breeds its next child when it has evaluated the one before, and meanwhile fetches that
-    child's parents. Children stay in the store, within its budget.
+    Children that are small enough to be decoded together are bred together, in one program, before
+    any is evaluated. Of larger ones, a group breeds the next when it has evaluated the one before,
+    and meanwhile fetches that child's parents. Children stay in the store, within its budget.
     """
 
     timed_as = "children"
@@ -66,30 +67,58 @@ class Children:
         self._context = context
         self._recipes = {recipe.id: recipe for recipe in recipes}
         self._bred: dict[str, Recipe] = {}
+        self._waiting: dict[str, Params] = {}  # bred, but not yet evaluated
         self._timers = [Timer() for _ in context.evaluator.groups.local]
+        if context.evaluator.engine.population > 1 and breeds_together(recipes):
+            self._breed_together(recipes)
+
+    def _breed_together(self, recipes: Sequence[Recipe]) -> None:
+        context, groups = self._context, self._context.evaluator.groups
+        shares = [groups.share(group, recipes) for group in groups.local]
+        parents = [
+            [[context.store.get(parent, g) for parent in recipe.parents] for recipe in share]
+            for g, share in enumerate(shares)
+        ]
+        jax.block_until_ready(parents)
+        for timer in self._timers:
+            timer.lap("store")
+        with jax.profiler.TraceAnnotation("breed"):
+            families = breed_children(shares, context.bases, parents, context.operators.group_of)
+        for timer in self._timers:
+            timer.lap("breed")
+        for group, children in enumerate(families):
+            for child in children:
+                self._waiting[child.recipe.id] = self._keep(child, group)
+
+    def _keep(self, child: Child, group: int) -> Params:
+        """Put a child in the store; return its weights."""
+        params, recipe, _ = child.check_finite()
+        self._bred[recipe.id] = recipe
+        self._context.store.put(recipe, params, group)
+        return params
 
     def weights(self, name: str, group: int) -> Params:
-        """Breed a child: merge its parents, mutate the merge, and put the result in the store."""
+        """Return a child's weights, which it gets now if it is not bred yet."""
+        if name in self._waiting:
+            return self._waiting.pop(name)
         context, lap = self._context, self._timers[group].lap
         lap("evaluation")  # of the child before
         parents = [context.store.get(parent, group) for parent in self._recipes[name].parents]
         jax.block_until_ready(parents)
         lap("store")
         with jax.profiler.TraceAnnotation("breed"):
-            weights, self._bred[name] = make_child(
-                self._recipes[name],
-                self._context.bases[group],
-                parents,
-                self._context.operators.group_of,
-                lap,
+            child = breed_child(
+                self._recipes[name], context.bases[group], parents, context.operators.group_of
             )
-        context.store.put(self._bred[name], weights, group)
+        lap("breed")
+        params = self._keep(child, group)
         lap("store")
-        return weights
+        return params
 
     def prefetch(self, names: Sequence[str], group: int) -> None:
         """Start to bring the parents of the next children to a group."""
-        parents = [parent for name in names for parent in self._recipes[name].parents]
+        unbred = [name for name in names if name not in self._bred]
+        parents = [parent for name in unbred for parent in self._recipes[name].parents]
         self._context.store.prefetch(parents, group)
 
     def recipes(self) -> dict[str, Recipe]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.params import Params
-from acdc_jax.runtime.breed import make_child
+from acdc_jax.runtime.breed import breed_child
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import Budget, Shapes
 
@@ -65,9 +65,9 @@ def rebuild(
     store = MemberStore(scratch, [shapes], budget, loaders=given)
     for name in order:
         parents = [store.get(parent) for parent in recipes[name].parents]
-        weights, made = make_child(recipes[name], base, parents, group_of)
-        check_made(made, recipes[name])
-        store.put(made, weights)
+        child = breed_child(recipes[name], base, parents, group_of)
+        check_made(child.recipe, recipes[name])
+        store.put(child.recipe, child.params)
         children_left.subtract(recipes[name].parents)
         store.retain(other for other in children_left if children_left[other] > 0)
         for parent in recipes[name].parents:

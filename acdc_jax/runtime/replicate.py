@@ -11,7 +11,7 @@ from typing import Any
 from acdc_jax import multihost
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.inference.device_groups import DeviceGroup
-from acdc_jax.runtime.breed import make_child
+from acdc_jax.runtime.breed import breed_child
 from acdc_jax.runtime.rebuild import check_made
 from acdc_jax.runtime.setup import RunContext
 from acdc_jax.tasks.adapt import PoolUpdate
@@ -42,9 +42,9 @@ def rebuild_missing(
         for name in missing[group.index :: len(groups.local)]:
             parents = [context.store.get(parent, group.index) for parent in recipes[name].parents]
             base = context.bases[group.index]
-            weights, recipe = make_child(recipes[name], base, parents, context.operators.group_of)
-            check_made(recipe, recipes[name])
-            context.store.put(recipe, weights, group.index)
+            child = breed_child(recipes[name], base, parents, context.operators.group_of)
+            check_made(child.recipe, recipes[name])
+            context.store.put(child.recipe, child.params, group.index)
 
     groups.run(rebuild)
     multihost.barrier()  # after it, the parents may be deleted, also from the run directory

@@ -58,9 +58,9 @@ def test_parts_of_a_generation_add_up(printed: str) -> None:
     assert line is not None
     rows = re.findall(r"^  (\w[\w ]*)  pop:1,model:2  (-?[\d.]+) s", printed, re.M)
     parts = {part: float(value) for part, value in rows}
-    assert {"merge", "mutate", "decode", "scoring", "selection", "store"} <= parts.keys()
+    assert {"breed", "decode", "scoring", "selection", "store"} <= parts.keys()
     assert sum(parts.values()) == pytest.approx(float(line[1]), abs=0.1)
-    for part in ("decode", "mutate"):
+    for part in ("decode", "breed"):
         assert parts[part] > 0
 
 
@@ -68,16 +68,16 @@ def test_scaling_is_over_one_device() -> None:
     """Speed-up is t₁ / tₙ, efficiency t₁ / (n tₙ)."""
     config = generation.run_config(ScaleBench(children=8), SandboxOptions(), Path("nowhere"))
     model, work = SHAPES["tiny"], mixed_workload(2, 70, 64, 100, 0)
-    first, merge, _ = generation.figures(
+    first, breed, _ = generation.figures(
         generation.Scenario(config, model, work),
         MeshSpec("pop:4", devices=4, groups=4),
-        generation.Timing(5.0, {"merge": 1.0, "decode": 4.0}),
+        generation.Timing(5.0, {"breed": 1.0, "decode": 4.0}),
         16.0,
         DeviceRates(copy=2.0 * weight_bytes(model), link=1e9),
     )
     assert (first.value, first.scaling) == ("5.0 s", "3.20 ×, 80%")
     assert first.limit == f"{8 * work.tokens / 5:,.0f} tok/s written"
-    assert merge.limit == "3.00 s: copy"  # two children of each group, three streams each
+    assert breed.limit == "3.00 s: copy"  # two children of each group, three streams each
 
 
 def test_children_are_made_on_a_mesh(printed: str) -> None:
@@ -85,9 +85,7 @@ def test_children_are_made_on_a_mesh(printed: str) -> None:
     config = generation.run_config(
         ScaleBench(children=2, rank=8, archive=2), SandboxOptions(), Path("nowhere")
     )
-    seconds = breeding_seconds(config, SHAPES["tiny"], "model:2", 2, 2)
-    assert seconds.keys() == {"all", "merge", "mutate", "check"}
-    assert 0 < seconds["merge"] + seconds["mutate"] + seconds["check"] <= seconds["all"]
+    assert breeding_seconds(config, SHAPES["tiny"], "model:2", 2, 2) > 0
 
 
 def test_every_figure_has_a_line_and_a_row(printed: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from acdc_jax.evolution.content_hash import _sums, content_hash
+from acdc_jax.evolution.content_hash import check, content_hash, digests
 
 
 def _weights(dtype="float32"):
@@ -57,7 +57,16 @@ def test_sums_are_what_plain_integers_give():
         place = mix((zlib.crc32(b"w") + i) % 2**32)
         plain += mix(bits ^ place)
         weighted += mix(bits ^ place) * (place | 1)
-    assert _sums({"w": jnp.asarray(leaf)})["w"].tolist() == [plain % 2**32, weighted % 2**32]
+    expected = [plain % 2**32, weighted % 2**32, 1]
+    assert digests({"w": jnp.asarray(leaf)}).tolist() == [expected]
+
+
+def test_weights_that_are_not_finite_are_named():
+    weights = _weights("bfloat16")
+    assert check(weights).non_finite == ()
+    for value in (jnp.nan, jnp.inf, -jnp.inf):
+        weights["b.bias"] = weights["b.bias"].at[3].set(value)
+        assert check(weights).non_finite == ("b.bias",)
 
 
 @given(st.sampled_from(["float32", "bfloat16"]), st.integers(0, 95), st.integers(0, 15))

@@ -12,10 +12,11 @@ from acdc_jax.evolution.merge import (
     METHODS,
     MergeOptions,
     average,
-    merge_child,
-    merge_children,
     module_groups,
     tree,
+)
+from acdc_jax.evolution.merge import (
+    merge as merge_models,
 )
 from acdc_jax.evolution.merge.sparse import relative_ranks, trim
 
@@ -116,7 +117,7 @@ def test_equals_float64(merge, granularity):
     base, parents = related_weights(3)
     names, groups = module_groups(SHAPES, granularity)
     w = np.random.default_rng(0).uniform(0.1, 1.3, (3, len(names))).astype(np.float32)
-    merged = merge_child(merge, base, parents, jnp.asarray(w), KEY, groups)
+    merged = merge_models(base, parents, jnp.asarray(w), merge, key=KEY, groups=groups)
     expected = plain(merge, base, parents, w, groups)
     for path in SHAPES:
         np.testing.assert_allclose(merged[path], expected[path], rtol=1e-5, atol=5e-6)
@@ -143,7 +144,7 @@ def test_equals_mergekit(case):
             for name in ("base", "a", "b", case)
         )
     coefficients = jnp.array(w, jnp.float32)[:, None]
-    merged = merge_child(merge, base, [a, b], coefficients, KEY, dict.fromkeys(base, 0))
+    merged = merge_models(base, [a, b], coefficients, merge, key=KEY, groups=dict.fromkeys(base, 0))
     for path in base:
         np.testing.assert_allclose(merged[path], expected[path], rtol=1e-5, atol=1e-6)
         assert np.abs(expected[path] - base[path]).max() > 0.01
@@ -154,7 +155,7 @@ def test_bfloat16_rounds_once(merge):
     base, parents = related_weights(2, jnp.bfloat16, FEW)
     names, groups = module_groups(FEW, "module")
     w = np.random.default_rng(1).uniform(0.1, 1.3, (2, len(names))).astype(np.float32)
-    merged = merge_child(merge, base, parents, jnp.asarray(w), KEY, groups)
+    merged = merge_models(base, parents, jnp.asarray(w), merge, key=KEY, groups=groups)
     expected = plain(merge, base, parents, w, groups)
     for path in FEW:
         assert merged[path].dtype == jnp.bfloat16
@@ -171,7 +172,7 @@ def test_one_parent_comes_back_bit_for_bit(merge, dtype):
     names, groups = module_groups(SHAPES, "module")
     for row in (0, 1):
         w = jnp.zeros((2, len(names))).at[row].set(1)
-        merged = merge_child(merge, base, [parent, other], w, KEY, groups)
+        merged = merge_models(base, [parent, other], w, merge, key=KEY, groups=groups)
         for path in SHAPES:
             np.testing.assert_array_equal(merged[path], (parent, other)[row][path])
 
@@ -180,7 +181,7 @@ def test_one_parent_comes_back_bit_for_bit(merge, dtype):
 def test_without_coefficients_the_base_comes_back(merge):
     base, parents = related_weights(2, paths=FEW)
     _, groups = module_groups(FEW, "global")
-    merged = merge_child(merge, base, parents, jnp.zeros((2, 1)), KEY, groups)
+    merged = merge_models(base, parents, jnp.zeros((2, 1)), merge, key=KEY, groups=groups)
     for path in FEW:
         np.testing.assert_array_equal(merged[path], base[path])
 
@@ -190,7 +191,7 @@ def test_coefficients_that_cancel_keep_the_base():
     _, groups = module_groups(SHAPES, "global")
     for merge in (MergeOptions(), MergeOptions("model_stock")):
         w = jnp.array([[0.5], [-0.5]])
-        merged = merge_child(merge, base, parents, w, KEY, groups)
+        merged = merge_models(base, parents, w, merge, key=KEY, groups=groups)
         for path in SHAPES:
             np.testing.assert_array_equal(merged[path], base[path])
 
@@ -201,8 +202,8 @@ def test_a_parent_without_a_coefficient_has_no_influence(merge):
     _, groups = module_groups(FEW, "global")
     w = jnp.array([[0.8], [0.5], [0.0]])
     stranger = random_weights(77, paths=FEW)
-    merged = merge_child(merge, base, [*parents[:2], stranger], w, KEY, groups)
-    expected = merge_child(merge, base, parents[:2], w[:2], KEY, groups)
+    merged = merge_models(base, [*parents[:2], stranger], w, merge, key=KEY, groups=groups)
+    expected = merge_models(base, parents[:2], w[:2], merge, key=KEY, groups=groups)
     for path in FEW:
         np.testing.assert_allclose(merged[path], expected[path], rtol=1e-6, atol=1e-6)
 
@@ -223,7 +224,9 @@ def test_drops_are_unbiased_and_elected_as_defined(merge):
 
     # What each parent's task vector was multiplied by: 0 or one over its probability.
     def factors(key, p):
-        one = merge_child(alone, base, parents, jnp.zeros((2, 1)).at[p].set(1), key, groups)
+        one = merge_models(
+            base, parents, jnp.zeros((2, 1)).at[p].set(1), alone, key=key, groups=groups
+        )
         return np.asarray(one[path] - base[path]) / taus[p]
 
     found = np.stack([factors(KEY, 0), factors(KEY, 1)])
@@ -233,7 +236,7 @@ def test_drops_are_unbiased_and_elected_as_defined(merge):
     assert 0.3 < kept.mean() < 0.7
     assert (kept[0] != kept[1]).any()
 
-    merged = merge_child(merge, base, parents, w, KEY, groups)
+    merged = merge_models(base, parents, w, merge, key=KEY, groups=groups)
     expected = plain_merge(
         merge.method,
         base[path],
@@ -245,11 +248,8 @@ def test_drops_are_unbiased_and_elected_as_defined(merge):
     np.testing.assert_allclose(merged[path], expected, rtol=1e-4, atol=1e-4)
 
     n = 2_000
-    copies = [{path: jnp.broadcast_to(x[path], (n, 16, 8))} for x in parents]
     keys = jax.random.split(jax.random.key(3), n)
-    many = merge_children(
-        alone, base, copies, jnp.broadcast_to(jnp.eye(2)[:1, :, None], (n, 2, 1)), keys, groups
-    )
+    many = jax.vmap(lambda key: merge_models(base, parents, [1, 0], alone, key=key))(keys)
     kept = np.asarray(many[path] != base[path][None]).mean(axis=0)
     np.testing.assert_allclose(kept, keep[0], atol=5 * 0.5 / np.sqrt(n))
 
@@ -276,12 +276,12 @@ def test_a_base_without_a_share_is_not_read(merge):
     base, parents = related_weights(2, paths=FEW)
     w = jax.random.uniform(jax.random.key(9), (2, 1), minval=0.1)
     groups = dict.fromkeys(FEW, 0)
-    merged = merge_child(merge, base, parents, w, KEY, groups)
+    merged = merge_models(base, parents, w, merge, key=KEY, groups=groups)
     unknown = {path: jnp.full_like(leaf, jnp.nan) for path, leaf in base.items()}
-    child = merge_child(merge, unknown, parents, w, KEY, groups)
+    child = merge_models(unknown, parents, w, merge, key=KEY, groups=groups)
     for path in FEW:
         with_it = average.average(
-            merge, [base[path]], [[parent[path]] for parent in parents], w, base_counts=True
+            merge, [base[path]], [[parent[path]] for parent in parents], w, reads_base=True
         )
         np.testing.assert_array_equal(child[path], merged[path])
         np.testing.assert_allclose(child[path], with_it[0], rtol=1e-6, atol=1e-7)
@@ -294,24 +294,11 @@ def test_coefficients_that_cancel_out_keep_the_base(merge):
     base, parents = related_weights(2, paths=FEW)
     for w in ([[0.0], [0.0]], [[0.25], [-0.25]]):
         assert average.needs_base(merge, np.array(w, np.float32))
-    merged = merge_child(merge, base, parents, jnp.zeros((2, 1)), KEY, dict.fromkeys(FEW, 0))
+    merged = merge_models(
+        base, parents, jnp.zeros((2, 1)), merge, key=KEY, groups=dict.fromkeys(FEW, 0)
+    )
     for path in FEW:
         np.testing.assert_array_equal(merged[path], base[path])
-
-
-@pytest.mark.parametrize("merge", EACH, ids=str)
-def test_children_equal_single_merges(merge):
-    base = random_weights(0, paths=FEW)
-    parents = [random_weights(seed, leading=(3,), paths=FEW) for seed in (1, 2, 3)]
-    names, groups = module_groups(FEW, "module")
-    w = jax.random.uniform(jax.random.key(9), (3, 3, len(names)), minval=0.1)
-    keys = jax.random.split(KEY, 3)
-    children = merge_children(merge, base, parents, w, keys, groups)
-    for c in (0, 2):
-        row = [{path: leaf[c] for path, leaf in parent.items()} for parent in parents]
-        single = merge_child(merge, base, row, w[c], keys[c], groups)
-        for path in FEW:
-            np.testing.assert_allclose(children[path][c], single[path], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("merge", DRAWN[:1], ids=str)
@@ -320,9 +307,9 @@ def test_a_draw_depends_on_its_own_path_and_key_alone(merge):
     path = FEW[0]
     only = {path: base[path]}, [{path: parent[path]} for parent in parents]
     groups, w = dict.fromkeys(FEW, 0), jnp.ones((2, 1))
-    whole = merge_child(merge, base, parents, w, KEY, groups)
-    alone = merge_child(merge, *only, w, KEY, {path: 0})
-    other = merge_child(merge, *only, w, jax.random.key(12), {path: 0})
+    whole = merge_models(base, parents, w, merge, key=KEY, groups=groups)
+    alone = merge_models(*only, w, merge, key=KEY, groups={path: 0})
+    other = merge_models(*only, w, merge, key=jax.random.key(12), groups={path: 0})
     np.testing.assert_array_equal(whole[path], alone[path])
     assert not np.array_equal(other[path], alone[path])
 
@@ -332,7 +319,7 @@ def test_missing_weight_is_named():
     _, groups = module_groups(SHAPES, "global")
     del parent["norm.weight"]
     with pytest.raises(ValueError, match=r"'norm\.weight' is missing"):
-        merge_child(MergeOptions(), base, [parent], jnp.ones((1, 1)), KEY, groups)
+        merge_models(base, [parent], jnp.ones((1, 1)), MergeOptions(), key=KEY, groups=groups)
 
 
 @pytest.mark.parametrize(
@@ -357,39 +344,53 @@ def test_impossible_merges_are_refused(values, message):
 
 @pytest.mark.parametrize("merge", EACH, ids=str)
 def test_sharding_in_is_sharding_out(merge):
-    devices = np.array(jax.devices()[:4]).reshape(2, 2)
-    mesh = Mesh(devices, ("pop", "model"), axis_types=(AxisType.Auto,) * 2)
+    mesh = Mesh(np.array(jax.devices()), ("model",), axis_types=(AxisType.Auto,))
 
-    def put(tree, *leading):
+    def put(tree):
+        # Split across its rows (as gate and up are), and whole.
         def place(leaf):
-            split = ("model",) if leaf.ndim > len(leading) + 1 else ()
-            return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(*leading, *split)))
+            split = ("model",) if leaf.ndim > 1 else ()
+            return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(*split)))
 
         return {path: place(leaf) for path, leaf in tree.items()}
 
-    # Split across its rows (as gate and up are), and whole.
-    base, *parents = (random_weights(s, leading=(4,) * (s > 0), paths=FEW) for s in range(3))
+    base, parents = related_weights(2, paths=FEW)
     names, groups = module_groups(FEW, "module")
-    w = jax.random.uniform(jax.random.key(9), (4, 2, len(names)), minval=0.1)
-    keys = jax.random.split(KEY, 4)
-    whole = merge_children(merge, base, parents, w, keys, groups)
-    placed = [put(parent, "pop") for parent in parents]
-    rows = NamedSharding(mesh, PartitionSpec("pop"))
-    w, keys = jax.device_put(w, rows), jax.device_put(keys, rows)
-    children = merge_children(merge, put(base), placed, w, keys, groups)
-    for path, child in children.items():
-        assert child.sharding.is_equivalent_to(placed[0][path].sharding, child.ndim), path
-        np.testing.assert_allclose(child, whole[path], rtol=1e-5, atol=1e-5)
+    w = np.random.default_rng(9).uniform(0.1, 1, (2, len(names)))
+    whole = merge_models(base, parents, w, merge, key=KEY, groups=groups)
+    child = merge_models(put(base), [*map(put, parents)], w, merge, key=KEY, groups=groups)
+    for path, placed in put(base).items():
+        assert child[path].sharding.is_equivalent_to(placed.sharding, placed.ndim), path
+        np.testing.assert_allclose(child[path], whole[path], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("merge", "expected"), [(MergeOptions("slerp"), 1), (EACH[3], 5)], ids=str)
-def test_generations_share_compilations(merge, expected):
+def test_children_share_compilations(merge, expected):
     """Averages compile once; the others once per shape."""
     base = random_weights(0)
-    before = tree._many._cache_size()
+    before = tree._merge_leaves_jit._cache_size()
     for seed in (1, 2, 3):
         names, groups = module_groups(SHAPES, "layer")
-        parents = [random_weights(seed, leading=(2,)), random_weights(seed + 9, leading=(2,))]
-        w = np.full((2, 2, len(names)), seed / 3, np.float32)
-        merge_children(merge, base, parents, w, jax.random.split(KEY, 2), groups)
-    assert tree._many._cache_size() == before + expected
+        parents = [random_weights(seed), random_weights(seed + 9)]
+        w = np.full((2, len(names)), seed / 3, np.float32)
+        merge_models(base, parents, w, merge, key=KEY, groups=groups)
+    assert tree._merge_leaves_jit._cache_size() == before + expected
+
+
+def test_any_tree_merges_with_one_coefficient_per_parent():
+    base = {"layers": [{"up": jnp.ones(3)}, {"up": jnp.zeros(3)}]}
+    parents = [
+        {"layers": [{"up": jnp.full(3, 1 + shift)}, {"up": jnp.full(3, shift)}]}
+        for shift in (1.0, 2.0)
+    ]
+    child = merge_models(base, parents, [0.5, 0.5], MergeOptions(normalise=False))
+    np.testing.assert_array_equal(child["layers"][0]["up"], np.full(3, 2.5))
+    np.testing.assert_array_equal(child["layers"][1]["up"], np.full(3, 1.5))
+
+
+def test_wrong_arguments_are_named():
+    base, parents = related_weights(2, paths=FEW)
+    with pytest.raises(ValueError, match="3 coefficients do not fit 2 parents"):
+        merge_models(base, parents, [1, 1, 1])
+    with pytest.raises(ValueError, match="need a key"):
+        merge_models(base, parents, [1, 1], MergeOptions("dare_ties", density=0.5))

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from acdc_jax.evolution import mutate
+from acdc_jax.evolution import mutate as module
 from acdc_jax.evolution.mutate import (
     GaussianNoise,
     SVDNoise,
-    _mutate_leaves,
-    mutate_child,
-    mutate_children,
+    mutate,
     mutated_paths,
 )
 
@@ -54,7 +52,7 @@ def test_projections_only_unless_embeddings_are_asked_for(weights):
 @pytest.mark.parametrize("embeddings", [False, True])
 def test_only_selected_leaves_change(weights, kind, embeddings):
     mutation = replace(NOISE[kind], embeddings=embeddings)
-    after = mutate_child(weights, jax.random.key(1), mutation)
+    after = mutate(weights, jax.random.key(1), mutation)
     assert changed(weights, after) == mutated_paths(weights, embeddings=embeddings)
 
 
@@ -62,7 +60,7 @@ def test_only_selected_leaves_change(weights, kind, embeddings):
 @pytest.mark.parametrize("rank", [5, 64])
 def test_svd_noise_equals_numpy(weights, relative, rank):
     key = jax.random.key(3)
-    after = mutate_child(weights, key, SVDNoise(6.0, rank, relative))
+    after = mutate(weights, key, SVDNoise(6.0, rank, relative))
     clipped = False
     for path in PROJECTIONS:
         u, sigma, vt = np.linalg.svd(np.asarray(weights[path], np.float64), full_matrices=False)
@@ -81,7 +79,7 @@ def test_svd_noise_equals_numpy(weights, relative, rank):
 
 
 def test_zero_scale_changes_nothing(weights):
-    after = mutate_child(weights, jax.random.key(0), SVDNoise(0.0, 4, embeddings=True))
+    after = mutate(weights, jax.random.key(0), SVDNoise(0.0, 4, embeddings=True))
     assert changed(weights, after) == ()
 
 
@@ -90,7 +88,7 @@ def test_gaussian_noise_has_its_scale(relative):
     weight = 3 * jax.random.normal(jax.random.key(0), (300, 200))
     path = "layers.0.mlp.up.weight"
     mutation = GaussianNoise(0.2, relative=relative)
-    after = mutate_child({path: weight}, jax.random.key(1), mutation)
+    after = mutate({path: weight}, jax.random.key(1), mutation)
     noise = np.asarray(after["layers.0.mlp.up.weight"] - weight)
     expected = 0.2 * np.sqrt(np.mean(np.square(np.asarray(weight)))) if relative else 0.2
     assert np.std(noise) == pytest.approx(expected, rel=0.02)
@@ -102,12 +100,12 @@ def test_a_draw_does_not_depend_on_other_leaves(weights, kind):
     mutation = NOISE[kind]
     alone = {PROJECTIONS[1]: weights[PROJECTIONS[1]]}
     np.testing.assert_array_equal(
-        mutate_child(weights, jax.random.key(1), mutation)[PROJECTIONS[1]],
-        mutate_child(alone, jax.random.key(1), mutation)[PROJECTIONS[1]],
+        mutate(weights, jax.random.key(1), mutation)[PROJECTIONS[1]],
+        mutate(alone, jax.random.key(1), mutation)[PROJECTIONS[1]],
     )
-    other = mutate_child(weights, jax.random.key(2), mutation)
+    other = mutate(weights, jax.random.key(2), mutation)
     assert not np.array_equal(
-        other[PROJECTIONS[1]], mutate_child(alone, jax.random.key(1), mutation)[PROJECTIONS[1]]
+        other[PROJECTIONS[1]], mutate(alone, jax.random.key(1), mutation)[PROJECTIONS[1]]
     )
 
 
@@ -116,28 +114,21 @@ def test_bfloat16_is_kept_and_rounded_once(weights, kind):
     stored = {path: leaf.astype(jnp.bfloat16) for path, leaf in weights.items()}
     exact = {path: leaf.astype(jnp.float32) for path, leaf in stored.items()}
     mutation = NOISE[kind]
-    after = mutate_child(stored, jax.random.key(1), mutation)
-    reference = mutate_child(exact, jax.random.key(1), mutation)
+    after = mutate(stored, jax.random.key(1), mutation)
+    reference = mutate(exact, jax.random.key(1), mutation)
     for path in weights:
         assert after[path].dtype == jnp.bfloat16
         np.testing.assert_array_equal(after[path], reference[path].astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("kind", ["svd", "gaussian"])
-def test_children_are_single_mutations_and_compile_once_per_shape(weights, kind):
-    mutation = NOISE[kind]
+def test_weights_of_one_shape_share_a_program_and_no_noise(weights, kind):
+    mutation = replace(NOISE[kind], scale=0.123)  # compiled here
     twin = {"layers.1.attention.q.weight": weights[PROJECTIONS[0]]}
-    children = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), weights | twin)
-    before = _mutate_leaves._cache_size()
+    before = module._mutate._cache_size()
     for seed in (4, 5):
-        keys = jax.random.split(jax.random.key(seed), 2)
-        after = mutate_children(children, keys, mutation)
-    assert _mutate_leaves._cache_size() == before + 2
-    for c in range(2):
-        single = mutate_child(weights | twin, keys[c], mutation)
-        for path in single:
-            np.testing.assert_allclose(after[path][c], single[path], atol=1e-5)
-    assert not np.array_equal(after[PROJECTIONS[0]][0], after[PROJECTIONS[0]][1])
+        after = mutate(weights | twin, jax.random.key(seed), mutation)
+    assert module._mutate._cache_size() == before + 2
     assert not np.array_equal(after[PROJECTIONS[0]], after["layers.1.attention.q.weight"])
 
 
@@ -157,7 +148,7 @@ def test_the_randomised_mutation_is_statistically_the_exact_one(shape, power):
     weight, u, sigma, vt = decaying(*shape, power)
     mutation = SVDNoise(0.25, rank, decomposition="randomised")
     assert SVDNoise(0.25, rank).randomises(weight)
-    step = mutate_child({path: jnp.asarray(weight)}, jax.random.key(1), mutation)[path] - weight
+    step = mutate({path: jnp.asarray(weight)}, jax.random.key(1), mutation)[path] - weight
     step = np.asarray(step, np.float64)
 
     # Its singular values are the draws, |σ' - σ|, as if the exact σ had been perturbed.
@@ -180,7 +171,7 @@ def test_the_randomised_mutation_is_statistically_the_exact_one(shape, power):
 
     # The perturbed spectrum is the exact mutation's.
     exact = SVDNoise(0.25, rank, decomposition="exact")
-    other = mutate_child({path: jnp.asarray(weight)}, jax.random.key(1), exact)[path]
+    other = mutate({path: jnp.asarray(weight)}, jax.random.key(1), exact)[path]
     ours, theirs = (np.linalg.svd(x, compute_uv=False) for x in (weight + step, np.asarray(other)))
     np.testing.assert_allclose(ours[:rank], theirs[:rank], rtol=0.03)
 
@@ -191,23 +182,18 @@ def test_what_a_gram_matrix_cannot_show_is_left_alone():
     mutation = SVDNoise(0.1, 64, decomposition="randomised")
     path = "layers.0.mlp.up.weight"
     weights = {path: jnp.asarray(weight, jnp.float32)}
-    after = mutate_child(weights, jax.random.key(0), mutation)
+    after = mutate(weights, jax.random.key(0), mutation)
     assert np.isfinite(after[path]).all()
     assert np.linalg.matrix_rank(np.asarray(after[path], np.float64), tol=1e-3) == 20
 
 
-def test_children_and_child_draw_alike_when_randomised():
-    path = "layers.0.mlp.up.weight"
-    weight = jnp.stack([jnp.asarray(decaying(150, 120, 0.5, seed)[0]) for seed in (0, 1)])
-    mutation = SVDNoise(0.2, 16)
-    assert mutation.randomises(weight)
-    keys = jax.random.split(jax.random.key(0), 2)
-    children = mutate_children({path: weight}, keys, mutation)
-    for c in range(2):
-        child = mutate_child({path: weight[c]}, keys[c], mutation)
-        np.testing.assert_allclose(children[path][c], child[path], atol=1e-4)
-    donated = mutate_child({path: weight[0] + 0}, keys[0], mutation, donate=True)
-    np.testing.assert_allclose(donated[path], children[path][0], atol=1e-4)
+@pytest.mark.parametrize("kind", ["svd", "gaussian"])
+def test_donation_changes_no_bit(kind):
+    path, mutation = "layers.0.mlp.up.weight", replace(NOISE[kind], scale=0.2)
+    weight = jnp.asarray(decaying(150, 120, 0.5)[0])
+    kept = mutate({path: weight}, jax.random.key(0), mutation)[path]
+    donated = mutate({path: weight + 0}, jax.random.key(0), mutation, donate=True)[path]
+    np.testing.assert_array_equal(donated, kept)
 
 
 def test_groups_of_leaves_equal_single_leaves(monkeypatch):
@@ -215,11 +201,11 @@ def test_groups_of_leaves_equal_single_leaves(monkeypatch):
     names = [f"layers.{i}.mlp.up.weight" for i in range(3)]
     weights = {name: jnp.asarray(decaying(150, 120, 0.5, i)[0]) for i, name in enumerate(names)}
     mutation = SVDNoise(0.2, 16)
-    single = mutate_child(weights, jax.random.key(0), mutation)
-    monkeypatch.setattr(mutate, "_on_cpu", lambda weight: False)
-    monkeypatch.setattr(mutate, "_GROUP_BYTES", 2 * 4 * 120**2)
-    assert [len(group) for group in mutate._groups(weights, mutation)] == [2, 1]
-    together = mutate_child(weights, jax.random.key(0), mutation)
+    single = mutate(weights, jax.random.key(0), mutation)
+    monkeypatch.setattr(module, "_on_cpu", lambda weight: False)
+    monkeypatch.setattr(module, "_BATCH_BYTES", 2 * 4 * 120**2)
+    assert [len(batch) for batch in module._batches(weights, mutation)] == [2, 1]
+    together = mutate(weights, jax.random.key(0), mutation)
     for name in names:
         np.testing.assert_allclose(together[name], single[name], atol=1e-4)
 
@@ -233,12 +219,12 @@ def test_a_sharded_weight_is_mutated_where_it_lies(shape, spec):
     mesh = Mesh(np.array(jax.devices()[:4]), ("model",), axis_types=(AxisType.Auto,))
     weight = jnp.asarray(decaying(*shape, 0.5)[0])
     placed = jax.device_put(weight, NamedSharding(mesh, PartitionSpec(*spec)))
-    whole = mutate_child({path: weight}, jax.random.key(0), mutation)[path]
-    after = mutate_child({path: placed}, jax.random.key(0), mutation)[path]
+    whole = mutate({path: weight}, jax.random.key(0), mutation)[path]
+    after = mutate({path: placed}, jax.random.key(0), mutation)[path]
     assert after.sharding.is_equivalent_to(placed.sharding, 2)
     np.testing.assert_allclose(after, whole, atol=1e-4)
     # No device is sent the whole weight: what is exchanged is no larger than the Gram matrix.
-    lowered = mutate._mutate_one.lower(placed, jax.random.key(0), np.uint32(0), mutation)
+    lowered = module._mutate.lower(placed, jax.random.key(0), np.uint32(0), mutation)
     gathered = re.findall(r"= (\S+) all-gather\(", lowered.compile().as_text())
     assert not [found for found in gathered if f"[{shape[0]},{shape[1]}]" in found]
 
@@ -246,26 +232,15 @@ def test_a_sharded_weight_is_mutated_where_it_lies(shape, spec):
 def test_a_population_in_place_of_a_model_is_refused(weights):
     children = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), weights)
     with pytest.raises(ValueError, match="not a matrix"):
-        mutate_child(children, jax.random.key(0), SVDNoise())
+        mutate(children, jax.random.key(0), SVDNoise())
 
 
-@pytest.mark.parametrize("kind", ["svd", "gaussian"])
-def test_sharding_in_is_sharding_out(weights, kind):
-    devices = np.array(jax.devices()[:4]).reshape(2, 2)
-    mesh = Mesh(devices, ("pop", "model"), axis_types=(AxisType.Auto,) * 2)
-    mutation = NOISE[kind]
-    keys = jax.random.split(jax.random.key(5), 2)
-    children = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), weights)
-    placed = {}
-    for path, leaf in children.items():
-        spec = PartitionSpec("pop", "model") if leaf.ndim == 3 else PartitionSpec("pop")
-        placed[path] = jax.device_put(leaf, NamedSharding(mesh, spec))
-    placed_keys = jax.device_put(keys, NamedSharding(mesh, PartitionSpec("pop")))
-    after = mutate_children(placed, placed_keys, mutation)
-    plain = mutate_children(children, keys, mutation)
-    for path, leaf in after.items():
-        assert leaf.sharding.is_equivalent_to(placed[path].sharding, leaf.ndim), path
-        np.testing.assert_allclose(leaf, plain[path], atol=1e-5)
+def test_any_tree_is_mutated(weights):
+    flat = mutate(weights, jax.random.key(0), NOISE["gaussian"])
+    nested = {"layers": {"0": {"mlp": {"down": {"weight": weights[PROJECTIONS[1]]}}}}}
+    after = mutate(nested, jax.random.key(0), NOISE["gaussian"])
+    leaf = after["layers"]["0"]["mlp"]["down"]["weight"]
+    np.testing.assert_array_equal(leaf, flat[PROJECTIONS[1]])
 
 
 @pytest.mark.parametrize(
@@ -289,4 +264,4 @@ def test_impossible_noise_is_refused(noise, values, message):
 def test_a_randomised_decomposition_that_does_not_fit_is_refused(weights):
     mutation = SVDNoise(rank=8, decomposition="randomised")
     with pytest.raises(ValueError, match="lower the rank"):
-        mutate_child(weights, jax.random.key(0), mutation)
+        mutate(weights, jax.random.key(0), mutation)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from acdc_jax.evolution.merge import MergeOptions
-from acdc_jax.evolution.mutate import GaussianNoise, SVDNoise, mutate_child
+from acdc_jax.evolution.mutate import GaussianNoise, SVDNoise, mutate
 from acdc_jax.evolution.recipe import Recipe, key_words
 
 
@@ -42,8 +42,8 @@ def test_json_keeps_every_bit(recipe):
 def test_a_recipe_repeats_its_mutation(recipe):
     again = Recipe.from_json(json.loads(json.dumps(recipe.to_json())))
     weights = {"layers.0.mlp.up.weight": jnp.arange(12, dtype=jnp.float32).reshape(3, 4)}
-    once = mutate_child(weights, jax.random.key(2**40), SVDNoise(scale=0.1, rank=3))
-    twice = mutate_child(weights, again.prng_key(), again.mutation)
+    once = mutate(weights, jax.random.key(2**40), SVDNoise(scale=0.1, rank=3))
+    twice = mutate(weights, again.prng_key(), again.mutation)
     np.testing.assert_array_equal(*[w["layers.0.mlp.up.weight"] for w in (once, twice)])
 
 

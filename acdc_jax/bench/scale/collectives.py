@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from acdc_jax.bench.decode import step_settings
-from acdc_jax.evolution.merge import MergeOptions, merge_child, module_groups
+from acdc_jax.evolution.merge import MergeOptions, merge, module_groups
 from acdc_jax.evolution.mutate import SVDNoise, mutate_leaf, mutated_paths
 from acdc_jax.inference import steps
 from acdc_jax.inference.steps import Prompts
@@ -98,13 +98,13 @@ def lower_programs(
 
     halves: Any = np.full((2, len(names)), 0.5, np.float32)
 
-    def merge(base: Any, parents: Any, key: jax.Array) -> Any:
-        return merge_child(MergeOptions(), base, parents, halves, key, groups)
+    def merge_halves(base: Any, parents: Any, key: jax.Array) -> Any:
+        return merge(base, parents, halves, MergeOptions(), key=key, groups=groups)
 
     programs = {
         "decode": steps.decode.lower(settings, shapes, state, array(1, slots, dtype=jnp.bool_)),
         "prefill": steps.prefill.lower(settings, shapes, state, prompts, key),
-        "merge": jax.jit(merge, out_shardings=_shardings(shapes)).lower(
+        "merge": jax.jit(merge_halves, out_shardings=_shardings(shapes)).lower(
             shapes, (shapes, shapes), key
         ),
     }

@@ -132,16 +132,14 @@ def _time_breeding(
 ) -> Iterator[str | Figure]:
     """Time all children, on groups of one device; then one child, sharded over all devices."""
     for axis, children in (("pop", config.run.children), ("model", 1)):
-        one_device: dict[str, float] = {}
+        one_device: float | None = None
         for count in counts:
             spec, start = f"{axis}:{count}", time.perf_counter()
-            parts = breeding_seconds(config, model, spec, count, children)
+            seconds = breeding_seconds(config, model, spec, count, children)
             yield f"operators on {spec}: {time.perf_counter() - start:.1f} s in all"
-            one_device = parts if count == 1 else one_device
+            one_device = seconds if count == 1 else one_device
             least = children * MERGE_STREAMS * weight_bytes(model) / count / limits.copy
-            for part, seconds in parts.items():
-                scaling = f"{one_device[part] / seconds:.2f} ×" if one_device else ""
-                limit = f"{least:.3f} s: copy" if part == "merge" else ""
-                what = f"{children} {'child' if children == 1 else 'children'} made, {part}"
-                yield Figure(what, spec, f"{seconds:.3f} s", scaling, limit)
+            scaling = f"{one_device / seconds:.2f} ×" if one_device else ""
+            what = f"{children} {'child' if children == 1 else 'children'} bred"
+            yield Figure(what, spec, f"{seconds:.3f} s", scaling, f"{least:.3f} s: copy of a merge")
             gc.collect()

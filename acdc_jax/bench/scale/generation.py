@@ -51,7 +51,7 @@ from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.scientist import Scientist
 from acdc_jax.tasks.task import CheckedDraft, Rejection
 
-_PARTS = ("store", "merge", "mutate", "check", "decode", "scoring")  # as in the run's metrics
+_PARTS = ("store", "breed", "decode", "scoring")  # as in the run's metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,7 +327,7 @@ def figures(
     if one_device is not None:
         scaling = f"{one_device / wall:.2f} ×, {one_device / wall / mesh.devices:.0%}"
     least = {
-        "merge": f"{children_of_group * MERGE_STREAMS * size / limits.copy:.2f} s: copy",
+        "breed": f"{children_of_group * MERGE_STREAMS * size / limits.copy:.2f} s: copy",
         "store": f"{children_of_group * 2 * size / limits.link:.2f} s: link, parents",
     }
     return [

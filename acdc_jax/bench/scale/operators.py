@@ -11,9 +11,8 @@ from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.params import Params
-from acdc_jax.runtime.breed import make_child, member_id, propose_children
+from acdc_jax.runtime.breed import breed_child, member_id, propose_children
 from acdc_jax.runtime.setup import make_operators
-from acdc_jax.runtime.timer import Timer
 from acdc_jax.sharding import make_mesh
 
 _PARENTS = (member_id(0, 0), member_id(0, 1))
@@ -21,7 +20,7 @@ _PARENTS = (member_id(0, 0), member_id(0, 1))
 
 def breeding_seconds(
     config: Config, model: ModelConfig, spec: str, devices: int, children: int
-) -> dict[str, float]:
+) -> float:
     """Time the breeding of children whose parents are on the devices, without compilation.
 
     Args:
@@ -32,12 +31,11 @@ def breeding_seconds(
         children: Number of children of all groups together.
 
     Returns:
-        Wall seconds of all children as "all", and those of each part, averaged over the groups.
+        Wall seconds of all children.
     """
     groups = DeviceGroups.of_mesh(make_mesh(spec, jax.devices()[:devices]))
     bases, *parents = (_random_copies(groups, model, seed) for seed in range(3))
     operators = make_operators(config, model, len(_PARENTS))
-    timers = {group.index: Timer() for group in groups.local}
 
     def breed(names: list[str]) -> float:
         recipes = propose_children(
@@ -45,14 +43,12 @@ def breeding_seconds(
         ).recipes
 
         def breed_share(group: DeviceGroup) -> None:
-            timer = timers[group.index] = Timer()
             for recipe in groups.share(group, recipes):
-                make_child(
+                breed_child(
                     recipe,
                     bases[group.index],
                     [copies[group.index] for copies in parents],
                     operators.group_of,
-                    timer.lap,
                 )
 
         start = time.perf_counter()
@@ -60,12 +56,7 @@ def breeding_seconds(
         return time.perf_counter() - start
 
     breed([member_id(1, c) for c in range(groups.count)])  # compiles
-    wall = breed([member_id(1, c) for c in range(children)])
-    parts = {
-        part: sum(timer.seconds(part) for timer in timers.values()) / len(timers)
-        for part in ("merge", "mutate", "check")
-    }
-    return {"all": wall, **parts}
+    return breed([member_id(1, c) for c in range(children)])
 
 
 def _random_copies(groups: DeviceGroups, model: ModelConfig, seed: int) -> list[Params]:

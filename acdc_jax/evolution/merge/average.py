@@ -29,12 +29,12 @@ _CANCELLED = (
 
 
 def average(
-    merge: MergeOptions,
+    options: MergeOptions,
     base: Sequence[jax.Array],
     parents: Sequence[Sequence[jax.Array]],
     coefficients: jax.Array,
     *,
-    base_counts: bool = True,
+    reads_base: bool = True,
 ) -> tuple[jax.Array, ...]:
     """Merges weights; float32 inside, rounded once to the base's dtype.
 
@@ -42,19 +42,19 @@ def average(
     compiled, hundreds of times.
 
     Args:
-        merge: A method that averages.
+        options: A method that averages.
         base: θ₀, W arrays.
         parents: P sequences of arrays shaped like them.
         coefficients: [P, W] float32.
-        base_counts: From `needs_base`; False saves a stream through memory.
+        reads_base: From `needs_base`; False saves a stream through memory.
 
     Returns:
         The child's weights.
     """
     rows = coefficients.T
-    if merge.method == "linear":
-        rest, shares = jax.vmap(partial(_linear, normalise=merge.normalise))(rows)
-    elif merge.method == "slerp":
+    if options.method == "linear":
+        rest, shares = jax.vmap(partial(_linear, normalise=options.normalise))(rows)
+    elif options.method == "slerp":
         exact = [[parent[i].astype(jnp.float32) for parent in parents] for i in range(len(base))]
         rest, shares = jax.vmap(_slerp)(jnp.stack([_products(each) for each in exact]), rows)
     else:
@@ -66,19 +66,19 @@ def average(
 
     def combine(i: int) -> jax.Array:
         terms = [shares[i, p] * parent[i].astype(jnp.float32) for p, parent in enumerate(parents)]
-        if base_counts:
+        if reads_base:
             terms = [rest[i] * base[i].astype(jnp.float32), *terms]
         return reduce(add, terms).astype(base[i].dtype)
 
     return tuple(combine(i) for i in range(len(base)))
 
 
-def needs_base(merge: MergeOptions, coefficients: npt.NDArray[np.float32]) -> bool:
+def needs_base(options: MergeOptions, coefficients: npt.NDArray[np.float32]) -> bool:
     """Whether θ₀ has a share in merges by these coefficients [..., P, G], on the host.
 
     Normalised merges and slerp are sums of parents alone, except where coefficients cancel out.
     """
-    if not merge.normalise or merge.method == "model_stock":
+    if not (options.averages and options.normalise) or options.method == "model_stock":
         return True
     total, size = coefficients.sum(-2), np.abs(coefficients).sum(-2)
     return bool((np.abs(total) <= _CANCELLED * size).any())

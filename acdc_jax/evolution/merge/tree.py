@@ -1,145 +1,126 @@
-"""Merging whole weight trees: one child, or all children of a generation.
+"""Merging whole weight trees.
 
 Methods that average are one program over the whole tree, a stream through memory. The others are
-one call per weight, which bounds memory by one weight's temporaries, and one compilation per shape.
+one program per weight, which bounds memory by one weight's temporaries, and one compilation per
+shape.
 """
 
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jaxtyping import ArrayLike, Float, Key
 
 from acdc_jax.evolution.merge.average import average, needs_base
 from acdc_jax.evolution.merge.options import MergeOptions
 from acdc_jax.evolution.merge.sparse import sparse
-from acdc_jax.params import Params
+from acdc_jax.params import Tree, named_leaves, path_hashes
 
 Leaves = tuple[jax.Array, ...]
+_LINEAR = MergeOptions()
 
 
-def merge_child(
-    merge: MergeOptions,
-    base: Params,
-    parents: Sequence[Params],
-    coefficients: jax.Array,
-    key: jax.Array,
-    groups: Mapping[str, int],
-) -> Params:
-    """Merges one child. Arithmetic is float32 and rounds once, to the base's dtype.
+def merge(
+    base: Tree,
+    parents: Sequence[Tree],
+    weights: Sequence[float] | Float[ArrayLike, " P"] | Float[ArrayLike, "P G"],
+    options: MergeOptions = _LINEAR,
+    *,
+    key: Key[jax.Array, ""] | None = None,
+    groups: Mapping[str, int] | None = None,
+) -> Tree:
+    """Merge models into a child. Arithmetic is float32 and rounds once, to the base's dtype.
 
     Args:
-        merge: How.
-        base: Params θ₀.
-        parents: P trees with the base's paths and shapes. A parent with coefficient 0 counts for
-            nothing as long as its weights are finite.
-        coefficients: [P, G] float32. A group whose coefficients are all 0 keeps θ₀.
-        key: Typed PRNG key. Every path and parent draws from its own part of it.
-        groups: Index into G of each path, from `module_groups`.
+        base: θ₀, any pytree of arrays.
+        parents: P trees with the base's structure and shapes. A parent with coefficient 0 has no
+            influence if its weights are finite.
+        weights: The parents' coefficients, one per parent [P] or one per parent and merge group
+            [P, G]. A group whose coefficients are all 0 keeps θ₀.
+        options: The method and its settings.
+        key: PRNG key of methods that drop entries at random. Every path and parent draws from its
+            own part of it.
+        groups: Dotted path of each leaf → its merge group; see `module_groups`. By default all
+            leaves are in group 0.
 
     Returns:
         The child's weights, in the base's dtypes, sharded like the base.
 
     Raises:
-        ValueError: A tree lacks a path, or has one that the others do not have.
+        ValueError: The trees differ in structure, `weights` does not fit the parents and groups, or
+            the method needs a key.
     """
-    return _merge(_one, merge, base, parents, coefficients, key, groups)
-
-
-def merge_children(
-    merge: MergeOptions,
-    base: Params,
-    parents: Sequence[Params],
-    coefficients: jax.Array,
-    keys: jax.Array,
-    groups: Mapping[str, int],
-) -> Params:
-    """Merges all children of a generation: `merge_child` under `vmap`.
-
-    Args:
-        merge: How.
-        base: Params θ₀, without a leading axis.
-        parents: P trees whose leaves have a leading axis C: row c is the parent of child c.
-        coefficients: [C, P, G] float32.
-        keys: Typed PRNG keys, [C].
-        groups: As in `merge_child`.
-
-    Returns:
-        Weights with a leading axis C, sharded like the parents.
-
-    Raises:
-        ValueError: As in `merge_child`.
-    """
-    return _merge(_many, merge, base, parents, coefficients, keys, groups)
-
-
-def _merge(
-    merge_leaves: Callable[..., Leaves],
-    merge: MergeOptions,
-    base: Params,
-    parents: Sequence[Params],
-    coefficients: jax.Array,
-    key: jax.Array,
-    groups: Mapping[str, int],
-) -> Params:
-    for tree in (*parents, groups):
-        if odd := base.keys() ^ tree.keys():
+    named, unflatten = named_leaves(base)
+    others = [named_leaves(parent)[0] for parent in parents]
+    for tree in (*others, *([] if groups is None else [groups])):
+        if odd := named.keys() ^ tree.keys():
             raise ValueError(f"weight {min(odd)!r} is missing from a model that is to be merged")
-    paths = list(base)
-    # Of the others there is one program, which reads it.
-    base_counts = not merge.averages or needs_base(merge, np.asarray(coefficients))
-    merged: Params = {}
-    for batch in [paths] if merge.averages else [[path] for path in paths]:
-        leaves = merge_leaves(
-            merge,
-            base_counts,
-            tuple(base[path] for path in batch),
-            tuple(tuple(parent[path] for path in batch) for parent in parents),
+    coefficients = np.asarray(weights, np.float32)
+    coefficients = coefficients[:, None] if coefficients.ndim == 1 else coefficients
+    if len(coefficients) != len(others):
+        raise ValueError(f"{len(coefficients)} coefficients do not fit {len(others)} parents")
+    if key is None:
+        if options.drops:
+            raise ValueError(f"{options.method} merges drop entries at random: they need a key")
+        key = jax.random.key(0)  # which nothing draws from
+    reads_base = needs_base(options, coefficients)
+    paths = tuple(named)
+    merged: list[jax.Array] = []
+    for batch in [paths] if options.averages else [(path,) for path in paths]:
+        merged += _merge_leaves_jit(
+            options,
+            reads_base,
+            tuple(named[path] for path in batch),
+            tuple(tuple(parent[path] for path in batch) for parent in others),
             coefficients,
             key,
-            np.array([groups[path] for path in batch], np.int32),
-            # Not the path's position: a draw does not depend on which other weights there are.
-            np.array([zlib.crc32(path.encode()) for path in batch], np.uint32),
+            columns(batch, groups),
+            path_hashes(batch),
         )
-        merged.update(zip(batch, leaves, strict=True))
-    return merged
+    return unflatten(merged)
 
 
 def _merge_leaves(
-    merge: MergeOptions,
-    base_counts: bool,
-    base: Leaves,
-    parents: tuple[Leaves, ...],
+    options: MergeOptions,
+    reads_base: bool,
+    base: Sequence[jax.Array],
+    parents: Sequence[Sequence[jax.Array]],
     coefficients: jax.Array,
     key: jax.Array,
     columns: jax.Array,
     hashes: jax.Array,
 ) -> Leaves:
-    w = coefficients[:, columns]
-    if merge.averages:
-        return average(merge, base, parents, w, base_counts=base_counts)
-    return tuple(
-        sparse(merge, leaf, [p[i] for p in parents], w[:, i], jax.random.fold_in(key, hashes[i]))
-        for i, leaf in enumerate(base)
-    )
+    """Merge leaves of one child.
+
+    Args:
+        options: The method and its settings.
+        reads_base: From `needs_base`.
+        base: θ₀, W arrays.
+        parents: P sequences of arrays shaped like them.
+        coefficients: [P, G] float32.
+        key: PRNG key.
+        columns: Merge group of each leaf, [W] int32.
+        hashes: From `path_hashes`, [W] uint32.
+    """
+    with jax.named_scope("merge"):
+        w = coefficients[:, columns]
+        if options.averages:
+            return average(options, base, parents, w, reads_base=reads_base)
+        return tuple(
+            sparse(
+                options,
+                leaf,
+                [parent[i] for parent in parents],
+                w[:, i],
+                jax.random.fold_in(key, hashes[i]),
+            )
+            for i, leaf in enumerate(base)
+        )
 
 
-_one = jax.jit(_merge_leaves, static_argnums=(0, 1))
+_merge_leaves_jit = jax.jit(_merge_leaves, static_argnums=(0, 1))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _many(
-    merge: MergeOptions,
-    base_counts: bool,
-    base: Leaves,
-    parents: tuple[Leaves, ...],
-    coefficients: jax.Array,
-    keys: jax.Array,
-    columns: jax.Array,
-    hashes: jax.Array,
-) -> Leaves:
-    merge_leaves = partial(_merge_leaves, merge, base_counts)
-    children = jax.vmap(merge_leaves, in_axes=(None, 0, 0, 0, None, None))
-    merged: Leaves = children(base, parents, coefficients, keys, columns, hashes)
-    return merged
+def columns(paths: Sequence[str], groups: Mapping[str, int] | None) -> np.ndarray:
+    """Return the merge group of each path, [W] int32."""
+    return np.array([0 if groups is None else groups[path] for path in paths], np.int32)
