@@ -1,18 +1,27 @@
-"""Failures that a user can act on. Each is one line that names the thing and the remedy."""
+"""Errors that a user of the commands can act on: files, servers, run directories and flags.
+
+Each message is one line that names the thing, says what is wrong, and gives the remedy. Wrong
+arguments of library functions are ValueError or TypeError instead; `options.OptionError`, a
+ValueError, becomes a `ConfigError` where flags are parsed.
+"""
 
 
 class AcdcError(Exception):
-    """A failure with a one-line message for the user; the command exits with status 1."""
+    """Something outside the program failed; the command exits with status 1."""
 
 
 class ConfigError(AcdcError):
-    """A flag, or a combination of flags, that cannot work; the command exits with status 2."""
+    """A flag, or a combination of flags, cannot work; the command exits with status 2."""
 
 
 class Preempted(Exception):
-    """A run was told to end, and has: what is done is committed."""
+    """SIGTERM ended a run; every finished generation is committed.
 
-    def __init__(self, done: str, status: int = 0) -> None:
-        """`done` says what is committed, `status` what the command exits with."""
-        super().__init__(done)
+    Attributes:
+        status: Exit status of the command.
+    """
+
+    def __init__(self, committed: str, status: int = 0) -> None:
+        """Keep a message that says what is committed, and the exit status."""
+        super().__init__(committed)
         self.status = status

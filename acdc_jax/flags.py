@@ -186,17 +186,29 @@ def config_error(error: OptionError, kind: type[Any] | Section) -> ConfigError:
 
 
 def help_text(kinds: Sequence[type[Any] | Section]) -> str:
-    """Return every flag with its default and help, by section."""
+    """Return every flag with its default, choices and help, by section."""
     blocks = []
     for part in (part for kind in kinds for part in sections_of(kind).values()):
         lines = [part.title]
         for name, option in part.flags().items():
-            choices = choices_of(option.type)
-            text = option.help + (f" One of {', '.join(choices)}." if choices else "")
-            lines.append(f"  --{name}={write(option.default)}")
-            lines.append(textwrap.fill(text, 88, initial_indent=" " * 6, subsequent_indent=" " * 6))
+            switch = option.type is bool
+            flag = f"--[no]{name}" if switch else f"--{name}={_metavar(option.type)}"
+            default = "none" if option.default in (None, "", ()) else write(option.default)
+            resumable = "; may change on resume" if option.resumable else ""
+            lines.append(f"  {flag}  (default: {default}{resumable})")
+            lines += textwrap.wrap(
+                option.help, 88, initial_indent=" " * 6, subsequent_indent=" " * 6
+            )
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def _metavar(kind: Any) -> str:
+    """Return what a flag's value looks like, such as `N` or `a|b`."""
+    choices, several = "|".join(choices_of(kind)), typing.get_origin(not_none(kind)) is tuple
+    item = typing.get_args(not_none(kind))[0] if several else not_none(kind)
+    value = choices or {int: "N", float: "X"}.get(item, "TEXT")
+    return f"{value},…" if several else value
 
 
 # ------------------------------------------------------------------------------- values as texts
@@ -234,7 +246,12 @@ def read(text: str, kind: Any) -> Any:
         ValueError: The text is no value of the type; the message says what it must be.
     """
     if (inner := not_none(kind)) is not kind:
-        return None if text.strip().lower() in ("", "none", '""') else read(text, inner)
+        if text.strip().lower() in ("", "none", '""'):
+            return None
+        try:
+            return read(text, inner)
+        except ValueError as error:
+            raise ValueError(f"{error}, or none") from None
     if text.startswith('"'):
         with contextlib.suppress(ValueError):  # a text that only begins with a quotation mark
             text = str(json.loads(text))

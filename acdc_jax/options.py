@@ -141,7 +141,9 @@ def describe_type(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
         plural = {str: "texts", int: "integers", float: "numbers"}
-        return f"a tuple of {plural.get(item) or describe_type(item).removeprefix('one of ')}"
+        return (
+            f"a tuple of {plural.get(item) or describe_type(item).replace('one of', 'items from')}"
+        )
     if choices := choices_of(kind):
         return f"one of {', '.join(choices)}"
     return {bool: "true or false", int: "an integer", float: "a finite number", str: "a text"}[kind]

@@ -1,30 +1,23 @@
 """Flags become validated dataclasses; everything bad is one line and exit status 2."""
 
+import dataclasses
+import re
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from acdc_jax import flags
 from acdc_jax.commands.main import main
-from acdc_jax.config import Config, changed_flags
+from acdc_jax.config import Config
 from acdc_jax.errors import ConfigError
-from acdc_jax.evolution.mutate import MutationOptions
-from acdc_jax.inference.sampling import Sampling
-from acdc_jax.options import OptionError
-from acdc_jax.run_options import RunOptions
+from acdc_jax.options import check, option
 
 
 def _config(*argv: str) -> Config:
     return flags.parse_flags(Config, argv)
-
-
-def test_defaults_are_the_papers_settings() -> None:
-    config = _config()
-    assert config == Config()
-    assert (config.run.population, config.run.children, config.run.generations) == (16, 8, 50)
-    assert (config.proposer.kind, config.merge.normalise) == ("paper", True)
-    assert (config.mutation.kind, config.mutation.scale) == ("svd", 0.25)
-    assert (config.tasks.initial_tasks, config.tasks.max_tasks) == (300, 250)
 
 
 def test_nested_flag_files_and_the_later_line_wins(tmp_path: Path) -> None:
@@ -36,36 +29,162 @@ def test_nested_flag_files_and_the_later_line_wins(tmp_path: Path) -> None:
     assert not config.merge.normalise
 
 
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """Options of every type."""
+
+    switch: bool = option(False, "A switch.")
+    count: int = option(0, "A number.")
+    share: float = option(0.0, "A share.")
+    text: str = option("", "A text.")
+    kind: Literal["a", "none"] = option("a", "A kind.")
+    texts: tuple[str, ...] = option((), "Texts.")
+    counts: tuple[int, ...] = option((), "Numbers.")
+    kinds: tuple[Literal["a", "b"], ...] = option((), "Kinds.")
+    limit: float | None = option(None, "A limit; none: no limit.", low=0)
+    name: str | None = option(None, "A name; none: no name.")
+    names: tuple[str, ...] | None = option(None, "Names; none: all.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def _parse(*argv: str) -> _Options:
+    return flags.parse_flags(_Options, argv)
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("argv", "values"),
     [
-        "a\nb",
-        "a\r\nb",
-        " a ",
-        "a\u2028b",
-        '"a"',
-        '"a\\nb"',
-        '"',
-        "",
-        "Ä\n",
-        '"a\\nb" ',
-        "'a'",
-        "\\n",
+        (["--switch"], {"switch": True}),
+        (["--switch", "--noswitch"], {"switch": False}),
+        (["--switch=true"], {"switch": True}),
+        (["--count", "-3"], {"count": -3}),
+        (["--share=1"], {"share": 1.0}),
+        (["--text=none"], {"text": "none"}),
+        (["--text= a "], {"text": " a "}),
+        ([r'--text="a\nb"'], {"text": "a\nb"}),
+        (['--text="a'], {"text": '"a'}),
+        (["--kind=none"], {"kind": "none"}),
+        (["--texts=a,b"], {"texts": ("a", "b")}),
+        ([r"--texts=a\,b,\n,\\n"], {"texts": ("a,b", "\n", r"\n")}),
+        (["--texts=a,,b,"], {"texts": ("a", "b")}),
+        (["--texts=a", "--texts=b,c"], {"texts": ("b", "c")}),
+        (["--texts=a", "--texts="], {"texts": ()}),
+        (["--counts=1, 2"], {"counts": (1, 2)}),
+        (["--kinds=b,a"], {"kinds": ("b", "a")}),
+        (["--limit=2"], {"limit": 2.0}),
+        (["--limit=2", "--limit=none"], {"limit": None}),
+        (["--name=x", "--name="], {"name": None}),
+        (['--name="none"'], {"name": "none"}),
+        (["--names=a,b"], {"names": ("a", "b")}),
     ],
 )
-def test_flag_files_hold_any_text(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "flags.txt"
-    path.write_text("".join(f"{line}\n" for line in flags.file_lines({"system_prompt": text})))
-    assert _config(f"--flagfile={path}").decode.system_prompt == (text or None)
+def test_values(argv: list[str], values: dict[str, Any]) -> None:
+    assert _parse(*argv) == _Options(**values)
+
+
+@pytest.mark.parametrize(
+    ("flag", "rule"),
+    [
+        ("--switch=maybe", "must be true or false"),
+        ("--count=1.5", "must be an integer"),
+        ("--share=nan", "must be a finite number"),
+        ("--kind=c", "must be one of a, none"),
+        ("--counts=1,two", "must be comma-separated integers"),
+        ("--kinds=a,c", "must be comma-separated items from a, b"),
+        ("--limit=x", "must be a finite number, or none"),
+        ("--limit=-1.0", "must be at least 0"),
+        ("--contents=1", "unknown flag; did you mean --counts?"),
+        ("--zzz", "unknown flag; see --help"),
+    ],
+)
+def test_bad_values_are_one_line(flag: str, rule: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        _parse(flag)
+    assert str(error.value) == f"{flag if rule[0] == 'm' else flag.split('=')[0]}: {rule}"
+
+
+_TEXT = st.text(st.characters(codec="utf-8"))
+
+
+@given(
+    st.builds(
+        _Options,
+        text=_TEXT,
+        texts=st.lists(_TEXT.filter(bool)).map(tuple),
+        counts=st.lists(st.integers()).map(tuple),
+        share=st.floats(allow_nan=False, allow_infinity=False),
+        name=st.none() | _TEXT.filter(bool),
+        names=st.none() | st.lists(_TEXT.filter(bool), min_size=1).map(tuple),
+        limit=st.none() | st.floats(0, 1e300),
+    )
+)
+def test_flag_files_hold_any_value(tmp_path_factory: Any, options: _Options) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.flags"
+    lines = flags.file_lines(dataclasses.asdict(options))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="")
+    assert _parse(f"--flagfile={path}") == options
+
+
+def test_nested_files_are_found_beside_the_file_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "inner.flags").write_bytes(
+        b"\xef\xbb\xbf--count=3\r\n// no\r\n--kind=none"
+    )
+    (tmp_path / "outer.flags").write_text("--count=1\n--flagfile=base/inner.flags\n--share=2\n")
+    options = _Options(count=3, kind="none", share=2.0)
+    assert _parse(f"--flagfile={tmp_path / 'outer.flags'}") == options
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert _parse("--flagfile", "~/outer.flags") == options
+
+
+def test_flag_files_that_cannot_be_read_name_both_files(tmp_path: Path) -> None:
+    outer = tmp_path / "outer.flags"
+    outer.write_text("--flagfile=inner.flags\n")
+    inner = tmp_path / "inner.flags"
+    missing = f"--flagfile={inner}: No such file or directory; {outer} includes it"
+    with pytest.raises(ConfigError, match=re.escape(missing)):
+        _parse(f"--flagfile={outer}")
+    inner.write_text("--flagfile=outer.flags\n")
+    cycle = f"--flagfile={outer}: includes itself; {inner} includes it"
+    with pytest.raises(ConfigError, match=re.escape(cycle)):
+        _parse(f"--flagfile={outer}")
+    inner.write_text("--count=1\ncount=2\n")
+    with pytest.raises(ConfigError, match=re.escape(f"{inner}:2: 'count=2' is not a flag")):
+        _parse(f"--flagfile={outer}")
+    with pytest.raises(ConfigError, match="--flagfile needs a file"):
+        _parse("--flagfile")
+
+
+def test_a_file_may_be_included_twice(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("--count=1\n")
+    (tmp_path / "b").write_text("--flagfile=a\n--count=2\n--flagfile=a\n")
+    assert _parse(f"--flagfile={tmp_path / 'b'}").count == 1
+
+
+def test_help_shows_choices_and_defaults() -> None:
+    text = flags.help_text([_Options])
+    for line in (
+        "Options of every type",
+        "--[no]switch  (default: false)",
+        "--count=N  (default: 0)",
+        "--kind=a|none  (default: a)",
+        "--kinds=a|b,…  (default: none)",
+        "--limit=X  (default: none)",
+    ):
+        assert line in text
 
 
 def test_a_flag_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     path, outer = tmp_path / "binary", tmp_path / "outer"
     path.write_bytes(b"--seed=1\n\xff\xfe")
     outer.write_text(f"--flagfile={path}\n")
-    for given in (path, outer):
+    for file in (path, outer):
         with pytest.raises(ConfigError, match=f"--flagfile={path}: is not UTF-8"):
-            _config(f"--flagfile={given}")
+            _config(f"--flagfile={file}")
 
 
 @pytest.mark.parametrize(
@@ -108,50 +227,3 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"acdc {command}" in capsys.readouterr().out
-
-
-def test_every_flag_has_help_and_a_name_of_its_own() -> None:
-    text = flags.help_text([Config])
-    names = [name for part in flags.sections_of(Config).values() for name in part.flags()]
-    assert len(set(names)) == len(names)
-    assert all(f"--{name}=" in text for name in names)
-
-
-def test_which_flags_an_existing_run_refuses() -> None:
-    saved = _config().settings()
-    assert changed_flags(_config("--generations=99", "--noprogress", "--run_dir=x"), saved) == []
-    (change,) = changed_flags(_config("--children=4"), saved)
-    assert "--children=4" in change
-    assert "8" in change
-
-
-def test_a_run_that_had_not_heard_of_a_flag_had_its_default() -> None:
-    saved = _config().settings()
-    del saved["top_p"]
-    assert changed_flags(_config(), saved) == []
-    (change,) = changed_flags(_config("--top_p=0.9"), saved)
-    assert change == "--top_p=0.9 (the run has 1.0)"
-
-
-def test_samples_are_drawn_as_the_flags_say() -> None:
-    assert _config("--temperature=1.5", "--top_p=0.9").sampling == Sampling(1.5, top_p=0.9)
-    assert _config().sampling == Sampling(0.7)  # the paper's
-
-
-def test_bounds_name_the_flag() -> None:
-    with pytest.raises(ConfigError, match="--seed=-1"):
-        _config("--seed=-1")
-    with pytest.raises(ConfigError, match="--seed=4294967296"):  # to JAX it would be 0
-        _config(f"--seed={2**32}")
-    with pytest.raises(ConfigError, match="--mutation_rank=0: must be at least 1"):
-        _config("--mutation_rank=0")
-    with pytest.raises(OptionError, match="rank must be at least 1, got 0"):
-        MutationOptions(rank=0)
-
-
-def test_settings_make_the_same_configuration_again() -> None:
-    config = Config(run=RunOptions(children=6, generations=3))
-    settings = config.settings()
-    assert Config.from_settings(settings) == config
-    del settings["children"]  # a run of an older version
-    assert Config.from_settings(settings).run.children == RunOptions().children

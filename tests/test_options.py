@@ -58,7 +58,7 @@ def test_values_that_fit(values: dict[str, Any]) -> None:
         ({"kind": "A"}, "kind must be one of a, b, got 'A'"),
         ({"sizes": [3]}, "sizes must be a tuple of integers, got [3]"),
         ({"sizes": (3, 0)}, "sizes must be at least 1, got (3, 0)"),
-        ({"kinds": ("c",)}, "kinds must be a tuple of a, b, got ('c',)"),
+        ({"kinds": ("c",)}, "kinds must be a tuple of items from a, b, got ('c',)"),
         ({"limit": -1}, "limit must be at least 0, got -1"),
         ({"limit": ""}, "limit must be an integer, or None, got ''"),
         ({"name": ""}, "name must be a text, or None, got ''"),

@@ -10,6 +10,7 @@ from typing import NoReturn, cast
 
 from acdc_jax import __version__
 from acdc_jax.errors import AcdcError, ConfigError, Preempted
+from acdc_jax.options import OptionError
 from acdc_jax.sandbox import SandboxError
 
 COMMANDS = {
@@ -74,6 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             gc.freeze()  # so that no collection visits the million objects of imported modules
         cast(Callable[[list[str]], None], module.command)(arguments[1:])
         _shut_down()
+    except OptionError as error:  # of options that a command changed after parsing
+        from acdc_jax import flags
+        from acdc_jax.config import Config
+
+        problem = str(flags.config_error(error, Config))
+        print(f"acdc: {problem}", file=sys.stderr)
+        _shut_down(problem)
+        return 2
     except (AcdcError, SandboxError) as error:
         print(f"acdc: {error}", file=sys.stderr)
         _shut_down(str(error))

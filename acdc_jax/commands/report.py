@@ -26,7 +26,7 @@ Several runs become an ablation table. Runs with equal flags are repetitions ove
 class ReportOptions:
     """The page"""
 
-    out: str = option("", "File to write; for one run the default is its report.html.")
+    out: str | None = option(None, "File to write. none: report.html of the run, if it is one.")
 
 
 def command(argv: Sequence[str]) -> None:

@@ -30,8 +30,10 @@ class TaskFilter:
         "active",
         "active, limbo (parents that wait for the first rating of their child), gone, or all.",
     )
-    kind: Kind | None = option(None, "How the task came about; default: any.")
-    capability: str = option("", "Text that its capability or description contains.")
+    kind: Kind | None = option(None, "How the task came about. none: any way.")
+    capability: str | None = option(
+        None, "Text that its capability or description contains. none: any."
+    )
     min_difficulty: int = option(1, "Lowest difficulty, by the author's estimate.", low=1, high=5)
     max_difficulty: int = option(5, "Highest difficulty, by the author's estimate.", low=1, high=5)
     min_pass_rate: float = option(
@@ -77,7 +79,7 @@ class TaskBrowser:
             return (
                 options.state in ("all", self._state(task.id))
                 and options.kind in (None, draft.kind)
-                and options.capability.lower() in text
+                and (options.capability or "").lower() in text
                 and options.min_difficulty <= draft.difficulty <= options.max_difficulty
                 and (
                     not rated_only
