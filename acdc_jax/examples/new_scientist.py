@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
+from acdc_jax.prng import host_rng
 from acdc_jax.tasks.scientist import Check, Scientist, TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection, Task
 
@@ -52,7 +52,7 @@ class SpellingScientist(Scientist):
     ) -> list[CheckedDraft | Rejection]:
         """See `Scientist.write`."""
         # All random numbers come from `key`, so that a run can be repeated.
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        rng = host_rng(key)
         lengths = rng.integers(3, 12, len(requests))
         return [
             await check(_draft(request, int(length), int(rng.integers(2**31))))

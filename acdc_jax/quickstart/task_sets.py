@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import jax
-import numpy as np
 
+from acdc_jax.prng import host_rng
 from acdc_jax.quickstart.language import split
 from acdc_jax.quickstart.source import write_draft
 from acdc_jax.tasks.task import Draft
@@ -27,6 +27,6 @@ def held_out_families(prng_seed: int, instances: int = 4) -> list[Draft]:
     Returns:
         60 families of one operation, then 140 of two.
     """
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(jax.random.key(prng_seed))))
+    rng = host_rng(jax.random.key(prng_seed))
     held_out = split(prng_seed).held_out
     return [write_draft(spec, "novel", None, instances, rng) for spec in held_out]
