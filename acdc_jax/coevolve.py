@@ -16,8 +16,9 @@ import jax
 from acdc_jax.evolution import dns
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.evosax_strategy import es_init, es_tell
+from acdc_jax.evolution.operators import Proposed, propose_children
 from acdc_jax.runtime.background_commit import BackgroundCommits
-from acdc_jax.runtime.breed import Proposed, member_id, propose_children
+from acdc_jax.runtime.breed import member_id
 from acdc_jax.runtime.generation import Generation, Offspring
 from acdc_jax.runtime.profile import profile_generation
 from acdc_jax.runtime.setup import RunContext

@@ -1,8 +1,7 @@
-"""The children of a generation: all proposed first, then each made from its recipe.
+"""Breed children from their recipes: all of a generation in one program, or one by one.
 
-A child is always made alone, by the same programs whether many children are decoded as one batch
-or one after the other, during the run or when it is rebuilt years later: that is what makes a
-rebuilt member equal bit for bit, and a run independent of how its children were grouped.
+A child's bits depend on its recipe alone, and not on the other children, the number of device
+groups or processes, or the time: a member that was dropped is rebuilt bit for bit.
 """
 
 import dataclasses
@@ -17,102 +16,13 @@ import numpy.typing as npt
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.evolution import evosax_strategy as es
 from acdc_jax.evolution.content_hash import content_hash, digests, read_digests
-from acdc_jax.evolution.evosax_strategy import Strategy, StrategyState
 from acdc_jax.evolution.merge import MergeOptions, merge
 from acdc_jax.evolution.merge.average import needs_base
-from acdc_jax.evolution.mutate import Noise, mutate
+from acdc_jax.evolution.mutate import mutate
 from acdc_jax.evolution.population import merge_population
-from acdc_jax.evolution.propose import ProposerOptions, propose
-from acdc_jax.evolution.recipe import Recipe, key_words
+from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.params import Params
-
-
-@dataclasses.dataclass(frozen=True)
-class Operators:
-    """How children are made.
-
-    Attributes:
-        proposer: who chooses parents and coefficients.
-        strategy: the evosax strategy behind it, where it is one.
-        merge: the crossover.
-        mutation: what follows it, or None.
-        groups: names of the merge groups.
-        group_of: weight path → index into `groups`.
-    """
-
-    proposer: ProposerOptions
-    strategy: Strategy | None
-    merge: MergeOptions
-    mutation: Noise | None
-    groups: tuple[str, ...]
-    group_of: Mapping[str, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Proposed:
-    """The children of a generation before they are made.
-
-    Attributes:
-        recipes: one per child; `content` is still empty.
-        solutions: what the strategy proposed, [C, P + G], to be told about; None without one.
-        learnt: the strategy's state once it was asked, to be told; None without one.
-    """
-
-    recipes: tuple[Recipe, ...]
-    solutions: npt.NDArray[np.float32] | None
-    learnt: StrategyState | None
-
-
-def propose_children(
-    operators: Operators,
-    parents: Sequence[str],
-    fitness: npt.ArrayLike,
-    names: Sequence[str],
-    generation: int,
-    key: jax.Array,
-    learnt: StrategyState | None = None,
-) -> Proposed:
-    """Chooses the parents and coefficients of a generation's children (paper §3.1).
-
-    Args:
-        operators: how.
-        parents: ids of the possible parents, in archive order.
-        fitness: theirs, in the same order.
-        names: ids of the children.
-        generation: recorded in the recipes.
-        key: PRNG key of these children.
-        learnt: the strategy's state; without one, a strategy's place is taken by uniform
-            coefficients (generation 0, where nothing has been learnt).
-    """
-    ask_key, propose_key, making_key = jax.random.split(key, 3)
-    proposer, solutions, scales = operators.proposer, None, None
-    if operators.strategy and learnt is not None:
-        solutions, learnt = es.es_ask(operators.strategy, ask_key, learnt)
-        scales = es.scales(operators.strategy, solutions)
-    elif operators.strategy:
-        proposer = dataclasses.replace(proposer, kind="uniform")
-    proposal = propose(propose_key, fitness, len(names), len(operators.groups), proposer, scales)
-    keys = jax.random.split(making_key, len(names))
-    recipes = []
-    for c, name in enumerate(names):
-        used = proposal.n_parents[c]
-        rows = proposal.coefficients[c, :used].tolist()
-        recipes.append(
-            Recipe(
-                id=name,
-                operator="merge",
-                parents=tuple(parents[p] for p in proposal.parents[c, :used]),
-                coefficients=tuple(tuple(row) for row in rows),
-                groups=operators.groups,
-                merge=operators.merge,
-                mutation=operators.mutation,
-                key=key_words(keys[c]),
-                generation=generation,
-            )
-        )
-    return Proposed(tuple(recipes), solutions, learnt)
 
 
 class Child(NamedTuple):
@@ -318,10 +228,10 @@ def _unstack_to(
 
 
 def seed_recipe(name: str, weights: Params) -> Recipe:
-    """The recipe of a model that was given."""
+    """Return the recipe of a seed model."""
     return Recipe(name, "seed", (), (), (), None, None, (), 0, content_hash(weights))
 
 
 def member_id(generation: int, number: int) -> str:
-    """`g012-m03` for generation 12, number 3: ids sort by age."""
+    """Return `g012-m03` for generation 12 and number 3; ids sort by age."""
     return f"g{generation:03d}-m{number:02d}"

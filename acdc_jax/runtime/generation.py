@@ -19,11 +19,12 @@ from acdc_jax.evaluation.evaluate import Response, evaluate_members
 from acdc_jax.evolution import dns
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.coverage import coverage, greedy
+from acdc_jax.evolution.operators import Operators
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.prng import host_rng
 from acdc_jax.runtime import replicate
-from acdc_jax.runtime.breed import Operators, seed_recipe
+from acdc_jax.runtime.breed import seed_recipe
 from acdc_jax.runtime.children import Children, Members, StoredMembers
 from acdc_jax.runtime.setup import RunContext
 from acdc_jax.runtime.state import Record, State

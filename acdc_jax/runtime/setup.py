@@ -22,6 +22,7 @@ from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.evaluate import Evaluator
 from acdc_jax.evolution.evosax_strategy import Strategy
 from acdc_jax.evolution.merge import module_groups
+from acdc_jax.evolution.operators import Operators
 from acdc_jax.inference.buckets import common_prefix
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
@@ -33,7 +34,7 @@ from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
 from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.backends import Backends, open_backends
-from acdc_jax.runtime.breed import Operators, member_id
+from acdc_jax.runtime.breed import member_id
 from acdc_jax.runtime.compilation_cache import keep_compiled
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import Shapes, choose_budget, limit_pinned_memory

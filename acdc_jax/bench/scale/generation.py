@@ -22,6 +22,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.evaluate import Evaluator
 from acdc_jax.evolution import dns
 from acdc_jax.evolution.mutate import MutationOptions
+from acdc_jax.evolution.operators import propose_children
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.inference.device_groups import DeviceGroups
@@ -33,7 +34,7 @@ from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.params import Params
 from acdc_jax.run_options import RunOptions, SandboxOptions
 from acdc_jax.runtime.backends import Backends
-from acdc_jax.runtime.breed import member_id, propose_children, seed_recipe
+from acdc_jax.runtime.breed import member_id, seed_recipe
 from acdc_jax.runtime.generation import Generation
 from acdc_jax.runtime.member_files import HOST_MEMORY
 from acdc_jax.runtime.member_store import MemberStore

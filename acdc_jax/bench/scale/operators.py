@@ -7,11 +7,12 @@ import numpy as np
 
 from acdc_jax.bench.weights import random_weights
 from acdc_jax.config import Config
+from acdc_jax.evolution.operators import propose_children
 from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.params import Params
-from acdc_jax.runtime.breed import breed_child, member_id, propose_children
+from acdc_jax.runtime.breed import breed_child, member_id
 from acdc_jax.runtime.setup import make_operators
 from acdc_jax.sharding import make_mesh
 
