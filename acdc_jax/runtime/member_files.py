@@ -37,15 +37,15 @@ logging.getLogger("absl").addFilter(lambda record: "/orbax/checkpoint/" not in r
 
 
 def save_member(folder: Path, weights: Params, recipe: Recipe) -> None:
-    """Writes a member; a folder left behind by a crash is replaced.
+    """Write a member. A folder left behind by a crash is replaced.
 
     Args:
         folder: `members/<id>`.
-        weights: any sharding and memory of this process; written in their stored dtype.
-        recipe: what made the member.
+        weights: In any sharding and memory of this process; written in their own dtype.
+        recipe: What made the member.
 
     Raises:
-        AcdcError: it cannot be written.
+        AcdcError: It cannot be written.
     """
     place = folder.absolute() / "weights"
     leaves = {path: _Local(leaf) for path, leaf in weights.items()}
@@ -63,14 +63,14 @@ def save_member(folder: Path, weights: Params, recipe: Recipe) -> None:
 
 
 def load_member(folder: Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[Params, Recipe]:
-    """Reads a member; `check_member` says whether it is what was written.
+    """Read a member. `check_member` finds out whether it is what was written.
 
     Args:
         folder: `members/<id>`.
-        shapes: path → shape, dtype and sharding that the weights are wanted in.
+        shapes: Path → shape, dtype and sharding of the weights.
 
     Raises:
-        AcdcError: it is missing, corrupt, or of another shape; names the folder.
+        AcdcError: It is missing, corrupt, or of another shape; names the folder.
     """
     recipe = load_recipe(folder)
     _check_files(folder)
@@ -95,30 +95,30 @@ def load_member(folder: Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> tup
 
 
 def read_member(folder: Path, recipe: Recipe, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
-    """A member on disk, if it is what its recipe says; `load_member` and `check_member`."""
+    """Read a member, and check that it is what its recipe says."""
     weights, _ = load_member(folder, shapes)
     check_member(folder, weights, recipe)
     return weights
 
 
 def check_member(folder: Path, weights: Params, recipe: Recipe) -> None:
-    """Compares weights that were read with the recipe; damage need not show when they are read.
+    """Compare weights with the recipe: reading them does not detect all damage.
 
     Raises:
-        AcdcError: they differ; names the folder.
+        AcdcError: They differ; names the folder.
     """
-    if (found := content_hash(weights)) != recipe.content:
+    if (actual := content_hash(weights)) != recipe.content:
         raise AcdcError(
-            f"{folder}: is damaged (its weights hash to {found}, but its recipe says "
+            f"{folder}: is damaged (its weights hash to {actual}, but its recipe says "
             f"{recipe.content}); {_REMEDY}"
         )
 
 
 def load_recipe(folder: Path) -> Recipe:
-    """Reads what made a member.
+    """Return what made a member.
 
     Raises:
-        AcdcError: it is missing or damaged.
+        AcdcError: The file is missing or damaged.
     """
     path = folder / "recipe.json"
     try:
@@ -129,14 +129,14 @@ def load_recipe(folder: Path) -> Recipe:
 
 
 def on_disk(folder: Path) -> bool:
-    """Whether a member's folder is complete."""
+    """Return whether a member's folder is complete."""
     return (folder / "recipe.json").exists()
 
 
 class _Local:
-    """An array of this process, for orbax, which takes arrays only if all processes share them.
+    """An array of this process, for orbax.
 
-    It asks jax's own arrays whether they do. Here one process writes a member, alone.
+    orbax refuses a `jax.Array` that not all processes share. Here one process writes, alone.
     """
 
     def __init__(self, array: jax.Array) -> None:
@@ -147,7 +147,7 @@ class _Local:
 
 
 def _checkpointer(leaves: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> ocp.Checkpointer:
-    """Reads or writes a few leaves at a time: no member is ever in the host's memory twice."""
+    """Return what reads or writes a few leaves at a time: no member is in host memory twice."""
     largest = max(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
     # No fewer than one leaf, and then all layers' are much smaller.
     in_flight = LEAVES_IN_FLIGHT * largest / 1e9
@@ -179,11 +179,11 @@ def _checkpointer(leaves: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> ocp
 
 
 def _files(weights: Path, *, sync: bool = False) -> dict[str, list[int]]:
-    """File → its bytes and their CRC-32; 0 for numbers, which the content hash vouches for.
+    """Return file → size and CRC-32. Chunks of numbers get 0: the content hash covers them.
 
     Args:
-        weights: the folder.
-        sync: waits until the disk has them; for numbers, tensorstore did.
+        weights: The folder of the weights.
+        sync: Wait until the files are on the disk. tensorstore has done so for the chunks.
     """
     found = {}
     for path in sorted(weights.rglob("*")):
@@ -214,15 +214,15 @@ def _check_files(folder: Path) -> None:
             raise AcdcError(f"{folder / 'weights' / name}: is not what was written; {_REMEDY}")
 
 
-def _check_shapes(found: Mapping[str, Any], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
-    """Raises ValueError for the first leaf that is not as wanted; orbax would cast it."""
-    for path in sorted(found.keys() | wanted.keys()):
-        one, other = (
+def _check_shapes(stored: Mapping[str, Any], shapes: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Raise ValueError for the first leaf of another shape or dtype; orbax would cast it."""
+    for path in sorted(stored.keys() | shapes.keys()):
+        actual, expected = (
             f"{leaves[path].dtype}{list(leaves[path].shape)}" if path in leaves else "missing"
-            for leaves in (found, wanted)
+            for leaves in (stored, shapes)
         )
-        if one != other:
-            raise ValueError(f"{path} is {one}, not {other}")
+        if actual != expected:
+            raise ValueError(f"{path} is {actual}, not {expected}")
 
 
 def _one_line(error: Exception) -> str:

@@ -10,32 +10,32 @@ import jax
 from acdc_jax.inference.memory import free_host_bytes
 
 _GB = 1e9
-# Of the host's budget: what members may take, and all that may be page-locked, which is members and
-# what is on its way between devices and the disk. The rest is for buffers of reading and writing.
+# Shares of the host's budget: of members, and of page-locked memory, which is members and leaves on
+# their way between devices and disk. The rest is for buffers of reading and writing.
 _MEMBERS_SHARE, _PINNED_SHARE = 2 / 3, 3 / 4
-LEAVES_IN_FLIGHT = 2  # as large as the largest: one comes while the one before is written
+LEAVES_IN_FLIGHT = 2  # of the largest size: one is copied while the one before is written
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What members may take; the base, the child at hand and its parents come on top.
+    """Memory that members may take, besides the base, the child at work and its parents.
 
     Attributes:
-        device: bytes on each device.
-        host: bytes of the host's memory, buffers of reading and writing included.
+        device: Bytes on each device.
+        host: Bytes of the host's memory, including buffers of reading and writing.
     """
 
     device: float = math.inf
     host: float = math.inf
 
     def members_on_device(self, shapes: Shapes) -> int:
-        """How many members fit on the devices."""
+        """Return how many members fit on the devices."""
         return _count(self.device, bytes_on_device(shapes))
 
     def members_on_host(self, shapes: Shapes) -> int:
-        """How many members fit in the host's memory; one that devices replicate counts often."""
+        """Return how many members fit in host memory; replicated ones count once per device."""
         copies = max(len(leaf.sharding.addressable_devices) for leaf in shapes.values())
         largest = max(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes.values())
         room = min(
@@ -45,7 +45,7 @@ class Budget:
 
 
 def bytes_on_device(shapes: Shapes) -> int:
-    """Bytes that one member takes on each device."""
+    """Return the bytes that one member takes on each device."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in shapes.values()
@@ -74,9 +74,9 @@ def choose_budget(device_gb: float | None, host_gb: float | None, shapes: Shapes
 
 
 def limit_pinned_memory(host_gb: float | None) -> None:
-    """Tells XLA how much page-locked memory it may take; works only before devices are used.
+    """Tell XLA how much page-locked memory it may take; only before any use of a device.
 
-    Its allocator never gives memory back, and grows by doubling up to this limit.
+    Its allocator grows by doubling up to this limit, and never gives memory back.
     """
     host = host_gb * _GB if host_gb else free_host_bytes() / 2
     limit = str(math.ceil(host * _PINNED_SHARE / _GB))

@@ -1,4 +1,4 @@
-"""The models that a run starts from: checked by name before anything expensive happens."""
+"""The models that a run starts from, checked before anything expensive happens."""
 
 import dataclasses
 import logging
@@ -29,13 +29,13 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Folders:
-    """Hugging Face folders of the base and of the seeds, of one architecture.
+    """Hugging Face folders of the base and of the seeds, which have one architecture.
 
     Attributes:
-        base: the model that the seeds were tuned from.
-        seeds: at least one.
-        model: their common architecture.
-        stored: what each folder's own configuration says.
+        base: Folder of the model that the seeds were tuned from.
+        seeds: Folders of the seeds; at least one.
+        model: The common architecture.
+        stored: Folder → the architecture that its own configuration describes.
     """
 
     base: Path
@@ -96,17 +96,17 @@ def write_seed_models(
 def check_folders(
     base: str | Path, seeds: Sequence[str | Path], *, adopt_base_config: bool = False
 ) -> Folders:
-    """Finds the models and refuses those that cannot be merged, before any weight is fetched.
+    """Find the models, and refuse those that cannot be merged before any weight is downloaded.
 
-    What is done to make them alike is logged.
+    Whatever is changed to make them alike is logged.
 
     Args:
         base: A folder or a Hub id, as `find_model` takes it.
-        seeds: The same.
+        seeds: Likewise, one or more.
         adopt_base_config: See `common_config`.
 
     Raises:
-        AcdcError: a model is missing, or differs from the base in a named field.
+        AcdcError: A model is missing, or differs from the base in a field; names it.
     """
     names = (base, *seeds)
     words: dict[tuple[bytes, ...], Mapping[str, int]] = {}
@@ -120,20 +120,21 @@ def check_folders(
     def agree(
         weights: bool, read: Callable[[Path], ModelConfig]
     ) -> tuple[list[Path], list[ModelConfig], ModelConfig, list[str]]:
-        found = [find_model(name, weights=weights) for name in names]
-        configs = [read(folder) for folder in found]
-        models = list(map(describe, names, found, configs))
-        return found, configs, *common_config(models[0], models[1:], adopt=adopt_base_config)
+        folders = [find_model(name, weights=weights) for name in names]
+        configs = [read(folder) for folder in folders]
+        models = list(map(describe, names, folders, configs))
+        return folders, configs, *common_config(models[0], models[1:], adopt=adopt_base_config)
 
     agree(False, hf.declared_config)
-    found, configs, model, notes = agree(True, hf.read_config)
+    folders, configs, model, notes = agree(True, hf.read_config)
     for note in notes:
         _log.warning("%s", note)
-    return Folders(found[0], tuple(found[1:]), model, dict(zip(found, configs, strict=True)))
+    stored = dict(zip(folders, configs, strict=True))
+    return Folders(folders[0], tuple(folders[1:]), model, stored)
 
 
 def cache_dir(config: Config) -> Path:
-    """Where tiny seeds and compiled programs are kept between runs."""
+    """Return the folder that keeps registered seeds and compiled programs between runs."""
     if config.run.cache_dir:
         return Path(config.run.cache_dir)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acdc_jax"
@@ -142,46 +143,47 @@ def cache_dir(config: Config) -> Path:
 def load_model(
     folders: Folders,
     folder: Path,
-    wanted: Mapping[str, jax.ShapeDtypeStruct],
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
     base: Params | None = None,
 ) -> Params:
-    """Reads the base or a seed, leaf by leaf, to the shardings of `wanted`, as the others are.
+    """Read the base or a seed, leaf by leaf, in the architecture that all members have.
 
     Args:
         folders: From `check_folders`.
         folder: One of them.
-        wanted: Path → shape, dtype and sharding of a member's weights.
-        base: The base's weights, of which a seed takes the rows that it lacks; None for the base.
+        shapes: Path → shape, dtype and sharding of a member's weights.
+        base: The base's weights, from which a seed takes the embedding rows that it lacks; None
+            for the base itself.
     """
     stored = folders.stored[folder]
-    shardings = {path: leaf.sharding for path, leaf in wanted.items()}
+    shardings = {path: leaf.sharding for path, leaf in shapes.items()}
     if stored == folders.model:
         return hf.load_weights(folder, stored, shardings)
-    # Rows that are still to be cut or added may not divide among the devices.
+    # A matrix whose rows are cut or added later may not divide evenly among the devices.
     where = {
-        path: shardings[path] if leaf.shape == wanted[path].shape else _everywhere(shardings[path])
+        path: shardings[path] if leaf.shape == shapes[path].shape else _replicated(shardings[path])
         for path, leaf in param_shapes(stored).items()
     }
     return adapt(hf.load_weights(folder, stored, where), folders.model, base, shardings)
 
 
-def _everywhere(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
-    """The same devices, each with a whole copy."""
+def _replicated(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """Return the sharding that gives each of the same devices a whole copy."""
     if isinstance(sharding, NamedSharding):
         return NamedSharding(sharding.mesh, PartitionSpec())
     return sharding
 
 
 def text_codec(seeds: Sequence[Path], config: DecodeOptions, rows: int) -> TextCodec:
-    """Returns the first seed's tokenizer and chat template as functions.
+    """Return the first seed's tokenizer and chat template as functions.
 
     Args:
-        seeds: their folders.
-        config: the run's way to decode.
-        rows: of the members' embedding; a prompt with a token that has none is refused.
+        seeds: Folders of the seeds.
+        config: How members decode.
+        rows: Rows of the members' embedding. A prompt with a token beyond them is refused.
 
     Raises:
-        AcdcError: no tokenizer, no chat template, or one that refuses instructions.
+        AcdcError: There is no tokenizer or chat template, or the template refuses instructions.
     """
     tok = tokenizer.load_tokenizer(seeds[0])
     tok.chat_template = chat_template(config) or tok.chat_template
@@ -212,10 +214,7 @@ def chat_template(config: DecodeOptions) -> str | None:
 def keep_text_files(
     seed: Path, config: DecodeOptions, stop_tokens: Sequence[int], target: Path
 ) -> None:
-    """Copies what a seed holds besides weights, with what is the run's own.
-
-    That is the chat template that the flags name, and the stop tokens.
-    """
+    """Copy a seed's files besides weights, with the run's own chat template and stop tokens."""
     hf.copy_text_files(seed, target)
     hf.keep_stop_tokens(target, stop_tokens)
     if template := chat_template(config):

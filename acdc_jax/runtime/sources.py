@@ -1,4 +1,4 @@
-"""`sources.json` of a run: where the base and the seeds are, so that members can be made again."""
+"""`sources.json` of a run: where its base and seeds are, so that members can be rebuilt."""
 
 import dataclasses
 import json
@@ -23,12 +23,12 @@ _NAME = "sources.json"
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """The models that a run started from. What the seeds must contain is in their recipes.
+    """The models that a run started from. The hashes of the seeds are in their recipes.
 
     Attributes:
-        base: absolute path of the base's folder.
-        content: the base's `content_hash`.
-        seeds: member id → absolute path of the seed's folder.
+        base: Absolute path of the base's folder.
+        content: The base's `content_hash`.
+        seeds: Member id → absolute path of the seed's folder.
     """
 
     base: str
@@ -52,16 +52,22 @@ def keep_model_files(
 
 
 def keep_sources(run_dir: Path, folders: Folders, base: Params, *, started: bool) -> None:
-    """Writes `sources.json`; a run that has started goes on only with the base it had.
+    """Write `sources.json`. Folders may move, but the base must stay the same.
+
+    Args:
+        run_dir: The run directory.
+        folders: Folders of the base and of the seeds.
+        base: The base's weights.
+        started: Whether the run has a committed generation.
 
     Raises:
-        AcdcError: the base is another one; the folders may have moved.
+        AcdcError: The run was started with another base.
     """
     content = content_hash(base)
-    if started and (had := read_sources(run_dir).content) != content:
+    if started and (expected := read_sources(run_dir).content) != content:
         raise AcdcError(
             f"{folders.base}: is not the base that {run_dir} was started with (it hashes to "
-            f"{content}, not {had}); put that back, or start a new run"
+            f"{content}, not {expected}); put that back, or start a new run"
         )
     seeds = {member_id(0, i): str(folder.resolve()) for i, folder in enumerate(folders.seeds)}
     sources = Sources(str(folders.base.resolve()), content, seeds)
@@ -69,10 +75,10 @@ def keep_sources(run_dir: Path, folders: Folders, base: Params, *, started: bool
 
 
 def read_sources(run_dir: Path) -> Sources:
-    """Reads `sources.json`.
+    """Return what `keep_sources` wrote.
 
     Raises:
-        AcdcError: it is missing or damaged.
+        AcdcError: The file is missing or damaged.
     """
     path = run_dir / _NAME
     try:
@@ -81,26 +87,26 @@ def read_sources(run_dir: Path) -> Sources:
         raise AcdcError(f"{path}: is missing or damaged ({error})") from None
 
 
-def load_base(sources: Sources, model: ModelConfig, wanted: Shapes) -> Params:
-    """The base, from where the run found it.
+def load_base(sources: Sources, model: ModelConfig, shapes: Shapes) -> Params:
+    """Load the base from where the run found it.
 
     Args:
-        sources: of the run.
-        model: the members' architecture.
-        wanted: path → shape, dtype and sharding of its weights.
+        sources: Of the run.
+        model: The architecture of all members.
+        shapes: Path → shape, dtype and sharding of its weights.
 
     Raises:
-        AcdcError: it is not there any more, or another one is.
+        AcdcError: The folder is gone, or holds another model now.
     """
-    return _load("the base", sources.base, sources.content, sources, model, wanted)
+    return _load("the base", sources.base, sources.content, sources, model, shapes)
 
 
 def load_seed(
-    recipe: Recipe, sources: Sources, model: ModelConfig, wanted: Shapes, base: Params
+    recipe: Recipe, sources: Sources, model: ModelConfig, shapes: Shapes, base: Params
 ) -> Params:
-    """A seed, from where the run found it; see `load_base`."""
+    """Load a seed from where the run found it; see `load_base`."""
     folder = sources.seeds[recipe.id]
-    return _load(recipe.id, folder, recipe.content, sources, model, wanted, base)
+    return _load(recipe.id, folder, recipe.content, sources, model, shapes, base)
 
 
 def _load(
@@ -109,16 +115,16 @@ def _load(
     content: str,
     sources: Sources,
     model: ModelConfig,
-    wanted: Shapes,
+    shapes: Shapes,
     base: Params | None = None,
 ) -> Params:
     if not Path(folder).is_dir():
-        raise AcdcError(f"{folder}: {name} of the run is not there any more; put it back")
+        raise AcdcError(f"{folder}: {name} of the run is gone; put it back")
     stored = {Path(folder): hf.read_config(folder)}
-    weights = load_model(Folders(Path(sources.base), (), model, stored), Path(folder), wanted, base)
-    if (found := content_hash(weights)) != content:
+    weights = load_model(Folders(Path(sources.base), (), model, stored), Path(folder), shapes, base)
+    if (actual := content_hash(weights)) != content:
         raise AcdcError(
-            f"{folder}: is not {name} of the run any more (it hashes to {found}, not {content}); "
+            f"{folder}: is not {name} of the run any more (it hashes to {actual}, not {content}); "
             "put that back"
         )
     return weights
