@@ -1,4 +1,4 @@
-"""Which members the archive keeps: Dominated Novelty Search over skill vectors.
+"""Selection of the archive: Dominated Novelty Search over skill vectors.
 
 Algorithm: Bahlous-Boldi et al., "Dominated Novelty Search", arXiv 2502.00593, with the skill
 distance and the difficulty weights of AC/DC, arXiv 2604.14969.
@@ -33,7 +33,7 @@ class SelectionOptions:
     Attributes:
         by: "novelty" (Dominated Novelty Search) or "fitness" (the best, with no diversity).
         k: Nearest fitter candidates whose distances are averaged.
-        dominated_score: Novelty of the fittest candidate, whom nobody dominates.
+        dominated_score: Novelty of the fittest candidate, which none dominates.
         weighted: Weighs a task by the fraction of candidates that fail it.
         denominator: Distances are relative to "all" tasks, or to what the other candidate leaves
             "unsolved". Both are weighted like the distance.
@@ -62,7 +62,7 @@ class SelectionOptions:
 
 
 class Selected(NamedTuple):
-    """The outcome of `select`; `novelty` and `fitness` are in the candidates' order.
+    """The result of `select`; `novelty` and `fitness` are in the candidates' order.
 
     Attributes:
         indices: Candidates kept, best first, [min(size, n)] int.
@@ -76,7 +76,7 @@ class Selected(NamedTuple):
 
 
 def fitness(skills: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Mean of each row's present entries.
+    """Return the mean of each row's present entries.
 
     Args:
         skills: [n, T] int8: 1, 0, or -1 for missing.
@@ -157,7 +157,7 @@ def rank(
     real: npt.ArrayLike,
     options: SelectionOptions,
 ) -> tuple[jax.Array, jax.Array]:
-    """Orders candidates from best to worst; the array function under `select`.
+    """Order candidates from best to worst; the array function under `select`.
 
     Candidates are compared in blocks of 256, so that 10⁴ x 10⁴ fits in memory. Sums stay
     below k·n·T, which must fit int32 (10⁴ x 10⁴ does up to k = 21), and fitnesses are compared
@@ -242,7 +242,7 @@ def rank(
 
 
 def _smallest(values: jax.Array, count: int) -> jax.Array:
-    """The smallest of [n] values, ascending.
+    """Return the smallest of [n] values, ascending.
 
     A few passes: for integers on a CPU, `jax.lax.top_k` sorts them all, which took nine tenths of
     an archive update.
@@ -258,6 +258,6 @@ def _smallest(values: jax.Array, count: int) -> jax.Array:
 
 
 def _padded(size: int, least: int) -> int:
-    """Rounds up by at most an eighth, so that nearby sizes share a compilation."""
+    """Round up by at most an eighth, so that nearby sizes share a compilation."""
     step = max(least, 1 << max(size.bit_length() - 4, 0))
     return -(-size // step) * step

@@ -85,7 +85,7 @@ class StrategyState:
 
 
 def es_init(strategy: Strategy, key: jax.Array) -> StrategyState:
-    """Begins a strategy around its centre; population-based ones draw their first generation."""
+    """Start a strategy around its centre; population-based ones draw their first generation."""
     algorithm, params = _build(strategy)
     size = strategy.parents + strategy.groups
     draw_key, inner_key = jax.random.split(key)
@@ -105,7 +105,7 @@ def es_init(strategy: Strategy, key: jax.Array) -> StrategyState:
 def es_ask(
     strategy: Strategy, key: jax.Array, state: StrategyState
 ) -> tuple[npt.NDArray[np.float32], StrategyState]:
-    """Asks for the solutions of one generation.
+    """Ask for the solutions of one generation.
 
     Returns:
         Standardised solutions, [C, P + G] float32, to be passed to `scales` and to `es_tell`; and
@@ -120,7 +120,7 @@ def es_ask(
 
 
 def scales(strategy: Strategy, solutions: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Turns standardised solutions into parent and group scales, [C, P + G] float32."""
+    """Turn standardised solutions into parent and group scales, [C, P + G] float32."""
     start = np.array([_PARENT_SCALE, _GROUP_SCALE], np.float32)
     centre = np.repeat(start, [strategy.parents, strategy.groups])
     scaled: npt.NDArray[np.float32] = centre + np.float32(strategy.spread) * np.asarray(
@@ -136,7 +136,7 @@ def es_tell(
     solutions: npt.ArrayLike,
     rewards: npt.ArrayLike,
 ) -> StrategyState:
-    """Tells the strategy how its children did.
+    """Tell the strategy the rewards of its children.
 
     Args:
         strategy: The strategy.
@@ -167,13 +167,13 @@ def es_tell(
 
 
 def to_arrays(state: StrategyState) -> dict[str, npt.NDArray[Any]]:
-    """The state as numpy arrays by path, for a checkpoint."""
+    """Return the state as numpy arrays by path, for a checkpoint."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def from_arrays(strategy: Strategy, arrays: Mapping[str, npt.NDArray[Any]]) -> StrategyState:
-    """Restores `to_arrays`.
+    """Return the state that `to_arrays` was given.
 
     Raises:
         ValueError: An array is missing, or has another strategy's shape or dtype.

@@ -1,4 +1,4 @@
-"""Who becomes a parent, and with which merge coefficients.
+"""Choice of parents and merge coefficients.
 
 Decisions are drawn on the host from a PRNG key, so that they are the same whatever the
 accelerator. The "paper" coefficients are those of AC/DC, arXiv 2604.14969.
@@ -98,7 +98,7 @@ def propose(
     proposer: ProposerOptions,
     scales: npt.ArrayLike | None = None,
 ) -> Proposal:
-    """Draws distinct parents uniformly from the archive, and the coefficients of their merge.
+    """Draw distinct parents uniformly from the archive, and the coefficients of their merge.
 
     Args:
         key: Typed PRNG key; the number of parents, the parents and the coefficients each take

@@ -1,4 +1,4 @@
-"""What made a member: enough to make it again from its parents."""
+"""Recipes: what it takes to rebuild a member from its parents."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -14,7 +14,7 @@ from acdc_jax.evolution.mutate import GaussianNoise, Noise, SVDNoise
 
 @dataclass(frozen=True)
 class Recipe:
-    """The making of one member.
+    """How one member was bred.
 
     Attributes:
         id: The member's id, such as `g012-m03`.
@@ -26,7 +26,7 @@ class Recipe:
         mutation: The noise that followed, or None.
         key: Words of the PRNG key that merge and mutation drew from; none for a seed.
         generation: When it was made.
-        content: `content_hash` of the weights; empty as long as they are not made.
+        content: `content_hash` of the weights; empty before it is bred.
         device: Kind of device that made them: another kind may round differently.
     """
 
@@ -49,7 +49,7 @@ class Recipe:
             raise ValueError(f"recipe of {self.id!r}: coefficients do not fit parents and groups")
 
     def prng_key(self) -> jax.Array:
-        """The typed PRNG key whose words are `key`."""
+        """Return the typed PRNG key whose words are `key`."""
         key: jax.Array = jax.random.wrap_key_data(jnp.asarray(np.array(self.key, np.uint32)))
         return key
 
@@ -93,5 +93,5 @@ def _read_noise(data: Mapping[str, Any]) -> Noise:
 
 
 def key_words(key: jax.Array) -> tuple[int, ...]:
-    """The words of a typed PRNG key, for `Recipe.key`."""
+    """Return the words of a typed PRNG key, for `Recipe.key`."""
     return tuple(int(word) for word in np.asarray(jax.random.key_data(key)))

@@ -38,7 +38,7 @@ EMPTY = SkillMatrix((), (), np.zeros((0, 0), np.int8))
 def from_scores(
     members: Sequence[str], tasks: Sequence[str], scores: np.ndarray, threshold: float
 ) -> SkillMatrix:
-    """Skills from scores.
+    """Return skills from scores.
 
     Args:
         members: ids, [M].
@@ -51,7 +51,7 @@ def from_scores(
 
 
 def take(skills: SkillMatrix, members: Sequence[str], tasks: Sequence[str]) -> SkillMatrix:
-    """Rows and columns by id; what the matrix does not know is missing."""
+    """Return rows and columns by id; entries that the matrix does not have are missing."""
     values = np.full((len(members), len(tasks)), MISSING, np.int8)
     rows = {member: i for i, member in enumerate(skills.members)}
     columns = {task: t for t, task in enumerate(skills.tasks)}
@@ -64,7 +64,7 @@ def take(skills: SkillMatrix, members: Sequence[str], tasks: Sequence[str]) -> S
 
 
 def join(first: SkillMatrix, second: SkillMatrix) -> SkillMatrix:
-    """Union of rows and columns; where both know an entry, `second` counts."""
+    """Return the union of rows and columns; where both have an entry, `second` counts."""
     members = tuple(dict.fromkeys((*first.members, *second.members)))
     tasks = tuple(dict.fromkeys((*first.tasks, *second.tasks)))
     old, new = take(first, members, tasks).values, take(second, members, tasks).values
@@ -72,12 +72,12 @@ def join(first: SkillMatrix, second: SkillMatrix) -> SkillMatrix:
 
 
 def incomplete(skills: SkillMatrix) -> list[str]:
-    """Members of which an entry is missing."""
+    """Return the members that have a missing entry."""
     return [skills.members[i] for i in np.flatnonzero((skills.values == MISSING).any(1))]
 
 
 def pass_rates(skills: SkillMatrix) -> dict[str, float]:
-    """Task id → share of the evaluated members that solve it; tasks nobody met are left out."""
+    """Return task id → share of the evaluated members that solve it, of the evaluated tasks."""
     present = (skills.values != MISSING).sum(0)
     solved = (skills.values == SOLVED).sum(0)
     return {

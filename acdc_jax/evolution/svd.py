@@ -30,7 +30,7 @@ class Noise(Protocol):
 
 
 def exact_noise(weight: jax.Array, key: jax.Array, noise: Noise) -> jax.Array:
-    """Decomposes the weight, perturbs its leading singular values, and adds what that changes.
+    """Decompose a weight, perturb its leading singular values, and add the change.
 
     Args:
         weight: [m, n].
@@ -49,7 +49,7 @@ def exact_noise(weight: jax.Array, key: jax.Array, noise: Noise) -> jax.Array:
 
 
 def randomised_noise(weight: jax.Array, key: jax.Array, noise: Noise) -> jax.Array:
-    """The same mutation from the leading subspace, which products and a small `eigh` find.
+    """Perturb a weight as `exact_noise` does, by its leading subspace instead of the full SVD.
 
     See `leading` for the error. Needs min(m, n) ≥ rank + OVERSAMPLING. Arguments and result are as
     in `exact_noise`, and so are the draws.
@@ -58,7 +58,7 @@ def randomised_noise(weight: jax.Array, key: jax.Array, noise: Noise) -> jax.Arr
 
 
 def gram(weight: jax.Array) -> jax.Array:
-    """WᵀW, or WWᵀ where that is smaller, in float32.
+    """Return WᵀW, or WWᵀ if that is smaller, in float32.
 
     16-bit products are exact on matrix units, and sums are float32. Where the longer axis is
     sharded, every device multiplies its own part, and only the small result is exchanged.
@@ -74,7 +74,7 @@ def gram(weight: jax.Array) -> jax.Array:
 
 
 def leading(products: jax.Array, key: jax.Array, noise: Noise) -> tuple[jax.Array, jax.Array]:
-    """Leading singular vectors, and by how much the mutation stretches each.
+    """Return the leading singular vectors, and how much the mutation stretches each.
 
     Five iterations on the Gram matrix, each worth a classical power iteration, and 64 more
     directions than asked for. What is perturbed are Ritz values and vectors. For 256 of 3,584
@@ -111,7 +111,7 @@ def leading(products: jax.Array, key: jax.Array, noise: Noise) -> tuple[jax.Arra
 
 
 def stretched(weight: jax.Array, vectors: jax.Array, stretch: jax.Array) -> jax.Array:
-    """Adds W V diag(stretch) Vᵀ, or its mirror image, to W; rounds once.
+    """Add W V diag(stretch) Vᵀ, or its mirror image, to W; round once.
 
     The change of a 16-bit weight is computed in the backend's default precision: its error is far
     below the rounding of the weight.
@@ -133,7 +133,7 @@ def _perturbed(sigma: jax.Array, key: jax.Array, noise: Noise) -> jax.Array:
 
 
 def _orthonormal(vectors: jax.Array) -> jax.Array:
-    """Q of the QR decomposition, from products and a small Cholesky factor.
+    """Return Q of the QR decomposition, from products and a small Cholesky factor.
 
     The shift keeps the factor real where columns are nearly dependent; their span survives, and
     the next call makes them orthogonal.

@@ -1,4 +1,4 @@
-"""Making a member again that was dropped: its ancestry is replayed, recipe by recipe."""
+"""Rebuild a member that was dropped, recipe by recipe from its ancestors."""
 
 import shutil
 from collections import Counter
@@ -14,20 +14,20 @@ from acdc_jax.runtime.memory_budget import Budget, Shapes
 
 
 def to_make(member: str, recipes: Mapping[str, Recipe], given: Container[str]) -> list[str]:
-    """What must be made for a member, itself included: each once, parents before children.
+    """Return the ancestors that must be bred for a member, and itself; parents before children.
 
     Args:
-        member: who is wanted.
-        recipes: id → recipe, of all its ancestors.
-        given: members that need not be made.
+        member: Id of the member.
+        recipes: Id → recipe, of all its ancestors.
+        given: Members that can be read.
     """
-    found: set[str] = set()
+    missing: set[str] = set()
     waiting = [member]
     while waiting:
-        if (name := waiting.pop()) not in given and name not in found:
-            found.add(name)
+        if (name := waiting.pop()) not in given and name not in missing:
+            missing.add(name)
             waiting += recipes[name].parents
-    return sorted(found, key=lambda name: (recipes[name].generation, name))
+    return sorted(missing, key=lambda name: (recipes[name].generation, name))
 
 
 def rebuild(
@@ -40,22 +40,22 @@ def rebuild(
     scratch: Path,
     budget: Budget,
 ) -> Params:
-    """Makes a member again, and every ancestor on the way that is not given.
+    """Rebuild a member, and every ancestor on the way that cannot be read.
 
-    Each is made once, compared with the hash in its recipe, and dropped after its last child.
+    Each is bred once, compared with the hash in its recipe, and dropped after its last child.
 
     Args:
-        member: who is wanted.
-        recipes: id → recipe, of all its ancestors.
-        base: weights θ₀.
-        given: id → reads a member that is there, seeds at least.
-        group_of: weight path → index into the recipes' groups.
-        shapes: path → shape, dtype and sharding of a member's weights.
-        scratch: empty folder for what does not fit into the budget.
-        budget: memory that ancestors may take.
+        member: Id of the member.
+        recipes: Id → recipe, of all its ancestors.
+        base: θ₀.
+        given: Id → function that reads the member; seeds at least.
+        group_of: Weight path → index into the recipes' groups.
+        shapes: Path → shape, dtype and sharding of a member's weights.
+        scratch: Empty folder for members that do not fit into the budget.
+        budget: Memory that ancestors may take.
 
     Raises:
-        AcdcError: what was made is not what the recipe says; names the member and both hashes.
+        AcdcError: A rebuilt member differs from its recipe; names the member and both hashes.
     """
     if member in given:
         return given[member]()
@@ -77,7 +77,7 @@ def rebuild(
 
 
 def check_made(made: Recipe, recipe: Recipe) -> None:
-    """Raises AcdcError where a member that was made again is another one."""
+    """Raise AcdcError if a rebuilt member differs from its recipe."""
     if made.content == recipe.content:
         return
     reason = "another version of jax rounds differently, or a parent is another one"

@@ -36,7 +36,7 @@ def average(
     *,
     reads_base: bool = True,
 ) -> tuple[jax.Array, ...]:
-    """Merges weights; float32 inside, rounded once to the base's dtype.
+    """Merge weights; float32 inside, rounded once to the base's dtype.
 
     The numbers of all weights are computed together: a program for each would be launched, and
     compiled, hundreds of times.
@@ -74,7 +74,7 @@ def average(
 
 
 def needs_base(options: MergeOptions, coefficients: npt.NDArray[np.float32]) -> bool:
-    """Whether θ₀ has a share in merges by these coefficients [..., P, G], on the host.
+    """Return whether θ₀ has a share in merges by these coefficients [..., P, G], on the host.
 
     Normalised merges and slerp are sums of parents alone, except where coefficients cancel out.
     """
@@ -94,7 +94,7 @@ def _linear(coefficients: jax.Array, normalise: bool) -> tuple[jax.Array, jax.Ar
 
 
 def _slerp(products: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """From one parent to the next along great circles, as far as the next one's share.
+    """Move from one parent to the next along great circles, as far as the next one's share.
 
     The k-th step goes wₖ / (w₁ + … + wₖ) of the way from what was merged so far to parent k; with
     two parents, w₂ / (w₁ + w₂) of the way between them. The order of three or more matters.
@@ -118,7 +118,7 @@ def _slerp(products: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, jax
 
 
 def _model_stock(products: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The weighted mean, drawn towards θ₀ by t = n cos θ / (1 + (n - 1) cos θ).
+    """Return the weighted mean, drawn towards θ₀ by t = n cos θ / (1 + (n - 1) cos θ).
 
     cos θ is the mean cosine between the task vectors of the n parents that have a coefficient;
     equal coefficients are the paper's mean. A single parent has t = 1.
@@ -142,7 +142,7 @@ def _model_stock(products: jax.Array, coefficients: jax.Array) -> tuple[jax.Arra
 
 
 def _products(vectors: Sequence[jax.Array]) -> jax.Array:
-    """All inner products, [P, P] float32, in one pass."""
+    """Return all inner products, [P, P] float32, in one pass."""
     n = len(vectors)
     upper = {(i, j): (vectors[i] * vectors[j]).sum() for i in range(n) for j in range(i, n)}
     rows = [jnp.stack([upper[min(i, j), max(i, j)] for j in range(n)]) for i in range(n)]
@@ -150,5 +150,5 @@ def _products(vectors: Sequence[jax.Array]) -> jax.Array:
 
 
 def _over(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """Quotient, or 0 where the denominator is 0."""
+    """Return the quotient, or 0 where the denominator is 0."""
     return jnp.where(denominator == 0, 0, numerator / jnp.where(denominator == 0, 1, denominator))

@@ -18,7 +18,7 @@ _MODULES = (
 def module_groups(
     paths: Iterable[str], granularity: Granularity
 ) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Assigns every weight to the merge group whose coefficient it takes.
+    """Assign every weight to the merge group whose coefficient it takes.
 
     Args:
         paths: Weight paths, such as `layers.0.attention.q.weight`.

@@ -1,7 +1,7 @@
 """Merges of thinned task vectors: TIES, DARE, DELLA.
 
 A child is θ₀ + Σₚ wₚ thin(τₚ): TIES keeps the largest entries of every weight, DARE random ones,
-DELLA random ones of which the larger are the likelier. What remains of DARE and DELLA is divided
+DELLA random ones, with large magnitudes favoured. What remains of DARE and DELLA is divided
 by its probability, so that the expectation is τₚ. TIES, `dare_ties` and `della` then let the
 parents elect a sign for every entry, and leave out those who disagree.
 
@@ -30,7 +30,7 @@ def sparse(
     coefficients: jax.Array,
     key: jax.Array,
 ) -> jax.Array:
-    """Merges one weight; float32 inside, rounded once to the base's dtype.
+    """Merge one weight; float32 inside, rounded once to the base's dtype.
 
     Args:
         merge: A method that thins task vectors.
@@ -63,7 +63,7 @@ def sparse(
 
 
 def _thin(merge: MergeOptions, change: jax.Array, key: jax.Array) -> jax.Array:
-    """A task vector of which `density` is left."""
+    """Return a task vector with a share `density` of its entries."""
     if not merge.drops:
         return trim(change, merge.density)
     keep: jax.Array = jnp.float32(merge.density)
@@ -74,7 +74,7 @@ def _thin(merge: MergeOptions, change: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def trim(change: jax.Array, density: float) -> jax.Array:
-    """Keeps the largest entries by magnitude, and sets the others to 0.
+    """Keep the largest entries by magnitude, and set the others to 0.
 
     The threshold is the exact order statistic, found digit by digit in passes that only count:
     nothing is sorted, and a sharded array stays where it is. Entries that equal the threshold are
@@ -107,7 +107,7 @@ def trim(change: jax.Array, density: float) -> jax.Array:
 
 
 def relative_ranks(magnitudes: jax.Array) -> jax.Array:
-    """Rank of each entry among its row, from 0 (the smallest) to 1; equal entries rank equally.
+    """Return the rank of each entry in its row, from 0 (smallest) to 1; equal entries are equal.
 
     Args:
         magnitudes: [..., n] float32.
