@@ -64,9 +64,10 @@ def init(generation: Generation) -> State:
     skills, _ = generation.evaluate(generation.stored(tuple(seeds)), tasks)
     state = State(0, tuple(seeds), seeds, skills, pool, library)
 
-    config, offspring = generation.config, Offspring()
-    spare = _SPARE_CHILDREN if config.run.gibberish_filter else 0
-    size = config.run.init_population
+    # Reproduce until there are enough members, or too many children write gibberish.
+    options, offspring = generation.config.run, Offspring()
+    spare = _SPARE_CHILDREN if options.gibberish_filter else 0
+    size = options.init_population
     while (
         len(offspring.gibberish) <= spare
         and (missing := size - len(seeds) - len(offspring.skills.members)) > 0

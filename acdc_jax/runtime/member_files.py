@@ -185,7 +185,7 @@ def _files(weights: Path, *, sync: bool = False) -> dict[str, list[int]]:
         weights: The folder of the weights.
         sync: Wait until the files are on the disk. tensorstore has done so for the chunks.
     """
-    found = {}
+    files = {}
     for path in sorted(weights.rglob("*")):
         if path.is_file():
             digest = 0
@@ -194,23 +194,23 @@ def _files(weights: Path, *, sync: bool = False) -> dict[str, list[int]]:
                     digest = zlib.crc32(file.read())
                     if sync:
                         os.fsync(file.fileno())
-            found[str(path.relative_to(weights))] = [path.stat().st_size, digest]
-    return found
+            files[str(path.relative_to(weights))] = [path.stat().st_size, digest]
+    return files
 
 
 def _check_files(folder: Path) -> None:
     listed = folder / "files.json"
     try:
         expected = dict(json.loads(listed.read_text(encoding="utf-8")))
-        found = _files(folder / "weights")
+        files = _files(folder / "weights")
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         where = getattr(error, "filename", None) or listed
         raise AcdcError(f"{where}: cannot be read ({reason}); {_REMEDY}") from None
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
+    for name in sorted(expected.keys() | files.keys()):
+        if name not in files:
             raise AcdcError(f"{folder / 'weights' / name}: is missing; {_REMEDY}")
-        if found[name] != expected.get(name):
+        if files[name] != expected.get(name):
             raise AcdcError(f"{folder / 'weights' / name}: is not what was written; {_REMEDY}")
 
 

@@ -340,10 +340,10 @@ def find_folders(config: Config, progress: Progress) -> Folders:
         make: SeedModels = plugins.load(plugins.SEED_MODELS, name)
         if not multihost.is_first():
             multihost.barrier()
-        found = make(cache_dir(config), config.run.seed, progress)
+        base_folder, seed_folders = make(cache_dir(config), config.run.seed, progress)
         if multihost.is_first():
             multihost.barrier()
-        return check_folders(*found)
+        return check_folders(base_folder, seed_folders)
     if not names:
         known = plugins.describe_names(plugins.SEED_MODELS)
         raise ConfigError(
