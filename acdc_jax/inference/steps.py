@@ -166,35 +166,12 @@ def init_state(
         prefix: [tokens] int32, the common prefix.
         key: Typed PRNG key; only its shape and dtype matter.
     """
-    config, dtype = settings.model, params["embed.weight"].dtype
-    positions = jnp.arange(settings.prefix, dtype=jnp.int32)[None]
-
-    def fill(params: Params | FusedParams) -> KVCache:
-        if not settings.prefix:
-            return empty_cache(config, slots, length, dtype)
-        cache = empty_cache(config, 1, settings.prefix, dtype)
-        # XLA drops the logits, which nothing uses.
-        _, filled = forward(
-            config,
-            params,
-            prefix[None],
-            positions,
-            cache,
-            last=positions[:, 0],
-            kernels=settings.kernels,
-        )
-        room = ((0, 0), (0, length - settings.prefix), (0, 0), (0, 0))
-
-        def repeat(x: jax.Array) -> jax.Array:
-            return jnp.broadcast_to(jnp.pad(x, room), (slots, length, *x.shape[2:]))
-
-        assert filled is not None
-        return KVCache(tuple(map(repeat, filled.k)), tuple(map(repeat, filled.v)))
-
     shape, zeros = (members, slots), jnp.zeros((slots,), jnp.int32)
     log_probs = jnp.zeros((*shape, settings.max_new_tokens)) if settings.log_probs else None
     state = DecodeState(
-        cache=_over_members(settings, fill, params),
+        cache=_over_members(
+            settings, partial(_read_prefix, settings, slots, length, prefix), params
+        ),
         sampled=SampledTokens(
             tokens=jnp.full((*shape, settings.max_new_tokens), settings.pad_token, jnp.int32),
             count=zeros,
@@ -208,6 +185,37 @@ def init_state(
         keys=None if settings.sampling.greedy else jax.random.split(key.reshape(-1)[0], shape),
     )
     return _constrain(settings, state)
+
+
+def _read_prefix(
+    settings: StepSettings,
+    slots: int,
+    length: int,
+    prefix: jax.Array,
+    params: Params | FusedParams,
+) -> KVCache:
+    """Return one member's cache with the common prefix in all slots."""
+    config, dtype = settings.model, params["embed.weight"].dtype
+    if not settings.prefix:
+        return empty_cache(config, slots, length, dtype)
+    positions = jnp.arange(settings.prefix, dtype=jnp.int32)[None]
+    # XLA drops the logits, which nothing uses.
+    _, filled = forward(
+        config,
+        params,
+        prefix[None],
+        positions,
+        empty_cache(config, 1, settings.prefix, dtype),
+        last=positions[:, 0],
+        kernels=settings.kernels,
+    )
+    room = ((0, 0), (0, length - settings.prefix), (0, 0), (0, 0))
+
+    def repeat(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(jnp.pad(x, room), (slots, length, *x.shape[2:]))
+
+    assert filled is not None
+    return KVCache(tuple(map(repeat, filled.k)), tuple(map(repeat, filled.v)))
 
 
 # The state is donated here and in `decode`: its cache, after the weights the largest arrays, is

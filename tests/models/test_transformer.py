@@ -240,3 +240,10 @@ def test_bfloat16_stays_bfloat16(weights: dict[str, jax.Array]) -> None:
     assert cache.k[1].dtype == jnp.bfloat16
     wide, _ = run(CONFIG, weights, TOKENS, POSITIONS)
     assert float(jnp.abs(logits - wide).max()) < 0.1
+
+
+def test_named_scopes(weights: dict[str, jax.Array]) -> None:
+    """A profiler's trace names the blocks."""
+    text = run.lower(CONFIG, weights, TOKENS, POSITIONS).as_text(debug_info=True)
+    for scope in ("embed", "layer_0/attention", "layer_1/mlp", "head"):
+        assert f"/{scope}/" in text
