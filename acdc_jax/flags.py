@@ -195,7 +195,9 @@ def help_text(kinds: Sequence[type[Any] | Section]) -> str:
             flag = f"--[no]{name}" if switch else f"--{name}={_metavar(option.type)}"
             default = "none" if option.default in (None, "", ()) else write(option.default)
             resumable = "; may change on resume" if option.resumable else ""
-            lines.append(f"  {flag}  (default: {default}{resumable})")
+            about = f"(default: {default}{resumable})"
+            one_line = len(flag) + len(about) <= 84
+            lines += [f"  {flag}  {about}"] if one_line else [f"  {flag}", f"      {about}"]
             lines += textwrap.wrap(
                 option.help, 88, initial_indent=" " * 6, subsequent_indent=" " * 6
             )
@@ -208,6 +210,8 @@ def _metavar(kind: Any) -> str:
     choices, several = "|".join(choices_of(kind)), typing.get_origin(not_none(kind)) is tuple
     item = typing.get_args(not_none(kind))[0] if several else not_none(kind)
     value = choices or {int: "N", float: "X"}.get(item, "TEXT")
+    if choices and not_none(kind) is not kind:
+        value += "|none"
     return f"{value},…" if several else value
 
 
