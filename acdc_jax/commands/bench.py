@@ -37,6 +37,15 @@ BENCHMARKS = {
         "torch is installed. Prefill is compared with the rate of a large matrix product, and "
         "mixed lengths with equal lengths of the same mean.",
     ),
+    "breed": Benchmark(
+        "seconds for the children of a generation",
+        "copy bandwidth",
+        "a few minutes, most of them for compilation",
+        "Times the merge, finiteness check and content hash of all children, one by one and in one "
+        "program, and with the SVD mutation. The bytes that the merges read and write, divided by "
+        "the rate at which the device copies memory, are the least time. For a large model, use "
+        "--notogether.",
+    ),
     "merge": Benchmark(
         "seconds per merge of two parents, for every method",
         "copy bandwidth",
