@@ -311,7 +311,7 @@ def test_the_extra_is_named(
     [
         (
             ["--collectives=experts"],
-            "--collectives=experts: must be comma-separated task_force",
+            "--collectives=experts: must be comma-separated items from task_force",
         ),
         (["--score=say:acc"], "--score=say:acc: must be TASK:METRIC:FILTER"),
         (["--score=say:acc:none"], "no score say:acc:none; there are say:exact_match:first"),

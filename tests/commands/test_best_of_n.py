@@ -111,7 +111,11 @@ def test_a_missing_score_is_asked_again(run_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "status", "named"),
     [
-        (["--best_of_n=guess"], 2, "--best_of_n=guess: must be comma-separated log_prob"),
+        (
+            ["--best_of_n=guess"],
+            2,
+            "--best_of_n=guess: must be comma-separated items from log_prob",
+        ),
         (["--best_of_n=llm_judge"], 2, "--best_of_n=llm_judge needs an LLM"),
         (["--best_of_n=llm_judge", "--judge=openai"], 2, "--judge_model"),
         (["--best_of_n=plurality", *_JUDGE, "--judge_url=x"], 2, "--judge=openai: only applies to"),

@@ -73,7 +73,7 @@ def test_select_only_makes_as_many_members_as_the_run() -> None:
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--controls=magic", "--controls=magic: must be comma-separated select_only"),
+        ("--controls=magic", "--controls=magic: must be comma-separated items from select_only"),
         ("--prng_seeds=1,two", "--prng_seeds=1,two: must be"),
         ("--prng_seeds=", "--prng_seeds"),
         ("--prng_seeds=1,2,01", "--prng_seeds=1,2,1: must not repeat a seed"),
@@ -110,5 +110,5 @@ def test_two_runs_in_one_table(
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--help"]) == 0
     said = capsys.readouterr().out
-    assert "--prng_seeds=0,1,2,3,4" in said
+    assert "--prng_seeds=N,…  (default: 0,1,2,3,4)" in said
     assert "--generations=50" in said
