@@ -111,4 +111,4 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--help"]) == 0
     said = capsys.readouterr().out
     assert "--prng_seeds=N,…  (default: 0,1,2,3,4)" in said
-    assert "--generations=50" in said
+    assert "--generations=N  (default: 50" in said
