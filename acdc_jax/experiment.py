@@ -52,13 +52,13 @@ def run_experiment(config: Config, console: Console, *, baselines: bool = True) 
     run_dir, processes = Path(config.run.run_dir), config.processes
     with listen_for_sigterm(processes.grace_s, processes.sigterm_status) as notice:
         began = time.monotonic()
-        plan = plan_run(config, console)
-        seeds_s = time.monotonic() - began
+        plan = plan_run(config)
         with run_directory.lock_run(config) as manifest:
             if (finished := _finished_results(config, manifest)) is not None:
                 return finished
             check_disk(config, plan.model)
             with open_context(plan, console) as context:
+                seeds_s = time.monotonic() - began
                 manifest, state = _evolve(plan, context, manifest, notice)
                 began = time.monotonic()
                 results = _measure(plan, context, manifest, state, baselines)
@@ -88,7 +88,7 @@ def coevolve(config: Config) -> Iterator[State]:
         AcdcError: The input is wrong, or something failed; what is committed is safe.
     """
     console = Console(quiet=True)
-    plan = plan_run(config, console)
+    plan = plan_run(config)
     with run_directory.lock_run(config) as manifest:
         check_disk(config, plan.model)
         with open_context(plan, console) as context:
@@ -126,8 +126,8 @@ def _record_models(plan: RunPlan, context: RunContext, manifest: Manifest) -> No
     run_dir, started = Path(plan.config.run.run_dir), manifest.generation >= 0
     if multihost.is_first():
         stop_tokens = context.evaluator.engine.stop_tokens
-        keep_model_files(run_dir, plan.folders, plan.config.decode, stop_tokens)
-        keep_sources(run_dir, plan.folders, context.bases[0], started=started)
+        keep_model_files(run_dir, context.folders, plan.config.decode, stop_tokens)
+        keep_sources(run_dir, context.folders, context.bases[0], started=started)
     for seed in () if started else context.seeds:
         context.store.get(seed)
 

@@ -5,13 +5,12 @@ A package registers a name in its `pyproject.toml`. It is imported only when a r
     [project.entry-points."acdc_jax.held_out"]
     my_exam = "my_package.tasks:my_exam"
 
-Each group has one signature:
+Each group has one type:
 
 `acdc_jax.seed_models` (`--seed_models`)
-    `(cache_dir: Path, prng_seed: int, progress: Callable[[str, int, int], None])
-    -> tuple[Path, Sequence[Path]]`. Return the Hugging Face folders of the base and of the seeds,
-    which have one architecture. Make them below `cache_dir` if they are not there yet, and report
-    `progress(step, done, total)` meanwhile. `runtime.seed_models.SeedModels` is the type.
+    A `runtime.seed_models.SeedSet`: the architecture and the number of the seeds, and a function
+    that returns the Hugging Face folders of the base and of the seeds, and makes them if they are
+    not there yet.
 `acdc_jax.scientists` (`--scientist`)
     `(options, prng_seed: int) -> Scientist`. Return what writes tasks and recognises gibberish, a
     subclass of `tasks.scientist.Scientist`. `options` holds the scientist's flags. Task code may
@@ -50,7 +49,7 @@ def load(group: str, name: str) -> Any:
         name: A registered name.
 
     Returns:
-        The function that its package registered.
+        What its package registered.
 
     Raises:
         ConfigError: The name is not registered, or its package cannot be imported.

@@ -82,7 +82,7 @@ SECTIONS = (DecodeBench,)
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class DeviceLimits:
     """What the figures are compared with.
 
     Attributes:
@@ -126,7 +126,7 @@ def _measure(bench: DecodeBench, figures: Figures) -> None:
         figures.add(*_time_prefill(bench, config, weights, limits))
 
 
-def _measure_limits(bench: DecodeBench, config: ModelConfig, figures: Figures) -> Limits:
+def _measure_limits(bench: DecodeBench, config: ModelConfig, figures: Figures) -> DeviceLimits:
     """Measure, and print, what the other figures are compared with."""
     peer = None
     if "hf" in bench.parts:  # first: JAX will allocate the memory
@@ -134,7 +134,7 @@ def _measure_limits(bench: DecodeBench, config: ModelConfig, figures: Figures) -
         peer = hf_peer.tokens_per_second(config, bench.peer_batch, bench.cache - new, new)
         rate = "torch is not installed" if peer is None else f"{peer:,.0f} tok/s"
         figures.add(f"Hugging Face generate, B={bench.peer_batch}", rate, "", "", "")
-    limits = Limits(copy_bandwidth(), matmul_rate(config.dtype), peer)
+    limits = DeviceLimits(copy_bandwidth(), matmul_rate(config.dtype), peer)
     figures.add("copy, bytes read and written", f"{limits.copy / _GB:,.0f} GB/s", "", "", "")
     figures.add(
         f"matrix product, {config.dtype}", f"{limits.matmul / 1e12:,.1f} TFLOP/s", "", "", ""
@@ -165,7 +165,7 @@ def step_settings(
 
 
 def _time_decoding(
-    bench: DecodeBench, config: ModelConfig, weights: FusedParams, batch: int, limits: Limits
+    bench: DecodeBench, config: ModelConfig, weights: FusedParams, batch: int, limits: DeviceLimits
 ) -> tuple[str, ...]:
     """Return the row of decoding `batch` sequences."""
     length = bench.cache
@@ -244,7 +244,7 @@ def _peak_memory(needed: float) -> str:
 
 
 def _time_prefill(
-    bench: DecodeBench, config: ModelConfig, weights: FusedParams, limits: Limits
+    bench: DecodeBench, config: ModelConfig, weights: FusedParams, limits: DeviceLimits
 ) -> tuple[str, ...]:
     """Return the row of reading prompts of one length into their slots."""
     rows, length = bench.prefill_rows, bench.prefill_length

@@ -9,7 +9,7 @@ from acdc_jax import flags
 from acdc_jax.errors import ConfigError
 
 
-class Benchmark(NamedTuple):
+class BenchmarkDescription(NamedTuple):
     """What the help says about a benchmark.
 
     Attributes:
@@ -26,7 +26,7 @@ class Benchmark(NamedTuple):
 
 
 BENCHMARKS = {
-    "decode": Benchmark(
+    "decode": BenchmarkDescription(
         "tokens per second of one member: decoding, prefill, mixed lengths",
         "copy bandwidth, matrix products, Hugging Face generate",
         "five minutes",
@@ -37,7 +37,7 @@ BENCHMARKS = {
         "torch is installed. Prefill is compared with the rate of a large matrix product, and "
         "mixed lengths with equal lengths of the same mean.",
     ),
-    "breed": Benchmark(
+    "breed": BenchmarkDescription(
         "seconds for the children of a generation",
         "copy bandwidth",
         "a few minutes, most of them for compilation",
@@ -46,7 +46,7 @@ BENCHMARKS = {
         "the rate at which the device copies memory, are the least time. For a large model, use "
         "--notogether.",
     ),
-    "merge": Benchmark(
+    "merge": BenchmarkDescription(
         "seconds per merge of two parents, for every method",
         "copy bandwidth",
         "five minutes, most of them for DELLA",
@@ -54,7 +54,7 @@ BENCHMARKS = {
         "read and write at least, divided by its time, are compared with the rate at which the "
         "device copies memory.",
     ),
-    "mutate": Benchmark(
+    "mutate": BenchmarkDescription(
         "seconds per SVD mutation of one member",
         "torch.linalg.svd",
         "two minutes",
@@ -62,7 +62,7 @@ BENCHMARKS = {
         "with `torch.linalg.svd` on the same device, if torch is installed: one matrix of each "
         "shape is decomposed, and its time multiplied by the number of such matrices.",
     ),
-    "archive": Benchmark(
+    "archive": BenchmarkDescription(
         "seconds per archive update",
         "numpy",
         "one minute",
@@ -70,14 +70,14 @@ BENCHMARKS = {
         "compares it with plain numpy, which scores 50 candidates and is extrapolated to all. "
         "Both must agree.",
     ),
-    "transfer": Benchmark(
+    "transfer": BenchmarkDescription(
         "GB per second of a member from host memory to the device",
         "one large array on the same link",
         "one minute",
         "Copies a member from page-locked memory to the device, weight by weight, and compares the "
         "rate with that of one array of 1 GiB.",
     ),
-    "store": Benchmark(
+    "store": BenchmarkDescription(
         "GB per second of an archive that does not fit into memory",
         "the disk, the link, and the budget of host memory",
         "ten minutes, up to 243 GB of disk",
@@ -86,7 +86,7 @@ BENCHMARKS = {
         "between host and device; the peak of host memory is compared with the budget, and the "
         "command fails if it is higher.",
     ),
-    "checkpoint": Benchmark(
+    "checkpoint": BenchmarkDescription(
         "GB per second of Hugging Face folders and members, written and read",
         "the disk and the link",
         "five minutes, 18 GB of disk",
@@ -94,7 +94,7 @@ BENCHMARKS = {
         "from the page cache. Rates are compared with those of a plain file and of one array on "
         "the link between host and device. Every bit must come back.",
     ),
-    "scale": Benchmark(
+    "scale": BenchmarkDescription(
         "a whole generation, and its parts, on 1, 2, 4 and 8 devices",
         "one device, copy bandwidth, the link",
         "ten minutes per number of devices",

@@ -150,6 +150,7 @@ def select(
 
 
 @partial(jax.jit, static_argnames="options")
+@jax.named_scope("select")
 def rank(
     skills: npt.ArrayLike,
     births: npt.ArrayLike,

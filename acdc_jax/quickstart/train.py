@@ -36,8 +36,7 @@ from acdc_jax.quickstart.examples import (
 )
 from acdc_jax.quickstart.language import EXPERTS, TRAIN_PAIRS
 from acdc_jax.quickstart.tokenizer import FIRST_NEW_ROW, MAX_POSITIONS, TOKENS, save_tokenizer
-
-Progress = Callable[[str, int, int], None]  # (what is trained, steps done, all steps)
+from acdc_jax.runtime.seed_models import Progress, SeedSet
 
 TINY = ModelConfig(
     architecture="Qwen2ForCausalLM",
@@ -106,7 +105,7 @@ def cached_seeds(
     return out
 
 
-def tiny_seeds(
+def _make_tiny_seeds(
     cache_dir: Path, prng_seed: int, progress: Progress
 ) -> tuple[Path, tuple[Path, ...]]:
     """Return the folders of the base and of the experts; train them if they are not cached.
@@ -122,6 +121,9 @@ def tiny_seeds(
 
     folder = cached_seeds(cache_dir, prng_seed, report)
     return folder / "base", tuple(folder / f"expert-{i}" for i in range(len(EXPERTS)))
+
+
+TINY_SEEDS = SeedSet(TINY, len(EXPERTS), _make_tiny_seeds)
 
 
 def cache_name(prng_seed: int, recipe: TrainRecipe) -> str:

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -23,6 +22,8 @@ from acdc_jax.models.hub import find_model
 from acdc_jax.models.merge_compatibility import ModelDescription, adapt, common_config
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
+
+Progress = Callable[[str, int, int], None]  # step, done, total
 
 _log = logging.getLogger(__name__)
 
@@ -44,24 +45,26 @@ class Folders:
     stored: Mapping[Path, ModelConfig]
 
 
-class SeedModels(Protocol):
-    """A registered set of seed models (see `acdc_jax.plugins`)."""
+@dataclasses.dataclass(frozen=True)
+class SeedSet:
+    """A registered set of seed models (see `acdc_jax.plugins`).
 
-    def __call__(
-        self, cache_dir: Path, prng_seed: int, progress: Callable[[str, int, int], None]
-    ) -> tuple[Path, Sequence[Path]]:
-        """Return the folders of the base and of the seeds; make them if they are not there yet.
+    A run checks its flags, its directory and its devices against `model` and `size` before it makes
+    the models, which may take long.
 
-        Args:
-            cache_dir: Where to keep them between runs.
-            prng_seed: The run's.
-            progress: Called as `progress(step, done, total)`.
-        """
+    Attributes:
+        model: The architecture of the base and of the seeds.
+        size: Number of seeds.
+        make: `(cache_dir, prng_seed, progress) -> (base folder, seed folders)`. Makes the models
+            below `cache_dir`, unless they are there, and calls `progress(step, done, total)`.
+    """
+
+    model: ModelConfig
+    size: int
+    make: Callable[[Path, int, Progress], tuple[Path, Sequence[Path]]]
 
 
-def write_seed_models(
-    name: str, out: Path, prng_seed: int, progress: Callable[[str, int, int], None]
-) -> list[Path]:
+def write_seed_models(name: str, out: Path, prng_seed: int, progress: Progress) -> list[Path]:
     """Make a registered set of seed models and write it to a folder, all or nothing.
 
     Args:
@@ -76,14 +79,14 @@ def write_seed_models(
     Raises:
         AcdcError: There is no such set, or `out` is in use or cannot be written.
     """
-    make: SeedModels = plugins.load(plugins.SEED_MODELS, name)
+    seed_set: SeedSet = plugins.load(plugins.SEED_MODELS, name)
     hf.check_vacant(out)
     parent = out.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
         # On the same volume, so that the last step is a rename.
         with tempfile.TemporaryDirectory(dir=parent, prefix=".acdc-") as scratch:
-            base, seeds = make(Path(scratch) / "cache", prng_seed, progress)
+            base, seeds = seed_set.make(Path(scratch) / "cache", prng_seed, progress)
             complete = Path(scratch) / "complete"
             for folder in (base, *seeds):
                 shutil.copytree(folder, complete / folder.name)

@@ -41,7 +41,7 @@ from acdc_jax.runtime.memory_budget import Shapes, choose_budget, limit_pinned_m
 from acdc_jax.runtime.progress import Progress, show_progress
 from acdc_jax.runtime.seed_models import (
     Folders,
-    SeedModels,
+    SeedSet,
     cache_dir,
     check_folders,
     load_model,
@@ -65,7 +65,7 @@ class RunPlan:
 
     Attributes:
         config: Every setting.
-        folders: The base and the seeds.
+        models: Folders of the base and the seeds; or a registered set, made by `open_context`.
         mesh: Devices of all processes, with the axes "pop" and "model".
         operators: Propose, merge and mutate.
         families: Seed task families.
@@ -73,7 +73,7 @@ class RunPlan:
     """
 
     config: Config
-    folders: Folders
+    models: Folders | SeedSet
     mesh: jax.sharding.Mesh
     operators: Operators
     families: Sequence[Draft]
@@ -82,7 +82,7 @@ class RunPlan:
     @property
     def model(self) -> ModelConfig:
         """The architecture of all members."""
-        return self.folders.model
+        return self.models.model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +97,7 @@ class RunContext:
         families: Seed task families.
         operators: Propose, merge and mutate.
         bases: Params of the base θ₀ on each of this process's device groups.
+        folders: Folders of the base and the seeds.
         seeds: Member id → Hugging Face folder, of the seeds.
         store: Every member's weights.
         progress: Shows how much of a step is done.
@@ -109,6 +110,7 @@ class RunContext:
     families: Sequence[Draft]
     operators: Operators
     bases: Sequence[Params]
+    folders: Folders
     seeds: Mapping[str, Path]
     store: MemberStore
     progress: Progress
@@ -131,10 +133,8 @@ def join_processes(config: Config) -> None:
     )
 
 
-def plan_run(config: Config, console: Console) -> RunPlan:
+def plan_run(config: Config) -> RunPlan:
     """Return the plan of a run, after all checks that need no weights.
-
-    A registered set of seed models (see `plugins.py`) is made now, if it is not in the cache.
 
     Raises:
         AcdcError: A model is missing, or cannot be merged with the others.
@@ -144,20 +144,21 @@ def plan_run(config: Config, console: Console) -> RunPlan:
     held_out = load_held_out(config.tasks.held_out, config.run.seed)
     check_held_out(held_out, families)
     keep_compiled(cache_dir(config))
-    with show_progress(console, config.run.progress and multihost.is_first()) as progress:
-        folders = find_folders(config, progress)
-    mesh = choose_mesh(config, folders.model)
+    models = _find_models(config)
+    mesh = choose_mesh(config, models.model)
     _check_scientist(config, mesh)
-    _check_lengths(config, folders.model)
-    operators = make_operators(config, folders.model, len(folders.seeds))
-    return RunPlan(config, folders, mesh, operators, families, held_out)
+    _check_lengths(config, models.model)
+    size = models.size if isinstance(models, SeedSet) else len(models.seeds)
+    operators = make_operators(config, models.model, size)
+    return RunPlan(config, models, mesh, operators, families, held_out)
 
 
 @contextlib.contextmanager
 def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
-    """Load the base, and open the sandbox, the scientist and the member store.
+    """Open the scientist and the sandbox, load the base, and open the member store.
 
-    The run directory must be locked (`run_directory.lock_run`).
+    A registered set of seed models (see `plugins.py`) is made now, if it is not in the cache. The
+    run directory must be locked (`run_directory.lock_run`).
 
     Args:
         plan: From `plan_run`.
@@ -172,12 +173,13 @@ def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
         config.sandbox.open(backends.judge) as sandbox,
         show_progress(console, config.run.progress and first) as progress,
     ):
-        codec = text_codec(plan.folders.seeds, config.decode, plan.model.vocab_size)
+        folders = _make_models(plan, progress)
+        codec = text_codec(folders.seeds, config.decode, plan.model.vocab_size)
         evaluator, decoding = _make_evaluator(plan, codec, sandbox)
         groups = evaluator.groups
         shapes = [sharded_param_shapes(group.mesh, plan.model) for group in groups.local]
-        base = load_model(plan.folders, plan.folders.base, shapes[0])
-        seeds = {member_id(0, i): folder for i, folder in enumerate(plan.folders.seeds)}
+        base = load_model(folders, folders.base, shapes[0])
+        seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
         if first:
             if sandbox.tier != "full":
                 missing = "; ".join(sandbox.isolation.missing)
@@ -191,8 +193,9 @@ def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
             families=plan.families,
             operators=plan.operators,
             bases=groups.copies(base, plan.model),
+            folders=folders,
             seeds=seeds,
-            store=_make_store(plan, shapes, base, seeds),
+            store=_make_store(plan, folders, shapes, base, seeds),
             progress=progress,
         )
 
@@ -208,7 +211,7 @@ def open_run(config: Config, console: Console) -> Iterator[RunContext]:
     Raises:
         AcdcError: The run is under way, or something that it needs is missing.
     """
-    plan = plan_run(config, console)
+    plan = plan_run(config)
     with run_directory.lock_run(config), open_context(plan, console) as context:
         yield context
 
@@ -253,7 +256,11 @@ def _make_task_generator(
 
 
 def _make_store(
-    plan: RunPlan, shapes: Sequence[Shapes], base: Params, seeds: Mapping[str, Path]
+    plan: RunPlan,
+    folders: Folders,
+    shapes: Sequence[Shapes],
+    base: Params,
+    seeds: Mapping[str, Path],
 ) -> MemberStore:
     options, run_dir = plan.config.run, Path(plan.config.run.run_dir)
     overflow = run_dir / "overflow" / f"p{jax.process_index()}"
@@ -262,7 +269,7 @@ def _make_store(
         shapes,
         choose_budget(options.device_budget_gb, options.host_budget_gb, shapes[0]),
         loaders={
-            name: partial(load_model, plan.folders, folder, shapes[0], base)
+            name: partial(load_model, folders, folder, shapes[0], base)
             for name, folder in seeds.items()
         },
         overflow=None if multihost.is_first() else overflow,
@@ -318,14 +325,8 @@ def _split_devices(config: Config) -> tuple[Sequence[jax.Device], Sequence[jax.D
     return (devices[:-reserved], devices[-reserved:]) if reserved else (devices, devices)
 
 
-def find_folders(config: Config, progress: Progress) -> Folders:
-    """Return the base and the seeds that the flags name; a registered set may be made now.
-
-    Of several processes the first one makes a registered set, while the others wait.
-
-    Args:
-        config: Every setting.
-        progress: Told what is made: `progress(step, done, total)`.
+def _find_models(config: Config) -> Folders | SeedSet:
+    """Return the base and the seeds that the flags name.
 
     Raises:
         ConfigError: --seed_models or --base_model is missing, or there is one too many.
@@ -337,13 +338,8 @@ def find_folders(config: Config, progress: Progress) -> Folders:
         (name,) = names
         if base is not None:
             raise ConfigError(f"--base_model: --seed_models={name} brings its own; drop this flag")
-        make: SeedModels = plugins.load(plugins.SEED_MODELS, name)
-        if not multihost.is_first():
-            multihost.barrier()
-        base_folder, seed_folders = make(cache_dir(config), config.run.seed, progress)
-        if multihost.is_first():
-            multihost.barrier()
-        return check_folders(base_folder, seed_folders)
+        seed_set: SeedSet = plugins.load(plugins.SEED_MODELS, name)
+        return seed_set
     if not names:
         known = plugins.describe_names(plugins.SEED_MODELS)
         raise ConfigError(
@@ -353,6 +349,19 @@ def find_folders(config: Config, progress: Progress) -> Folders:
     if base is None:
         raise ConfigError("--base_model is missing: merging needs the base of --seed_models")
     return check_folders(base, names, adopt_base_config=options.adopt_base_config)
+
+
+def _make_models(plan: RunPlan, progress: Progress) -> Folders:
+    """Return the folders of a plan; the first process makes a registered set, the others wait."""
+    if isinstance(plan.models, Folders):
+        return plan.models
+    config = plan.config
+    if not multihost.is_first():
+        multihost.barrier()
+    base, seeds = plan.models.make(cache_dir(config), config.run.seed, progress)
+    if multihost.is_first():
+        multihost.barrier()
+    return check_folders(base, seeds)
 
 
 def make_operators(config: Config, model: ModelConfig, seeds: int) -> Operators:

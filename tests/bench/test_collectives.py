@@ -1,4 +1,4 @@
-"""Collective operations of the compiled programs, on four fake devices."""
+"""CollectiveOperation operations of the compiled programs, on four fake devices."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from acdc_jax.bench.scale.collectives import Collective, find_collectives, lower_programs
+from acdc_jax.bench.scale.collectives import CollectiveOperation, find_collectives, lower_programs
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.sharding import make_mesh, pop_groups
 
@@ -18,7 +18,7 @@ LAYERS, HIDDEN, SLOTS, LENGTH, PROMPT, RANK = 2, 128, 8, 64, 32, 16
 CONFIG = ModelConfig("Qwen2ForCausalLM", 512, HIDDEN, 256, LAYERS, 8, 4, 16, qkv_bias=True)
 FEW_HEADS = ModelConfig("Qwen2ForCausalLM", 512, HIDDEN, 256, LAYERS, 6, 2, 16, qkv_bias=True)
 
-Collectives = dict[str, list[Collective]]
+Collectives = dict[str, list[CollectiveOperation]]
 
 
 def compiled(config: ModelConfig, spec: str, only: Sequence[str] = ()) -> Collectives:
@@ -43,9 +43,9 @@ def test_operations_are_found_in_the_text() -> None:
   %p = pred[] collective-permute(%q), source_target_pairs={{0,1}}
 """
     assert find_collectives(text) == [
-        Collective("all-reduce", 1024),
-        Collective("all-gather", 6),
-        Collective("collective-permute", 1),
+        CollectiveOperation("all-reduce", 1024),
+        CollectiveOperation("all-gather", 6),
+        CollectiveOperation("collective-permute", 1),
     ]
 
 
@@ -56,8 +56,12 @@ def test_every_kind_is_seen_where_xla_writes_it() -> None:
     x = jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=cut)
     gather: Any = jax.jit(lambda x: x + 1, out_shardings=whole)
     reduce: Any = jax.jit(lambda x: x.sum(0), out_shardings=whole)
-    assert find_collectives(gather.lower(x).compile().as_text()) == [Collective("all-gather", 64)]
-    assert find_collectives(reduce.lower(x).compile().as_text()) == [Collective("all-reduce", 8)]
+    assert find_collectives(gather.lower(x).compile().as_text()) == [
+        CollectiveOperation("all-gather", 64)
+    ]
+    assert find_collectives(reduce.lower(x).compile().as_text()) == [
+        CollectiveOperation("all-reduce", 8)
+    ]
 
 
 def test_groups_of_one_device_exchange_nothing() -> None:
@@ -76,7 +80,7 @@ def test_a_layer_has_two_sums_over_the_model_axis(on_four: Collectives, program:
     # The largest logit of each device's part of the vocabulary, and its place.
     rows = SLOTS if program == "decode" else 4
     assert [e for e in collectives if e.kind != "all-reduce"] == [
-        Collective("all-gather", 4 * rows)
+        CollectiveOperation("all-gather", 4 * rows)
     ] * 2
 
 
@@ -87,7 +91,7 @@ def test_merging_exchanges_nothing(on_four: Collectives) -> None:
 def test_mutation_exchanges_gram_matrices(on_four: Collectives) -> None:
     """One sum of a small square each, where outputs are sharded or the longer axis is."""
     for name in ("attention.q", "mlp.gate", "mlp.up", "mlp.down"):
-        assert on_four[f"mutate {name}"] == [Collective("all-reduce", HIDDEN**2)], name
+        assert on_four[f"mutate {name}"] == [CollectiveOperation("all-reduce", HIDDEN**2)], name
 
 
 def test_heads_that_do_not_divide_stay_whole() -> None:

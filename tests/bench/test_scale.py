@@ -129,7 +129,7 @@ def test_bad_flags(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="only 2"):
         ScaleBench(devices=(4, 8)).device_counts(2)
     assert main(["bench", "scale", "--parts=decode,speed"]) == 2
-    assert "comma-separated generation, " in capsys.readouterr().err
+    assert "items from generation, " in capsys.readouterr().err
     assert main(["bench", "scale", "--devices=two"]) == 2
 
 

@@ -211,6 +211,35 @@ def test_scientist_on_devices_over_which_members_are_spread(
     assert (tmp_path / "run").exists() == (status == 1)
 
 
+@pytest.mark.usefixtures("nothing_expensive")
+@pytest.mark.parametrize(
+    ("flags", "part", "status"),
+    [
+        (("--mesh=pop:3",), "'pop:3' does not fit 4 devices", 2),
+        (("--min_parents=9", "--max_parents=9"), "only 8 seeds", 2),
+        (("--max_new_tokens=5000",), "--max_new_tokens=5000", 2),
+        (("--held_out=nowhere",), "nowhere", 2),
+        (("--scientist=openai", "--scientist_model=none"), "--scientist_model is missing", 2),
+        ((), "0.0 GiB are free", 1),
+    ],
+)
+def test_registered_seeds_are_made_after_every_check(
+    flags: tuple[str, ...],
+    part: str,
+    status: int,
+    refused: _Expected,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They may take minutes to train."""
+    if not flags:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    own = (f"--run_dir={tmp_path / 'run'}", f"--cache_dir={tmp_path / 'cache'}", "--noprogress")
+    toy = ("--seed_models=tiny", "--scientist=procedural", "--seed_families=tiny")
+    refused(["run", *own, *toy, "--max_new_tokens=15", *flags], part, status=status)
+    assert not list(tmp_path.glob("cache/tiny-*"))
+
+
 # ------------------------------------------------------------------------------ the run directory
 
 

@@ -1,6 +1,6 @@
 """A registered set of seed models becomes a folder of folders, or nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -9,6 +9,8 @@ import pytest
 from acdc_jax import plugins
 from acdc_jax.commands.main import main
 from acdc_jax.models import hf
+from acdc_jax.quickstart.train import TINY
+from acdc_jax.runtime.seed_models import SeedSet
 
 
 @pytest.fixture
@@ -17,7 +19,9 @@ def registered(
 ) -> None:
     """Registers the set `mine`: random models, made below the cache."""
 
-    def mine(cache_dir: Path, prng_seed: int, progress: Callable[..., None]) -> object:
+    def make(
+        cache_dir: Path, prng_seed: int, progress: Callable[..., None]
+    ) -> tuple[Path, Sequence[Path]]:
         progress("making", 1, 1)
         base, seed = (write_model(cache_dir / f"{prng_seed}" / name) for name in ("base", "child"))
         return base, [seed]
@@ -26,7 +30,7 @@ def registered(
         return [EntryPoint("mine", "somewhere:mine", plugins.SEED_MODELS)]
 
     monkeypatch.setattr(plugins, "entry_points", entry_points)
-    monkeypatch.setattr(plugins.EntryPoint, "load", lambda self: mine)
+    monkeypatch.setattr(plugins.EntryPoint, "load", lambda self: SeedSet(TINY, 1, make))
 
 
 @pytest.mark.usefixtures("registered")

@@ -39,7 +39,7 @@ _ARRAY = re.compile(r"\b[a-z]+[0-9a-z]*\[([0-9,]*)\]")
 _ROWS = 4  # prompts in a prefill
 
 
-class Collective(NamedTuple):
+class CollectiveOperation(NamedTuple):
     """A collective operation.
 
     Attributes:
@@ -51,13 +51,15 @@ class Collective(NamedTuple):
     size: int
 
 
-def find_collectives(program: str) -> list[Collective]:
+def find_collectives(program: str) -> list[CollectiveOperation]:
     """Return the collective operations in the HLO text of a compiled program, in its order.
 
     An operation in a loop counts once, however often the loop turns.
     """
     return [
-        Collective(kind, max(math.prod(map(int, filter(None, dims.split(",")))) for dims in shapes))
+        CollectiveOperation(
+            kind, max(math.prod(map(int, filter(None, dims.split(",")))) for dims in shapes)
+        )
         for result, kind in _OPERATION.findall(program)
         if (shapes := _ARRAY.findall(result))
     ]

@@ -39,6 +39,7 @@ from acdc_jax.runtime.generation import Generation
 from acdc_jax.runtime.member_files import HOST_MEMORY
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import Budget, Shapes, choose_budget
+from acdc_jax.runtime.seed_models import Folders
 from acdc_jax.runtime.setup import RunContext, make_operators
 from acdc_jax.runtime.state import State
 from acdc_jax.sandbox import Sandbox
@@ -196,6 +197,7 @@ def _open_run(
         families=(),
         operators=make_operators(config, model, len(recipes)),
         bases=bases,
+        folders=Folders(folder, (), model, {}),
         seeds={},
         store=store,
         progress=lambda step, done, total, note="": None,
