@@ -26,7 +26,7 @@ from tests.support.short_runs import (
 )
 from tests.support.xla_flags import COMPILE_QUICKLY
 
-pytestmark = pytest.mark.xdist_group("mesh")  # they share a run to compare with
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mesh")]  # they share a run to compare with
 
 _LAST = 1
 _SILENCE_S = 20

@@ -23,6 +23,8 @@ from acdc_jax.inference.memory import weight_bytes
 from acdc_jax.run_options import SandboxOptions
 from acdc_jax.sandbox import Limits, Sandbox
 
+pytestmark = pytest.mark.slow
+
 # Prompts of one bucket, and one number of devices: few compilations.
 _SMALL = (
     "--shape=tiny",

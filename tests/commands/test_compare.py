@@ -84,6 +84,7 @@ def test_bad_flags(flag: str, message: str, capsys: pytest.CaptureFixture[str]) 
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_table(
     models: tuple[Path, Path, Path],
     arguments: Callable[..., list[str]],

@@ -16,6 +16,7 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "choose_population", lambda *_: (1, "one by one"))
 
 
+@pytest.mark.slow
 def test_groups_and_budgets_change_nothing(
     acdc_run: Callable[..., int],
     tmp_path: Path,

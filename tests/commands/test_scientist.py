@@ -17,6 +17,8 @@ from acdc_jax.tasks.task import load_task
 from tests.support.chat_model import write_chat_model
 from tests.support.scripted_server import Script, draft, purpose, serving
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., int]
 
 _FLAGS = (

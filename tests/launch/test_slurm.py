@@ -19,6 +19,7 @@ from tests.support.xla_flags import COMPILE_QUICKLY
 from .slurm_cluster import Cluster, cluster, missing
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.xdist_group("processes"),  # they would slow each other down
     pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}"),
 ]

@@ -29,7 +29,10 @@ from tests.support.short_runs import (
     wait_for_commit,
 )
 
-pytestmark = pytest.mark.xdist_group("processes")  # they would slow each other down
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("processes"),
+]  # they would slow each other down
 
 _LAST = int(SHORT_RUN["generations"])
 
