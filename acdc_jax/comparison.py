@@ -14,13 +14,14 @@ from rich.console import Console
 
 from acdc_jax import multihost
 from acdc_jax.config import Config
+from acdc_jax.errors import ConfigError
 from acdc_jax.experiment import run_experiment
 from acdc_jax.files import write_atomic
 from acdc_jax.options import OptionError, check, option
 from acdc_jax.report.page import write_page
 from acdc_jax.report.summary import summarise
 from acdc_jax.report.tables import measured_on
-from acdc_jax.runtime.sources import read_sources
+from acdc_jax.runtime.setup import plan_run
 
 Control = Literal["select_only", "random_all_seeds", "module_wise_random", "top_fitness"]
 
@@ -53,6 +54,9 @@ def control_config(control: Control, config: Config, seeds: int) -> Config:
         control: The control.
         config: Settings of the run that it is compared with.
         seeds: Number of the run's seed models.
+
+    Raises:
+        ConfigError: The control would have fewer members than a child has parents.
     """
     every_seed = {"min_parents": seeds, "max_parents": seeds}
     make: Mapping[Control, Callable[[], Config]] = {
@@ -67,7 +71,14 @@ def control_config(control: Control, config: Config, seeds: int) -> Config:
             config, selection=dataclasses.replace(config.selection, by="fitness")
         ),
     }
-    return make[control]()
+    try:
+        return make[control]()
+    except OptionError:
+        made = _members_made(config)
+        raise ConfigError(
+            f"--controls: a child of {control} has more parents than the {made} members that a run "
+            "makes; raise --init_population or --generations, or leave this control out"
+        ) from None
 
 
 def run_comparison(config: Config, options: CompareOptions, console: Console) -> dict[str, Any]:
@@ -86,21 +97,22 @@ def run_comparison(config: Config, options: CompareOptions, console: Console) ->
         AcdcError: See `run_experiment`.
     """
     out = Path(config.run.run_dir)
+    # All settings before the first run: a control that cannot work shows at once.
+    seeds = plan_run(config).seeds
+    runs = {"evolved": config} | {
+        control: control_config(control, config, seeds) for control in options.controls
+    }
     rows: list[list[Mapping[str, Any]]] = []
     run_dirs: list[Path] = []
     result: dict[str, Any] = {}
     for prng_seed in options.prng_seeds:
         rows.append([])
-        seeds = 0  # known after the first run, whose models a registered set may still have to make
-        for control in (None, *options.controls):
-            name = control or "evolved"
+        for name, settings in runs.items():
             console.print(f"PRNG seed {prng_seed}: {name}", markup=False, highlight=False)
             run_dirs.append(out / f"seed{prng_seed}" / name)
-            settings = control_config(control, config, seeds) if control else config
             run = dataclasses.replace(settings.run, seed=prng_seed, run_dir=str(run_dirs[-1]))
             settings = dataclasses.replace(settings, run=run)
-            results = run_experiment(settings, console, baselines=not control)
-            seeds = len(read_sources(run_dirs[-1]).seeds)
+            results = run_experiment(settings, console, baselines=name == "evolved")
             rows[-1] += _renamed(results["rows"], name)
         result = {
             "prng_seeds": options.prng_seeds[: len(rows)],
@@ -121,10 +133,15 @@ def _renamed(rows: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, 
 
 def _select_only(config: Config, **proposer: Any) -> Config:
     """Return settings that make as many members as the run, all of them merges of seeds."""
-    members = config.run.init_population + config.run.children * config.run.generations
+    members = _members_made(config)
     run = dataclasses.replace(
         config.run, generations=0, init_population=members, population=members
     )
     return dataclasses.replace(
         config, run=run, proposer=dataclasses.replace(config.proposer, **proposer)
     )
+
+
+def _members_made(config: Config) -> int:
+    """Return how many members a run makes, its seeds included."""
+    return config.run.init_population + config.run.children * config.run.generations

@@ -84,6 +84,11 @@ class RunPlan:
         """The architecture of all members."""
         return self.models.model
 
+    @property
+    def seeds(self) -> int:
+        """Number of seed models."""
+        return _count_seeds(self.models)
+
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
@@ -148,8 +153,7 @@ def plan_run(config: Config) -> RunPlan:
     mesh = choose_mesh(config, models.model)
     _check_scientist(config, mesh)
     _check_lengths(config, models.model)
-    size = models.size if isinstance(models, SeedSet) else len(models.seeds)
-    operators = make_operators(config, models.model, size)
+    operators = make_operators(config, models.model, _count_seeds(models))
     return RunPlan(config, models, mesh, operators, families, held_out)
 
 
@@ -349,6 +353,10 @@ def _find_models(config: Config) -> Folders | SeedSet:
     if base is None:
         raise ConfigError("--base_model is missing: merging needs the base of --seed_models")
     return check_folders(base, names, adopt_base_config=options.adopt_base_config)
+
+
+def _count_seeds(models: Folders | SeedSet) -> int:
+    return models.size if isinstance(models, SeedSet) else len(models.seeds)
 
 
 def _make_models(plan: RunPlan, progress: Progress) -> Folders:

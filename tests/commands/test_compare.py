@@ -70,6 +70,22 @@ def test_select_only_makes_as_many_members_as_the_run() -> None:
     assert fittest.run == config.run
 
 
+def test_a_control_that_cannot_work_shows_before_the_first_run(
+    models: tuple[Path, Path, Path],
+    arguments: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, *seeds = models
+    flags = ("--generations=0", "--init_population=1", "--max_parents=1", "--min_parents=1")
+    argv = ["compare", *arguments(tmp_path / "compare", base, seeds, *flags)[1:]]
+    assert main([*argv, "--controls=top_fitness,random_all_seeds"]) == 2
+    assert "a child of random_all_seeds has more parents than the 1 members" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "compare").exists()
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
