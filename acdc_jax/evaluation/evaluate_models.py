@@ -54,11 +54,19 @@ def evaluate(
         [models, tasks] int8: 1 solved, 0 failed, -1 missing because the sandbox failed.
 
     Raises:
-        ValueError: There is no model or no task, or a draft is not valid.
+        TypeError: `models` is one model instead of several.
+        ValueError: There is no model or no task, a draft is not valid, a number is not positive, or
+            a temperature is given without a key.
         SandboxError: This machine cannot isolate untrusted code.
     """
+    if isinstance(models, Model):
+        raise TypeError("models is one model; pass a list of models")
     if not models or not tasks:
         raise ValueError("evaluate needs at least one model and one task")
+    if instances_per_task < 1:
+        raise ValueError(f"instances_per_task must be positive, not {instances_per_task}")
+    if not sampling.greedy and key is None:
+        raise ValueError("sampling with a temperature needs a key: pass key=jax.random.key(0)")
     with contextlib.ExitStack() as stack:
         if sandbox is None:
             sandbox = stack.enter_context(Sandbox(os.cpu_count() or 1, Limits()))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from acdc_jax.evaluation.evaluate_models import evaluate
+from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models.model import Model, load_hf
 from acdc_jax.tasks.task import Draft
 
@@ -46,5 +47,11 @@ def test_skills_of_models(model: Model) -> None:
 def test_bad_arguments(model: Model) -> None:
     with pytest.raises(ValueError, match="at least one model"):
         evaluate([], [_draft("x", "False")])
+    with pytest.raises(TypeError, match="pass a list of models"):
+        evaluate(model, [_draft("x", "False")])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs a key"):
+        evaluate([model], [_draft("x", "False")], sampling=Sampling(1.0))
+    with pytest.raises(ValueError, match="instances_per_task must be positive"):
+        evaluate([model], [_draft("x", "False")], instances_per_task=0)
     with pytest.raises(ValueError, match=r"draft junk is not valid: .*passed by junk"):
         evaluate([model], [_draft("junk", "True")])
