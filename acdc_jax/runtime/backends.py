@@ -1,7 +1,7 @@
-"""Open the scientist, the judge and the embeddings of a run, as its options say.
+"""Open the scientist, the judge and the embeddings of a run, as its options name them.
 
-Their coroutines run on one event loop in a thread of its own: any thread can call them, and they
-go on while the main thread decodes. The OpenAI client is imported only if it is used.
+Their coroutines run on one event loop in a separate thread: any thread can call them, and they
+continue while the main thread decodes. The OpenAI client is imported only if it is used.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Backends:
-    """What a run asks while it evolves members.
+    """The scientist, the embeddings and the judge of a run.
 
     Attributes:
         portal: Calls coroutines of the others, from any thread.

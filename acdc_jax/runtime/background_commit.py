@@ -1,4 +1,4 @@
-"""Commits in the background: a generation is written to disk while the next one is at work."""
+"""Commits in the background: a generation is written to disk while the next one is computed."""
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -18,8 +18,8 @@ from acdc_jax.runtime.state import Record, State
 class BackgroundCommits:
     """Commits a run's generations, one at a time and in order.
 
-    The first process writes, in one thread of its own. A kill loses at most the generation that is
-    at work and the one that is being written.
+    The first process writes, in a separate thread. A kill loses at most the generation under way
+    and the one that is being written.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class BackgroundCommits:
             run_dir: The run directory.
             manifest: Its commit point.
             store: Holds the members' weights.
-            notice: Says whether the run has to end; None if it never does. A process that is out
+            notice: Whether the run has to end; None if it never does. A process that is out
                 of time waits for the commit under way.
         """
         self._run_dir = run_dir

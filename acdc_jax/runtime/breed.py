@@ -57,7 +57,7 @@ def breed_child(
 ) -> Child:
     """Merge, mutate, check and hash one child; it has the same bits as in `breed_children`.
 
-    The devices work through all of it before the host waits, once, for a few numbers.
+    The host waits only once, for a few numbers, when the devices have done all the work.
 
     Args:
         recipe: What to breed.
@@ -113,7 +113,7 @@ def breed_children(
     mesh = _pop_mesh(bases)
     base = {path: _join([params[path] for params in bases], mesh) for path in bases[0]}
     slots = max(map(len, recipes))  # the same for every kind of child: few compilations
-    bred: dict[str, Child] = {}
+    child_by_id: dict[str, Child] = {}
     for kind in dict.fromkeys(_kind(recipe) for row in recipes for recipe in row):
         rows = [[c for c, recipe in enumerate(row) if _kind(recipe) == kind] for row in recipes]
         weights = np.zeros((len(rows), slots, kind.parents, kind.groups), np.float32)
@@ -139,8 +139,10 @@ def breed_children(
         checks = jax.device_get(digests).reshape(len(rows), slots, -1, 3)
         for g, row in enumerate(rows):
             for slot, c in enumerate(row):
-                bred[recipes[g][c].id] = _finish(recipes[g][c], split[g][slot], checks[g, slot])
-    return [[bred[recipe.id] for recipe in row] for row in recipes]
+                child_by_id[recipes[g][c].id] = _finish(
+                    recipes[g][c], split[g][slot], checks[g, slot]
+                )
+    return [[child_by_id[recipe.id] for recipe in row] for row in recipes]
 
 
 class _Kind(NamedTuple):

@@ -21,7 +21,7 @@ class Members(Protocol):
 
     Attributes:
         names: Member ids.
-        timed_as: What their evaluation is called among the parts of a generation's time.
+        timed_as: Name of their evaluation among the timed parts of a generation.
     """
 
     names: tuple[str, ...]
@@ -31,7 +31,7 @@ class Members(Protocol):
         """Return a member's weights on a group's devices. Called in that group's thread."""
 
     def prefetch(self, names: Sequence[str], group: int) -> None:
-        """Start to bring to a group what its next members need."""
+        """Start to copy what a group's next members need to its devices."""
 
 
 class StoredMembers:
@@ -48,7 +48,7 @@ class StoredMembers:
         return self._store.get(name, group)
 
     def prefetch(self, names: Sequence[str], group: int) -> None:
-        """Start to bring members to a group."""
+        """Start to copy members to a group's devices."""
         self._store.prefetch(names, group)
 
 
@@ -98,7 +98,7 @@ class Children:
         return params
 
     def weights(self, name: str, group: int) -> Params:
-        """Return a child's weights, which it gets now if it is not bred yet."""
+        """Return a child's weights; breed it first if necessary."""
         if name in self._waiting:
             return self._waiting.pop(name)
         context, lap = self._context, self._timers[group].lap
@@ -116,7 +116,7 @@ class Children:
         return params
 
     def prefetch(self, names: Sequence[str], group: int) -> None:
-        """Start to bring the parents of the next children to a group."""
+        """Start to copy the parents of the next children to a group's devices."""
         unbred = [name for name in names if name not in self._bred]
         parents = [parent for name in unbred for parent in self._recipes[name].parents]
         self._context.store.prefetch(parents, group)
@@ -126,8 +126,8 @@ class Children:
 
         All processes call this together.
         """
-        bred = replicate.gather_recipes(self._bred)
-        return {name: bred[name] for name in self.names}
+        recipes = replicate.gather_recipes(self._bred)
+        return {name: recipes[name] for name in self.names}
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each part of breeding, averaged over this process's groups."""

@@ -1,6 +1,6 @@
 """How a generation is done: on which devices and processes, timed, retried, and recorded.
 
-`acdc_jax.coevolve` says what is done. A `Generation` keeps the rest out of its sight: several
+`acdc_jax.coevolve` is the algorithm. A `Generation` hides the rest from it: several
 processes share the members and only the first one talks to the scientist; weights move between
 devices, host and disk; scores may be missing; and everything is counted for `metrics.jsonl`.
 """
@@ -62,7 +62,7 @@ class Offspring:
 
 
 class Generation:
-    """One generation at work.
+    """One generation under way.
 
     All processes of a run make the same calls in the same order.
 
@@ -118,7 +118,7 @@ class Generation:
         return interval is not None and self.number % interval == 0
 
     def adapt_ahead(self, state: State, key: jax.Array) -> None:
-        """Start this generation's adaptation in the background, if the run is set to.
+        """Start this generation's adaptation in the background, if the run adapts ahead.
 
         The tasks then adapt to the archive before this generation instead of the one after it.
         """
@@ -237,7 +237,7 @@ class Generation:
         """Return the skills of archive and offspring.
 
         Raises:
-            AcdcError: No task has a score for every one of them.
+            AcdcError: No task has a score for all of them.
         """
         candidates = skill_matrix.join(archive, offspring)
         if not (candidates.values != skill_matrix.MISSING).all(0).any():
@@ -274,7 +274,7 @@ class Generation:
     # ------------------------------------------------------------------------------------ record
 
     def finish(self, state: State) -> tuple[State, Record]:
-        """Return the state with what stays on disk decided, and the record of the generation."""
+        """Decide what stays on disk; return the state and the record of the generation."""
         if self.number % self.config.run.keep_every == 0:
             state = dataclasses.replace(state, kept={**state.kept, self.number: state.archive})
         record = Record(
@@ -293,7 +293,7 @@ class Generation:
         new_tasks = {
             task.id for task in state.library.tasks.values() if task.generation == self.number
         }
-        written = sum(state.library.tasks[task].draft.kind != "seed" for task in new_tasks)
+        new_count = sum(state.library.tasks[task].draft.kind != "seed" for task in new_tasks)
         costs = self._context.task_generator.scientist.costs()
         times = {"decode_s": 0.0, "scoring_s": 0.0} | self._timer.metrics()
         tokens = sum(response.tokens for response in self._responses)
@@ -313,7 +313,7 @@ class Generation:
             "tokens": tokens,
             "tokens_per_s": round(tokens / max(times["decode_s"], 1e-3), 1),
             **costs,
-            **cost_per_task(costs, written),
+            **cost_per_task(costs, new_count),
             **times,
         }
 
@@ -324,5 +324,5 @@ def _sample_responses(
     """Return a few random pairs of instructions and response."""
     instructions = {task.id: task.instructions for task in tasks}
     count = min(_RESPONSES_READ, len(responses))
-    chosen = [responses[i] for i in host_rng(key).choice(len(responses), count, replace=False)]
-    return [(instructions[r.task][r.instance], r.text) for r in chosen]
+    samples = [responses[i] for i in host_rng(key).choice(len(responses), count, replace=False)]
+    return [(instructions[r.task][r.instance], r.text) for r in samples]

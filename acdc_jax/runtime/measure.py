@@ -24,19 +24,19 @@ Advance = Callable[[int, int], None]  # (steps done, of all steps)
 
 
 def complete_global_skills(
-    context: RunContext, known: SkillMatrix, tasks: Mapping[str, Task], advance: Callable[[], None]
+    context: RunContext, skills: SkillMatrix, tasks: Mapping[str, Task], advance: Callable[[], None]
 ) -> SkillMatrix:
-    """Evaluate what the global skill matrix of a run is missing; save it as it grows.
+    """Evaluate the missing entries of a run's global skill matrix; save it as it grows.
 
     Args:
         context: The run.
-        known: From `run_reader.known_skills`.
+        skills: From `run_reader.known_skills`.
         tasks: Task id → task, for all tasks of the matrix.
         advance: Called after each batch of members.
     """
     return complete_skills(
         context.evaluator,
-        known,
+        skills,
         context.store.get,
         tasks,
         save=partial(run_directory.save_skills, Path(context.config.run.run_dir)),
@@ -52,19 +52,19 @@ def complete_run_skills(run_dir: Path, console: Console) -> None:
         AcdcError: The run or its seeds cannot be read, or the run is under way.
     """
     run = run_reader.read_run(run_dir)
-    known = run_reader.known_skills(run_dir, run.manifest, list(run.tasks))
-    incomplete = skill_matrix.incomplete(known)
+    skills = run_reader.known_skills(run_dir, run.manifest, list(run.tasks))
+    incomplete = skill_matrix.incomplete(skills)
     if not incomplete:
-        run_directory.save_skills(run_dir, known)
+        run_directory.save_skills(run_dir, skills)
         return
     config = run.settings
     with open_run(config, console) as context:
-        steps, done = batches(context.evaluator, len(incomplete)), itertools.count(1)
+        steps, counter = batches(context.evaluator, len(incomplete)), itertools.count(1)
         complete_global_skills(
             context,
-            known,
+            skills,
             run.tasks,
-            lambda: context.progress("global skill matrix", next(done), steps),
+            lambda: context.progress("global skill matrix", next(counter), steps),
         )
 
 
@@ -91,15 +91,15 @@ def measure(
         JSON-ready `rows`, `coverage_by_generation` and `task_force`; see `measure_run`.
     """
     run_dir, evaluator = Path(context.config.run.run_dir), context.evaluator
-    known = run_reader.known_skills(run_dir, manifest, sorted(state.library.tasks))
-    steps = batches(evaluator, len(skill_matrix.incomplete(known))) + 1
+    partial_skills = run_reader.known_skills(run_dir, manifest, sorted(state.library.tasks))
+    steps = batches(evaluator, len(skill_matrix.incomplete(partial_skills))) + 1
     steps += baseline.STEPS if baselines else 0
-    done = itertools.count(1)
+    counter = itertools.count(1)
 
     def step() -> None:
-        advance(next(done), steps)
+        advance(next(counter), steps)
 
-    skills = complete_global_skills(context, known, state.library.tasks, step)
+    skills = complete_global_skills(context, partial_skills, state.library.tasks, step)
     generations = {*manifest.kept, state.generation}
     run = FinishedRun(
         skills,

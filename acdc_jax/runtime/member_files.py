@@ -2,8 +2,9 @@
 
 `weights/` is an orbax checkpoint of plain zarr arrays, not compressed, because bfloat16 weights do
 not get smaller. A folder is complete exactly if it has its `recipe.json`, which is written last.
-What the weights must be is in the recipe (`content_hash`). `files.json` says what orbax must find:
-it is compared before orbax reads, which would fail in many threads at once, each with a trace.
+The recipe holds the hash of the weights (`content_hash`). `files.json` lists the files that orbax
+must find. They are checked before orbax reads: it would fail in many threads at once, each with a
+traceback.
 """
 
 import json
@@ -95,7 +96,7 @@ def load_member(folder: Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> tup
 
 
 def read_member(folder: Path, recipe: Recipe, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
-    """Read a member, and check that it is what its recipe says."""
+    """Read a member, and compare it with its recipe."""
     weights, _ = load_member(folder, shapes)
     check_member(folder, weights, recipe)
     return weights
@@ -147,12 +148,12 @@ class _Local:
 
 
 def _checkpointer(leaves: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> ocp.Checkpointer:
-    """Return what reads or writes a few leaves at a time: no member is in host memory twice."""
+    """Return a checkpointer of a few leaves at a time: no member is in host memory twice."""
     largest = max(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
     # No fewer than one leaf, and then all layers' are much smaller.
     in_flight = LEAVES_IN_FLIGHT * largest / 1e9
     process = jax.process_index()
-    # The settings of orbax for a disk that is this process's own: others do not take part.
+    # Settings of orbax for one process that writes alone: the others do not take part.
     alone = ocp.options.MultiprocessingOptions(
         primary_host=None, active_processes={process}, barrier_sync_key_prefix=f"p{process}"
     )
@@ -167,7 +168,7 @@ def _checkpointer(leaves: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> ocp
         save_concurrent_gb=in_flight,
         save_device_host_concurrent_gb=largest / 1e9,  # and the ones before, which are written
         restore_concurrent_gb=in_flight,
-        use_ocdbt=False,  # a file of its own for each chunk: as fast, and damage has a name
+        use_ocdbt=False,  # one file per chunk: as fast, and a damaged file can be named
         use_compression=False,
         multiprocessing_options=alone,
         type_handler_registry=ocp.type_handlers.create_type_handler_registry(
@@ -199,13 +200,13 @@ def _files(weights: Path, *, sync: bool = False) -> dict[str, list[int]]:
 
 
 def _check_files(folder: Path) -> None:
-    listed = folder / "files.json"
+    index = folder / "files.json"
     try:
-        expected = dict(json.loads(listed.read_text(encoding="utf-8")))
+        expected = dict(json.loads(index.read_text(encoding="utf-8")))
         files = _files(folder / "weights")
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
-        where = getattr(error, "filename", None) or listed
+        where = getattr(error, "filename", None) or index
         raise AcdcError(f"{where}: cannot be read ({reason}); {_REMEDY}") from None
     for name in sorted(expected.keys() | files.keys()):
         if name not in files:

@@ -32,7 +32,7 @@ class MemberStore:
     """The members of a run, each in the fastest tier that has room for it.
 
     All members have the same size, so a tier holds a fixed number of them. The least recently used
-    one moves down a tier. Each group of devices has a tier of its own, with its own copy of a
+    one moves down a tier. Each group of devices has its own tier, with its own copy of a
     member. Host memory and disk are common to all groups of the process.
 
     Threads: the groups' threads call `get`, `put` and `prefetch`, and the commit's thread calls
@@ -59,8 +59,8 @@ class MemberStore:
                 devices.
             budget: Memory that the members may take.
             loaders: Member id → loads a member that need not be on disk, such as a seed.
-            rebuild: Rebuilds any other member from its recipe; None if that is not wanted.
-            recipes: Member id → recipe that a member on disk must have; None for the one beside it.
+            rebuild: Rebuilds any other member from its recipe; None: never rebuild.
+            recipes: Member id → recipe that it must have on disk; None: the one in its folder.
             overflow: Folder for what does not fit into memory; None for `folder`. A process that
                 does not write the run's members has a folder of its own.
         """
@@ -124,7 +124,7 @@ class MemberStore:
         """Return a member's weights, on the devices of a group.
 
         Raises:
-            AcdcError: The member is nowhere, or not what its recipe says; names the folder.
+            AcdcError: The member does not exist, or differs from its recipe; names the folder.
         """
         if (read := self._reads.get(member)) is not None:
             read.result()
@@ -148,7 +148,7 @@ class MemberStore:
         return weights
 
     def prefetch(self, members: Sequence[str], group: int = 0) -> None:
-        """Start to bring members to a group, as far as there is room; return at once."""
+        """Start to copy members to a group, up to its budget; return at once."""
         room = self._device_room or min(self._host_room, 1)
         for member in list(dict.fromkeys(members))[:room]:
             with self._lock:
@@ -193,16 +193,16 @@ class MemberStore:
 
     def retain(self, members: Iterable[str]) -> None:
         """Forget all other members, except those in the run's own folder."""
-        kept = set(members)
+        members_to_keep = set(members)
         with self._lock:
-            for place in [place for place in self._device if place[1] not in kept]:
+            for place in [place for place in self._device if place[1] not in members_to_keep]:
                 del self._device[place]
             for tier in (self._host, self._recipes, self._reads):
-                for member in tier.keys() - kept:
+                for member in tier.keys() - members_to_keep:
                     del tier[member]
         if self._overflow != self._folder:
             for folder in self._overflow.glob("*"):
-                if folder.name not in kept:
+                if folder.name not in members_to_keep:
                     shutil.rmtree(folder)
 
     # ------------------------------------------------------- the tiers, with `_lock` held
@@ -276,7 +276,7 @@ class MemberStore:
         self._host[member] = weights
 
     def _make_room_on_host(self) -> None:
-        """Make room before a member arrives, so that there is never one too many."""
+        """Make room before a member arrives, so that the budget is never exceeded."""
         self._trim_host(max(self._host_room - 1, 0))
 
     def _trim_host(self, room: int) -> None:

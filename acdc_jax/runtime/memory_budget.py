@@ -20,7 +20,7 @@ Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 @dataclass(frozen=True)
 class Budget:
-    """Memory that members may take, besides the base, the child at work and its parents.
+    """Memory that members may take, besides the base, the current child and its parents.
 
     Attributes:
         device: Bytes on each device.
@@ -55,14 +55,14 @@ def bytes_on_device(shapes: Shapes) -> int:
 def choose_budget(device_gb: float | None, host_gb: float | None, shapes: Shapes) -> Budget:
     """Return a budget; None is chosen from the memory that is free now.
 
-    Automatic: half of what the host has free, and on the devices half of what is left beside one
-    child and its decode layout, so that the larger part goes to the decoding cache. A CPU's
+    Automatic: half of the host's free memory; on the devices, half of what one child and its
+    decode layout leave, so that the larger part goes to the decoding cache. A CPU's
     devices lie in the host's memory: there each of the two gets a quarter.
 
     Args:
         device_gb: 10⁹ bytes on each device.
         host_gb: 10⁹ bytes of the host.
-        shapes: path → shape, dtype and sharding of a member's weights. The base is on the devices.
+        shapes: Path → shape, dtype and sharding of a member's weights. The base is on the devices.
     """
     device, host = (device_gb or 0) * _GB, (host_gb or 0) * _GB
     stats = jax.local_devices()[0].memory_stats()

@@ -1,4 +1,4 @@
-"""A run's metrics while it is at work: TensorBoard event files, and Weights & Biases."""
+"""A run's metrics while it runs: TensorBoard event files, and Weights & Biases."""
 
 import contextlib
 import importlib
@@ -20,7 +20,7 @@ def open_log(config: Config, committed: int) -> Iterator[Log]:
     """Yield a function that sends the metrics of `metrics.jsonl` to TensorBoard and W&B.
 
     Args:
-        config: The run's settings; `--tensorboard` and `--wandb` say where to.
+        config: The run's settings; `--tensorboard` and `--wandb` turn the logs on.
         committed: The last committed generation; -1 in a new run.
 
     Raises:

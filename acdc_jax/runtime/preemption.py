@@ -54,7 +54,7 @@ def listen_for_sigterm(grace_s: float, status: int = 0) -> Iterator[PreemptionNo
         status: Exit status of this process if it is ended that way.
 
     Yields:
-        The notice, to be looked at between generations.
+        The notice; check it between generations.
     """
     notice, (reader, writer) = PreemptionNotice(status), socket.socketpair()
     writer.setblocking(False)

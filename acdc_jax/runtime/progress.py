@@ -58,13 +58,13 @@ def _bars(console: Console) -> Bars:
 
 
 def _on_terminal(bars: Bars) -> Progress:
-    known: dict[str, TaskID] = {}
+    task_ids: dict[str, TaskID] = {}
 
     def advance(step: str, done: int, total: int, note: str = "") -> None:
-        if step not in known:
+        if step not in task_ids:
             # Started at `done`, so that the time left is right in a resumed run.
-            known[step] = bars.add_task(step, total=total, completed=done, note=note)
-        bars.update(known[step], completed=min(done, total), total=total, note=note)
+            task_ids[step] = bars.add_task(step, total=total, completed=done, note=note)
+        bars.update(task_ids[step], completed=min(done, total), total=total, note=note)
 
     return advance
 
@@ -80,9 +80,9 @@ def _as_lines(console: Console) -> Progress:
             return
         printed[step] = now
         rate = (done - first) / (now - start) if done > first else 0.0
-        left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
+        remainder = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
         console.print(
-            f"{step}: {done}/{total}, {now - start:.0f} s{left} {note}".rstrip(),
+            f"{step}: {done}/{total}, {now - start:.0f} s{remainder} {note}".rstrip(),
             markup=False,
             highlight=False,
             soft_wrap=True,

@@ -13,18 +13,18 @@ from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import Budget, Shapes
 
 
-def to_make(member: str, recipes: Mapping[str, Recipe], given: Container[str]) -> list[str]:
-    """Return the ancestors that must be bred for a member, and itself; parents before children.
+def to_make(member: str, recipes: Mapping[str, Recipe], available: Container[str]) -> list[str]:
+    """Return the members to breed in order to rebuild a member, parents before children.
 
     Args:
         member: Id of the member.
         recipes: Id → recipe, of all its ancestors.
-        given: Members that can be read.
+        available: Members that can be read.
     """
     missing: set[str] = set()
     waiting = [member]
     while waiting:
-        if (name := waiting.pop()) not in given and name not in missing:
+        if (name := waiting.pop()) not in available and name not in missing:
             missing.add(name)
             waiting += recipes[name].parents
     return sorted(missing, key=lambda name: (recipes[name].generation, name))
@@ -34,7 +34,7 @@ def rebuild(
     member: str,
     recipes: Mapping[str, Recipe],
     base: Params,
-    given: Mapping[str, Callable[[], Params]],
+    loaders: Mapping[str, Callable[[], Params]],
     group_of: Mapping[str, int],
     shapes: Shapes,
     scratch: Path,
@@ -48,7 +48,7 @@ def rebuild(
         member: Id of the member.
         recipes: Id → recipe, of all its ancestors.
         base: θ₀.
-        given: Id → function that reads the member; seeds at least.
+        loaders: Id → function that reads the member; seeds at least.
         group_of: Weight path → index into the recipes' groups.
         shapes: Path → shape, dtype and sharding of a member's weights.
         scratch: Empty folder for members that do not fit into the budget.
@@ -57,12 +57,12 @@ def rebuild(
     Raises:
         AcdcError: A rebuilt member differs from its recipe; names the member and both hashes.
     """
-    if member in given:
-        return given[member]()
-    order = to_make(member, recipes, given)
+    if member in loaders:
+        return loaders[member]()
+    order = to_make(member, recipes, loaders)
     children_left = Counter(parent for name in order for parent in recipes[name].parents)
     children_left[member] = 1
-    store = MemberStore(scratch, [shapes], budget, loaders=given)
+    store = MemberStore(scratch, [shapes], budget, loaders=loaders)
     for name in order:
         parents = [store.get(parent) for parent in recipes[name].parents]
         child = breed_child(recipes[name], base, parents, group_of)
@@ -76,14 +76,14 @@ def rebuild(
     return store.get(member)
 
 
-def check_made(made: Recipe, recipe: Recipe) -> None:
+def check_made(copy: Recipe, recipe: Recipe) -> None:
     """Raise AcdcError if a rebuilt member differs from its recipe."""
-    if made.content == recipe.content:
+    if copy.content == recipe.content:
         return
-    reason = "another version of jax rounds differently, or a parent is another one"
-    if made.device != recipe.device:
-        reason = f"it was made on {recipe.device}, which rounds differently: use that"
+    reason = "another version of jax rounds differently, or a parent has changed"
+    if copy.device != recipe.device:
+        reason = f"it was made on {recipe.device}, which rounds differently: rebuild it there"
     raise AcdcError(
-        f"{made.id}: rebuilt on {made.device}, it hashes to {made.content}, but its recipe says "
+        f"{copy.id}: rebuilt on {copy.device}, it hashes to {copy.content}, but its recipe says "
         f"{recipe.content}; {reason}"
     )

@@ -40,7 +40,7 @@ from acdc_jax.runtime.state import Record, State
 from acdc_jax.tasks.pool import task_id
 from acdc_jax.tasks.task import save_task
 
-_MEMBER_OVERHEAD = 2**17  # bytes of a member's folder besides its weights, generously
+_MEMBER_OVERHEAD = 2**17  # upper bound of a member's files, except its weights, in bytes
 
 
 @contextlib.contextmanager
@@ -79,7 +79,7 @@ def share_manifest(manifest: Manifest | None) -> Manifest:
 
 
 def _lock(run_dir: Path) -> TextIO:
-    """Return the open lock file of a run directory, which is made if it is not there."""
+    """Create a run directory if necessary, and return its open lock file."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         if not (run_dir / ".lock").exists() and any(run_dir.iterdir()):
@@ -130,7 +130,7 @@ def _prepare(run_dir: Path, config: Config) -> Manifest:
 def commit(
     run_dir: Path, manifest: Manifest, state: State, record: Record, store: MemberStore
 ) -> Manifest:
-    """Commit a generation atomically; the next one may be at work meanwhile.
+    """Commit a generation atomically; the next one may run at the same time.
 
     Args:
         run_dir: The run directory.
@@ -188,16 +188,16 @@ def _write_members(run_dir: Path, manifest: Manifest, state: State, store: Membe
     (run_dir / "members").mkdir(exist_ok=True)
     on_disk = set(manifest.retained)
     new = [member for member in state.archive if member not in on_disk]
-    # Check the space first: half a member takes as long to write as a whole one.
-    needed = len(new) * (store.bytes_of_member + _MEMBER_OVERHEAD)
-    if shutil.disk_usage(run_dir).free < needed:
+    # Check the space first, instead of failing after minutes of writing.
+    size = len(new) * (store.bytes_of_member + _MEMBER_OVERHEAD)
+    if shutil.disk_usage(run_dir).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run_dir / "members"))
     for member in new:
         store.save(state.recipes[member])
 
 
 def _write_generation(run_dir: Path, manifest: Manifest, state: State, record: Record) -> None:
-    """Write all that a generation adds besides members."""
+    """Write everything that a generation adds, except members."""
     name = f"g{state.generation:03d}"
     for folder in ("archive", "tasks", "pool", "responses", "strategy"):
         (run_dir / folder).mkdir(exist_ok=True)
@@ -261,7 +261,7 @@ def _remove_members(run_dir: Path, manifest: Manifest, *, later: bool = False) -
     Args:
         run_dir: The run directory.
         manifest: Its commit point.
-        later: Also remove members of later generations, one of which may be at work.
+        later: Also remove members of later generations; one of these may be under way.
     """
     keep = set(manifest.retained)
     for path in (run_dir / "members").glob("*"):

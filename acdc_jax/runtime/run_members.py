@@ -1,4 +1,4 @@
-"""The members of a run that is there, for whatever reads them: export, benchmarks."""
+"""The members of an existing run, for export and benchmarks."""
 
 import functools
 import tempfile
@@ -37,7 +37,7 @@ def open_members(
     Args:
         run: The run.
         groups: Shapes and shardings of a member on each group of devices; None for the first group
-            of the run's mesh. Only there is a rebuilt member certain to round as the run did.
+            of the run's mesh. Only there does a rebuilt member surely round as it did in the run.
         scratch: Existing folder for ancestors of a rebuilt member that memory cannot hold; None if
             members are not to be rebuilt.
 

@@ -86,7 +86,7 @@ class RunRecord:
         recipes: Member id → recipe, of all members ever made, oldest first.
         tasks: Task id → task, of all tasks.
         pools: The task pool of each generation, in order.
-        skills: The global skill matrix, as far as it is known; at least the last archive's.
+        skills: The known part of the global skill matrix; at least the last archive's.
         results: `results.json`; None if the run is not measured, or has continued since.
     """
 
@@ -183,7 +183,9 @@ def read_manifest(run_dir: Path) -> Manifest:
     try:
         manifest = Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise AcdcError(f"{path}: cannot be read ({error.strerror}); is it a run?") from None
+        raise AcdcError(
+            f"{path}: cannot be read ({error.strerror}); is it a run directory?"
+        ) from None
     except (ValueError, TypeError, AttributeError) as error:
         raise AcdcError(f"{path}: is damaged ({error}); restore it from a copy") from None
     if manifest.schema != SCHEMA:
@@ -294,7 +296,7 @@ def read_skills(run_dir: Path) -> SkillMatrix | None:
 
 
 def known_skills(run_dir: Path, manifest: Manifest, tasks: Sequence[str]) -> SkillMatrix:
-    """Return retained members and all seeds × tasks, as far as archives and `skills.npz` tell.
+    """Return what archives and `skills.npz` hold about retained members and seeds × tasks.
 
     Seeds that the archive has dropped are included: evolved members are compared with them.
     """

@@ -101,11 +101,11 @@ def check_folders(
 ) -> Folders:
     """Find the models, and refuse those that cannot be merged before any weight is downloaded.
 
-    Whatever is changed to make them alike is logged.
+    Each change that makes them compatible is logged.
 
     Args:
         base: A folder or a Hub id, as `find_model` takes it.
-        seeds: Likewise, one or more.
+        seeds: Folders or Hub ids; at least one.
         adopt_base_config: See `common_config`.
 
     Raises:
@@ -217,7 +217,7 @@ def chat_template(config: DecodeOptions) -> str | None:
 def keep_text_files(
     seed: Path, config: DecodeOptions, stop_tokens: Sequence[int], target: Path
 ) -> None:
-    """Copy a seed's files besides weights, with the run's own chat template and stop tokens."""
+    """Copy a seed's files, except weights, with the run's own chat template and stop tokens."""
     hf.copy_text_files(seed, target)
     hf.keep_stop_tokens(target, stop_tokens)
     if template := chat_template(config):

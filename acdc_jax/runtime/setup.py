@@ -1,8 +1,8 @@
-"""Setting up what a run works with, in two steps.
+"""Set up a run in two steps.
 
 `plan_run` refuses whatever does not fit together, before anything large is loaded or written.
 `open_context` then loads the base, and opens sandbox, scientist and member store. `open_run` does
-both for a run that is there: everything that evaluates members of a run opens it this way.
+both for an existing run, for every command that evaluates its members.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ from acdc_jax.tasks.options import LLM_SCIENTISTS
 from acdc_jax.tasks.task import Draft
 from acdc_jax.tasks.task_sets import check_held_out, load_held_out, load_seed_families
 
-# Instructions whose prompts have in common only what all prompts have.
+# Instructions whose prompts share only what all prompts share.
 _DIFFERENT_INSTRUCTIONS = ("a", "Z", "0", "(", "é")
 
 
@@ -122,10 +122,10 @@ class RunContext:
 
 
 def join_processes(config: Config) -> None:
-    """Meet the run's other processes, if there are any. Must come before any use of a device.
+    """Connect to the run's other processes, if any. Must come before any use of a device.
 
     Raises:
-        AcdcError: The processes do not meet.
+        AcdcError: The processes cannot connect.
     """
     processes = config.processes
     limit_pinned_memory(config.run.host_budget_gb)
@@ -166,7 +166,7 @@ def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
 
     Args:
         plan: From `plan_run`.
-        console: Where progress is shown, and how the sandbox works and members are decoded.
+        console: Where progress is shown, and the kinds of sandbox and decoding.
 
     Raises:
         AcdcError: A model cannot be read, a server is not there, or the sandbox does not start.
@@ -206,7 +206,7 @@ def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
 
 @contextlib.contextmanager
 def open_run(config: Config, console: Console) -> Iterator[RunContext]:
-    """Lock a run that is there, and open what it works with.
+    """Lock an existing run, and open what it works with.
 
     Args:
         config: The run's settings, from `RunRecord.settings`.
@@ -221,7 +221,7 @@ def open_run(config: Config, console: Console) -> Iterator[RunContext]:
 
 
 def _make_evaluator(plan: RunPlan, codec: TextCodec, sandbox: Sandbox) -> tuple[Evaluator, str]:
-    """Return what evaluates members, and a line that says how they are decoded."""
+    """Return the evaluator, and a line on how members are decoded."""
     config, groups = plan.config, DeviceGroups.of_mesh(plan.mesh)
     children = -(-config.run.children // groups.count)  # of a group
     population, decoding = choose_population(plan.model, children, groups.local[0].mesh.size)
@@ -289,16 +289,16 @@ def choose_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
     devices, _ = _split_devices(config)
     spec = config.run.mesh
     if spec is None:
-        held = 2 + config.proposer.max_parents  # the base, a child and its parents
-        spec = default_mesh(devices, weight_bytes(model), device_room(), held)
+        models_at_once = 2 + config.proposer.max_parents  # the base, a child and its parents
+        spec = default_mesh(devices, weight_bytes(model), device_room(), models_at_once)
     return make_mesh(spec, devices)
 
 
 def _check_scientist(config: Config, mesh: jax.sharding.Mesh) -> None:
     """Refuse an unknown scientist, and a local one on devices that members are sharded over.
 
-    A local scientist judges while members decode. If both run programs over several devices, one
-    device may start with one program and another device with the other: both then wait for ever.
+    A local scientist judges while members decode. If both run programs over several devices, the
+    devices may start these programs in different orders, and wait for each other forever.
     """
     options, size = config.scientist, mesh.shape.get("model", 1)
     if options.kind not in LLM_SCIENTISTS:
@@ -345,10 +345,10 @@ def _find_models(config: Config) -> Folders | SeedSet:
         seed_set: SeedSet = plugins.load(plugins.SEED_MODELS, name)
         return seed_set
     if not names:
-        known = plugins.describe_names(plugins.SEED_MODELS)
+        names_of_sets = plugins.describe_names(plugins.SEED_MODELS)
         raise ConfigError(
             "--seed_models is missing: name two or more models of one architecture, or a set "
-            f"({known}), as configs/quickstart.flags does"
+            f"({names_of_sets}), as configs/quickstart.flags does"
         )
     if base is None:
         raise ConfigError("--base_model is missing: merging needs the base of --seed_models")
@@ -418,9 +418,9 @@ def _check_lengths(config: Config, model: ModelConfig) -> None:
 def check_disk(config: Config, model: ModelConfig) -> None:
     """Refuse to start if not even two archives of members fit on the disk."""
     one = weight_bytes(model)
-    needed, free = 2 * config.run.population * one, shutil.disk_usage(config.run.run_dir).free
-    if free < needed:
+    size, free = 2 * config.run.population * one, shutil.disk_usage(config.run.run_dir).free
+    if free < size:
         raise AcdcError(
             f"--run_dir={config.run.run_dir}: {free / 2**30:.1f} GiB are free, but two archives of "
-            f"{config.run.population} members take {needed / 2**30:.1f} GiB; make room"
+            f"{config.run.population} members take {size / 2**30:.1f} GiB; make room"
         )

@@ -39,7 +39,7 @@ class Sources:
 def keep_model_files(
     run_dir: Path, folders: Folders, config: DecodeOptions, stop_tokens: Sequence[int]
 ) -> None:
-    """Write `model/`: tokenizer and configuration, so that a run is exported without its seeds."""
+    """Write tokenizer and configuration to `model/`, so that exports do not need the seeds."""
     target = run_dir / "model"
     if not target.exists():
         scratch = run_dir / "model.tmp"
@@ -84,7 +84,9 @@ def read_sources(run_dir: Path) -> Sources:
     try:
         return Sources(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise AcdcError(f"{path}: is missing or damaged ({error})") from None
+        raise AcdcError(
+            f"{path}: is missing or damaged ({error}); restore it from a copy"
+        ) from None
 
 
 def load_base(sources: Sources, model: ModelConfig, shapes: Shapes) -> Params:

@@ -58,8 +58,8 @@ def _candidates(run: RunRecord, options: TaskForceOptions, latest: int) -> list[
     elif latest >= run.manifest.generation:
         members = list(run.manifest.archive)
     else:
-        kept = max(generation for generation in run.manifest.kept if generation <= latest)
-        members = list(run.manifest.kept[kept])
+        last = max(generation for generation in run.manifest.kept if generation <= latest)
+        members = list(run.manifest.kept[last])
     if options.seeds in ("allowed", "forced"):
         members += run.seeds
     if options.seeds == "excluded":

@@ -112,5 +112,5 @@ def test_refusals(
 
 def test_a_run_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(tmp_path)]) == 1
-    assert "is it a run?" in capsys.readouterr().err
+    assert "is it a run directory?" in capsys.readouterr().err
     assert main(["evaluate"]) == 2

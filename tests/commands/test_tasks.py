@@ -110,7 +110,7 @@ def test_one_task_with_its_lineage_and_answers(
         ([], 2, "usage"),
         (["{run}", "t00099"], 1, "no task 't00099'"),
         (["{run}", "--kind=odd"], 2, "kind"),
-        (["{run}/nothing"], 1, "is it a run?"),
+        (["{run}/nothing"], 1, "is it a run directory?"),
         (["{run}", "--min_difficulty=9"], 2, "must be in [1, 5]"),
     ],
 )

@@ -144,7 +144,7 @@ def test_the_command(
     assert main(["report", str(run), str(run)]) == 2
     assert "--out" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 1
-    assert "is it a run?" in capsys.readouterr().err
+    assert "is it a run directory?" in capsys.readouterr().err
     assert main(["report"]) == 2
 
 
