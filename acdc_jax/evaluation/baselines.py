@@ -57,14 +57,14 @@ def measure_baselines(
     solved: Solved,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Measure what the seeds achieve without evolution, and members that are chosen at random.
+    """Measure the seeds without evolution, and members drawn at random.
 
     Args:
         evaluator: Where and how members answer.
         run: The run.
         tasks: Held-out tasks, or the pool's.
         baselines: How to make the baselines.
-        solved: What models solved that have already been evaluated on `tasks`.
+        solved: Results of the models that have already been evaluated on `tasks`.
         advance: Called `STEPS` times.
     """
     seed_skills = skill_matrix.take(run.skills, run.seeds, run.skills.tasks)
@@ -81,9 +81,9 @@ def measure_baselines(
     uniform = _uniform_merge(run, baselines)
     scale = _best_on_pool(evaluator, [str(s) for s in _UNIFORM_SCALES], uniform, baselines.pool)
     advance()
-    merged = solve(evaluator, [scale], uniform, tasks)
+    solved_by_merge = solve(evaluator, [scale], uniform, tasks)
     advance()
-    rows.append(collective_row("uniform_merge", [scale], scale, merged))
+    rows.append(collective_row("uniform_merge", [scale], scale, solved_by_merge))
     rng = np.random.default_rng(baselines.prng_seed)
     finalists = skill_matrix.take(run.skills, run.archive, run.skills.tasks)
     sizes = [n for n in TASK_FORCES if n <= len(run.archive)]
@@ -126,7 +126,7 @@ def _uniform_merge(run: FinishedRun, baselines: Baselines) -> ParamsOf:
 def _best_on_pool(
     evaluator: Evaluator, models: Sequence[str], params_of: ParamsOf, pool: Sequence[Task]
 ) -> str:
-    """Return the model that is fittest on the first instances of the pool; the first of equals."""
+    """Return the fittest model on the first instances of the pool; the first of equals."""
     evaluator = dataclasses.replace(evaluator, instances_per_task=1)
     evaluation = evaluate_members(evaluator, models, params_of, pool)
     return fittest(evaluation.skills(evaluator.skill_threshold))

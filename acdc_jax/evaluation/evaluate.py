@@ -1,4 +1,4 @@
-"""Members answer tasks: batched decoding, with scoring in the sandbox at the same time.
+"""Evaluate members on tasks: batched decoding, and scoring in the sandbox at the same time.
 
 Answers to a task go to the sandbox as soon as the last of them ends. The sandbox scores them while
 the devices decode other tasks, or the next members.
@@ -46,7 +46,7 @@ class Evaluator:
         groups: Device groups that decode.
         engine: How to decode.
         sandbox: Where task code scores answers.
-        instances_per_task: Number of instances of each task that are asked, the first ones.
+        instances_per_task: Largest number of instances to ask per task, from the first on.
         skill_threshold: Mean score from which a task counts as solved.
     """
 
@@ -169,7 +169,7 @@ def evaluate_members(
     """
 
     def evaluate_share(group: DeviceGroup) -> list[Evaluation]:
-        """Evaluate the members of one group; scores are waited for after the last response."""
+        """Evaluate the members of one group; wait for scores after the last response."""
         engine, pending = evaluator.engine, []
         shardings = param_shardings(group.mesh, engine.model, population=engine.population > 1)
         for names, population in in_populations(
@@ -308,15 +308,15 @@ def answer_tasks(
 
 @dataclasses.dataclass
 class _Pending:
-    """Responses of members to tasks, while some scores are not there yet.
+    """Responses of members to tasks, some still without a score.
 
     Attributes:
         members: Ids.
         tasks: The tasks.
         instances: [tasks] int64, number of instances of each task that were asked.
-        instances_per_task: The largest such number that is possible.
+        instances_per_task: Largest possible number of instances of a task.
         replies: (position of a task, position of an instance) → [members] responses.
-        scoring: Position of a task → its answers, and their scores to come.
+        scoring: Position of a task → its answers, and a future of their scores.
         decode_s: Wall seconds of decoding.
     """
 
@@ -361,7 +361,7 @@ class _Pending:
 
 
 def _instance_counts(tasks: Sequence[Task], instances_per_task: int) -> np.ndarray:
-    """Return [tasks] int64, the number of instances of each task that are asked."""
+    """Return the number of instances to ask of each task, [tasks] int64."""
     return np.asarray([min(len(task.instructions), instances_per_task) for task in tasks], np.int64)
 
 

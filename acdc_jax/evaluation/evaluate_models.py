@@ -42,7 +42,7 @@ def evaluate(
         models: The models; their architectures can differ.
         tasks: Tasks, or drafts, which are validated first.
         max_new_tokens: Longest response.
-        instances_per_task: Number of instances of each task that are asked, the first ones.
+        instances_per_task: Largest number of instances to ask per task, from the first on.
         skill_threshold: Mean score from which a task counts as solved.
         system_prompt: System message; None for none.
         batch_size: Largest number of responses that a device group decodes at once.

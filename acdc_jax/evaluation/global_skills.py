@@ -11,7 +11,7 @@ from acdc_jax.tasks.task import Task
 
 def complete_skills(
     evaluator: Evaluator,
-    known: SkillMatrix,
+    skills: SkillMatrix,
     params_of: ParamsOf,
     tasks: Mapping[str, Task],
     *,
@@ -19,11 +19,11 @@ def complete_skills(
     prefetch: Prefetch = lambda members, group: None,
     advance: Callable[[], None] = lambda: None,
 ) -> SkillMatrix:
-    """Evaluate what a skill matrix is missing, and nothing else.
+    """Evaluate the missing entries of a skill matrix.
 
     Args:
         evaluator: Where and how members answer.
-        known: [members, tasks] matrix; the same in every process.
+        skills: [members, tasks] matrix; the same in every process.
         params_of: Returns the params of a member.
         tasks: Task id → task, for all tasks of the matrix.
         save: Called in the first process with the matrix as it grows, so that a killed evaluation
@@ -35,28 +35,28 @@ def complete_skills(
         The matrix. Entries that the infrastructure failed to score are still missing.
     """
     multihost.barrier()  # every process has read the matrix before the first one writes it
-    incomplete = skill_matrix.incomplete(known)
+    incomplete = skill_matrix.incomplete(skills)
     for start in range(0, len(incomplete), evaluator.members_at_once):
         members = incomplete[start : start + evaluator.members_at_once]
-        missing = (skill_matrix.take(known, members, known.tasks).values == MISSING).any(0)
+        missing = (skill_matrix.take(skills, members, skills.tasks).values == MISSING).any(0)
         evaluation = evaluate_members(
             evaluator,
             members,
             params_of,
             [
                 tasks[task]
-                for task, is_missing in zip(known.tasks, missing, strict=True)
+                for task, is_missing in zip(skills.tasks, missing, strict=True)
                 if is_missing
             ],
             prefetch=prefetch,
         )
-        known = skill_matrix.join(known, evaluation.skills(evaluator.skill_threshold))
+        skills = skill_matrix.join(skills, evaluation.skills(evaluator.skill_threshold))
         if multihost.is_first():
-            save(known)
+            save(skills)
         advance()
     if multihost.is_first():
-        save(known)
-    return known
+        save(skills)
+    return skills
 
 
 def batches(evaluator: Evaluator, members: int) -> int:

@@ -23,7 +23,7 @@ from acdc_jax.tasks.task import Draft, Rejection, Task
 from acdc_jax.tasks.validate import check_drafts
 
 TASK_FORCES = (3, 8)
-_ATTEMPTS = 2  # at scoring responses, if the sandbox fails
+_ATTEMPTS = 2  # to score responses, if the sandbox fails
 
 Solved = dict[str, np.ndarray]
 """Model → [tasks, instances] float64: 1 solved, 0 failed, NaN if the task has no such instance."""
@@ -37,8 +37,8 @@ class Row:
         collective: Name of the collective.
         n: Number of models, or of samples of one model.
         coverage: Share of tasks whose first instance at least one model solves.
-        coverage_majority: Share of tasks of which at least one model solves most instances.
-        best_single: Share of instances that the model solves that is fittest on the pool.
+        coverage_majority: Share of tasks for which at least one model solves most instances.
+        best_single: Share of instances that the fittest model on the pool solves.
     """
 
     collective: str
@@ -71,7 +71,7 @@ def held_out_tasks(drafts: Sequence[Draft], sandbox: Sandbox, skill_threshold: f
     """Validate held-out drafts as any draft is validated.
 
     Raises:
-        AcdcError: A draft is not valid, so the held-out set would not be what it claims to be.
+        AcdcError: A draft is not valid; names it.
     """
     tasks = []
     verdicts = check_drafts(drafts, sandbox, skill_threshold)
@@ -88,7 +88,7 @@ def measure_run(
     tasks: Sequence[Task],
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], Solved]:
-    """Measure the task forces of a run, and the task force that each generation would have chosen.
+    """Measure the task forces of a run, and those of its earlier generations.
 
     Args:
         evaluator: Where and how members answer.

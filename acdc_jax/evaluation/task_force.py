@@ -107,7 +107,7 @@ def choose(
         TimeoutError: The optimum was not found in time.
     """
     if unknown := [member for member in forced if member not in skills.members]:
-        raise ValueError(f"{unknown[0]} cannot be forced into a task force: it is no candidate")
+        raise ValueError(f"{unknown[0]} cannot be forced into a task force: it is not a candidate")
     if len(forced) > n:
         raise ValueError(f"{len(forced)} members are forced into a task force of {n}")
     if not skills.tasks:
@@ -189,15 +189,15 @@ def optimal(
     # Tasks that the same members solve are one task with a weight.
     columns, weights = np.unique(solved[candidates][:, open_tasks], axis=1, return_counts=True)
     rows = _best_rows(columns, weights, free, limit_s)
-    chosen = [*forced, *(int(candidates[row]) for row in rows if candidates[row] not in forced)]
-    if solved[chosen].any(axis=0).sum() <= solved[list(first)].any(axis=0).sum():
+    indices = [*forced, *(int(candidates[row]) for row in rows if candidates[row] not in forced)]
+    if solved[indices].any(axis=0).sum() <= solved[list(first)].any(axis=0).sum():
         return first
-    order = [chosen[i] for i in greedy(solved[chosen], len(chosen), range(len(forced)))]
+    order = [indices[i] for i in greedy(solved[indices], len(indices), range(len(forced)))]
     return greedy(solved, n, order)  # members that are left to pick add nothing
 
 
 def _undominated(solved: np.ndarray) -> np.ndarray:
-    """Return the indices of members that no other member equals on every task; of equals the first.
+    """Return the indices of members that no other member dominates; of equals, the first.
 
     Args:
         solved: [members, tasks] bool.
@@ -213,7 +213,7 @@ def _undominated(solved: np.ndarray) -> np.ndarray:
 def _best_rows(columns: np.ndarray, weights: np.ndarray, n: int, limit_s: float) -> np.ndarray:
     """Solve maximum coverage: return at most `n` rows that cover the most weight.
 
-    The binary variables x choose rows. The variables y ≤ Σ x over the rows of a column say whether
+    The binary variables x choose rows. The variables y ≤ Σ x over the rows of a column tell whether
     the column is covered; with binary x, their optimum is 0 or 1 without further constraints.
 
     Args:
@@ -271,5 +271,5 @@ def at_random(
         prng_seed: Seed of the draw.
     """
     others = [i for i in range(members) if i not in forced]
-    drawn = np.random.default_rng(prng_seed).permutation(others)[: max(0, n - len(forced))]
-    return (*forced, *(int(i) for i in drawn))
+    picks = np.random.default_rng(prng_seed).permutation(others)[: max(0, n - len(forced))]
+    return (*forced, *(int(i) for i in picks))

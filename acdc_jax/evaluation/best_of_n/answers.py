@@ -78,8 +78,10 @@ def question_ids(tasks: Sequence[Task], instances_per_task: int) -> list[Questio
 def missing_answers(
     run_dir: Path, samplers: Sequence[Sampler], questions: Sequence[QuestionId]
 ) -> dict[Sampler, list[QuestionId]]:
-    """Return the questions that each sampler has no scored answer to; samplers with none missing
-    are left out."""
+    """Return the questions that each sampler has not answered with a score.
+
+    Samplers that have answered all are left out.
+    """
     missing = {}
     for sampler in samplers:
         answers = read_answers(run_dir, sampler)
@@ -150,7 +152,9 @@ def read_answers(run_dir: Path, sampler: Sampler) -> dict[QuestionId, Response]:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             responses = [Response(**json.loads(line)) for line in file]
     except (OSError, EOFError, ValueError, TypeError) as error:
-        raise AcdcError(f"{path}: is damaged ({error}); remove it, and it is made again") from None
+        raise AcdcError(
+            f"{path}: is damaged ({error}); remove it and run the same command again"
+        ) from None
     return {(response.task, response.instance): response for response in responses}
 
 

@@ -1,7 +1,7 @@
-"""What a method chooses for every question, and how often its choice is right.
+"""The choices of each method, and how often they are right.
 
-`ChoiceCache` keeps the choices that models were asked for in `RUN/best_of_n/choices.jsonl`, so that
-no model is asked twice. Each line is a JSON object with `key` (a digest of method, model, question
+`ChoiceCache` keeps the choices of models in `RUN/best_of_n/choices.jsonl`, so that no model gets
+the same question twice. Each line is a JSON object with `key` (a digest of method, model, question
 and answers) and `chosen` (an index).
 """
 
@@ -85,18 +85,18 @@ async def choose_all(
     """
     choices: dict[Any, int] = {}
     problems: list[str] = []
-    unreachable = False  # further questions would only wait for the model in vain
+    unreachable = False  # then further questions would only wait for the model
     semaphore = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
     if model is None:
         cache = None
 
     async def decide(key: str, entry: AnsweredQuestion) -> int | None:
         nonlocal unreachable
-        chosen = cache.get(key) if cache else None
-        if chosen is not None or unreachable:
-            return chosen
+        choice = cache.get(key) if cache else None
+        if choice is not None or unreachable:
+            return choice
         try:
-            chosen = await METHODS[method](entry.answers, entry.question, helpers)
+            choice = await METHODS[method](entry.answers, entry.question, helpers)
         except Undecided as error:
             problems.append(str(error))
             return None
@@ -105,17 +105,17 @@ async def choose_all(
             problems.insert(0, str(error))
             return None
         if cache:
-            cache.add(key, chosen)
-        return chosen
+            cache.add(key, choice)
+        return choice
 
     async def choose(question: Any) -> None:
         entry = questions[question]
         texts = (answer.text for answer in entry.answers)
         key = digest(method, model or "", entry.question, *texts).hex()
         async with semaphore:
-            chosen = await decide(key, entry)
-        if chosen is not None:
-            choices[question] = chosen
+            choice = await decide(key, entry)
+        if choice is not None:
+            choices[question] = choice
             advance(len(choices))
 
     await asyncio.gather(*map(choose, questions))
@@ -153,8 +153,8 @@ def accuracy_row(method: str, values: Sequence[float], prng_seed: int) -> dict[s
         `method`; `accuracy` and `accuracy_interval` over the questions that are not missing, None
         if all are; and the number of `missing` questions.
     """
-    known = [value for value in values if not np.isnan(value)]
+    decisions = [value for value in values if not np.isnan(value)]
     row: dict[str, Any] = {"method": method, "accuracy": None, "accuracy_interval": None}
-    if known:
-        row |= figure("accuracy", known, resamples(len(known), _RESAMPLES, prng_seed))
-    return row | {"missing": len(values) - len(known)}
+    if decisions:
+        row |= figure("accuracy", decisions, resamples(len(decisions), _RESAMPLES, prng_seed))
+    return row | {"missing": len(values) - len(decisions)}

@@ -103,7 +103,7 @@ def rewards(model: RewardModel, texts: Sequence[Sequence[int]]) -> list[float]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _values(config: ModelConfig, weights: Params, tokens: jax.Array, last: jax.Array) -> jax.Array:
-    """[rows] float32; padding is to the right, where no earlier token sees it."""
+    """Return [rows] float32. Padding is to the right, where no earlier token sees it."""
     where = jnp.arange(tokens.shape[1], dtype=jnp.int32)
     positions = jnp.broadcast_to(where[None], tokens.shape)
     logits, _ = forward(

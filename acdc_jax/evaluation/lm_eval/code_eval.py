@@ -27,7 +27,7 @@ class CodeEval:
     """
 
     def __init__(self) -> None:
-        """Start closed: programs can only run within `opened`."""
+        """Refuse to run programs until `opened` is entered."""
         self._open: Callable[[], Sandbox] | None = None
         self._sandbox: Sandbox | None = None
 
@@ -101,7 +101,7 @@ CODE_EVAL = CodeEval()
 
 
 def pass_at(n: int, correct: int, k: int) -> float:
-    """Return the unbiased estimate of pass@k from n programs of which `correct` pass."""
+    """Return the unbiased estimate of pass@k, given that `correct` of n programs pass."""
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 

@@ -30,7 +30,7 @@ from acdc_jax.models.tokenizer import DATE_STRING, pad_token, with_rows
 from acdc_jax.models.transformer import FusedParams
 from acdc_jax.params import Params
 
-_MAX_GEN_TOKS = 256  # if a task does not say, as in HFLM
+_MAX_GEN_TOKS = 256  # unless a task specifies it; as in HFLM
 _SAMPLING_ARGUMENTS = {"temperature", "top_p", "top_k", "min_p"}
 _OTHER_ARGUMENTS = {"do_sample", "use_cache", "until", "max_gen_toks"}
 
@@ -63,7 +63,7 @@ class HarnessModel:
         params: Params on each group, as stored or from `fuse_weights`.
         text: How it reads and writes text.
         batch_size: Largest number of sequences that a group decodes at once.
-        sampling: How every response is drawn, whatever a task says; None for what the task says.
+        sampling: How every response is drawn; None: as each task specifies.
         key: Typed PRNG key of sampling.
     """
 
@@ -97,7 +97,7 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
 
         Args:
             model: The model.
-            advance: Called with the number of requests answered, of how many.
+            advance: Called with the number of answered requests and of all requests.
         """
         super().__init__()
         self._model = model
@@ -124,7 +124,7 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
 
     @property
     def max_gen_toks(self) -> int:
-        """Longest response if a task does not say."""
+        """Longest response, unless a task specifies it."""
         return _MAX_GEN_TOKS
 
     def tok_encode(
@@ -336,7 +336,7 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
 
 
 def sampling_of(arguments: Mapping[str, Any]) -> Sampling:
-    """Return the sampling that a task's generation arguments ask for.
+    """Return the sampling that a task's generation arguments specify.
 
     Raises:
         AcdcError: An argument is not supported.

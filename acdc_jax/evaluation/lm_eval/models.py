@@ -1,4 +1,4 @@
-"""Members of a run, and models beside it, as models of lm-evaluation-harness."""
+"""Members of a run, and other models, as models of lm-evaluation-harness."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence

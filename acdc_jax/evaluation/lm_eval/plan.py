@@ -1,4 +1,4 @@
-"""Which collectives of models are compared on benchmarks."""
+"""Choose the collectives of models to compare on benchmarks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,9 +59,11 @@ class Plan:
     @property
     def models(self) -> list[str]:
         """Every model once; the most important first."""
-        named = [m for collective in self.collectives for draw in collective.draws for m in draw]
+        of_collectives = [
+            m for collective in self.collectives for draw in collective.draws for m in draw
+        ]
         of_generations = [model for force in self.by_generation.values() for model in force]
-        return list(dict.fromkeys([*named, *of_generations]))
+        return list(dict.fromkeys([*of_collectives, *of_generations]))
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,12 @@ def plan_comparison(
     seed_skills = take(candidates.skills, seeds, candidates.skills.tasks).values
     best = seeds[top_fitness(seed_skills, 1)[0]]
     rng = np.random.default_rng(prng_seed)
-    chosen: dict[tuple[str, int], Collective] = {}
+    planned_sets: dict[tuple[str, int], Collective] = {}
     samples: dict[str, Sample] = {}
 
     def add(name: str, *draws: Sequence[str]) -> None:
         collective = Collective(name, tuple(tuple(draw) for draw in draws))
-        chosen.setdefault((name, collective.n), collective)
+        planned_sets.setdefault((name, collective.n), collective)
 
     for n, force in forces.items():
         if "task_force" in collectives:
@@ -128,4 +130,4 @@ def plan_comparison(
         generation: tuple(skills.members[i] for i in greedy(skills.values, smallest))
         for generation, skills in sorted(candidates.archives.items())
     }
-    return Plan(tuple(chosen.values()), samples, by_generation)
+    return Plan(tuple(planned_sets.values()), samples, by_generation)

@@ -42,7 +42,7 @@ def benchmark_models(
         benchmarks: The benchmarks.
         prompting: How questions are asked.
         folder: Where files go.
-        advance: Called with the step, how much of how much is done, and a note.
+        advance: Called with the step, the work done, all work, and a note.
 
     Returns:
         Benchmark → model → the harness's own results, by task.

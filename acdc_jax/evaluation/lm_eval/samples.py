@@ -89,9 +89,10 @@ def choose_score(
     available = list(dict.fromkeys((m, s["filter"]) for s in samples for m in s["metrics"]))
     if benchmark in scores:
         if scores[benchmark] not in available:
-            known = ", ".join(f"{benchmark}:{metric}:{name}" for metric, name in available)
+            alternatives = ", ".join(f"{benchmark}:{metric}:{name}" for metric, name in available)
             raise AcdcError(
-                f"there is no score {benchmark}:{':'.join(scores[benchmark])}; there are {known}"
+                f"there is no score {benchmark}:{':'.join(scores[benchmark])}; "
+                f"there are {alternatives}"
             )
         return scores[benchmark]
     if PAPER_SCORES.get(benchmark) in available:
@@ -144,11 +145,11 @@ def benchmark_scores(
 
 def _numbered(answers: Sequence[Sequence[str | None]]) -> Iterator[list[int]]:
     """Yield rows of answers as numbers: equal answers to an item have equal numbers."""
-    known: list[dict[str, int]] = [{} for _ in answers[0]]
+    numbers: list[dict[str, int]] = [{} for _ in answers[0]]
     for row in answers:
         yield [
-            -1 if answer is None else seen.setdefault(answer, len(seen))
-            for answer, seen in zip(row, known, strict=True)
+            -1 if answer is None else number_of.setdefault(answer, len(number_of))
+            for answer, number_of in zip(row, numbers, strict=True)
         ]
 
 
