@@ -1,4 +1,4 @@
-"""The content hash of a model: which weights it has, on whatever devices they lie.
+"""The content hash of a model, which does not depend on where its weights are.
 
 Every element gives a number that depends on its bits, its place in the leaf and the leaf's path;
 the numbers are added as 32-bit integers. Integer sums are exact in any order, so that the hash is
@@ -22,7 +22,7 @@ from acdc_jax.params import Params, path_hashes, stack
 
 
 class Check(NamedTuple):
-    """What one pass over a model's weights finds.
+    """The result of one pass over a model's weights.
 
     Attributes:
         content: The content hash, 32 hexadecimal digits.
@@ -48,7 +48,7 @@ def check(params: Params) -> Check:
 
 
 def digests(params: Params) -> UInt32[Array, "weights 3"]:
-    """Start to compute what `read_digests` reads; does not wait for the device.
+    """Start to compute the rows that `read_digests` reads; do not wait for the device.
 
     One row per weight, in the order of the paths: two sums, and the number of entries that are not
     finite. One program per shape compiles faster than one for all weights.
@@ -76,9 +76,9 @@ def read_digests(shapes: Mapping[str, jax.Array | jax.ShapeDtypeStruct], rows: n
 
 
 def salts(paths: Sequence[str]) -> tuple[np.uint32, ...]:
-    """Return what makes the sums of equal weights at different paths differ.
+    """Return numbers that make the sums of equal weights at different paths differ.
 
-    They are arguments of the programs: as constants, each would need a kernel of its own.
+    They are arguments of the programs: as constants, each would need a separate kernel.
     """
     return tuple(path_hashes(paths))
 

@@ -19,7 +19,7 @@ def coverage(skills: Skills) -> float:
     """Return the fraction of tasks that at least one member solves.
 
     Args:
-        skills: [members, tasks] int8 or bool, of the members in question.
+        skills: [members, tasks] int8 or bool.
 
     Returns:
         A number in [0, 1]; 0 without members.

@@ -23,7 +23,7 @@ from acdc_jax.options import OptionError, check, option
 _INT32 = np.iinfo(np.int32).max
 _LARGEST = float(_INT32 - 127)  # The largest float32 that is also an int32.
 _BLOCK = 256  # Candidates compared with all others at a time; bounds the memory.
-_DIGIT = 8  # Bits of an integer that a product in any backend's default precision keeps.
+_DIGIT = 8  # Bits of an integer that a product keeps in the default precision of any backend.
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def select(
 
     Args:
         skills: [n, T] int8: 1 solved, 0 failed, -1 missing.
-        size: How many candidates are kept.
+        size: Number of candidates to keep.
         births: Generation of each candidate, where smaller is older; by default all are equal.
         ids: Unique ids of the candidates; by default their positions.
         options: How candidates are compared.
@@ -145,8 +145,8 @@ def select(
         np.arange(rows) < n,
         options,
     )
-    kept = np.asarray(order)[: min(size, n)].astype(np.int64)
-    return Selected(kept, np.asarray(scores)[:n], fitness(matrix))
+    indices = np.asarray(order)[: min(size, n)].astype(np.int64)
+    return Selected(indices, np.asarray(scores)[:n], fitness(matrix))
 
 
 @partial(jax.jit, static_argnames="options")
@@ -186,7 +186,7 @@ def rank(
     fails = (~solved & real[:, None]).sum(axis=0, dtype=jnp.int32)
     weight = jnp.where(compared, fails if options.weighted else jnp.ones_like(fails), 0)
     everything = weight.sum(dtype=jnp.int32)
-    own = jnp.where(solved, weight[None, :], 0).sum(axis=1, dtype=jnp.int32)
+    solved_weight = jnp.where(solved, weight[None, :], 0).sum(axis=1, dtype=jnp.int32)
 
     def fitter(i: jax.Array) -> jax.Array:
         # passes / present as fractions, compared by cross multiplication.
@@ -211,14 +211,14 @@ def rank(
         counted = jnp.maximum(count, 1)
         first = jnp.arange(near, dtype=jnp.int32) < count
         if options.denominator == "unsolved":
-            unsolved = jnp.maximum(everything - own, 1).astype(jnp.float32)
-            distance = (own[i] - both).astype(jnp.float32) / unsolved
+            unsolved = jnp.maximum(everything - solved_weight, 1).astype(jnp.float32)
+            distance = (solved_weight[i] - both).astype(jnp.float32) / unsolved
             nearest = _smallest(jnp.where(dominating, distance, jnp.inf), near)
             mean = jnp.where(first, nearest, 0).sum() / counted.astype(jnp.float32)
             return jnp.int32(0), mean, 100 * mean
-        unlike = own[i] - both
+        unlike = solved_weight[i] - both
         if options.distance == "hamming":
-            unlike = unlike + (own - both)
+            unlike = unlike + (solved_weight - both)
         nearest = _smallest(jnp.where(dominating, unlike, _INT32), near)
         total = jnp.where(first, nearest, 0).sum(dtype=jnp.int32)
         # The mean as a whole number and a fraction below 1: unequal means stay unequal.
@@ -250,9 +250,9 @@ def _smallest(values: jax.Array, count: int) -> jax.Array:
     """
     most = jnp.inf if jnp.issubdtype(values.dtype, jnp.floating) else _INT32
 
-    def take(left: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        at = jnp.argmin(left)
-        return left.at[at].set(most), left[at]
+    def take(remainder: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        at = jnp.argmin(remainder)
+        return remainder.at[at].set(most), remainder[at]
 
     smallest: jax.Array = jax.lax.scan(take, values, None, length=count)[1]
     return smallest

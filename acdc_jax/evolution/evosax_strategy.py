@@ -3,8 +3,8 @@
 Library: Lange, "evosax: JAX-based Evolution Strategies", arXiv 2212.04180; version 0.3.
 
 A strategy searches P + G numbers: one scale per parent rank and one per merge group, whose
-products are the coefficients. It sees them standardised, so that one centre and one spread serve
-every strategy, whatever it calls its step size.
+products are the coefficients. It sees them standardised, so that one centre and one spread suit
+every strategy, whatever the name of its step size.
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,7 +44,7 @@ class StrategyOptions:
 
 @dataclass(frozen=True)
 class Strategy:
-    """Which strategy, and the shape of what it proposes.
+    """A strategy, and the shape of its proposals.
 
     Attributes:
         name: Name in `evosax.algorithms`, for example CMA_ES, Open_ES, SNES, DifferentialEvolution.
@@ -61,7 +61,7 @@ class Strategy:
     spread: float = 0.25
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a strategy that is unknown or that these shapes do not suit."""
+        """Raise ValueError for an unknown strategy, or one that these shapes do not suit."""
         if not 0 < self.spread < float("inf"):
             raise ValueError(f"spread {self.spread} of the strategy must be positive")
         _build(self)
@@ -74,8 +74,8 @@ class StrategyState:
 
     Attributes:
         inner: evosax's own state.
-        initial: Standardised solutions of the first generation, [C, P + G] float32, where the
-            strategy needs an evaluated population to begin with; otherwise [0, P + G].
+        initial: Standardised solutions of the first generation, [C, P + G] float32, if the
+            strategy begins with an evaluated population; otherwise [0, P + G].
         told: Generations learnt from, int32 scalar.
     """
 
@@ -155,7 +155,7 @@ def es_tell(
     rewards = np.asarray(rewards, np.float32)
     if not np.isfinite(rewards).all():
         child = int(np.argmin(np.isfinite(rewards)))
-        raise ValueError(f"the reward of child {child} is {rewards[child]}")
+        raise ValueError(f"the reward of child {child} is {rewards[child]}; it must be finite")
     algorithm, params = _build(strategy)
     solutions, losses = jnp.asarray(solutions, jnp.float32), jnp.asarray(-rewards)
     with _numpy_promotion():
@@ -173,7 +173,7 @@ def to_arrays(state: StrategyState) -> dict[str, npt.NDArray[Any]]:
 
 
 def from_arrays(strategy: Strategy, arrays: Mapping[str, npt.NDArray[Any]]) -> StrategyState:
-    """Return the state that `to_arrays` was given.
+    """Return the state that `to_arrays` stored.
 
     Raises:
         ValueError: An array is missing, or has another strategy's shape or dtype.
@@ -182,10 +182,10 @@ def from_arrays(strategy: Strategy, arrays: Mapping[str, npt.NDArray[Any]]) -> S
 
     def restore(path: Any, expected: jax.ShapeDtypeStruct) -> jax.Array:
         name = jax.tree_util.keystr(path)
-        found = arrays.get(name)
-        if found is None or (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        array = arrays.get(name)
+        if array is None or (array.shape, array.dtype) != (expected.shape, expected.dtype):
             raise ValueError(f"the checkpoint does not hold a state of {strategy.name}: see {name}")
-        return jnp.asarray(found)
+        return jnp.asarray(array)
 
     restored: StrategyState = jax.tree_util.tree_map_with_path(restore, template)
     return restored
@@ -195,15 +195,15 @@ def _waits_for_first(state: StrategyState) -> bool:
     return state.initial.shape[0] > 0 and int(state.told) == 0
 
 
-@lru_cache(maxsize=8)  # evosax compiles its methods anew for every object.
+@lru_cache(maxsize=8)  # evosax compiles its methods again for every object.
 def _build(strategy: Strategy) -> tuple[Any, Any]:
-    # Imported where it is used: it computes at once, which must not come before other processes
-    # are met.
+    # Imported here, because the import computes on a device, and the processes of a run must have
+    # connected before.
     from evosax.algorithms import algorithms
 
     if strategy.name not in algorithms:
-        known = ", ".join(sorted(algorithms))
-        raise ValueError(f"evosax has no strategy {strategy.name!r}: choose one of {known}")
+        names = ", ".join(sorted(algorithms))
+        raise ValueError(f"evosax has no strategy {strategy.name!r}: choose one of {names}")
     solution = jnp.zeros(strategy.parents + strategy.groups, jnp.float32)
     try:
         with _numpy_promotion():
@@ -224,6 +224,6 @@ def _build(strategy: Strategy) -> tuple[Any, Any]:
 
 @contextmanager
 def _numpy_promotion() -> Iterator[None]:
-    """evosax mixes dtypes and ranks as numpy would."""
+    """Allow dtypes and ranks to mix as numpy would, which evosax does."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

@@ -37,7 +37,7 @@ class SVDNoise:
 
     Attributes:
         scale: s, the standard deviation of the noise; absolute in the paper.
-        rank: How many of the largest singular values of each weight are perturbed.
+        rank: Number of the largest singular values of each weight to perturb.
         relative: Whether `scale` is in units of the singular value.
         embeddings: Whether token embeddings and a separate output head are mutated too.
         decomposition: "exact", "randomised" (`svd.leading` states its error), or "auto": randomised
@@ -171,7 +171,7 @@ def mutate(tree: Tree, key: Key[jax.Array, ""], noise: Noise, *, donate: bool = 
 
     Args:
         tree: Any pytree of arrays; `mutated_paths` says which of its leaves change.
-        key: PRNG key. Every path draws from its own part of it, whatever else is selected.
+        key: PRNG key. Every path draws from its own part of it, whatever other paths change.
         noise: `SVDNoise` or `GaussianNoise`.
         donate: Overwrites the selected leaves, which must not be used again: the peak is then one
             model and one batch's temporaries, instead of two models.

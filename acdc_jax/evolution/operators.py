@@ -89,13 +89,13 @@ def propose_children(
     keys = jax.random.split(breeding_key, len(names))
     recipes = []
     for c, name in enumerate(names):
-        used = proposal.n_parents[c]
-        rows = proposal.coefficients[c, :used].tolist()
+        count = proposal.n_parents[c]
+        rows = proposal.coefficients[c, :count].tolist()
         recipes.append(
             Recipe(
                 id=name,
                 operator="merge",
-                parents=tuple(parents[p] for p in proposal.parents[c, :used]),
+                parents=tuple(parents[p] for p in proposal.parents[c, :count]),
                 coefficients=tuple(tuple(row) for row in rows),
                 groups=operators.groups,
                 merge=operators.merge,

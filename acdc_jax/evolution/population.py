@@ -112,7 +112,7 @@ def _merge_child(
     options: MergeOptions,
     reads_base: bool,
 ) -> tuple[Params, jax.Array]:
-    """Merge one child in the steps that programs of their own would take."""
+    """Merge one child in the same steps as separate programs would."""
     paths = tuple(base)
     rows = [[parents[path][p] for path in paths] for p in range(len(coefficients))]
     start, rows, coefficients = jax.lax.optimization_barrier(

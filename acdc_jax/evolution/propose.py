@@ -127,16 +127,16 @@ def propose(
         )
     count_key, parent_key, coefficient_key = jax.random.split(key, 3)
     counts = host_rng(count_key).integers(proposer.min_parents, most, n_children, endpoint=True)
-    used = np.arange(proposer.max_parents)[None, :] < counts[:, None]
+    is_parent = np.arange(proposer.max_parents)[None, :] < counts[:, None]
 
     rng = host_rng(parent_key)
     parents = np.zeros((n_children, proposer.max_parents), np.int32)
     for child, count in enumerate(counts):
-        chosen = rng.choice(fitness.size, count, replace=False)
+        positions = rng.choice(fitness.size, count, replace=False)
         if scales is not None:
-            chosen = chosen[np.lexsort((chosen, -fitness[chosen]))]
-        parents[child] = chosen[0]
-        parents[child, :count] = chosen
+            positions = positions[np.lexsort((positions, -fitness[positions]))]
+        parents[child] = positions[0]
+        parents[child, :count] = positions
 
     if scales is not None:
         by_parent, by_group = np.split(np.asarray(scales), [proposer.max_parents], axis=1)
@@ -144,5 +144,5 @@ def propose(
     else:
         draw = COEFFICIENTS[proposer.kind]
         coefficients = draw(host_rng(coefficient_key), n_children, proposer.max_parents, n_groups)
-    coefficients = np.where(used[:, :, None], coefficients, 0).astype(np.float32)
+    coefficients = np.where(is_parent[:, :, None], coefficients, 0).astype(np.float32)
     return Proposal(parents, coefficients, counts.astype(np.int32))

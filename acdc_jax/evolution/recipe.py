@@ -1,4 +1,4 @@
-"""Recipes: what it takes to rebuild a member from its parents."""
+"""Recipes: how to rebuild a member from its parents."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -18,7 +18,7 @@ class Recipe:
 
     Attributes:
         id: The member's id, such as `g012-m03`.
-        operator: "seed" (as it was given) or "merge".
+        operator: "seed" (a model that the run started from) or "merge".
         parents: Ids of the parents; none for a seed.
         coefficients: One row per parent, one number per group.
         groups: Names of the merge groups.
@@ -43,7 +43,7 @@ class Recipe:
     device: str = ""
 
     def __post_init__(self) -> None:
-        """Raises ValueError if the coefficients do not belong to the parents and groups."""
+        """Raise ValueError if the coefficients do not belong to the parents and groups."""
         shape = [len(row) for row in self.coefficients]
         if shape != [len(self.groups)] * len(self.parents):
             raise ValueError(f"recipe of {self.id!r}: coefficients do not fit parents and groups")

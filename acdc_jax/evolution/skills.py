@@ -16,9 +16,9 @@ class SkillMatrix:
     """S[i, t] of the paper, with the ids that its rows and columns stand for.
 
     Attributes:
-        members: member ids, [M].
-        tasks: task ids, [T].
-        values: int8 [M, T]; 1 solved, 0 failed, -1 missing (not evaluated, or the infrastructure
+        members: Member ids, [M].
+        tasks: Task ids, [T].
+        values: [M, T] int8; 1 solved, 0 failed, -1 missing (not evaluated, or the infrastructure
             failed: never a wrong answer).
     """
 
@@ -41,10 +41,10 @@ def from_scores(
     """Return skills from scores.
 
     Args:
-        members: ids, [M].
-        tasks: ids, [T].
-        scores: float [M, T], a task's mean score over its instances; NaN is missing.
-        threshold: score from which a task counts as solved.
+        members: Ids, [M].
+        tasks: Ids, [T].
+        scores: [M, T] float, a task's mean score over its instances; NaN is missing.
+        threshold: Score from which a task counts as solved.
     """
     values = np.where(np.isnan(scores), MISSING, np.where(scores >= threshold, SOLVED, FAILED))
     return SkillMatrix(tuple(members), tuple(tasks), values.astype(np.int8))

@@ -19,7 +19,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Noise(Protocol):
-    """What the noise depends on; see `mutate.SVDNoise`."""
+    """Parameters of the noise; see `mutate.SVDNoise`."""
 
     @property
     def scale(self) -> float: ...

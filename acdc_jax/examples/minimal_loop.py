@@ -38,8 +38,8 @@ def evolve(
         new_skills = acdc.evaluate(offspring, tasks, max_new_tokens=max_new_tokens)
         # Parents and children compete: the archive keeps what is good and unlike the better ones.
         archive, skills = archive + offspring, np.concatenate([skills, new_skills])
-        kept = acdc.select(skills, size)
-        archive, skills = [archive[i] for i in kept], skills[kept]
+        survivors = acdc.select(skills, size)
+        archive, skills = [archive[i] for i in survivors], skills[survivors]
         print(f"generation {generation}: Coverage {(skills == 1).any(0).mean():.3f}")
     return archive, skills
 

@@ -76,7 +76,7 @@ def average(
 def needs_base(options: MergeOptions, coefficients: npt.NDArray[np.float32]) -> bool:
     """Return whether θ₀ has a share in merges by these coefficients [..., P, G], on the host.
 
-    Normalised merges and slerp are sums of parents alone, except where coefficients cancel out.
+    Normalised merges and slerp are sums of parents alone, unless coefficients cancel out.
     """
     if not (options.averages and options.normalise) or options.method == "model_stock":
         return True
@@ -85,7 +85,7 @@ def needs_base(options: MergeOptions, coefficients: npt.NDArray[np.float32]) -> 
 
 
 def _linear(coefficients: jax.Array, normalise: bool) -> tuple[jax.Array, jax.Array]:
-    """θ₀ + Σ w τ as (1 - Σ w) θ₀ + Σ w θ: one parent with coefficient 1 comes back bit for bit."""
+    """Compute θ₀ + Σ w τ as (1 - Σ w) θ₀ + Σ w θ: a single parent with w = 1 returns unchanged."""
     total = coefficients.sum()
     if not normalise:
         return 1 - total, coefficients
@@ -94,9 +94,9 @@ def _linear(coefficients: jax.Array, normalise: bool) -> tuple[jax.Array, jax.Ar
 
 
 def _slerp(products: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Move from one parent to the next along great circles, as far as the next one's share.
+    """Move from one parent to the next along great circles, by the share of the next one.
 
-    The k-th step goes wₖ / (w₁ + … + wₖ) of the way from what was merged so far to parent k; with
+    The k-th step goes wₖ / (w₁ + … + wₖ) of the way from the merge so far to parent k; with
     two parents, w₂ / (w₁ + w₂) of the way between them. The order of three or more matters.
 
     Args:

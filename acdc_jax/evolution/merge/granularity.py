@@ -6,7 +6,7 @@ from typing import Literal
 
 Granularity = Literal["global", "layer", "module"]
 
-# First match wins; the captured layer number, where there is one, becomes part of the name.
+# The first match decides. A captured layer number becomes part of the name.
 _MODULES = (
     (re.compile(r"embed\.weight"), "embedding"),
     (re.compile(r"layers\.(\d+)\.(?:attention\..+|attention_norm\.weight)"), "attention"),
@@ -24,7 +24,7 @@ def module_groups(
         paths: Weight paths, such as `layers.0.attention.q.weight`.
         granularity: "global" (one group), "layer" (embedding, each layer, head) or "module"
             (embedding, attention and MLP of each layer with its norm, head). The head is the final
-            norm and, where the model has one of its own, the output projection.
+            norm and, if it is not tied, the output projection.
 
     Returns:
         The names of the groups from input to output, and the group's index of each path.
@@ -32,17 +32,17 @@ def module_groups(
     Raises:
         ValueError: A path belongs to no module.
     """
-    found: dict[str, tuple[int, str]] = {}
+    groups: dict[str, tuple[int, str]] = {}
     for path in paths:
         module, layer = _module(path)
         if granularity == "global":
-            found[path] = (0, "all")
+            groups[path] = (0, "all")
         elif layer is None:
-            found[path] = (-1 if module == "embedding" else 1 << 30, module)
+            groups[path] = (-1 if module == "embedding" else 1 << 30, module)
         else:
-            found[path] = (layer, f"layer {layer}" + f" {module}" * (granularity == "module"))
-    names = tuple(name for _, name in sorted(set(found.values())))
-    return names, {path: names.index(name) for path, (_, name) in found.items()}
+            groups[path] = (layer, f"layer {layer}" + f" {module}" * (granularity == "module"))
+    names = tuple(name for _, name in sorted(set(groups.values())))
+    return names, {path: names.index(name) for path, (_, name) in groups.items()}
 
 
 def _module(path: str) -> tuple[str, int | None]:

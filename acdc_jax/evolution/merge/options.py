@@ -92,5 +92,5 @@ class MergeOptions:
 
     @property
     def elects(self) -> bool:
-        """Whether parents elect a sign for every entry, and those that disagree are left out."""
+        """Whether parents elect a sign for every entry, and the others are left out."""
         return self.method in _ELECTING

@@ -3,7 +3,7 @@
 A child is θ₀ + Σₚ wₚ thin(τₚ): TIES keeps the largest entries of every weight, DARE random ones,
 DELLA random ones, with large magnitudes favoured. What remains of DARE and DELLA is divided
 by its probability, so that the expectation is τₚ. TIES, `dare_ties` and `della` then let the
-parents elect a sign for every entry, and leave out those who disagree.
+parents elect a sign for every entry, and drop the entries of the other sign.
 
 TIES: Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", arXiv 2306.01708.
 DARE: Yu et al., "Language Models are Super Mario", arXiv 2311.03099.
@@ -69,8 +69,8 @@ def _thin(merge: MergeOptions, change: jax.Array, key: jax.Array) -> jax.Array:
     keep: jax.Array = jnp.float32(merge.density)
     if merge.ranks:
         keep = merge.density + merge.epsilon * (2 * relative_ranks(jnp.abs(change)) - 1)
-    kept = jax.random.uniform(key, change.shape, jnp.float32) < keep
-    return jnp.where(kept, change / keep, 0)
+    mask = jax.random.uniform(key, change.shape, jnp.float32) < keep
+    return jnp.where(mask, change / keep, 0)
 
 
 def trim(change: jax.Array, density: float) -> jax.Array:
@@ -78,7 +78,7 @@ def trim(change: jax.Array, density: float) -> jax.Array:
 
     The threshold is the exact order statistic, found digit by digit in passes that only count:
     nothing is sorted, and a sharded array stays where it is. Entries that equal the threshold are
-    all kept, in whatever order they lie.
+    all kept.
 
     Args:
         change: float32, fewer than 2³¹ entries.
@@ -89,19 +89,19 @@ def trim(change: jax.Array, density: float) -> jax.Array:
     """
     if density == 1:
         return change
-    wanted = max(1, int(density * change.size))
+    count = max(1, int(density * change.size))
     # The bits of a positive float are ordered as the float is.
     bits = jax.lax.bitcast_convert_type(jnp.abs(change), jnp.int32)
 
     def add_digit(i: jax.Array, threshold: jax.Array) -> jax.Array:
         shift = 30 - _DIGIT - _DIGIT * i
         steps = [threshold + (jnp.int32(digit) << shift) for digit in range(1, 1 << _DIGIT)]
-        enough = [(bits >= step).sum(dtype=jnp.int32) >= wanted for step in steps]
+        enough = [(bits >= step).sum(dtype=jnp.int32) >= count for step in steps]
         return threshold + (jnp.stack(enough).sum(dtype=jnp.int32) << shift)
 
-    # The highest bit of a finite float's exponent is 1 only from 2 on: it is a digit of its own.
+    # The highest bit of a finite float's exponent is 1 only from 2 on: it is a separate digit.
     top = jnp.int32(1 << 30)
-    start = jnp.where((bits >= top).sum(dtype=jnp.int32) >= wanted, top, 0)
+    start = jnp.where((bits >= top).sum(dtype=jnp.int32) >= count, top, 0)
     threshold = jax.lax.fori_loop(0, 30 // _DIGIT, add_digit, start)
     return jnp.where(bits >= threshold, change, 0)
 

@@ -50,10 +50,10 @@ def merge(
         ValueError: The trees differ in structure, `weights` does not fit the parents and groups, or
             the method needs a key.
     """
-    named, unflatten = named_leaves(base)
+    base_leaves, unflatten = named_leaves(base)
     others = [named_leaves(parent)[0] for parent in parents]
     for tree in (*others, *([] if groups is None else [groups])):
-        if odd := named.keys() ^ tree.keys():
+        if odd := base_leaves.keys() ^ tree.keys():
             raise ValueError(f"weight {min(odd)!r} is missing from a model that is to be merged")
     coefficients = np.asarray(weights, np.float32)
     coefficients = coefficients[:, None] if coefficients.ndim == 1 else coefficients
@@ -62,15 +62,15 @@ def merge(
     if key is None:
         if options.drops:
             raise ValueError(f"{options.method} merges drop entries at random: they need a key")
-        key = jax.random.key(0)  # which nothing draws from
+        key = jax.random.key(0)  # for the signature; nothing draws from it
     reads_base = needs_base(options, coefficients)
-    paths = tuple(named)
+    paths = tuple(base_leaves)
     merged: list[jax.Array] = []
     for batch in [paths] if options.averages else [(path,) for path in paths]:
         merged += _merge_leaves_jit(
             options,
             reads_base,
-            tuple(named[path] for path in batch),
+            tuple(base_leaves[path] for path in batch),
             tuple(tuple(parent[path] for path in batch) for parent in others),
             coefficients,
             key,
