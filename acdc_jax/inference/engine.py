@@ -1,4 +1,4 @@
-"""What turns instructions into responses, apart from the weights."""
+"""Everything, except the weights, that turns instructions into responses."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -29,7 +29,7 @@ def generate(
 
     Args:
         model: The model.
-        prompts: What the user says, or texts to continue.
+        prompts: User messages, or texts to continue.
         max_new_tokens: Longest response, in tokens.
         sampling: How to sample tokens; greedy by default.
         key: Typed PRNG key; needed only for sampling.

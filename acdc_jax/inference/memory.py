@@ -15,11 +15,11 @@ from acdc_jax.models.transformer import param_shapes
 _LOG = logging.getLogger(__name__)
 _GIB = 2**30
 _CGROUP = Path("/sys/fs/cgroup/memory.max")  # the limit of a container; absent elsewhere
-_RESERVE = 0.06  # of free memory, for what XLA needs beside the arrays counted here
+_RESERVE = 0.06  # of free memory, for what XLA needs besides the arrays counted here
 _LOGITS = 3  # float32 copies of a step's logits, including those that sampling makes
 _POPULATION_SHARE = 0.5  # of a device; the rest is for the archive, the parents and the cache
 _SMALL_SHARE = 1 / 64  # of a device: reading larger weights takes longer than launching a step
-_POPULATION_TOKENS = 4096  # of cache per member that must fit beside the weights
+_POPULATION_TOKENS = 4096  # of cache per member that must fit in addition to the weights
 
 
 def free_bytes(device: jax.Device) -> int:

@@ -123,7 +123,7 @@ def _keep(logits: jax.Array, enough: Callable[[jax.Array], jax.Array]) -> jax.Ar
     order = jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
     def narrow(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds  # enough at low, not at high
+        low, high = bounds  # invariant: enough at low, not at high
         # The mean without overflow, rounded down.
         middle = (low & high) + ((low ^ high) >> 1)
         keeps_enough = enough(order >= middle)
@@ -148,5 +148,5 @@ def confidence(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Arr
         logarithm of the vocabulary's size.
     """
     log_probability = jax.nn.log_softmax(logits, axis=-1)
-    chosen = jnp.take_along_axis(log_probability, tokens[:, None], axis=-1)[:, 0]
-    return chosen, jnp.mean(log_probability, axis=-1)
+    token_log_probability = jnp.take_along_axis(log_probability, tokens[:, None], axis=-1)[:, 0]
+    return token_log_probability, jnp.mean(log_probability, axis=-1)

@@ -159,6 +159,6 @@ def _round_up(size: int, least: int) -> int:
 
 
 def _replicated(weights: jax.sharding.Sharding) -> jax.sharding.Sharding:
-    """Return the sharding of small arrays beside the weights: on each of their devices."""
+    """Return the sharding that replicates small arrays on all devices of the weights."""
     mesh = mesh_of(weights)
     return weights if mesh is None else NamedSharding(mesh, PartitionSpec())

@@ -455,7 +455,7 @@ def _over_members(
 
 
 def _constrain(settings: StepSettings, state: DecodeState) -> DecodeState:
-    """Constrain the state to its shardings, so that every call finds it where it expects it."""
+    """Constrain the state to its shardings, so that every call gets the same ones."""
     if settings.placement is None:
         return state
     cache, replicated = settings.placement

@@ -14,7 +14,7 @@ from acdc_jax.models.kernels.options import XLA_ONLY, Kernels
 
 Frequencies = npt.NDArray[np.float32]
 
-_MASKED = -1e30  # finite, so that a row that may attend to nothing gives no NaN
+_MASKED = -1e30  # finite, so that a row that attends to nothing gives no NaN
 _CUDNN_MULTIPLE, _CUDNN_LARGEST = 8, 128  # head dimensions that cuDNN's attention takes
 
 
@@ -74,15 +74,17 @@ def attention_masks(
     columns = jnp.arange(slots, dtype=jnp.int32)[None, None, :]
     # Causal by slot, not by position: padding on the left shifts positions, not slots.
     whole = tokens == slots
-    own = jnp.arange(tokens, dtype=jnp.int32)[None, :, None] if whole else positions[:, :, None]
-    mask = jnp.broadcast_to(columns <= own, (batch, tokens, slots))
+    token_slots = (
+        jnp.arange(tokens, dtype=jnp.int32)[None, :, None] if whole else positions[:, :, None]
+    )
+    mask = jnp.broadcast_to(columns <= token_slots, (batch, tokens, slots))
     if valid is not None:
         mask = mask & valid[:, None, :]
     masks = {}
     for window in windows:
         unlimited = valid is None and not 0 < window < slots
         masks[window] = AttentionMask(
-            mask & (columns > own - window) if 0 < window < slots else mask,
+            mask & (columns > token_slots - window) if 0 < window < slots else mask,
             positions[:, 0] + 1 if unlimited and tokens == 1 and not whole else None,
             unlimited and whole,
         )

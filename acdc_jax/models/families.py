@@ -15,8 +15,8 @@ from acdc_jax.models.config import ModelConfig
 Fields = Mapping[str, Any]
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 
-# Fields that change what a decoder computes, and the values that mean "not used". For a family that
-# reads a field, other values are allowed.
+# Fields that change what a decoder computes, and the values that mean "not used". A family that
+# reads a field allows other values.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (None, False),
     "attention_bias": (None, False),
@@ -149,7 +149,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     window = max(config.windows, default=0)
     local = [bool(config.window(layer)) for layer in range(config.num_layers)]
     gemma = family.fixed.get("scale_embedding", False)
-    written: dict[str, Any] = {
+    hf_fields: dict[str, Any] = {
         "architectures": [config.architecture],
         "model_type": family.model_type,
         "vocab_size": config.vocab_size,
@@ -166,7 +166,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "dtype": config.dtype,
         "torch_dtype": config.dtype,
     }
-    written |= _write_rope(config, family)
+    hf_fields |= _write_rope(config, family)
     optional = {
         "attention_bias": config.o_bias,
         "sliding_window": window or None,
@@ -175,17 +175,17 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "attn_logit_softcapping": config.attention_softcap or None,
         "final_logit_softcapping": config.logit_softcap or None,
     }
-    written |= {name: optional[name] for name in family.optional}
+    hf_fields |= {name: optional[name] for name in family.optional}
     if family.slides not in (_no_layer, _every_layer):
-        written["layer_types"] = [_LOCAL if slides else _GLOBAL for slides in local]
+        hf_fields["layer_types"] = [_LOCAL if slides else _GLOBAL for slides in local]
     if family.slides is _later_layers:
-        written["max_window_layers"] = local.count(False)  # what transformers before 4.53 reads
-    read_back = _read(written)
+        hf_fields["max_window_layers"] = local.count(False)  # what transformers before 4.53 reads
+    read_back = _read(hf_fields)
     for field_ in fields(ModelConfig):
         value = getattr(config, field_.name)
         if getattr(read_back, field_.name) != value:
             raise AcdcError(f"{config.architecture} cannot have {field_.name} = {value!r}")
-    return written
+    return hf_fields
 
 
 def _family(architecture: str) -> Family:
@@ -258,17 +258,17 @@ def _activation(hf_config: Fields, family: Family) -> str:
 def _windows(hf_config: Fields, family: Family, layers: int, optional: Fields) -> tuple[int, ...]:
     """Return the window of every layer; () if no layer has one."""
     local = [family.slides(hf_config, layer) for layer in range(layers)]
-    stated = hf_config.get("layer_types")
-    if stated is not None:
-        if len(stated) != layers:
-            raise AcdcError(f"layer_types has {len(stated)} entries for {layers} layers")
+    layer_types = hf_config.get("layer_types")
+    if layer_types is not None:
+        if len(layer_types) != layers:
+            raise AcdcError(f"layer_types has {len(layer_types)} entries for {layers} layers")
         free = family.slides not in (_no_layer, _every_layer) and optional.get(
             "use_sliding_window", True
         )
-        for kind, slides in zip(stated, local, strict=True):
+        for kind, slides in zip(layer_types, local, strict=True):
             if kind not in (_LOCAL, _GLOBAL) or (not free and slides != (kind == _LOCAL)):
                 raise AcdcError(f"unsupported layer_types entry {kind!r} in {family.model_type}")
-        local = [kind == _LOCAL for kind in stated]
+        local = [kind == _LOCAL for kind in layer_types]
     if not any(local):
         return ()
     window = int(_number(optional, "sliding_window"))
@@ -327,11 +327,11 @@ def _write_rope(config: ModelConfig, family: Family) -> dict[str, Any]:
         scaling["high_freq_factor"] = config.rope_high_freq_factor
         scaling["original_max_position_embeddings"] = config.rope_original_positions
     parameters: dict[str, Any] = scaling | {"rope_theta": config.rope_theta}
-    written: dict[str, Any] = {"rope_theta": config.rope_theta}
+    hf_fields: dict[str, Any] = {"rope_theta": config.rope_theta}
     if config.rope_type != "default":
-        written["rope_scaling"] = scaling
+        hf_fields["rope_scaling"] = scaling
     if family.rope_thetas[1]:
-        written["rope_local_base_freq"] = config.local_rope_theta
+        hf_fields["rope_local_base_freq"] = config.local_rope_theta
         local = {"rope_type": "default", "rope_theta": config.local_rope_theta}
         parameters = {_GLOBAL: parameters, _LOCAL: local}
-    return written | {"rope_parameters": parameters}
+    return hf_fields | {"rope_parameters": parameters}

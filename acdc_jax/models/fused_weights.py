@@ -74,7 +74,7 @@ def _constrain(x: jax.Array, mesh: Mesh | None, spec: tuple[str | None, ...]) ->
 def _concatenate(
     leaves: list[jax.Array], mesh: Mesh | None, spec: tuple[str | None, ...]
 ) -> jax.Array:
-    """[out, in] each → [in, shards, out / shards]; biases [out] each → [shards, out / shards]."""
+    """Join matrices [out, in] to [in, shards, out / shards], biases to [shards, out / shards]."""
     shards = mesh.shape[spec[0]] if mesh is not None and spec[0] is not None else 1
     by_shard = [leaf.reshape(shards, -1, *leaf.shape[1:]) for leaf in leaves]
     fused = jnp.concatenate(by_shard, axis=1)
@@ -87,5 +87,5 @@ def _concatenate(
 def _transpose(
     leaves: list[jax.Array], mesh: Mesh | None, spec: tuple[str | None, ...]
 ) -> jax.Array:
-    """[out, in] → [in, out]."""
+    """Transpose [out, in] to [in, out]."""
     return _constrain(leaves[0].T, mesh, spec[::-1])

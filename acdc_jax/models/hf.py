@@ -58,7 +58,7 @@ _POST_NORM_NAMES = _NAMES | {
     "layers.{}.mlp_post_norm": "model.layers.{}.post_feedforward_layernorm",
 }
 
-# Constants that old Llama checkpoints store beside the weights.
+# Constants that old Llama checkpoints store with the weights.
 _CONSTANT = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
 
 _TEXT_FILES = (

@@ -208,13 +208,13 @@ class Attention(nnx.Module):  # type: ignore[misc]
             and not softcap
             and decode_attention.fits(q, k, kv_cache[0])
         ):
-            joined = (
+            stacked_qkv = (
                 decode_attention.concatenate_qkv(q, k, v, kernels.heads)
                 if fused_qkv is None
                 else fused_qkv[:, 0]
             )
             output, kv_cache = decode_attention.decode_attention(
-                joined,
+                stacked_qkv,
                 context.angles,
                 context.positions,
                 kv_cache,

@@ -162,11 +162,11 @@ def _check_vocabularies(models: Sequence[ModelDescription]) -> list[str]:
                     "drop the token or add the row"
                 )
         for token, number in with_row.items():
-            known, where = numbers.setdefault(token, (number, model.name))
-            if known != number:
+            first_number, where = numbers.setdefault(token, (number, model.name))
+            if first_number != number:
                 raise AcdcError(
-                    f"{model.name}: token {token!r} has id {number}, but {known} in {where}; "
-                    "their embeddings cannot be merged"
+                    f"{model.name}: token {token!r} has id {number}, but {first_number} in "
+                    f"{where}; their embeddings cannot be merged"
                 )
     names = {number: token for token, number in models[0].vocabulary.items() if number < most}
     for model in models[1:]:

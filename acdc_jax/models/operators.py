@@ -89,8 +89,8 @@ def _leaves(tree: Any) -> Params:
     """Return the arrays of a model or pytree, by dotted path."""
     if isinstance(tree, Model):
         return dict(tree.params)
-    named, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in named}
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def _with_leaves(tree: Tree, leaves: Params) -> Tree:

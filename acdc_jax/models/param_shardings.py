@@ -11,7 +11,7 @@ from acdc_jax.sharding import Axes, sharding
 def param_shardings(mesh: Mesh, config: ModelConfig, population: bool) -> dict[str, NamedSharding]:
     """Return the sharding of every weight, by dotted path.
 
-    Attention is cut between heads, and query heads stay with the key heads that they attend to.
+    Attention is split by heads, and query heads stay with the key heads that they attend to.
     Where the number of key heads is not a multiple of the mesh axis, every device holds all of the
     attention; otherwise each step would gather the heads, and the whole cache with them.
 

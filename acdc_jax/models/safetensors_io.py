@@ -49,7 +49,7 @@ class Stored:
 
     @property
     def dtype(self) -> str:
-        """Its dtype in numpy's notation.
+        """The dtype in numpy's notation.
 
         Raises:
             AcdcError: The dtype is not supported.
@@ -73,20 +73,20 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
         if not (folder / SINGLE).is_file():
             raise AcdcError(f"{folder}: no {SINGLE}; other formats of weights are not supported")
         return _header(folder / SINGLE)
-    listed = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(listed, dict):
+    weight_map = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict):
         raise AcdcError(f"{folder / INDEX}: no weight_map")
     tensors: dict[str, Stored] = {}
-    for shard in dict.fromkeys(listed.values()):
+    for shard in dict.fromkeys(weight_map.values()):
         file = folder / Path(str(shard)).name  # shards are in the folder of the index
         if not file.is_file():
-            tensor = next(name for name, where in listed.items() if where == shard)
+            tensor = next(name for name, where in weight_map.items() if where == shard)
             raise AcdcError(f"{file}: shard is missing (it holds {tensor})")
         for name, tensor in _header(file).items():
             if name in tensors:
                 raise AcdcError(f"{file}: tensor {name} is also in {tensors[name].file}")
             tensors[name] = tensor
-    for name, shard in listed.items():
+    for name, shard in weight_map.items():
         if name not in tensors:
             raise AcdcError(f"{folder / str(shard)}: tensor {name} is missing")
     return tensors

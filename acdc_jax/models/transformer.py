@@ -71,7 +71,7 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         slots = tokens.shape[1] if cache is None else cache.k[0].shape[1]
         windows = {config.window(i) for i in range(config.num_layers)}
         masks = attention_masks(windows, positions, slots, valid)
-        # Layers with a window may have rotary frequencies of their own.
+        # Layers with a window may have separate rotary frequencies.
         angles = {
             local: rope_angles(positions, rope_frequencies(config, local=local))
             for local in map(bool, windows)

@@ -35,9 +35,9 @@ def write_rows(
     """
     if kernels.cache_rows:
         return copy_rows(cache, new, slots, first, kernels.heads)
-    written: jax.Array
-    written = cache.at[slots, first : new.shape[1]].set(new[:, first:], mode="drop")
-    return written
+    result: jax.Array
+    result = cache.at[slots, first : new.shape[1]].set(new[:, first:], mode="drop")
+    return result
 
 
 def copy_rows(
@@ -61,10 +61,10 @@ def copy_rows(
     """
     spec = heads_spec(heads, 2)
     run = partial(_run, first=first, interpret=interpret)
-    written: jax.Array = map_kernel(run, heads, (spec, spec, PartitionSpec()), spec)(
+    result: jax.Array = map_kernel(run, heads, (spec, spec, PartitionSpec()), spec)(
         cache, new, slots
     )
-    return written
+    return result
 
 
 def _run(
@@ -82,8 +82,8 @@ def _run(
         interpret=interpret,
         name="write_rows",
     )
-    written: jax.Array = call(slots, new.reshape(rows, -1), cache.reshape(len(cache), -1))
-    return written.reshape(cache.shape)
+    result: jax.Array = call(slots, new.reshape(rows, -1), cache.reshape(len(cache), -1))
+    return result.reshape(cache.shape)
 
 
 def _kernel(

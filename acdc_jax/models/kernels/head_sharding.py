@@ -33,7 +33,7 @@ def map_kernel(
 ) -> Callable[..., Any]:
     """Return a function that runs a kernel on each device's shard of the arrays.
 
-    XLA cannot partition a kernel by itself.
+    XLA cannot partition a kernel itself.
 
     Args:
         kernel: Function of one device's arrays.

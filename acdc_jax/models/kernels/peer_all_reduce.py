@@ -237,17 +237,17 @@ def sum_over_peers(
         return result
 
     # Each call takes the result of the one before, so that none is dropped or reordered.
-    sent = second
+    result = second
     active = [(inside & (rank != other)).astype(jnp.int32) for other in range(devices)]
     for other in range(devices):
-        sent = call(_SEND, jnp.int32(other), at(rank), first, sent, active[other])
+        result = call(_SEND, jnp.int32(other), at(rank), first, result, active[other])
     text = _await(devices, rows * count * 8)
-    zero = call(text, rank, at(jnp.int32(0)), sent, inside.astype(jnp.int32), rank)
+    zero = call(text, rank, at(jnp.int32(0)), result, inside.astype(jnp.int32), rank)
     totals = [jnp.zeros((count,), jnp.float32)] * PIECES
     for other in range(devices):
         words = [
-            call(_take(word), rank, at(jnp.int32(other)) + zero, own, active[other])
-            for word, own in enumerate((first, second))
+            call(_take(word), rank, at(jnp.int32(other)) + zero, value, active[other])
+            for word, value in enumerate((first, second))
         ]
         numbers = [
             jax.lax.bitcast_convert_type((x & 0xFFFF).astype(jnp.uint16), dtype)

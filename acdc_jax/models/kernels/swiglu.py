@@ -23,7 +23,7 @@ from acdc_jax.models.kernels.head_sharding import HeadSharding, heads_spec, map_
 # Sizes of a tile: rows of a warp group, warp groups with rows of their own, columns of gate and as
 # many of up, and terms of the sum that are fetched at once. All measured on an H100.
 _ROWS, _GROUPS, _COLUMNS, _DEPTH = 64, 2, 128, 64
-_SHARING = 2  # processors that fetch weights together, each for rows of its own
+_SHARING = 2  # processors that fetch weights together, each for separate rows
 # Tiles in flight, and tiles of rows that are computed before the next columns, while their operands
 # are in the cache.
 _STAGES, _BAND = 4, 8
