@@ -1,4 +1,4 @@
-"""Runs untrusted task code in isolated processes with limited resources.
+"""Run untrusted task code in isolated processes with limited resources.
 
 The package stands alone: it imports nothing of the rest of acdc_jax. A `Sandbox` owns worker
 threads; each has *zygotes*, bare interpreters that isolate themselves once (`jail/`) and then fork

@@ -14,15 +14,15 @@ _LISTEN_S = 5.0  # for a child to take the answer to its question
 
 @dataclass
 class Reply:
-    """All that is known about one child.
+    """The reply of one child, and how it ended.
 
     Attributes:
-        frames: What it sent.
+        frames: The frames that it sent.
         status: Its wait status.
         timed_out: It was killed because an item took longer than `wall_s`.
         violation: How it broke the protocol, or None. If it did, none of its frames is trusted.
-        request_failure: Why a question of it could not be answered, or None. It was then killed;
-            the fault is not its own.
+        request_failure: Why the parent could not answer its question, or None. It was then killed
+            through no fault of its own.
         killed: It was killed neither by the sandbox nor by its limits, but by the kernel, which ran
             out of memory, or by someone else on this machine.
         cpu_s: CPU seconds that it used.
@@ -38,7 +38,7 @@ class Reply:
 
 
 class Received(NamedTuple):
-    """What one `Call.receive` saw.
+    """The result of one `Call.receive`.
 
     Attributes:
         progress: Whether a frame arrived.
@@ -82,14 +82,14 @@ class Call:
         Args:
             ended: The child is dead, so nothing more will arrive.
         """
-        before, start, asked = len(self.reply.frames), time.monotonic(), False
+        before, start, has_question = len(self.reply.frames), time.monotonic(), False
         more = _read_available(self.job, self._buffer, None if ended else self._max_body)
         if self.reply.violation is None:
             try:
-                asked = self._take_frames(ended)
+                has_question = self._take_frames(ended)
             except ProtocolError as error:
                 self.reply.violation = str(error)
-        waited_s = time.monotonic() - start if asked else 0.0
+        waited_s = time.monotonic() - start if has_question else 0.0
         return Received(len(self.reply.frames) > before, waited_s, more)
 
     def _take_frames(self, ended: bool) -> bool:
@@ -98,10 +98,10 @@ class Call:
         Raises:
             ProtocolError: The child broke the protocol.
         """
-        asked = False
+        has_question = False
         for frame in wire.take_frames(self._buffer, self._token, self._max_body):
             if frame.tag == wire.ASK:
-                asked = True
+                has_question = True
                 self._answer(frame, ended)
                 continue
             self.reply.frames.append(frame)
@@ -109,7 +109,7 @@ class Call:
                 self._host_requests.next_item()
         if len(self.reply.frames) > self._max_frames or (ended and self._buffer):
             raise ProtocolError("the task wrote more results than it had items")
-        return asked
+        return has_question
 
     def _answer(self, frame: Frame, ended: bool) -> None:
         """Answer a question.
@@ -118,7 +118,7 @@ class Call:
             ProtocolError: The child may not ask, or does not read the answer.
         """
         if self._host_requests is None:
-            raise ProtocolError("the task asked a question, which it may not")
+            raise ProtocolError("the task asked a question, which is not allowed")
         if ended or self.reply.request_failure is not None:
             return  # the child is dead, or about to be killed
         try:

@@ -1,4 +1,4 @@
-"""Answers what a child asks of the parent while it runs, within a budget per item.
+"""Answer the questions of a running child, within a budget per item.
 
 Hostile code may send these requests. They are parsed as strictly as any other message of a child,
 and their number and duration are bounded per item.
@@ -78,7 +78,7 @@ class HostRequests:
             )
         try:
             score = float(self._judge(instructions, submission, criteria))
-        except Exception as error:  # whatever the judge raises is not the item's fault
+        except Exception as error:  # no error of the judge is the item's fault
             reason = f"the judge failed: {type(error).__name__}: {error}"
             raise RequestFailed(reason[:500]) from error
         if not (math.isfinite(score) and 0.0 <= score <= 1.0):

@@ -8,7 +8,10 @@ from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 _DATA = ("/usr/share/zoneinfo",)
-_BUNDLED = ("numpy.libs", "scipy_openblas64")  # shared libraries that wheels put beside a package
+_BUNDLED = (
+    "numpy.libs",
+    "scipy_openblas64",
+)  # shared libraries that wheels install next to a package
 _NEEDS = {"numpy": ("numpy",), "sympy": ("numpy", "sympy", "mpmath")}
 # What each kind of zygote imports before its first fork.
 PRELOADED = {"stdlib": (), "numpy": ("numpy",), "sympy": ("numpy", "sympy")}
@@ -80,7 +83,7 @@ def _folders(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def zygote_environment() -> dict[str, str]:
-    """Return a zygote's whole environment, which has nothing of the caller's."""
+    """Return a zygote's whole environment, which contains nothing of the caller's."""
     one_thread = ("OMP", "OPENBLAS", "MKL")  # a process with threads cannot change namespaces
     return {
         "PATH": "/usr/bin:/bin",

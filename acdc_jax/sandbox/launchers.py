@@ -18,7 +18,7 @@ _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternati
 
 @dataclass(frozen=True)
 class Launch:
-    """What to start in a launcher, and what it must see there, at the same paths.
+    """A command to start in a launcher, and the paths that it needs there, unchanged.
 
     Attributes:
         command: The zygote's command.
@@ -44,7 +44,7 @@ class Launcher:
         """Check that the launcher is installed.
 
         Raises:
-            SandboxError: It is not.
+            SandboxError: It is not installed.
         """
         if shutil.which(_PROGRAMS[self.name]) is None:
             raise SandboxError(

@@ -94,7 +94,7 @@ def _check_started(reply: Reply) -> None:
     """Check that the child was isolated and ready.
 
     Raises:
-        ZygoteLost: It was not.
+        ZygoteLost: The child was not ready.
     """
     if not reply.frames or reply.frames[0].tag != wire.READY:
         raise ZygoteLost(f"a child ended before it was ready (wait status {reply.status})")

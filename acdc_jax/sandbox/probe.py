@@ -90,7 +90,9 @@ def probe(
             f"the sandbox needs Linux (this is {sys.platform}): run in a Linux container or VM"
         )
     if MACHINE not in seccomp.MACHINES:
-        raise SandboxError(f"the sandbox knows x86-64 and aarch64, not {MACHINE}")
+        raise SandboxError(
+            f"the sandbox supports x86-64 and aarch64, not {MACHINE}; use another machine"
+        )
     if launcher is not None:
         launcher.check()
     missing: list[str] = []
@@ -109,7 +111,7 @@ def probe(
 def try_tier(interpreter: Interpreter, tier: Tier, launcher: Launcher | None = None) -> str | None:
     """Run the attacks in a tier; return what went wrong, or None if all were stopped."""
     items = [[code, ""] for code in _ATTACKS.values()]
-    limits = Limits()  # not the user's: this tests the machine, not a tight budget
+    limits = Limits()  # not the user's limits: this tests the machine, not a tight budget
     try:
         zygote = Zygote(interpreter, "stdlib", tier, limits, launcher)
     except SandboxError as error:

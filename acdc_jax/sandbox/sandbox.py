@@ -22,7 +22,7 @@ from acdc_jax.sandbox.zygote import Zygote
 
 _JUDGE = "eval_with_llm_judge"
 # Source that turns text into code, so that one submission could change the score of the next. Most
-# of sympy does so: it evaluates any string that it is given.
+# of sympy does so: it evaluates any string argument.
 _EXECUTES_TEXT = re.compile(
     r"(?<!\.)\b(?:eval|exec|compile)\b|__import__|import_module|\b(?:pickle|marshal|shelve)\b"
     r"|\bsympy\s*\.|\bfrom\s+sympy\b|\bsympy\s+as\b"
@@ -65,8 +65,8 @@ class Sandbox:
 
         Raises:
             ValueError: There is no worker.
-            IsolationError: This machine cannot isolate untrusted code; the message says what is
-                missing.
+            IsolationError: This machine cannot isolate untrusted code; the message names what
+                is missing.
             SandboxError: The operating system or processor is not supported, or the launcher is
                 not installed.
         """
@@ -120,7 +120,7 @@ class Sandbox:
         """Score submissions to one family.
 
         The items share a process until one of them ends it; the rest continue in a fresh process.
-        If scoring may execute the text of a submission, each item has a process of its own.
+        If scoring may execute the text of a submission, each item has a separate process.
 
         Args:
             source: Text of `task.py`.

@@ -17,7 +17,7 @@ from acdc_jax.sandbox.outcomes import SandboxError
 _START_S = 60.0  # importing sympy on a slow network file system
 _TICK_S = 0.1
 # Batch systems send these signals to every process of a job, whatever its session. The run handles
-# them. A zygote or child that died of one would look like a lost call or a crash of the task.
+# them. A zygote or child that one of them kills would look like a lost call or a crash of the task.
 _BLOCKED_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 _Connected = tuple[subprocess.Popen[bytes], socket.socket]
@@ -118,7 +118,7 @@ def _command(interpreter: Interpreter, config: Mapping[str, Any]) -> list[str]:
 
 
 def _popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own.
+    """Start a process in a new session.
 
     Raises:
         SandboxError: The program cannot be started.

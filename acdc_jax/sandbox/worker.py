@@ -27,10 +27,10 @@ class Worker:
     def call(self, source: str, ask: Callable[[Zygote], Reply], parse: Callable[[Reply], _T]) -> _T:
         """Call the zygote that fits a source; replace a lost zygote and try again.
 
-        A child that was killed is tried again, too. Whoever ends a batch job or a control group
-        kills all of its processes, and a zygote may live just long enough to report its child's
-        end; that says nothing about the task. If the child is killed in every attempt, the task is
-        the cause.
+        A child that was killed is tried again, too. The end of a batch job or a control group
+        kills all processes, and a zygote may live just long enough to report the end of its child,
+        which is not the task's fault. If the child is killed in every attempt, the task is the
+        cause.
 
         Args:
             source: Decides the kind of zygote.

@@ -77,13 +77,13 @@ class WorkerPool:
 def join(parts: Sequence[Future[list[_T]]]) -> Future[list[_T]]:
     """Return one future of all items, in order; it fails if a part fails."""
     whole: Future[list[_T]] = Future()
-    lock, left = threading.Lock(), len(parts)
+    lock, remainder = threading.Lock(), len(parts)
 
     def done(_: Future[list[_T]]) -> None:
-        nonlocal left
+        nonlocal remainder
         with lock:
-            left -= 1
-            last = left == 0
+            remainder -= 1
+            last = remainder == 0
         if last and whole.set_running_or_notify_cancel():
             try:
                 whole.set_result([item for part in parts for item in part.result()])

@@ -148,7 +148,7 @@ class Zygote:
                 return reply
             now = time.monotonic()
             if not killed:
-                # A whole frame is progress; single bytes are not, or a task could live for ever by
+                # A whole frame is progress; single bytes are not, or a task could live forever by
                 # sending them slowly. The number of frames is bounded by the number of items.
                 deadline = now + limits.wall_s if progress else deadline + waited_s
             failed = reply.violation is not None or reply.request_failure is not None

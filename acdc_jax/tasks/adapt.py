@@ -38,7 +38,7 @@ class PoolUpdate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TaskGenerator:
-    """Everything that writing new tasks takes.
+    """Everything that is needed to write new tasks.
 
     Attributes:
         options: Thresholds and sizes.
@@ -105,9 +105,9 @@ async def create_pool(
     """
     options = generator.options
     library, pool, rejections = await _admit_seed_families(generator, families)
-    written = 0
-    while (room := min(options.initial_tasks - written, options.max_tasks - len(pool.active))) > 0:
-        request_key, write_key = jax.random.split(jax.random.fold_in(key, written))
+    count = 0
+    while (room := min(options.initial_tasks - count, options.max_tasks - len(pool.active))) > 0:
+        request_key, write_key = jax.random.split(jax.random.fold_in(key, count))
         rng = host_rng(request_key)
         requests: list[TaskRequest] = []
         for _ in range(min(options.micro_batch, room)):
@@ -118,8 +118,8 @@ async def create_pool(
             generator, library, pool, requests, write_key, generation=0
         )
         rejections += new_rejections
-        written += len(requests)
-        progress(written)
+        count += len(requests)
+        progress(count)
     return PoolUpdate(library, pool, rejections)
 
 

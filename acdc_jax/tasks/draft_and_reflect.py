@@ -42,13 +42,13 @@ async def write_draft(
     Args:
         chat: The model that writes.
         request: What to write.
-        active_tasks: Tasks of the pool, of which the model sees a few.
+        active_tasks: Tasks of the pool; the model sees a few of them.
         check: Runs a draft in the sandbox.
         reflections: Maximum number of rounds in which the model may improve the draft.
         rng: Chooses the tasks to show and the seeds of the model's sampling.
 
     Returns:
-        The last version that passed `check`, or the reason that there is none.
+        The last version that passed `check`, or the reason why there is none.
 
     Raises:
         AcdcError: The model or the sandbox failed.
@@ -134,7 +134,7 @@ def _result(version: _Version) -> str:
 
 
 def _is_done(answer: str) -> bool:
-    """Return whether the model is content with the last version."""
+    """Return whether the model accepts the last version."""
     try:
         return is_true(extract_object(answer, "done")["done"])
     except ValueError:

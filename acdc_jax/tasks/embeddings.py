@@ -30,7 +30,7 @@ def hashed_ngrams() -> Any:
 
 
 class Embedder(Protocol):
-    """Embeds texts as vectors, of which only the directions matter."""
+    """Embeds texts as vectors; only their directions matter."""
 
     async def embed(self, texts: Sequence[str]) -> Rows:
         """Return the embeddings [n, d], in the order of `texts`.

@@ -32,7 +32,7 @@ async def admit_drafts(
 
     Args:
         library: The tasks so far.
-        drafts: What a scientist wrote, in the order of the requests. Of two similar drafts the
+        drafts: Drafts of a scientist, in the order of the requests. Of two similar drafts the
             first is admitted.
         novelty_filter: Decides which drafts are new.
         generation: The current generation, recorded in the tasks.

@@ -66,7 +66,7 @@ class NoveltyFilter:
         return await gather(decide(i) for i in range(len(drafts)))
 
     async def _reason(self, draft: Draft, nearest: Sequence[tuple[Task, float]]) -> str | None:
-        """Return why `draft` is not new beside its neighbours, most similar first, or None."""
+        """Return why a draft is not new compared with its nearest tasks, nearest first, or None."""
         if not nearest:
             return None
         if self.scientist is None:

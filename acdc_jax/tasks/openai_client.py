@@ -122,7 +122,7 @@ class OpenAIChat:
         self._endpoint, self._model = endpoint, model
         self._sampling = {"temperature": temperature, "top_p": top_p}
         self._max_tokens = max_tokens
-        self._takes_schema = True  # until the server refuses one
+        self._takes_schema = True  # until the server refuses a schema
 
     async def complete(self, request: ChatRequest) -> str:
         """See `ChatModel.complete`."""

@@ -107,15 +107,15 @@ class NoveltyOptions:
     def __post_init__(self) -> None:
         check(self)
         if (self.embeddings == "ngrams") != (self.embedding_model is None):
-            needed = "is needed" if self.embedding_model is None else "must be none"
-            raise OptionError(self, "embedding_model", f"{needed} for {{embeddings}}")
+            rule = "is needed" if self.embedding_model is None else "must be none"
+            raise OptionError(self, "embedding_model", f"{rule} for {{embeddings}}")
         if self.embedding_url is not None and self.embeddings != "openai":
             raise OptionError(self, "embedding_url", "must be none for {embeddings}")
 
 
 @dataclass(frozen=True)
 class ScientistOptions:
-    """Who writes tasks.
+    """The scientist that writes tasks.
 
     Attributes:
         kind: "openai", "local", or a registered name.
@@ -179,7 +179,9 @@ class ScientistOptions:
         check(self)
         if self.adapt_ahead and self.kind != "openai":
             raise OptionError(
-                self, "adapt_ahead", "must be false for {kind}, which computes beside the children"
+                self,
+                "adapt_ahead",
+                "must be false for {kind}: only a server writes tasks while children decode",
             )
         if self.devices is not None and self.kind != "local":
             raise OptionError(self, "devices", "must be none for {kind}: only local uses devices")

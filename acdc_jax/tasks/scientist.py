@@ -6,13 +6,13 @@ each to `check`. The other methods have defaults. A scientist that also judges a
 
 Determinism. Equal arguments must give equal results, whatever the order in which concurrent calls
 finish. Draw all random numbers from `key`. Keep nothing between calls that changes a result: a
-resumed run starts with a new instance. Then a run repeats, and a resumed run goes on as if it had
-never stopped.
+resumed run starts with a new instance. Then a run is repeatable, and a resumed run continues as
+if it had never stopped.
 
 Errors. Return a `Rejection` for a bad draft. Raise `AcdcError` if the infrastructure fails, e.g. a
 server is down: the run then ends with the message, and continues from its last commit later.
 
-Concurrency. All methods are coroutines on one event loop, in a thread of its own. The run awaits
+Concurrency. All methods are coroutines on one event loop, in a separate thread. The run awaits
 one `write` at a time, but calls `is_new` and `is_gibberish` concurrently, also during a `write`.
 Never block the loop, which the judge shares: move slow code to `asyncio.to_thread`.
 """
@@ -60,8 +60,8 @@ class Scientist(abc.ABC):
             requests: What to write.
             all_tasks: Every task of the run so far, oldest first.
             active_tasks: The tasks that are in the pool now.
-            check: Runs a draft in the sandbox and returns a `CheckedDraft`, or a `Rejection` that
-                says what is wrong. May be called concurrently, and again for a new version.
+            check: Runs a draft in the sandbox and returns a `CheckedDraft`, or a `Rejection` with
+                the reason. May be called concurrently, and again for a new version.
             key: PRNG key of this call.
 
         Returns:

@@ -30,8 +30,8 @@ class Draft:
         source: Text of `task.py`.
         kind: The kind of draft that was requested.
         parent: Id of the task that it started from, if any.
-        reference: Instance key → a submission that must pass, if the author knows one.
-        metadata: Notes of the author, which it finds again when the task becomes a parent.
+        reference: Instance key → a submission that must pass, if there is one.
+        metadata: Notes of the author, for drafts that start from this task.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Sets of hand-written or generated task families: what a run starts from, and what it is held to.
+"""Sets of task families, hand-written or generated: seed families and held-out families.
 
 A set is a folder with one folder per family, or a name that a package registered (see
 `acdc_jax.plugins`).
@@ -34,10 +34,10 @@ def load_seed_families(name: str, prng_seed: int) -> list[Draft]:
 
 
 def load_held_out(name: str | None, prng_seed: int) -> list[Draft]:
-    """Return the families that a run is measured on and that it never trains or selects on.
+    """Return the families that a run is measured on, and never trains or selects on.
 
     Args:
-        name: A registered name, or a folder of families; nothing for none.
+        name: A registered name, or a folder of families; None: no families.
         prng_seed: The run's.
 
     Returns:
@@ -51,13 +51,13 @@ def load_held_out(name: str | None, prng_seed: int) -> list[Draft]:
     return _load(plugins.HELD_OUT, name, prng_seed)
 
 
-def check_held_out(held_out: Sequence[Draft], known: Iterable[Draft]) -> None:
-    """Refuse a held-out family that the run knows: one of the same name and source.
+def check_held_out(held_out: Sequence[Draft], run_families: Iterable[Draft]) -> None:
+    """Refuse a held-out family with the name and source of one of the run's own families.
 
     Raises:
-        ConfigError: One is; the message names it.
+        ConfigError: There is one; the message names it.
     """
-    keys = {(draft.name, draft.source) for draft in known}
+    keys = {(draft.name, draft.source) for draft in run_families}
     for draft in held_out:
         if (draft.name, draft.source) in keys:
             raise ConfigError(

@@ -79,7 +79,7 @@ def check_drafts(
 
 
 def source_flaw(source: str) -> str | None:
-    """Return what is wrong with a family's source, as far as parsing shows it, or None."""
+    """Return what parsing shows to be wrong with a family's source, or None."""
     if len(source) > _MAX_SOURCE_LENGTH:
         return f"the source has {len(source)} characters, more than {_MAX_SOURCE_LENGTH}"
     try:
@@ -141,8 +141,8 @@ def _reference_flaw(draft: Draft, report: FamilyReport) -> str | None:
     unknown = [key for key in draft.reference or {} if key not in report.tasks]
     if not unknown:
         return None
-    known = ", ".join(map(repr, report.tasks))[:_MAX_LIST_LENGTH]
-    return f"the reference is for instance {unknown[0]!r}, but get_tasks() returns {known}"
+    keys = ", ".join(map(repr, report.tasks))[:_MAX_LIST_LENGTH]
+    return f"the reference is for instance {unknown[0]!r}, but get_tasks() returns {keys}"
 
 
 def _outcome_flaw(draft: Draft, outcomes: Sequence[Outcome]) -> str | None:

@@ -1,4 +1,4 @@
-"""Isolation that is set up anew for every child.
+"""Isolation that is set up for every child.
 
 It consists of a PID namespace, in which the child sees no other process and nothing outlives it; a
 scratch folder with limited bytes and names; Landlock; dropped capabilities; and the system-call
@@ -18,7 +18,7 @@ _CAREFUL = syscalls.NOSUID | syscalls.NODEV | syscalls.NOEXEC
 
 
 class ChildIsolation:
-    """What a zygote and its child do around every fork."""
+    """The steps of a zygote and its child around every fork."""
 
     def __init__(
         self, config: dict[str, Any], pid_namespace: int | None, read_only: Sequence[str]

@@ -2,7 +2,7 @@
 
 The file system is protected by Landlock and, independently, by the mount namespace. Where a
 container refuses namespaces, there is only Landlock. It needs Linux 5.13. Every right that the
-running kernel knows is denied, except those on the listed paths.
+running kernel supports is denied, except those on the listed paths.
 """
 
 import ctypes
@@ -60,5 +60,5 @@ def ruleset(rules: Iterable[tuple[str, int]]) -> int:
 
 
 def enforcer(descriptor: int) -> Callable[[], None]:
-    """Return a function that restricts the calling process, and what it starts, for ever."""
+    """Return a function that restricts the calling process, and what it starts, forever."""
     return syscalls.prepared("landlock_restrict_self", _RESTRICT_SELF, descriptor, 0)

@@ -1,8 +1,8 @@
 """The child: read a job, run untrusted code, send frames, exit.
 
 From the moment that the source is executed, this code shares an interpreter with hostile code. It
-isolates nothing: it reports honestly for honest tasks, and the parent believes only what any task
-may say about itself (a score between 0 and 1, or that it failed).
+isolates nothing. Its reports are correct for honest tasks, and the parent accepts only what any
+task may claim about itself: a score between 0 and 1, or a failure.
 """
 
 import json

@@ -128,7 +128,7 @@ def build(machine: str = syscalls.MACHINE) -> bytes:
         ],
         "clone3": [_op(_RETURN, _UNKNOWN)],
         # Only of this process: allow reading any limit, and setting RLIMIT_CPU (0), because the
-        # runner gives every item a new budget. Nobody can raise the hard limit.
+        # runner gives every item a new budget. The hard limit cannot be raised.
         "prlimit64": [*_zero(0), _low(1), _op(_EQUAL, 0, 0, 1), allow, *_zero(2), allow],
         "fcntl": _any_of(1, _FCNTL),
         "ioctl": _any_of(1, _IOCTL),
@@ -161,7 +161,7 @@ class _Program(ctypes.Structure):
 
 
 def installer() -> Callable[[], None]:
-    """Return a function that filters the calling process, and what it starts, for ever.
+    """Return a function that filters the calling process, and what it starts, forever.
 
     Everything is prepared here, in the zygote, because each page that a child writes to is copied
     first, which is most of the cost of a fork.

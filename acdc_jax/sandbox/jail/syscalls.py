@@ -76,7 +76,7 @@ def no_new_privileges() -> None:
 
 
 def capability_dropper() -> Callable[[], None]:
-    """Return a function that drops all capabilities, also the ambient ones, for ever."""
+    """Return a function that drops all capabilities, also the ambient ones, forever."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     none = (ctypes.c_uint32 * 6)()
 

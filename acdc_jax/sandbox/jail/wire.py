@@ -96,7 +96,7 @@ def check_plain(value: object, depth: int = 0) -> None:
     Tuples are allowed; they become lists.
 
     Raises:
-        ValueError: It cannot; the message says why.
+        ValueError: JSON cannot represent it; the message gives the reason.
     """
     if depth > MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} deep")

@@ -16,7 +16,7 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 SCRATCH_PARENT = "/scratch"
 SCRATCH = f"{SCRATCH_PARENT}/task"
 _NOBODY = 65534
-# Each zygote has a user id of its own, far above all assigned ids. Zygotes cannot signal or inspect
+# Each zygote has its own user id, far above all assigned ids. Zygotes cannot signal or inspect
 # each other or processes of the host, even if other isolation fails.
 _FIRST_USER_ID = 0x60000000
 

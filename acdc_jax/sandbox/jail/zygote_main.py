@@ -1,6 +1,6 @@
 """The zygote: a small interpreter that isolates itself once and then forks one child per call.
 
-It is a program of its own, not a fork of the process that runs JAX, whose threads and memory a fork
+It is a separate program, not a fork of the process that runs JAX, whose threads and memory a fork
 would inherit. It is trusted, and never reads a payload.
 """
 
@@ -53,7 +53,7 @@ class TaskFamily:
 
 
 def main() -> NoReturn:
-    """Isolate this process as the configuration (JSON in argv) says, then serve for ever."""
+    """Isolate this process by its configuration (JSON in argv), then serve forever."""
     config = json.loads(sys.argv[1])
     control = _tidy_descriptors(config["control"])
     try:
@@ -94,13 +94,13 @@ def _prepare(config: dict[str, Any]) -> ChildIsolation:
     # Packages come last: they may be in a site-packages that the new root hides.
     read_only = [*library, *config["data"], *config["packages"]]
     with open("/proc/self/statm") as statm:
-        used = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        own_bytes = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     pid_namespace = (
         zygote_isolation.enter_namespaces(config["root"], read_only)
         if config["namespaces"]
         else None
     )
-    zygote_isolation.limit_resources(used + config["memory_bytes"], config["file_bytes"])
+    zygote_isolation.limit_resources(own_bytes + config["memory_bytes"], config["file_bytes"])
     os.chdir("/")
     isolation = ChildIsolation(config, pid_namespace, read_only)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -155,7 +155,7 @@ def _serve(control: socket.socket, config: dict[str, Any], isolation: ChildIsola
 
 
 def _await(child: int, control: socket.socket) -> tuple[int, float]:
-    """Wait for the child, and kill it if the parent says so; return wait status and CPU seconds."""
+    """Wait for the child, and kill it on request; return wait status and CPU seconds."""
     handle = os.pidfd_open(child)
     poller = select.poll()
     poller.register(handle, select.POLLIN)
