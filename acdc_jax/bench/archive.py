@@ -26,7 +26,7 @@ SECTIONS = (ArchiveBench,)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs `acdc bench archive`: an update from host to host, and the same by numpy."""
+    """Run `acdc bench archive`: an update from host to host, and the same by numpy."""
     (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     candidates, tasks = bench.candidates, bench.skills
@@ -65,11 +65,11 @@ def _plain_novelty(
     weight = (~solved).sum(axis=0).astype(np.float64)
     passes = solved.sum(axis=1)
     fittest = min(range(len(ids)), key=lambda i: (-passes[i], births[i], ids[i]))
-    found = []
+    scores = []
     for i in rows:
         fitter = passes >= passes[i]
         fitter[i] = False
         lacking = solved[i][None, :] & ~solved[fitter]
         nearest = np.sort(lacking @ weight)[:3]
-        found.append(999.0 if i == fittest else 100 * nearest.mean() / weight.sum())
-    return found
+        scores.append(999.0 if i == fittest else 100 * nearest.mean() / weight.sum())
+    return scores

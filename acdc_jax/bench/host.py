@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 _BLOCK_BYTES = 2**26
-_INTERVAL_S = 0.01  # between two looks at the memory
+_INTERVAL_S = 0.01  # between two samples of the memory
 
 
 class DiskRates(NamedTuple):

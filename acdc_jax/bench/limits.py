@@ -154,7 +154,7 @@ class Compilations:
 
     Attributes:
         count: Number of functions.
-        seconds: Time that it took, summed over all threads.
+        seconds: Compilation time, summed over all threads.
     """
 
     count: int = 0

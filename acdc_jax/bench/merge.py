@@ -46,7 +46,7 @@ SECTIONS = (MergeBench,)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs `acdc bench merge`: seconds, bytes that must be moved, and their bandwidth."""
+    """Run `acdc bench merge`: seconds, bytes that must be moved, and their bandwidth."""
     (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     limit = copy_bandwidth(2**26 if jax.default_backend() == "cpu" else 2**31)

@@ -30,7 +30,7 @@ SECTIONS = (MutateBench,)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs `acdc bench mutate`: the mutation's time, and the peer's."""
+    """Run `acdc bench mutate`: the mutation's time, and the peer's."""
     (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     noise = SVDNoise(rank=bench.rank)

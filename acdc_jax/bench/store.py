@@ -1,7 +1,7 @@
 """`acdc bench store`: an archive under a budget of host memory, beside the disk and the link.
 
 Members are made and saved as in a run. Then random parents are fetched, while the next ones are
-read ahead. Members that the disk has no room for are made again each time that they are needed. On
+read ahead. Members that do not fit on the disk are rebuilt each time they are needed. On
 a CPU the memory of the device is that of the host.
 """
 
@@ -39,7 +39,7 @@ from acdc_jax.sharding import make_mesh
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
 _HOST_BUDGET_7B_GB = 48.0
 _DISK_SHARE = 0.75
-_PROGRAM_BYTES = 2**28  # that the program may add meanwhile: threads, compiled code
+_PROGRAM_BYTES = 2**28  # for what the program itself adds meanwhile: threads, compiled code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
     model = SHAPES[options.shape]
     relative_size = weight_bytes(model) / weight_bytes(SHAPES["qwen2.5-7b"])
     host_gb = options.host_budget_gb or _HOST_BUDGET_7B_GB * relative_size
-    # malloc returns large arrays to the system at once, and small ones not. What counts as large
+    # malloc returns only large arrays to the system at once. What counts as large
     # must shrink with the members, so that theirs are returned.
     ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, max(int(2**25 * relative_size), 2**17))
     limit_pinned_memory(host_gb)
@@ -129,7 +129,7 @@ def main(argv: Sequence[str]) -> None:
         print(
             f"{options.members} members of {size / 1e9:.3f} GB: {budget.members_on_host(shapes)} "
             f"in {host_gb:.2f} GB of host memory, {options.device_members} on the device, "
-            f"{on_disk} on disk; the others are made again each time",
+            f"{on_disk} on disk; the others are rebuilt each time",
             flush=True,
         )
         with host.watch_memory() as peak:

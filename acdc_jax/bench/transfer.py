@@ -14,7 +14,7 @@ SECTIONS = (ModelBench,)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs `acdc bench transfer`: the bandwidth of one large array, and of a model leaf by leaf."""
+    """Run `acdc bench transfer`: the bandwidth of one large array, and of a model leaf by leaf."""
     (bench,), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     size = 2**30

@@ -24,16 +24,16 @@ class ModelBench:
 
 
 def random_weights(config: ModelConfig, seed: int) -> Params:
-    """N(0, 0.02²) in every weight but the norms' gains, which are one; made on the device."""
+    """Draw weights from N(0, 0.02²) on the device; the gains of norms are one."""
     keys = jax.random.split(jax.random.key(seed), len(param_shapes(config)))
-    drawn: Params = {
+    weights: Params = {
         path: jnp.ones(leaf.shape, leaf.dtype)
         if path.endswith("norm.weight")
         else _normal(keys[i], leaf.shape, leaf.dtype)
         for i, (path, leaf) in enumerate(param_shapes(config).items())
     }
-    jax.block_until_ready(drawn)
-    return drawn
+    jax.block_until_ready(weights)
+    return weights
 
 
 @partial(jax.jit, static_argnums=(1, 2))  # one program per shape compiles faster than one of all
@@ -42,11 +42,11 @@ def _normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Arr
 
 
 def size_bytes(weights: Params) -> int:
-    """Bytes of all leaves."""
+    """Return the bytes of all leaves."""
     return sum(leaf.nbytes for leaf in weights.values())
 
 
 @jax.jit
 def all_finite(weights: Params) -> jax.Array:
-    """Whether every entry is; a benchmark of wrong results measures nothing."""
+    """Return whether every entry is finite; a benchmark of wrong results measures nothing."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in weights.values()]).all()

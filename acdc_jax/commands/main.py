@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
-        listed = "\n  ".join(f"acdc {command:<8} {text}" for command, text in COMMANDS.items())
-        print(_USAGE.format(commands=listed), end="")
+        entries = "\n  ".join(f"acdc {command:<8} {text}" for command, text in COMMANDS.items())
+        print(_USAGE.format(commands=entries), end="")
         return 0
     if name == "--version":
         print(__version__)

@@ -64,9 +64,9 @@ class ProceduralScientist(Scientist):
             key: PRNG key.
         """
         rng = host_rng(key)
-        used = {spec_of(task.draft.metadata) for task in context}
+        earlier_specs = {spec_of(task.draft.metadata) for task in context}
         origin = None if parent is None else spec_of(parent.draft.metadata)
-        spec = self._choose(kind, origin, used | {origin}, rng)
+        spec = self._choose(kind, origin, earlier_specs | {origin}, rng)
         parent_id = None if parent is None else parent.id
         return write_draft(spec, kind, parent_id, self.instances, rng)
 
@@ -82,13 +82,15 @@ class ProceduralScientist(Scientist):
         self,
         kind: Kind,
         origin: Spec | None,
-        used: set[Spec | None],
+        earlier_specs: set[Spec | None],
         rng: np.random.Generator,
     ) -> Spec:
         """Return a new spec of the first list that has one; failing that, repeat a pair."""
-        times = Counter(spec.words for spec in used if spec is not None and len(spec.words) > 1)
+        times = Counter(
+            spec.words for spec in earlier_specs if spec is not None and len(spec.words) > 1
+        )
         for idea in ideas(kind, origin, self.split, self.max_steps, rng):
-            fresh = [s for s in idea if s not in used and not self.split.is_held_out(s)]
+            fresh = [s for s in idea if s not in earlier_specs and not self.split.is_held_out(s)]
             if fresh:
                 # Pairs take turns: other words make a task newer than another length does.
                 fewest = min(times[s.words] for s in fresh)

@@ -95,15 +95,15 @@ def _source(spec: Spec, description: str, instances: int, seed: int) -> str:
     draw = steps[0].draw
     if draw is None:
         functions.insert(0, operations.draw_text)
-        drawn = f'draw_text(rng, "{ALPHABETS[spec.alphabet]}", {spec.length})'
+        draw_call = f'draw_text(rng, "{ALPHABETS[spec.alphabet]}", {spec.length})'
     else:
         functions.insert(0, draw)
-        drawn = f"{draw.__name__}(rng, {language.operand_limit(spec.length)})"
+        draw_call = f"{draw.__name__}(rng, {language.operand_limit(spec.length)})"
     return _TEMPLATE.format(
         description=description,
         functions="\n\n\n".join(_text(function) for function in dict.fromkeys(functions)),
         seed=seed,
-        draw=drawn,
+        draw=draw_call,
         instances=instances,
         instruction=spec.instruction(""),
         answer=answer,

@@ -29,8 +29,8 @@ def benchmark_table(name: str, benchmark: Mapping[str, Any]) -> Table:
     )
     for row in benchmark["collectives"]:
         plain = ["" if row[figure] is None else f"{row[figure]:.3f}" for figure in _SINGLE]
-        shown = [_with_interval(row, figure) for figure in ("coverage", "coverage_gain")]
-        _add(table, row, [*shown, *plain])
+        intervals = [_with_interval(row, figure) for figure in ("coverage", "coverage_gain")]
+        _add(table, row, [*intervals, *plain])
     for generation, row in benchmark["by_generation"].items():
         table.add_row(
             f"task force of generation {generation}",

@@ -36,7 +36,7 @@ def model_card(
     from huggingface_hub import ModelCard, ModelCardData
 
     licence, note = joint_licence(models)
-    ids = list(dict.fromkeys(one.hub_id for one in models if one.hub_id))
+    ids = list(dict.fromkeys(origin.hub_id for origin in models if origin.hub_id))
     seed = recipe.merge is None
     header = ModelCardData(
         base_model=ids or None,
@@ -55,7 +55,7 @@ def model_card(
         seed=seed,
         making="" if recipe.merge is None else _making(recipe, recipe.merge.method),
         lineage=lineage.rstrip(),
-        models=[dataclasses.asdict(one) for one in models],
+        models=[dataclasses.asdict(origin) for origin in models],
         licence_note=note,
         recipe=json.dumps(recipe.to_json()),
         capabilities=capabilities(run, recipe.id),
@@ -77,10 +77,10 @@ def force_page(run: RunRecord, members: Sequence[str]) -> str:
     """
     rows = take(run.skills, members, run.skills.tasks).values == SOLVED
     before = np.zeros(rows.shape[1], bool)
-    listed = []
+    entries = []
     for i, (name, solved) in enumerate(zip(members, rows, strict=True)):
         adds = int((solved & ~before).sum())
-        listed.append(
+        entries.append(
             {"id": name, "port": _FIRST_PORT + i, "fitness": float(solved.mean()), "adds": adds}
         )
         before |= solved
@@ -88,11 +88,11 @@ def force_page(run: RunRecord, members: Sequence[str]) -> str:
         loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True
     )
     return environment.get_template("force.md.jinja").render(
-        members=listed,
+        members=entries,
         coverage=coverage(rows),
         measured=_measured_coverage(run, members),
         tasks=rows.shape[1],
-        ports=pprint.pformat({one["id"]: one["port"] for one in listed}, sort_dicts=False),
+        ports=pprint.pformat({entry["id"]: entry["port"] for entry in entries}, sort_dicts=False),
         messages=_messages(run),
         max_new_tokens=run.settings.decode.max_new_tokens,
     )
@@ -126,9 +126,9 @@ def _cell(text: str) -> str:
 
 
 def _making(recipe: Recipe, method: str) -> str:
-    mutated = f", then a mutation ({recipe.mutation.kind})" if recipe.mutation else ""
+    mutation = f", then a mutation ({recipe.mutation.kind})" if recipe.mutation else ""
     parents = f"{len(recipe.parents)} parents" if len(recipe.parents) > 1 else "one parent"
-    return f"a {method} merge of {parents}{mutated}, in generation {recipe.generation}"
+    return f"a {method} merge of {parents}{mutation}, in generation {recipe.generation}"
 
 
 def _messages(run: RunRecord) -> str:

@@ -76,12 +76,12 @@ def export_task_force(run: RunRecord, n: int, out: Path) -> dict[str, int]:
     partial = out.absolute().with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
-        needed = n * weight_bytes(read_model(run.run_dir))
+        size = n * weight_bytes(read_model(run.run_dir))
         free = shutil.disk_usage(partial).free
-        if free < needed:
+        if free < size:
             raise AcdcError(
                 f"{out}: {free / 2**30:.1f} GiB are free, but {n} members take "
-                f"{needed / 2**30:.1f} GiB; make room, or choose another place"
+                f"{size / 2**30:.1f} GiB; make room, or choose another place"
             )
         rebuilt = {member: export_member(run, member, partial / member) for member in members}
         (partial / "README.md").write_text(force_page(run, members), encoding="utf-8")

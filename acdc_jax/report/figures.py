@@ -71,7 +71,7 @@ def _novelty(archive: Json, flags: Mapping[str, Any]) -> list[float] | None:
 def heat_map(run: RunRecord) -> Json:
     """Return the skill matrix with its rows grouped by role, the best first in each group."""
     fitness = dict(zip(run.skills.members, _share(run.skills.values), strict=True))
-    taken: set[str] = set()
+    grouped: set[str] = set()
     groups = []
     for name, ids in (
         ("task force", run.task_force),
@@ -79,10 +79,10 @@ def heat_map(run: RunRecord) -> Json:
         ("seeds", run.seeds),
         ("earlier members", run.skills.members),
     ):
-        members = [i for i in dict.fromkeys(ids) if i in fitness and i not in taken]
+        members = [i for i in dict.fromkeys(ids) if i in fitness and i not in grouped]
         if name != "task force":
             members.sort(key=lambda i: -fitness[i])
-        taken |= set(members)
+        grouped |= set(members)
         if members:
             groups.append({"name": name, "members": members})
     order = [member for group in groups for member in group["members"]]
@@ -110,7 +110,7 @@ def family_tree(run: RunRecord) -> Json:
     for name, members in views.items():
         places = lineage.lay_out(lineage.ancestors(members, run.recipes), run.recipes)
         trees[name] = [[member, row, lane] for member, (row, lane) in places.items()]
-    shown = {node[0] for tree in trees.values() for node in tree}
+    visible_ids = {node[0] for tree in trees.values() for node in tree}
     return {
         "trees": trees,
         "members": {
@@ -130,7 +130,7 @@ def family_tree(run: RunRecord) -> Json:
                 else "ancestor",
             }
             for name, recipe in run.recipes.items()
-            if name in shown
+            if name in visible_ids
         },
     }
 

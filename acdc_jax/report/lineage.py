@@ -9,14 +9,14 @@ Recipes = Mapping[str, Recipe]
 
 def ancestors(members: Sequence[str], recipes: Recipes) -> list[str]:
     """Return the members and all their ancestors, oldest first."""
-    known: set[str] = set()
+    ids: set[str] = set()
     waiting = list(members)
     while waiting:
         name = waiting.pop()
-        if name not in known:
-            known.add(name)
+        if name not in ids:
+            ids.add(name)
             waiting += recipes[name].parents
-    return sorted(known, key=lambda name: (*_age(recipes[name]), name))
+    return sorted(ids, key=lambda name: (*_age(recipes[name]), name))
 
 
 def lay_out(members: Sequence[str], recipes: Recipes) -> dict[str, tuple[int, int]]:

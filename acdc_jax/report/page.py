@@ -118,8 +118,8 @@ def _name(run: RunRecord) -> str:
     return run.run_dir.resolve().name
 
 
-def _render(template: str, scripts: Sequence[str], data: Json, **shown: Any) -> str:
-    """Fill a template. Everything in `shown` is escaped."""
+def _render(template: str, scripts: Sequence[str], data: Json, **values: Any) -> str:
+    """Fill a template. Everything in `values` is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_WEB),
         autoescape=True,
@@ -132,7 +132,7 @@ def _render(template: str, scripts: Sequence[str], data: Json, **shown: Any) -> 
         style=_web("page.css"),
         script="\n".join(_web(f"{name}.js") for name in scripts),
         data=base64.b64encode(packed).decode(),
-        **shown,
+        **values,
     )
 
 

@@ -98,11 +98,11 @@ def best_of_n_table(panels: Sequence[Mapping[str, Any]], sets: Mapping[str, str]
     table = Table(title="best of N: accuracy of the chosen answer", title_justify="left")
     for name in ("answers of", "chosen by"):
         table.add_column(name)
-    shown = [name for name in sets if any(name in panel for panel in panels)]
-    for name in shown:
+    question_sets = [name for name in sets if any(name in panel for panel in panels)]
+    for name in question_sets:
         table.add_column(sets[name], justify="right")
     for panel in panels:
-        columns = [panel[name]["methods"] for name in shown]
+        columns = [panel[name]["methods"] for name in question_sets]
         for i, rows in enumerate(zip(*columns, strict=True)):
             method = rows[0]["method"].replace("_", " ")
             table.add_row("" if i else panel["panel"], method, *map(_accuracy, rows))

@@ -54,7 +54,7 @@ class CollectiveOperation(NamedTuple):
 def find_collectives(program: str) -> list[CollectiveOperation]:
     """Return the collective operations in the HLO text of a compiled program, in its order.
 
-    An operation in a loop counts once, however often the loop turns.
+    An operation in a loop counts once, however many times the loop runs.
     """
     return [
         CollectiveOperation(

@@ -43,7 +43,7 @@ def measure(model: ModelConfig, members: int, folder: Path) -> Iterator[str | Fi
 
     Args:
         model: Shape of the members.
-        members: Number of members. If the disk has no room for all, a few are written at a time.
+        members: Number of members. If they do not all fit on the disk, a few are written at a time.
         folder: Folder of the members; it must not exist, and is removed afterwards.
 
     Yields:

@@ -126,7 +126,7 @@ def measure(
         scenario: What a generation does.
         mesh: Devices that it runs on.
         sandbox: Where responses are scored.
-        backends: What a run needs besides.
+        backends: Scientist, judge and embeddings of the run.
 
     Yields:
         Lines for the log, and at last the timing.
@@ -263,11 +263,11 @@ def _allocate_pinned_memory(groups: DeviceGroups, bases: Sequence[Params], membe
 def _check_room(config: Config, budget: Budget, shapes: Shapes, folder: Path) -> None:
     """Raise AcdcError if archive and children fit neither into memory nor on the disk."""
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes.values())
-    needed = config.run.population + config.run.children
+    members = config.run.population + config.run.children
     host, disk = budget.members_on_host(shapes), int(shutil.disk_usage(folder).free // size)
-    if host + disk < needed:
+    if host + disk < members:
         raise AcdcError(
-            f"archive and children are {needed} members of {size / 1e9:.1f} GB, but {host} fit "
+            f"archive and children are {members} members of {size / 1e9:.1f} GB, but {host} fit "
             f"into host memory and {disk} on the disk of {folder}; raise --host_budget_gb, name "
             "another disk with --folder, or lower --archive or --children"
         )
