@@ -58,7 +58,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """`acdc_jax.coevolve` is the function, also after the module of that name was imported."""
+    """Keeps `acdc_jax.coevolve` the function, even after an import of the module of that name."""
 
     coevolve = property(lambda self: __getattr__("coevolve"), lambda self, module: None)
 

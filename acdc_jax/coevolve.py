@@ -2,7 +2,7 @@
 
 `init` makes generation 0, `step` each later one, and `run` all generations of a run. Every random
 choice has a key folded from the run's seed and the generation, so that a resumed run decides as an
-uninterrupted one does. How things are done, on which devices and processes, is in `Generation`.
+uninterrupted one does. `Generation` handles devices and processes.
 
 Source: Dai et al., "Discovering Novel LLM Experts via Task-Capability Coevolution",
 arXiv 2604.14969, §3 and Algorithm 1.
@@ -30,7 +30,7 @@ _SPARE_CHILDREN = 8  # tried in generation 0, so that gibberish leaves no gap in
 def run(
     context: RunContext, commits: BackgroundCommits, state: State | None = None
 ) -> Iterator[tuple[State, Record]]:
-    """Yield the state and the record of one generation after the other; each is being committed.
+    """Yield the state and the record of one generation after the other, while each is committed.
 
     Args:
         context: What the run works with.
@@ -104,8 +104,8 @@ def reproduce(
     """Propose, breed and evaluate children, and drop those that write gibberish (§3.1).
 
     Args:
-        generation: The generation at work.
-        state: Holds the archive, which the parents are drawn from, and the active tasks.
+        generation: The current generation.
+        state: The state before, with the archive of possible parents and the active tasks.
         child_key: PRNG key of parents, coefficients, merges and mutations.
         filter_key: PRNG key of the responses that the gibberish filter reads.
         first: Number of the first child.

@@ -1,4 +1,4 @@
-"""Repeat a run and its controls over several PRNG seeds. What `acdc compare` does.
+"""Repeat a run and its controls over several PRNG seeds, for `acdc compare`.
 
 A control replaces one part of the method by something simpler, and makes as many members as the
 run does.

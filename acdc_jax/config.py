@@ -106,8 +106,8 @@ class Config:
 
     def shared_settings(self) -> dict[str, Any]:
         """Return the settings that all processes of a run share."""
-        own = ("distributed", "coordinator", "num_processes", "process_id")
-        return {name: value for name, value in self.settings().items() if name not in own}
+        process_flags = ("distributed", "coordinator", "num_processes", "process_id")
+        return {name: value for name, value in self.settings().items() if name not in process_flags}
 
     def flag_lines(self) -> list[str]:
         """Return the lines of a flag file with these settings, without those of one process."""
@@ -117,7 +117,7 @@ class Config:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Return the configuration of a manifest's settings; what they lack has its default."""
+        """Return the configuration of a manifest's settings, with defaults for missing ones."""
         settings = _upgrade(settings)
         parts = {}
         for field, part in flags.sections_of(cls).items():
@@ -129,7 +129,7 @@ class Config:
         return cls(**parts)
 
 
-# Options in whose place older versions wrote 0.
+# Options that older versions wrote as 0 instead of none.
 _ZERO_WAS_NONE = (
     "device_budget_gb",
     "host_budget_gb",

@@ -1,6 +1,6 @@
 """Errors that a user of the commands can act on: files, servers, run directories and flags.
 
-Each message is one line that names the thing, says what is wrong, and gives the remedy. Wrong
+Each message is one line that names the thing, the fault and the remedy. Wrong
 arguments of library functions are ValueError or TypeError instead; `options.OptionError`, a
 ValueError, becomes a `ConfigError` where flags are parsed.
 """
@@ -22,6 +22,6 @@ class Preempted(Exception):
     """
 
     def __init__(self, committed: str, status: int = 0) -> None:
-        """Keep a message that says what is committed, and the exit status."""
+        """Keep a message about what is committed, and the exit status."""
         super().__init__(committed)
         self.status = status

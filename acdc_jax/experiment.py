@@ -1,4 +1,4 @@
-"""A whole run: coevolve, measure, report. What `acdc run` and `acdc compare` do."""
+"""Coevolve, measure and report: a whole run, for `acdc run` and `acdc compare`."""
 
 import json
 import time
@@ -45,8 +45,8 @@ def run_experiment(config: Config, console: Console, *, baselines: bool = True) 
         What `results.json` holds.
 
     Raises:
-        AcdcError: The input is wrong, which shows before anything expensive; or something failed,
-            which loses at most the generation at work.
+        AcdcError: The input is wrong, which is checked before anything expensive; or something
+            failed, which loses at most the generation under way.
         Preempted: SIGTERM was received, and all finished generations are committed.
     """
     run_dir, processes = Path(config.run.run_dir), config.processes
@@ -119,7 +119,7 @@ def _evolve(
 
 
 def _record_models(plan: RunPlan, context: RunContext, manifest: Manifest) -> None:
-    """Write down what the run starts from, and read the seeds of a new run once.
+    """Record the models that the run starts from, and read the seeds of a new run once.
 
     A damaged seed then shows before anything expensive.
     """
@@ -174,7 +174,7 @@ def _finished_results(config: Config, manifest: Manifest) -> Results | None:
 def _wall_seconds(
     run_dir: Path, manifest: Manifest, seeds_s: float, measured_s: float
 ) -> dict[str, float]:
-    """Return where the time went. Evolution is all generations, by however many processes."""
+    """Return the seconds of each part. Evolution is all generations, over all processes."""
     metrics = run_reader.read_metrics(run_dir, manifest.generation)
     evolution = sum(float(entry["seconds"]) for entry in metrics)
     seconds = {"seeds": seeds_s, "evolution": evolution, "evaluation": measured_s}

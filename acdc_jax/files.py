@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Writes, fsyncs and renames, so that a kill at any instant leaves the old file or the new."""
+    """Write, fsync and rename, so that a kill at any instant leaves the old file or the new."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)

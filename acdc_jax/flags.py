@@ -9,7 +9,7 @@ r"""Command-line flags, generated from option dataclasses.
     tuple[T, ...]       `--name=a,b`; in an item, `\,` is a comma, `\n` a newline, `\\` a backslash
     T | None            as T; `--name=none` and `--name=` are None
 
-A flag that is given twice has its last value: lists replace each other too.
+The last value of a repeated flag counts: lists replace each other, too.
 
 `--flagfile=FILE` stands for the flags in a file, one on each line. Lines that begin with `#` are
 comments. A file may include others: a relative path is relative to the file that names it.
@@ -53,7 +53,7 @@ class Section:
 
     Attributes:
         kind: The dataclass.
-        defaults: Field → value unless the flag is given.
+        defaults: Field → value without the flag.
         title: Heading of the flags in `--help`.
         names: Field → flag, where they differ.
         prefix: Begins the names of the other flags.
@@ -247,7 +247,7 @@ def read(text: str, kind: Any) -> Any:
     """Return the value that the text of a flag stands for.
 
     Raises:
-        ValueError: The text is no value of the type; the message says what it must be.
+        ValueError: The text is not a value of the type; the message says what it must be.
     """
     if (inner := not_none(kind)) is not kind:
         if text.strip().lower() in ("", "none", '""'):
@@ -304,7 +304,7 @@ class _Parser(flags.ArgumentParser[Any]):
 
 
 def _define(name: str, option: Option, values: flags.FlagValues) -> None:
-    """Define a flag; its value is None unless it is given."""
+    """Define a flag with the default None."""
     parser = _Parser(option.type)
     if option.type is bool:
         flag: Any = flags.BooleanFlag(name, None, option.help)  # `--name` and `--noname`
@@ -315,16 +315,16 @@ def _define(name: str, option: Option, values: flags.FlagValues) -> None:
 
 
 def _build(kind: type[Any] | Section, values: flags.FlagValues) -> Any:
-    """Return an instance from the flags that were given."""
+    """Return an instance from the flags on the command line."""
     parts = {}
     try:
         for field, part in sections_of(kind).items():
-            given = {
+            values_of_part = {
                 option.name: values[name].value
                 for name, option in part.flags().items()
                 if values[name].present
             }
-            parts[field] = part.kind(**{**part.defaults, **given})
+            parts[field] = part.kind(**{**part.defaults, **values_of_part})
         return kind(**parts) if isinstance(kind, type) and "" not in parts else parts[""]
     except OptionError as error:
         raise config_error(error, kind) from None
@@ -342,7 +342,7 @@ def _expand(argv: Sequence[str], stack: tuple[Path, ...] = ()) -> Iterator[str]:
 
     Args:
         argv: Arguments of the command line, or lines of a flag file.
-        stack: The flag file that they are from, after those that include it.
+        stack: Their flag file, after those that include it.
 
     Raises:
         ConfigError: A flag file is missing, is not text, or includes itself.

@@ -1,14 +1,14 @@
 """Several processes of one run, and the messages between them.
 
-All processes run the same program and make the same decisions. What one of them finds out, it sends
-to the others as JSON, through the key-value store of JAX's coordination service, which the first
+All processes run the same program and make the same decisions. Each sends its results to the
+others as JSON, through the key-value store of JAX's coordination service, which the first
 process serves. Weights never travel. Every process makes the same exchanges in the same order. With
 one process, every function here returns at once. What an exchange costs: launch/README.md.
 
 Threads: a daemon thread "peers" writes a sign of life twice a second and reads those of the others.
 If one stops, it prints a line and calls `os._exit(1)`: the main thread may be inside XLA or wait
 for a message that never comes, and nothing interrupts it there. The run directory is valid at every
-instant, so nothing is lost but the generation at work.
+instant, so only the generation under way is lost.
 """
 
 import json
@@ -69,8 +69,8 @@ def initialise(
             within another second; at once if it was the first, which served the messages.
 
     Raises:
-        ConfigError: The environment does not say which processes there are.
-        AcdcError: The other processes do not come.
+        ConfigError: The environment does not name the processes.
+        AcdcError: The other processes do not connect.
     """
     if (not detect and num_processes == 1) or _Connection.client is not None:
         return
@@ -91,14 +91,14 @@ def initialise(
         )
     except (ValueError, TypeError) as error:
         raise ConfigError(
-            f"--distributed: the environment does not say which processes there are ({error}); "
+            f"--distributed: the environment does not name the processes ({error}); "
             "give --coordinator, --num_processes and --process_id"
         ) from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise AcdcError(
-            f"--coordinator={coordinator}: the processes do not meet ({reason}); start all of them "
-            "with the same address"
+            f"--coordinator={coordinator}: the processes cannot connect ({reason}); start all "
+            "of them with the same address"
         ) from None
     _Connection.client, _Connection.me, _Connection.count = coordination()
     threading.Thread(target=_watch, args=(timeout_s,), name="peers", daemon=True).start()
@@ -192,7 +192,7 @@ def shutdown(problem: str = "") -> None:
         _Connection.client = None
         client.key_value_set(_sign(_Connection.me), _GOODBYE, True)
     if is_first():
-        # Returns when nobody else is connected: the end of the service aborts whoever still is.
+        # Returns when no other process is connected: the end of the service would abort it.
         client.get_live_nodes(list(range(_Connection.count)))
     jax.distributed.shutdown()
 
@@ -204,7 +204,7 @@ def _next_exchange() -> int:
 
 
 def _publish(key: str, value: Any) -> None:
-    """Write a value in pieces. The first piece says how many there are."""
+    """Write a value in pieces. The first piece holds their number."""
     data = json.dumps(value).encode()
     pieces = [data[i : i + _PIECE] for i in range(0, len(data), _PIECE)]
     for i, piece in enumerate(pieces[1:], 1):
@@ -236,7 +236,7 @@ def _read_piece(key: str) -> bytes:
 def _watch(timeout_s: float) -> None:
     """Write signs of life, and end this process when those of another one stop."""
     tick = 0
-    seen: dict[int, tuple[str, float]] = {}  # process → its sign, and when it changed
+    last_signs: dict[int, tuple[str, float]] = {}  # process → its sign, and when it changed
     while (client := _Connection.client) is not None:
         tick += 1
         try:
@@ -249,23 +249,23 @@ def _watch(timeout_s: float) -> None:
                 _end(f"the first process is gone ({_short(error)})")
             return
         signs = {int(key.rpartition("/")[2]): sign for key, sign in entries}
-        if problem := _find_problem(signs, seen, timeout_s):
+        if problem := _find_problem(signs, last_signs, timeout_s):
             _end(problem)
         time.sleep(_TICK_S)
 
 
 def _find_problem(
-    signs: dict[int, str], seen: dict[int, tuple[str, float]], timeout_s: float
+    signs: dict[int, str], last_signs: dict[int, tuple[str, float]], timeout_s: float
 ) -> str:
-    """Return why this process has to end, or nothing; note in `seen` which signs have changed."""
+    """Return why this process has to end, or nothing; record new signs in `last_signs`."""
     now = time.monotonic()
     for process in range(_Connection.count):
         sign = signs.get(process, "")
         if sign.startswith("!"):
             return f"process {process} failed: {sign[1:]}"
-        if process not in seen or seen[process][0] != sign:
-            seen[process] = (sign, now)
-        if sign != _GOODBYE and now - seen[process][1] > timeout_s:
+        if process not in last_signs or last_signs[process][0] != sign:
+            last_signs[process] = (sign, now)
+        if sign != _GOODBYE and now - last_signs[process][1] > timeout_s:
             return f"process {process} is gone (no sign of life for {timeout_s:g} s)"
     return ""
 
@@ -273,7 +273,7 @@ def _find_problem(
 def _end(problem: str) -> None:
     """End this process, whatever its other threads wait for."""
     if is_first():
-        time.sleep(2 * _TICK_S)  # it serves the signs of life: let the others read them too
+        time.sleep(2 * _TICK_S)  # it serves the signs of life: let the others read them, too
     print(f"acdc: {problem}; {_REMEDY}", file=sys.stderr, flush=True)
     os._exit(1)
 

@@ -11,10 +11,10 @@
                 raise OptionError(self, "density", "must be 1 for {method}")
 
 Types are bool, int, float, str, Literal of strings, `tuple[T, ...]` of these, and `T | None`. None
-means what the help text says, such as "no limit"; numbers and texts have no special values. Texts
-of `str | None` and of tuples are not empty.
+has the meaning that the help text gives, such as "no limit"; numbers and texts have no special
+values. Texts of `str | None` and of tuples are not empty.
 
-An option dataclass lives beside its algorithm and knows no flags; `flags` makes flags of it.
+An option dataclass is defined with its algorithm, without flags; `flags` makes flags of it.
 """
 
 import dataclasses

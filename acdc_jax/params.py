@@ -20,13 +20,15 @@ decoding step on a GPU.
 
 
 def named_leaves(tree: Tree) -> tuple[Params, Callable[[Iterable[jax.Array]], Tree]]:
-    """Return a pytree's leaves by dotted path, and what builds such a tree of new leaves.
+    """Return a pytree's leaves by dotted path, and a function that builds the tree from leaves.
 
     `Params` are their own dotted paths; {"layers": [{"up": x}]} has the path "layers.0.up".
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    return named, partial(jax.tree_util.tree_unflatten, structure)
+    by_path = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves
+    }
+    return by_path, partial(jax.tree_util.tree_unflatten, structure)
 
 
 def path_hashes(paths: Sequence[str]) -> np.ndarray[Any, np.dtype[np.uint32]]:

@@ -1,4 +1,4 @@
-"""Find what a flag names, through Python entry points.
+"""Find the objects that flags name, through Python entry points.
 
 A package registers a name in its `pyproject.toml`. It is imported only when a run asks for it:
 
@@ -42,14 +42,14 @@ def registered_names(group: str) -> list[str]:
 
 
 def load(group: str, name: str) -> Any:
-    """Import what a name stands for.
+    """Import a registered object.
 
     Args:
         group: One of the groups above.
         name: A registered name.
 
     Returns:
-        What its package registered.
+        The object that its package registered.
 
     Raises:
         ConfigError: The name is not registered, or its package cannot be imported.

@@ -1,7 +1,7 @@
 """The private APIs of other packages that this package needs, each with the reason.
 
 Nothing else imports a private module. `tests/test_private_apis.py` finds out whether the installed
-versions still have them. If one is gone, the function here says so, or does without it.
+versions still have them. If one is missing, the function here raises an error or works without it.
 """
 
 import importlib.metadata

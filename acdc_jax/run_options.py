@@ -143,7 +143,7 @@ class ProcessOptions:
     distributed: bool = option(
         False,
         "This is one of several processes that SLURM, a Cloud TPU pod or Open MPI started; their "
-        "environment says which. All processes need the same flags, and one file system that holds "
+        "environment names them. All processes need the same flags, and one file system that holds "
         "--run_dir.",
         resumable=True,
     )
@@ -157,7 +157,7 @@ class ProcessOptions:
     process_id: int = option(0, "Number of this process, from 0.", low=0, resumable=True)
     heartbeat_timeout_s: float = option(
         60.0,
-        "A process that is silent for so many seconds counts as dead. The others then stop, and "
+        "Seconds of silence after which a process counts as dead. The others then stop, and "
         "the same command resumes from the last commit.",
         low=1,
         resumable=True,

@@ -60,25 +60,27 @@ def make_mesh(spec: str, devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
-def default_mesh(devices: Sequence[jax.Device], member: float, room: float, held: int) -> str:
+def default_mesh(
+    devices: Sequence[jax.Device], member: float, room: float, members_at_once: int
+) -> str:
     """Return the mesh specification with the fewest devices per member that fits into memory.
 
     Args:
         devices: All devices of the mesh.
         member: Bytes of one member.
         room: Bytes of one device's memory.
-        held: Number of members that a group of devices holds at once: base, parents and child.
+        members_at_once: Members that a group of devices holds: base, parents and child.
 
     Raises:
         ConfigError: The members do not fit into all devices of one process.
     """
     local = sum(device.process_index == devices[0].process_index for device in devices)
     for size in (size for size in range(1, local + 1) if local % size == 0):
-        if held * member / size <= _WEIGHTS_SHARE * room:
+        if members_at_once * member / size <= _WEIGHTS_SHARE * room:
             return f"pop:-1,model:{size}"
     raise ConfigError(
-        f"breeding holds {held} members of {member / 2**30:.1f} GiB at once, but a process has "
-        f"{local} devices of {room / 2**30:.1f} GiB; use more or larger devices"
+        f"breeding holds {members_at_once} members of {member / 2**30:.1f} GiB at once, but a "
+        f"process has {local} devices of {room / 2**30:.1f} GiB; use more or larger devices"
     )
 
 
