@@ -50,20 +50,20 @@ class RunOptions:
         None,
         "Device mesh: pop:4,model:2 is four groups of two devices. Each group breeds and decodes "
         "its own members, with their weights spread over its devices. -1 stands for the remaining "
-        "devices. none: groups as small as a member fits.",
+        "devices. none: the smallest groups that hold a member.",
         resumable=True,
     )
     device_budget_gb: float | None = option(
         None,
         "Memory of each device for archive members, in 10⁹ bytes, besides the base and one child. "
-        "none: half of what is free; the rest is left to decoding.",
+        "none: half of the free memory; decoding uses the rest.",
         above=0,
         resumable=True,
     )
     host_budget_gb: float | None = option(
         None,
         "Memory of the host for archive members, in 10⁹ bytes; other members are on disk only. "
-        "none: half of what is free (a quarter on a CPU).",
+        "none: half of the free memory (a quarter on a CPU).",
         above=0,
         resumable=True,
     )
@@ -117,8 +117,8 @@ class SeedOptions:
     adopt_base_config: bool = option(
         False,
         "Accept seeds whose rotary base or scaling, window or norm epsilon differs from the base's "
-        "(such as Qwen2.5-Math beside Qwen2.5), and compute them with the base's, as their merges "
-        "are.",
+        "(such as Qwen2.5-Math with base Qwen2.5), and compute them with the base's values, like "
+        "their merges.",
     )
 
     def __post_init__(self) -> None:

@@ -1,1 +1,1 @@
-"""Benchmarks: each prints our figure beside the device's limit, measured in the same run."""
+"""Benchmarks: each prints our figure and the device's limit, measured in the same run."""

@@ -1,4 +1,4 @@
-"""One archive update, beside plain numpy on the host."""
+"""One archive update, compared with plain numpy on the host."""
 
 import dataclasses
 import time

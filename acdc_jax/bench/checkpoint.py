@@ -1,4 +1,4 @@
-"""`acdc bench checkpoint`: write and read Hugging Face folders and members, beside the disk.
+"""`acdc bench checkpoint`: write and read Hugging Face folders and members.
 
 Random weights are written into a new folder and read back, cold (from the disk) and warm (from the
 page cache). Every bit must come back.

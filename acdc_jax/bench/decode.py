@@ -1,4 +1,4 @@
-"""`acdc bench decode`: generation, beside the device's limits and Hugging Face `generate`.
+"""`acdc bench decode`: generation, compared with device limits and Hugging Face `generate`.
 
 Decoding reads all weights, and the keys and values of every sequence, once per token. Its bytes per
 second are therefore compared with the rate at which the device copies memory.
@@ -237,7 +237,7 @@ def step_bytes(config: ModelConfig, weights: FusedParams, batch: int, length: in
 
 
 def _peak_memory(needed: float) -> str:
-    """Return the peak of the device's memory so far, beside the bytes of weights and cache."""
+    """Return the peak of the device's memory so far, relative to the bytes of weights and cache."""
     if (peak := peak_bytes()) is None:
         return ""
     return f"{peak / _GB:.2f} GB, {peak / needed - 1:+.1%} of weights and cache"
@@ -308,7 +308,7 @@ def mixed_lengths(
 def _time_mixed(
     bench: DecodeBench, config: ModelConfig, weights: FusedParams, length: int
 ) -> tuple[str, ...]:
-    """Return the row of the mixed workload, beside as many sequences of their mean lengths.
+    """Return the row of the mixed workload, and of as many sequences of the mean lengths.
 
     Args:
         bench: The flags.

@@ -1,4 +1,4 @@
-"""Time `generate` of Hugging Face transformers, in a process of its own.
+"""Time `generate` of Hugging Face transformers, in a separate process.
 
     python -m acdc_jax.bench.hf_peer '{"config": …, "batch": 64, "prompt": 960, "new": 64}'
 

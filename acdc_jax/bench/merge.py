@@ -1,4 +1,4 @@
-"""Every crossover of two parents and a base, beside the device's copy bandwidth."""
+"""Every crossover of two parents and a base, compared with the device's copy bandwidth."""
 
 import dataclasses
 import time

@@ -1,4 +1,4 @@
-"""The SVD mutation of every projection, beside `torch.linalg.svd` on the same device."""
+"""The SVD mutation of every projection, compared with `torch.linalg.svd` on the same device."""
 
 import dataclasses
 import importlib.util

@@ -1,4 +1,4 @@
-"""`acdc bench store`: an archive under a budget of host memory, beside the disk and the link.
+"""`acdc bench store`: an archive under a budget of host memory.
 
 Members are made and saved as in a run. Then random parents are fetched, while the next ones are
 read ahead. Members that do not fit on the disk are rebuilt each time they are needed. On
@@ -88,7 +88,7 @@ class _Bench:
     figures: Figures
 
     def add_row(self, what: str, members: int, seconds: float, limit: float, of: str) -> None:
-        """Add the rate at which members moved, and the limit beside it."""
+        """Add the rate at which members moved, and its limit."""
         rate = members * bytes_on_device(self.shapes) / seconds
         self.figures.add(
             what, f"{rate / 1e9:.2f} GB/s", f"{seconds:.1f} s", f"{limit / 1e9:.2f} GB/s {of}"

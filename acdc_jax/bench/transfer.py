@@ -1,4 +1,4 @@
-"""Parents from host memory to the device, beside the link."""
+"""Parents from host memory to the device, compared with the link."""
 
 from collections.abc import Sequence
 

@@ -10,7 +10,7 @@ from acdc_jax.errors import ConfigError
 
 
 class BenchmarkDescription(NamedTuple):
-    """What the help says about a benchmark.
+    """The help text of a benchmark.
 
     Attributes:
         summary: What is measured, in a few words.
@@ -106,7 +106,7 @@ BENCHMARKS = {
     ),
 }
 
-_HELP = """acdc bench NAME [--flags]: measure this machine, beside its limits and other libraries
+_HELP = """acdc bench NAME [--flags]: measure this machine, against its limits and other libraries
 
   {benchmarks}
 
@@ -130,7 +130,7 @@ def command(argv: Sequence[str]) -> None:
     """
     if not argv or argv[0] in ("-h", "--help"):
         entries = (
-            f"{name:<10} {text.summary}\n{' ' * 13}beside {text.limits}; {text.duration}"
+            f"{name:<10} {text.summary}\n{' ' * 13}against {text.limits}; {text.duration}"
             for name, text in BENCHMARKS.items()
         )
         print(_HELP.format(benchmarks="\n  ".join(entries)), end="")

@@ -27,7 +27,7 @@ from acdc_jax.runtime.task_forces import task_forces
 _HELP = """acdc evaluate RUN: complete a run's global skill matrix, and choose task forces from it.
 
 Every member on disk and every seed is evaluated on every task that was ever active. Only missing
-entries are evaluated, and a killed evaluation continues where it was. RUN/skills.npz holds the
+entries are evaluated, and a killed evaluation continues where it stopped. RUN/skills.npz holds the
 matrix: `members` [M] and `tasks` [T] are ids, `values` is int8 [M, T]: 1 solved, 0 failed, -1
 missing (not a failure). Task forces are printed and written to RUN/evaluation.json. Their Coverage
 is that of the tasks that they are chosen on; `acdc run` prints the table of held-out tasks.
@@ -46,7 +46,7 @@ each with `coverage`, `plurality` (of the answers that the harness's filter extr
 member that was chosen first), `mean_accuracy`, `best_accuracy`, `accuracy` and `unique` (items that
 no other member solves) by member, `coverage_by_n`, and `coverage_gain` of the task force over the
 collective. `*_interval` are 95 % bootstrap intervals over the items. RUN/benchmarks/samples has
-every answer. A killed evaluation continues where it was. Several runs make one table, with
+every answer. A killed evaluation continues where it stopped. Several runs make one table, with
 intervals over the runs:
 
   acdc evaluate runs/compare/seed*/evolved --harness_tasks=held_out

@@ -22,7 +22,7 @@ MEMBER is an id such as g012-m03. `acdc run` prints the task force, and RUN/resu
 task force of another size is chosen in the same way: from the last archive, by greedy Coverage.
 
 Every member that the run ever made can be written. A member that is no longer on disk is rebuilt
-from its recipe and those of its ancestors, from the seeds if need be. Each is compared with the
+from its recipe and those of its ancestors, if necessary from the seeds. Each is compared with the
 hash that was taken when it was made. On the same kind and number of devices and with the same
 version of jax, the result is equal bit for bit. If it is not, nothing is written.
 

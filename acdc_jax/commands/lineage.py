@@ -17,7 +17,7 @@ over the merge groups, if there are several), its generation, how it was merged 
 whether its weights are on disk. The ancestors of a member that appears twice are shown once.
 
 MEMBER is any member that the run ever made, such as g012-m03. `acdc export` writes it as a Hugging
-Face folder, and makes it again if it is no longer on disk.
+Face folder, and rebuilds it if it is no longer on disk.
 """
 
 

@@ -23,7 +23,7 @@ COMMANDS = {
     "export": "write a member or a task force as Hugging Face folders with model cards",
     "seeds": "write a registered set of seed models, such as the quickstart's",
     "sandbox": "`acdc sandbox check` tests how well this machine isolates task code",
-    "bench": "measure this machine, beside its limits and other libraries",
+    "bench": "measure this machine, and compare it with its limits and other libraries",
 }
 
 _USAGE = """acdc: coevolve an archive of merged language models with a pool of tasks (AC/DC)
@@ -31,7 +31,7 @@ _USAGE = """acdc: coevolve an archive of merged language models with a pool of t
   {commands}
 
 `acdc COMMAND --help` explains a command and lists its flags. `--flagfile=FILE` reads flags from a
-file, which may include other files the same way; of repeated flags the last one counts. Begin with
+file, which may include other files the same way; the last value of a repeated flag counts. Begin with
 a run of five minutes on a laptop, which writes runs/quickstart/report.html:
 
   acdc run --flagfile=configs/quickstart.flags

@@ -13,7 +13,7 @@ _USAGE = "usage: acdc report RUN [RUN ...] [--out=FILE]"
 _HELP = """acdc report RUN [RUN ...]: write one HTML page about a run, or comparing several.
 
 The page needs no server and no network, and opens from a mail attachment. `acdc run` writes
-RUN/report.html at its end. Use this command to write it again, or for a run that is under way.
+RUN/report.html at its end. Use this command to write it again, or for a run that has not ended.
 
 Several runs become an ablation table. Runs with equal flags are repetitions over PRNG seeds:
 

@@ -15,8 +15,8 @@ _HELP = """acdc sandbox check: test how well this machine isolates task code, by
 sandbox, and measure how many calls a second it runs.
 
 Tiers, strongest first: full; landlock + seccomp (in containers without namespaces); namespaces +
-seccomp (kernels without Landlock). Without any of them the command fails and says what is missing,
-as `acdc run` would.
+seccomp (kernels without Landlock). If none works, the command fails and names what is missing, as
+`acdc run` does.
 
 """
 

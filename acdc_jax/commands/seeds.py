@@ -21,8 +21,8 @@ language in about two minutes.
   acdc seeds tiny my_seeds
 
 writes my_seeds/base and my_seeds/expert-0 … my_seeds/expert-7, which transformers loads.
-`acdc run --seed_models=tiny` makes and caches the same models. A package may register more sets;
-acdc_jax/plugins.py says how.
+`acdc run --seed_models=tiny` makes and caches the same models. A package may register more sets:
+see acdc_jax/plugins.py.
 
 """
 

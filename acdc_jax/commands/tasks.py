@@ -14,7 +14,7 @@ _USAGE = "usage: acdc tasks RUN [TASK] [--kind=harder --max_pass_rate=0.5 …]"
 _HELP = """acdc tasks RUN: list the tasks of a run, the hardest first.
 acdc tasks RUN TASK: show one task with its lineage, its code, and the archive's answers.
 
-Without flags the active tasks are listed, e.g. with flags the hard ones about logic:
+Without flags it lists the active tasks. Flags select others, such as hard ones about logic:
 
   acdc tasks RUN --capability=logic --max_pass_rate=0.25
 

@@ -27,7 +27,7 @@ class DecodeOptions:
         "System message of every task. none: no system message.",
     )
     chat_template: str | None = option(
-        None, "File with a Jinja chat template. none: the first seed's tokenizer has it."
+        None, "File with a Jinja chat template. none: that of the first seed's tokenizer."
     )
     thinking: bool = option(
         False, "Ask for thoughts before the answer, if the chat template offers it (Qwen3)."

@@ -38,12 +38,12 @@ class TaskPoolOptions:
     held_out: str | None = option(
         None,
         "Task families that results are measured on and that neither training nor evolution sees: "
-        "a registered set (tiny is the quickstart's) or a folder. none: the run's own tasks. A "
-        "finished run that is given other families is measured again.",
+        "a registered set (tiny is the quickstart's) or a folder. none: the run's own tasks. "
+        "With other families, a finished run is measured again.",
         resumable=True,
     )
     initial_tasks: int = option(300, "Drafts written for generation 0.", low=0)
-    max_tasks: int = option(250, "Most active tasks; the oldest leave first.", low=1)
+    max_tasks: int = option(250, "Largest number of active tasks; the oldest leave first.", low=1)
     new_tasks: int = option(150, "Drafts written in each adaptation.", low=0)
     task_interval: int | None = option(
         5, "Generations between adaptations. none: the first tasks stay.", low=1
@@ -134,7 +134,7 @@ class ScientistOptions:
 
     kind: str = option(
         "openai",
-        "Who writes tasks: openai (any OpenAI-compatible server: vLLM, SGLang, Ollama, a hosted "
+        "What writes tasks: openai (any OpenAI-compatible server: vLLM, SGLang, Ollama, a hosted "
         "API; the key is read from OPENAI_API_KEY), local (a checkpoint on this machine), or a "
         "registered name (procedural is the quickstart's grammar, without an LLM). An LLM also "
         "judges answers and recognises gibberish.",
@@ -147,7 +147,9 @@ class ScientistOptions:
         "Base URL of the server, such as http://localhost:8000/v1. none: OpenAI's.",
         resumable=True,
     )
-    concurrency: int = option(64, "Most requests at the server at once.", low=1, resumable=True)
+    concurrency: int = option(
+        64, "Largest number of concurrent requests to the server.", low=1, resumable=True
+    )
     timeout_s: float = option(
         120.0, "Seconds until a request is abandoned and retried.", low=0.01, resumable=True
     )

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     (bench, sandbox), rest = flags.parse(SECTIONS, argv)
     flags.no_arguments(rest)
     limit_pinned_memory(bench.host_budget_gb)
-    figures = Figures("what", "mesh", "value", "over one device", "beside")
+    figures = Figures("what", "mesh", "value", "over one device", "limit")
     for line in _measure(bench, sandbox):
         if isinstance(line, Figure):
             figures.add(*line.cells())

@@ -21,7 +21,7 @@ class BenchmarkOptions:
     )
     include_path: tuple[str, ...] = option((), "Folders with further tasks (YAML).")
     limit: int | None = option(
-        None, "Only the first questions of each task, this many. Default: all.", low=1
+        None, "Number of questions per task, from the first on. Default: all.", low=1
     )
     num_fewshot: int | None = option(
         None,
