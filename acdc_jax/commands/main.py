@@ -31,8 +31,8 @@ _USAGE = """acdc: coevolve an archive of merged language models with a pool of t
   {commands}
 
 `acdc COMMAND --help` explains a command and lists its flags. `--flagfile=FILE` reads flags from a
-file, which may include other files the same way; the last value of a repeated flag counts. Begin with
-a run of five minutes on a laptop, which writes runs/quickstart/report.html:
+file, which may include other files the same way; the last value of a repeated flag counts. Begin
+with a run of five minutes on a laptop, which writes runs/quickstart/report.html:
 
   acdc run --flagfile=configs/quickstart.flags
 """
