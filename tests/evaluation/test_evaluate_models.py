@@ -47,8 +47,6 @@ def test_skills_of_models(model: Model) -> None:
 def test_bad_arguments(model: Model) -> None:
     with pytest.raises(ValueError, match="at least one model"):
         evaluate([], [_draft("x", "False")])
-    with pytest.raises(TypeError, match="pass a list of models"):
-        evaluate(model, [_draft("x", "False")])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs a key"):
         evaluate([model], [_draft("x", "False")], sampling=Sampling(1.0))
     with pytest.raises(ValueError, match="instances_per_task must be positive"):
