@@ -95,6 +95,31 @@ def test_operators_take_any_pytree() -> None:
     assert not np.any(np.asarray(base["layers"][0]["up"]["weight"]))
 
 
+def test_weights_may_be_numpys(models: tuple[Path, ...]) -> None:
+    """`jax.device_get` of a model is a model; a scalar is no matrix to be mutated."""
+    model, other = map(acdc.load_hf, models[:2])
+    host, noise = jax.device_get(model), acdc.GaussianNoise(scale=1.0)
+    ask = {"prompts": ["Why?"], "max_new_tokens": 4}
+    assert acdc.generate(host, **ask) == acdc.generate(model, **ask)
+    for operate in (
+        lambda model: acdc.mutate(model, jax.random.key(0), noise),
+        lambda model: acdc.merge(model, [other, model], method="ties", density=0.5),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, operate(host).params, operate(model).params)
+    with pytest.raises(ValueError, match="is not a matrix"):
+        acdc.mutate({"up": {"weight": 1.0}}, jax.random.key(0), noise)
+
+
+def test_a_mesh_of_any_kind_of_axes(models: tuple[Path, ...]) -> None:
+    """`jax.make_mesh` makes axes of another kind than `acdc_jax.sharding.make_mesh`."""
+    mesh = jax.make_mesh((2,), ("model",), devices=jax.devices()[:2])
+    sharded, model = acdc.load_hf(models[0], sharding=mesh), acdc.load_hf(models[0])
+    up = sharded.params["layers.0.mlp.up.weight"]
+    assert up.addressable_shards[0].data.shape[0] * 2 == up.shape[0]
+    ask = {"prompts": ["Why?"], "max_new_tokens": 4}
+    assert acdc.generate(sharded, **ask) == acdc.generate(model, **ask)
+
+
 def test_wrong_arguments(models: tuple[Path, ...]) -> None:
     """ValueError and TypeError in the library's words."""
     base, a, b = map(acdc.load_hf, models)
@@ -115,6 +140,9 @@ def test_wrong_arguments(models: tuple[Path, ...]) -> None:
         acdc.merge({"a": jnp.ones(2)}, [{"a": jnp.ones(2), "b": jnp.ones(2)}])
     with pytest.raises(ValueError, match="a key"):
         acdc.generate(a, ["x"], sampling=acdc.Sampling(1.0))
+    gate = "layers.0.mlp.gate.weight"
+    with pytest.raises(ValueError, match=rf"weight {gate} is missing"):
+        acdc.generate(a.replace(params={p: x for p, x in a.params.items() if p != gate}), ["x"])
     with pytest.raises(ValueError, match="no task families there"):
         acdc.load_tasks(models[0])
     assert not isinstance(a.params, FusedParams)

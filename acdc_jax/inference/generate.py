@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
@@ -52,7 +53,7 @@ def generate(
     responses = [""] * len(prompts)
     for batch in generate_tokens(
         model.config,
-        fuse_weights(model.config, model.params),
+        fuse_weights(model.config, jax.tree.map(jnp.asarray, model.params)),
         [encode(prompt) for prompt in prompts],
         max_new_tokens,
         jax.random.key(0) if key is None else key,

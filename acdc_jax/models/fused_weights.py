@@ -29,6 +29,9 @@ def fuse_weights(config: ModelConfig, params: Params, *, donate: bool = False) -
     Returns:
         Weights for `forward`. Leaves that stay as they are, such as norms, are shared with
         `params`.
+
+    Raises:
+        ValueError: A matrix is missing; names it.
     """
     params = params if donate else dict(params)
     declared = structure(config, True)[1]
@@ -38,6 +41,8 @@ def fuse_weights(config: ModelConfig, params: Params, *, donate: bool = False) -
         *path, module, kind = name.split(".")
         if module in _FUSED or (module in _TRANSPOSED and kind == "weight"):
             parts = [".".join((*path, part, kind)) for part in _FUSED.get(module, (module,))]
+            if missing := [part for part in parts if part not in params]:
+                raise ValueError(f"weight {missing[0]} is missing")
             matrices = [params.pop(part) for part in parts]
             convert = _concatenate if module in _FUSED else _transpose
             # Wait: the memory of the matrices is free only after they have been read.

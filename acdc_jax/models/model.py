@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import flax.struct
 import jax
-from jax.sharding import Mesh
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh
 
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
@@ -74,7 +75,10 @@ def load_hf(
     config = stored if dtype is None else replace(stored, dtype=dtype)
     shardings: Mapping[str, jax.sharding.Sharding] | None
     if isinstance(sharding, Mesh):
-        shardings = param_shardings(sharding, stored, population=False)
+        # `jax.make_mesh` makes explicit axes, for which decoding has no rules.
+        axes = (AxisType.Auto,) * len(sharding.axis_names)
+        mesh = Mesh(sharding.devices, sharding.axis_names, axis_types=axes)
+        shardings = param_shardings(mesh, stored, population=False)
     elif isinstance(sharding, jax.sharding.Sharding):
         shardings = dict.fromkeys(hf.hf_names(stored), sharding)
     else:
@@ -97,6 +101,6 @@ def save_hf(model: Model, folder: str | Path) -> None:
     Raises:
         AcdcError: The folder is not empty or cannot be written, or a weight is not finite.
     """
-    hf.save(folder, model.config, model.params, model.folders[0])
+    hf.save(folder, model.config, jax.tree.map(jnp.asarray, model.params), model.folders[0])
     if len(model.folders) > 1:
         hf.keep_stop_tokens(Path(folder), model.stop_tokens)

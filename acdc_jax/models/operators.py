@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -86,11 +87,14 @@ def mutate(model: Tree, key: Key[Array, ""], noise: SVDNoise | GaussianNoise) ->
 
 
 def _leaves(tree: Any) -> Params:
-    """Return the arrays of a model or pytree, by dotted path."""
-    if isinstance(tree, Model):
-        return dict(tree.params)
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    """Return the arrays of a model or pytree, by dotted path; those of NumPy as JAX's."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(
+        tree.params if isinstance(tree, Model) else tree
+    )
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): jnp.asarray(leaf)
+        for path, leaf in leaves
+    }
 
 
 def _with_leaves(tree: Tree, leaves: Params) -> Tree:
