@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from anyio.from_thread import start_blocking_portal
+
 from acdc_jax.errors import AcdcError
 from acdc_jax.sandbox import FamilyReport, Outcome, Sandbox, SandboxError
 from acdc_jax.tasks.llm import gather
@@ -70,12 +72,16 @@ async def check_draft(
 def check_drafts(
     drafts: Sequence[Draft], sandbox: Sandbox, skill_threshold: float
 ) -> list[CheckedDraft | Rejection]:
-    """Check drafts concurrently. See `check_draft`."""
+    """Check drafts concurrently. See `check_draft`.
+
+    The event loop is in a thread of its own: a notebook's thread has a running one already.
+    """
 
     async def check_all() -> list[CheckedDraft | Rejection]:
         return await gather(check_draft(draft, sandbox, skill_threshold) for draft in drafts)
 
-    return asyncio.run(check_all())
+    with start_blocking_portal("asyncio") as portal:
+        return portal.call(check_all)
 
 
 def source_flaw(source: str) -> str | None:

@@ -1,5 +1,6 @@
 """`evaluate` of the public API: models × tasks → skills."""
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,15 @@ def test_skills_of_models(model: Model) -> None:
     skills = evaluate([model, model], [never, always], max_new_tokens=4)
     assert skills.dtype == np.int8
     assert skills.tolist() == [[0, 1], [0, 1]]
+
+
+def test_drafts_in_a_notebook(model: Model) -> None:
+    """There, an event loop is running in the caller's thread."""
+
+    async def cell() -> list[list[int]]:
+        return evaluate([model], [_draft("never", "False")], max_new_tokens=4).tolist()  # type: ignore[no-any-return]
+
+    assert asyncio.run(cell()) == [[0]]
 
 
 def test_bad_arguments(model: Model) -> None:
