@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from acdc_jax.runtime.run_reader import Manifest
 from acdc_jax.runtime.setup import RunContext, RunPlan, check_disk, open_context, plan_run
 from acdc_jax.runtime.sources import keep_model_files, keep_sources
 from acdc_jax.runtime.state import Record, State
+from acdc_jax.tasks.task import Task
 from acdc_jax.tasks.task_sets import check_held_out
 
 Results = dict[str, Any]
@@ -58,10 +59,14 @@ def run_experiment(config: Config, console: Console, *, baselines: bool = True) 
                 return finished
             check_disk(config, plan.model)
             with open_context(plan, console) as context:
+                # A held-out task that is not valid shows now, and not after all generations.
+                held_out = held_out_tasks(
+                    plan.held_out, context.evaluator.sandbox, config.tasks.skill_threshold
+                )
                 seeds_s = time.monotonic() - began
                 manifest, state = _evolve(plan, context, manifest, notice)
                 began = time.monotonic()
-                results = _measure(plan, context, manifest, state, baselines)
+                results = _measure(context, manifest, state, held_out, baselines)
                 measured_s = time.monotonic() - began
             results |= {
                 "seed": config.run.seed,
@@ -145,16 +150,19 @@ def _show(context: RunContext, log: Log, state: State, record: Record) -> None:
 
 
 def _measure(
-    plan: RunPlan, context: RunContext, manifest: Manifest, state: State, baselines: bool
+    context: RunContext,
+    manifest: Manifest,
+    state: State,
+    held_out: Sequence[Task],
+    baselines: bool,
 ) -> Results:
     """Measure the run on its held-out tasks, or else on its task pool."""
-    config, sandbox = plan.config, context.evaluator.sandbox
-    check_held_out(plan.held_out, [task.draft for task in state.library.tasks.values()])
-    tasks = held_out_tasks(plan.held_out, sandbox, config.tasks.skill_threshold)
-    tasks = tasks or state.active_tasks
+    known = [task.draft for task in state.library.tasks.values()]
+    check_held_out([task.draft for task in held_out], known)
+    tasks = held_out or state.active_tasks
     advance = partial(context.progress, "measuring")
     results = measure(context, manifest, state, tasks, advance, baselines=baselines)
-    return results | {"held_out": config.tasks.held_out, "measured_tasks": len(tasks)}
+    return results | {"held_out": context.config.tasks.held_out, "measured_tasks": len(tasks)}
 
 
 def _finished_results(config: Config, manifest: Manifest) -> Results | None:

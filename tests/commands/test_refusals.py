@@ -23,8 +23,10 @@ from acdc_jax.commands.main import main
 from acdc_jax.errors import AcdcError
 from acdc_jax.files import write_atomic
 from acdc_jax.quickstart import train
+from acdc_jax.quickstart.task_sets import held_out_families
 from acdc_jax.runtime import member_files, member_store, run_directory, run_reader
 from acdc_jax.runtime.generation import Generation
+from tests.support.short_runs import write_families
 
 Models = tuple[Path, Path, Path]
 pytestmark = pytest.mark.xdist_group("runs")  # one process compiles for all
@@ -159,6 +161,17 @@ def test_held_out_tasks_that_the_run_knows(
     flags = ("--seed_families=general", "--held_out=general")
     argv = arguments(tmp_path / "run", base, seeds, *flags)
     refused(argv, "held-out family", "is among the run's own tasks; remove it", status=2)
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+def test_held_out_tasks_that_are_not_valid(
+    models: Models, arguments: Any, refused: _Expected, tmp_path: Path
+) -> None:
+    base, *seeds = models
+    good = held_out_families(0)[0]
+    write_families([dataclasses.replace(good, source="oops")], tmp_path / "tasks")
+    argv = arguments(tmp_path / "run", base, seeds, f"--held_out={tmp_path / 'tasks'}")
+    refused(argv, f"held-out task {good.name} is not valid: the source defines no class")
 
 
 @pytest.mark.usefixtures("nothing_expensive")
