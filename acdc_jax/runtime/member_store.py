@@ -200,6 +200,7 @@ class MemberStore:
             for tier in (self._host, self._recipes, self._reads):
                 for member in tier.keys() - members_to_keep:
                     del tier[member]
+            self._unchecked &= members_to_keep
         if self._overflow != self._folder:
             for folder in self._overflow.glob("*"):
                 if folder.name not in members_to_keep:

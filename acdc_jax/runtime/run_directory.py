@@ -14,6 +14,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,11 +242,11 @@ def _write_manifest(run_dir: Path, manifest: Manifest) -> None:
 def _remove_uncommitted(run_dir: Path, manifest: Manifest) -> None:
     """Remove what a killed process wrote after the last commit."""
     for folder in ("archive", "pool", "responses", "strategy"):
-        for path in (run_dir / folder).glob("g*"):
-            if path.name.endswith(".tmp") or _generation(path) > manifest.generation:
+        for path, generation in _numbered(run_dir / folder, "g"):
+            if path.name.endswith(".tmp") or generation > manifest.generation:
                 path.unlink()
-    for path in (run_dir / "tasks").glob("t*"):
-        if int(path.name[1:]) >= manifest.task_counter:
+    for path, number in _numbered(run_dir / "tasks", "t"):
+        if number >= manifest.task_counter:
             shutil.rmtree(path)
     _remove_members(run_dir, manifest, later=True)
     metrics = run_dir / "metrics.jsonl"
@@ -264,12 +265,17 @@ def _remove_members(run_dir: Path, manifest: Manifest, *, later: bool = False) -
         later: Also remove members of later generations; one of these may be under way.
     """
     keep = set(manifest.retained)
-    for path in (run_dir / "members").glob("*"):
-        old = later or _generation(path) <= manifest.generation
+    for path, generation in _numbered(run_dir / "members", "g"):
+        old = later or generation <= manifest.generation
         if path.name not in keep and old:
             shutil.rmtree(path)
 
 
-def _generation(path: Path) -> int:
-    """Return the generation in a name such as `g012.json` or `g012-m03`."""
-    return int(path.name[1:].partition("-")[0].partition(".")[0])
+def _numbered(folder: Path, letter: str) -> list[tuple[Path, int]]:
+    """Return the paths in a folder and the numbers in their names, such as 12 in `g012-m03`.
+
+    What has another kind of name, such as `.DS_Store`, is not the run's and left out.
+    """
+    names = re.compile(rf"{letter}(\d+)(\W.*)?")
+    matches = [(path, names.fullmatch(path.name)) for path in folder.glob(f"{letter}*")]
+    return [(path, int(match[1])) for path, match in matches if match]

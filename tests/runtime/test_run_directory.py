@@ -137,7 +137,12 @@ def test_what_was_not_committed_is_removed(tmp_path: Path, two_generations: Mani
         tmp_path / "tasks" / "t00099" / "task.py",
         tmp_path / "members" / "g002-m05" / "recipe.json",
     ]
-    for path in stray:
+    foreign = [  # somebody else's, which is left alone
+        tmp_path / "members" / ".DS_Store",
+        tmp_path / "tasks" / "trash",
+        tmp_path / "archive" / "graph.json",
+    ]
+    for path in (*stray, *foreign):
         path.parent.mkdir(exist_ok=True)
         path.write_text("{}")
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -145,6 +150,7 @@ def test_what_was_not_committed_is_removed(tmp_path: Path, two_generations: Mani
     with run_directory.lock_run(config) as manifest:
         assert manifest.generation == 1
         assert not any(path.exists() for path in stray)
+        assert all(path.exists() for path in foreign)
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["generation"] for line in lines] == [0, 1]
         run_reader.read_state(tmp_path, manifest, _STRATEGY)  # nothing of it is gone
