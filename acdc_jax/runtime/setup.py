@@ -360,7 +360,11 @@ def _count_seeds(models: Folders | SeedSet) -> int:
 
 
 def _make_models(plan: RunPlan, progress: Progress) -> Folders:
-    """Return the folders of a plan; the first process makes a registered set, the others wait."""
+    """Return the folders of a plan; the first process makes a registered set, the others wait.
+
+    Raises:
+        AcdcError: The models are not those that the set declares.
+    """
     if isinstance(plan.models, Folders):
         return plan.models
     config = plan.config
@@ -369,7 +373,13 @@ def _make_models(plan: RunPlan, progress: Progress) -> Folders:
     base, seeds = plan.models.make(cache_dir(config), config.run.seed, progress)
     if multihost.is_first():
         multihost.barrier()
-    return check_folders(base, seeds)
+    folders = check_folders(base, seeds)
+    if (folders.model, len(folders.seeds)) != (plan.model, plan.seeds):
+        raise AcdcError(
+            f"--seed_models={config.seeds.seed_models[0]}: the registered set makes other models "
+            "than its SeedSet declares; correct its model and size"
+        )
+    return folders
 
 
 def make_operators(config: Config, model: ModelConfig, seeds: int) -> Operators:

@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from acdc_jax import experiment
+from acdc_jax import experiment, plugins
 from acdc_jax.commands.main import main
 from acdc_jax.errors import AcdcError
 from acdc_jax.files import write_atomic
+from acdc_jax.models.hf import read_config
 from acdc_jax.quickstart import train
 from acdc_jax.quickstart.task_sets import held_out_families
 from acdc_jax.runtime import member_files, member_store, run_directory, run_reader
 from acdc_jax.runtime.generation import Generation
+from acdc_jax.runtime.seed_models import SeedSet
 from tests.support.short_runs import write_families
 
 Models = tuple[Path, Path, Path]
@@ -182,6 +184,25 @@ def test_no_seeds_or_no_base(refused: _Expected, tmp_path: Path) -> None:
     tiny = [*argv, "--seed_models=tiny", "--base_model=b"]
     refused(tiny, "--base_model: --seed_models=tiny brings its own", status=2)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+def test_registered_seeds_of_which_there_are_fewer_than_declared(
+    models: Models,
+    arguments: Any,
+    refused: _Expected,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    base, *seeds = models
+    tiny = SeedSet(read_config(base), 3, lambda *_: (base, seeds))
+    load = plugins.load
+    monkeypatch.setattr(
+        plugins, "load", lambda *of: tiny if of[0] == plugins.SEED_MODELS else load(*of)
+    )
+    argv = arguments(tmp_path / "run", base, seeds)
+    argv = [flag for flag in argv if not flag.startswith(("--base_model", "--seed_models"))]
+    refused([*argv, "--seed_models=tiny"], "--seed_models=tiny: ", "correct its model and size")
 
 
 # ------------------------------------------------------------------------------------ the devices
