@@ -43,7 +43,7 @@ def make_mesh(spec: str, devices: Sequence[jax.Device]) -> Mesh:
         if name not in MESH_AXES:
             raise ConfigError(f"mesh {spec!r}: no axis {name!r}; axes: {', '.join(MESH_AXES)}")
         if name in sizes:
-            raise ConfigError(f"mesh {spec!r}: axis {name!r} twice")
+            raise ConfigError(f"mesh {spec!r}: axis {name!r} appears twice; name each axis once")
         sizes[name] = int(size)
         if sizes[name] < 1 and sizes[name] != -1:
             raise ConfigError(f"mesh {spec!r}: size {size} of {name!r}; use 1 or more, or -1")

@@ -81,7 +81,9 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
         file = folder / Path(str(shard)).name  # shards are in the folder of the index
         if not file.is_file():
             tensor = next(name for name, where in weight_map.items() if where == shard)
-            raise AcdcError(f"{file}: shard is missing (it holds {tensor})")
+            raise AcdcError(
+                f"{file}: shard is missing (it holds {tensor}); download the model again"
+            )
         for name, tensor in _header(file).items():
             if name in tensors:
                 raise AcdcError(f"{file}: tensor {name} is also in {tensors[name].file}")
@@ -177,7 +179,9 @@ def _header(file: Path) -> dict[str, Stored]:
             length = int.from_bytes(raw.read(_LENGTH), "little")
             header = json.loads(raw.read(length))
     except (SafetensorError, OSError) as error:
-        raise AcdcError(f"{file}: truncated or not safetensors: {error}") from error
+        raise AcdcError(
+            f"{file}: truncated or not safetensors ({error}); download the model again"
+        ) from error
     header.pop("__metadata__", None)
     return {
         name: Stored(

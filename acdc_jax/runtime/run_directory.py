@@ -109,7 +109,10 @@ def _prepare(run_dir: Path, config: Config) -> Manifest:
         manifest = read_manifest(run_dir)
     # Until generation 0 is committed, any flag may be corrected.
     if manifest.generation >= 0 and (changed := changed_flags(config, manifest.flags)):
-        raise ConfigError(f"{run_dir} was started with other flags: {'; '.join(changed)}")
+        raise ConfigError(
+            f"{run_dir} was started with other flags: {'; '.join(changed)}; give the same flags, "
+            "or another --run_dir"
+        )
     words = np.asarray(jax.random.key_data(jax.random.key(config.run.seed)))
     manifest = dataclasses.replace(
         manifest, flags=config.settings(), key=tuple(int(word) for word in words)

@@ -81,7 +81,7 @@ def trim(change: jax.Array, density: float) -> jax.Array:
     all kept.
 
     Args:
-        change: float32, fewer than 2³¹ entries.
+        change: [...] float32, fewer than 2³¹ entries.
         density: Share that is kept; of n entries max(1, ⌊density n⌋), and ties.
 
     Returns:
