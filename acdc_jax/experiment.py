@@ -13,7 +13,7 @@ from rich.console import Console
 from acdc_jax import multihost
 from acdc_jax.coevolve import run as run_generations
 from acdc_jax.config import Config
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.held_out import held_out_tasks
 from acdc_jax.files import write_atomic
 from acdc_jax.report.page import write_page
@@ -60,9 +60,7 @@ def run_experiment(config: Config, console: Console, *, baselines: bool = True) 
             check_disk(config, plan.model)
             with open_context(plan, console) as context:
                 # A held-out task that is not valid shows now, and not after all generations.
-                held_out = held_out_tasks(
-                    plan.held_out, context.evaluator.sandbox, config.tasks.skill_threshold
-                )
+                held_out = _held_out_tasks(plan, context)
                 seeds_s = time.monotonic() - began
                 manifest, state = _evolve(plan, context, manifest, notice)
                 began = time.monotonic()
@@ -121,6 +119,26 @@ def _evolve(
             _show(context, log, state, record)
         assert state is not None  # there is at least generation 0
         return run_directory.share_manifest(commits.wait()), state
+
+
+def _held_out_tasks(plan: RunPlan, context: RunContext) -> list[Task]:
+    """Return the held-out tasks, validated.
+
+    Raises:
+        AcdcError: A draft is not valid.
+        ConfigError: Instructions leave members no room for a response; names the task.
+    """
+    generator, threshold = context.task_generator, context.config.tasks.skill_threshold
+    tasks = held_out_tasks(plan.held_out, context.evaluator.sandbox, threshold)
+    for task in tasks:
+        longest = max(len(generator.encode(text)) for text in task.instructions.values())
+        if longest > generator.max_prompt_tokens:
+            raise ConfigError(
+                f"held-out task {task.draft.name}: its instructions take {longest} tokens, but the "
+                f"members' window leaves room for {generator.max_prompt_tokens}; lower "
+                "--max_new_tokens, or remove the task"
+            )
+    return tasks
 
 
 def _record_models(plan: RunPlan, context: RunContext, manifest: Manifest) -> None:

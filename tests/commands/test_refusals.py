@@ -174,6 +174,26 @@ def test_held_out_tasks_that_are_not_valid(
     write_families([dataclasses.replace(good, source="oops")], tmp_path / "tasks")
     argv = arguments(tmp_path / "run", base, seeds, f"--held_out={tmp_path / 'tasks'}")
     refused(argv, f"held-out task {good.name} is not valid: the source defines no class")
+    source = (
+        good.source.replace("class TaskFamily", "class Short", 1)
+        + """
+class TaskFamily(Short):
+    @staticmethod
+    def get_tasks():
+        return Short.get_tasks()
+
+    @staticmethod
+    def get_instructions(t):
+        return Short.get_instructions(t) * 99
+
+    @staticmethod
+    def score(t, submission):
+        return Short.score(t, submission)
+"""
+    )
+    write_families([dataclasses.replace(good, source=source)], tmp_path / "long")
+    argv = arguments(tmp_path / "other", base, seeds, f"--held_out={tmp_path / 'long'}")
+    refused(argv, f"held-out task {good.name}: its instructions take", "lower --max_new", status=2)
 
 
 @pytest.mark.usefixtures("nothing_expensive")
