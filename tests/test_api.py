@@ -143,6 +143,8 @@ def test_wrong_arguments(models: tuple[Path, ...]) -> None:
     gate = "layers.0.mlp.gate.weight"
     with pytest.raises(ValueError, match=rf"weight {gate} is missing"):
         acdc.generate(a.replace(params={p: x for p, x in a.params.items() if p != gate}), ["x"])
+    with pytest.raises(ValueError, match="skills are 1"):
+        acdc.select(np.full((2, 3), 2, np.int8), 1)
     with pytest.raises(ValueError, match="no task families there"):
         acdc.load_tasks(models[0])
     assert not isinstance(a.params, FusedParams)

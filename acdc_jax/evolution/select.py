@@ -25,10 +25,12 @@ def select(
         Indices of the members.
 
     Raises:
-        ValueError: There are no members, no task has a score for every member, or `size` is below
-            1.
+        ValueError: There are no members, a value is another one, no task has a score for every
+            member, or `size` is below 1.
 
     Source:
         Bahlous-Boldi et al., "Dominated Novelty Search", arXiv 2502.00593; see `evolution.dns`.
     """
+    if not np.isin(skills, (-1, 0, 1)).all():
+        raise ValueError("skills are 1 (solved), 0 (failed) or -1 (missing), and nothing else")
     return dns.select(skills, size, options=options).indices

@@ -53,7 +53,7 @@ def generate(
     responses = [""] * len(prompts)
     for batch in generate_tokens(
         model.config,
-        fuse_weights(model.config, jax.tree.map(jnp.asarray, model.params)),
+        fuse_weights(model.config, jax.tree.map(jnp.asarray, model.params), donate=True),
         [encode(prompt) for prompt in prompts],
         max_new_tokens,
         jax.random.key(0) if key is None else key,
