@@ -88,8 +88,11 @@ def coevolve(config: Config) -> Iterator[State]:
     A generation is committed while the next one is at work.
 
     Raises:
+        ValueError: The settings name several processes, which only `acdc run` starts.
         AcdcError: The input is wrong, or something failed; what is committed is safe.
     """
+    if config.processes.several:
+        raise ValueError("coevolve runs in one process; use `acdc run` for several")
     console = Console(quiet=True)
     plan = plan_run(config)
     with run_directory.lock_run(config) as manifest:

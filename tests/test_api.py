@@ -13,6 +13,7 @@ import pytest
 import acdc_jax as acdc
 from acdc_jax.flags import parse_flags
 from acdc_jax.models.transformer import FusedParams
+from acdc_jax.run_options import ProcessOptions
 from acdc_jax.sharding import make_mesh
 
 FAMILIES = Path(acdc.__file__).parent / "quickstart" / "families"
@@ -148,3 +149,14 @@ def test_wrong_arguments(models: tuple[Path, ...]) -> None:
     with pytest.raises(ValueError, match="no task families there"):
         acdc.load_tasks(models[0])
     assert not isinstance(a.params, FusedParams)
+
+
+def test_what_cannot_work_is_a_value_error() -> None:
+    config = acdc.Config(processes=ProcessOptions(num_processes=2, coordinator="localhost:1"))
+    with pytest.raises(ValueError, match="one process"):
+        next(iter(acdc.coevolve(config)))
+    with pytest.raises(ValueError, match="no leaf is a projection"):
+        acdc.mutate({"matrix": jnp.ones((4, 4))}, jax.random.key(0), acdc.GaussianNoise())
+    with pytest.raises(ValueError, match="nowhere"):
+        acdc.load_tasks("nowhere")
+    assert len(acdc.load_tasks("general")) > 10

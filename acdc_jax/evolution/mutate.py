@@ -180,9 +180,12 @@ def mutate(tree: Tree, key: Key[jax.Array, ""], noise: Noise, *, donate: bool = 
         The mutated tree, sharded as it was. Leaves that are not selected are the same arrays.
 
     Raises:
-        ValueError: A selected leaf is not a matrix, or too small for the decomposition.
+        ValueError: No leaf is selected; or a selected leaf is not a matrix, or too small for the
+            decomposition.
     """
     weights, unflatten = named_leaves(tree)
+    if not mutated_paths(weights, embeddings=noise.embeddings):
+        raise ValueError("no leaf is a projection: their paths are like layers.0.mlp.up.weight")
     mutated = dict(weights)
     for paths in _batches(weights, noise):
         leaves = [mutated.pop(path) for path in paths]

@@ -81,17 +81,21 @@ def families_in(folder: Path) -> list[Draft]:
     return [load_draft(path.parent) for path in sorted(folder.glob("*/task.py"))]
 
 
-def load_tasks(folder: str | Path) -> list[Draft]:
-    """Return the task families of a folder, which has one folder per family.
+def load_tasks(name: str | Path, prng_seed: int = 0) -> list[Draft]:
+    """Return the task families of a registered set, such as `general`, or of a folder.
+
+    Args:
+        name: A name registered for `--seed_families`, or a folder with one folder per family.
+        prng_seed: Of a registered set that is drawn at random.
 
     Raises:
         ValueError: There is none.
         AcdcError: A `task.json` is missing or damaged.
     """
-    drafts = families_in(Path(folder))
-    if not drafts:
-        raise ValueError(f"{folder}: no task families there; each is a folder with task.py")
-    return drafts
+    try:
+        return load_seed_families(str(name), prng_seed)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def general(prng_seed: int) -> list[Draft]:
