@@ -9,6 +9,7 @@ import pytest
 
 from acdc_jax import plugins
 from acdc_jax.errors import ConfigError
+from acdc_jax.runtime.seed_models import SeedSet
 from acdc_jax.tasks.task_sets import load_held_out
 
 
@@ -24,7 +25,8 @@ def test_what_this_package_registers() -> None:
     assert plugins.registered_names(plugins.SCIENTISTS) == ["procedural"]
     assert plugins.registered_names(plugins.SEED_FAMILIES) == ["general", "tiny"]
     assert plugins.registered_names(plugins.HELD_OUT) == ["general", "tiny"]
-    for group in (plugins.SEED_MODELS, plugins.SCIENTISTS, plugins.SEED_FAMILIES, plugins.HELD_OUT):
+    assert isinstance(plugins.load(plugins.SEED_MODELS, "tiny"), SeedSet)
+    for group in (plugins.SCIENTISTS, plugins.SEED_FAMILIES, plugins.HELD_OUT):
         for name in plugins.registered_names(group):
             assert callable(plugins.load(group, name))
 

@@ -52,7 +52,7 @@ def test_make_mesh(spec: str, shape: dict[str, int]) -> None:
         ("pop:3,model:-1", "does not fit 4 devices"),
         ("pop:8,model:-1", "does not fit 4 devices"),
         ("data:4", "no axis 'data'"),
-        ("pop:2,pop:2", "'pop' twice"),
+        ("pop:2,pop:2", "'pop' appears twice"),
         ("pop:-1,model:-1", "only one"),
         ("pop:0,model:-1", "size 0 of 'pop'"),
         ("pop:-2", "size -2"),
