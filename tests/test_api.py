@@ -157,6 +157,9 @@ def test_what_cannot_work_is_a_value_error() -> None:
         next(iter(acdc.coevolve(config)))
     with pytest.raises(ValueError, match="no leaf is a projection"):
         acdc.mutate({"matrix": jnp.ones((4, 4))}, jax.random.key(0), acdc.GaussianNoise())
+    one = {"a": jnp.ones(2)}
+    with pytest.raises(ValueError, match="weights must be finite"):
+        acdc.merge(one, [one, one], weights=[0.5, float("nan")])
     with pytest.raises(ValueError, match="nowhere"):
         acdc.load_tasks("nowhere")
     assert len(acdc.load_tasks("general")) > 10

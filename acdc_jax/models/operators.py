@@ -61,6 +61,8 @@ def merge(
         raise ValueError(
             f"weights has shape {coefficients.shape}, but there are {len(parents)} parents"
         )
+    if not np.isfinite(coefficients).all():
+        raise ValueError(f"weights must be finite, got {coefficients.tolist()}")
     for number, parent in enumerate(parents):
         _check_alike(base, parent, f"parent {number}")
     trees = [_leaves(parent) for parent in parents]
