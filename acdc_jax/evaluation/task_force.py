@@ -48,7 +48,11 @@ class TaskForceOptions:
         "The seed models: archived (candidates if the archive still has them), allowed (always "
         "candidates), forced (in every task force), excluded.",
     )
-    forced: tuple[str, ...] = option((), "Ids of members that are in every task force.")
+    forced: tuple[str, ...] = option(
+        (),
+        "Ids of members that are in every task force, even if --candidates or --seeds leaves them "
+        "out. The paper's: --candidates=retained --seeds=excluded --forced=INSTRUCT_SEED.",
+    )
     prng_seed: int = option(
         0,
         "PRNG seed of random task forces, samples and bootstrap intervals. Benchmarks add the "

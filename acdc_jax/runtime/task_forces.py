@@ -1,6 +1,7 @@
 """Task forces of a run: what `evaluation.json` holds."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from acdc_jax.errors import AcdcError
@@ -18,9 +19,10 @@ def task_forces(run: RunRecord, options: TaskForceOptions) -> dict[str, Any]:
         `all_candidates`.
 
     Raises:
-        AcdcError: There are no candidates, a forced member is not one, or time ran out.
+        AcdcError: There are no candidates, the run has no such forced member, or time ran out.
     """
     latest = run.manifest.generation if options.up_to is None else options.up_to
+    _check_forced(run, options.forced, latest)
     candidates = _candidates(run, options, latest)
     if not candidates:
         raise AcdcError("no candidate members remain; relax --candidates, --up_to or --seeds")
@@ -50,8 +52,22 @@ def task_forces(run: RunRecord, options: TaskForceOptions) -> dict[str, Any]:
     }
 
 
+def _check_forced(run: RunRecord, forced: Sequence[str], latest: int) -> None:
+    """Refuse forced members whose skills are not known, or that are younger than `up_to`."""
+    known = {*run.seeds, *(m for m in run.manifest.retained if run.recipes[m].generation <= latest)}
+    if unknown := [member for member in forced if member not in known]:
+        some = ", ".join(sorted(known)[-8:])
+        raise AcdcError(
+            f"{unknown[0]} cannot be forced into a task force: it is neither a seed nor a member "
+            f"on disk of generation {latest} or earlier (such as {some}); correct --forced"
+        )
+
+
 def _candidates(run: RunRecord, options: TaskForceOptions, latest: int) -> list[str]:
-    """Return the ids of the members that can be chosen, older ones first, so that they win ties."""
+    """Return the ids of the members that can be chosen, older ones first, so that they win ties.
+
+    Forced members are among them, whatever the other options say.
+    """
     if options.candidates == "retained":
         retained = run.manifest.retained
         members = [m for m in retained if run.recipes[m].generation <= latest]
@@ -64,4 +80,4 @@ def _candidates(run: RunRecord, options: TaskForceOptions, latest: int) -> list[
         members += run.seeds
     if options.seeds == "excluded":
         members = [member for member in members if member not in run.seeds]
-    return sorted(dict.fromkeys(members))
+    return sorted({*members, *options.forced})
