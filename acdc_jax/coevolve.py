@@ -24,7 +24,7 @@ from acdc_jax.runtime.profile import profile_generation
 from acdc_jax.runtime.setup import RunContext
 from acdc_jax.runtime.state import Record, State
 
-_SPARE_CHILDREN = 8  # tried in generation 0, so that gibberish leaves no gap in the archive
+_SPARE_CHILDREN = 8  # tried in generation 0, so that dropped ones leave no gap in the archive
 
 
 def run(
@@ -64,12 +64,10 @@ def init(generation: Generation) -> State:
     skills, _ = generation.evaluate(generation.stored(tuple(seeds)), tasks)
     state = State(0, tuple(seeds), seeds, skills, pool, library)
 
-    # Reproduce until there are enough members, or too many children write gibberish.
-    options, offspring = generation.config.run, Offspring()
-    spare = _SPARE_CHILDREN if options.gibberish_filter else 0
-    size = options.init_population
+    # Reproduce until there are enough members, or too many children were dropped.
+    offspring, size = Offspring(), generation.config.run.init_population
     while (
-        len(offspring.gibberish) <= spare
+        len(offspring.dropped) <= _SPARE_CHILDREN
         and (missing := size - len(seeds) - len(offspring.skills.members)) > 0
     ):
         first = len(seeds) + len(offspring.recipes)
@@ -101,7 +99,9 @@ def reproduce(
     first: int = 0,
     limit: int | None = None,
 ) -> tuple[Offspring, Proposed]:
-    """Propose, breed and evaluate children, and drop those that write gibberish (§3.1).
+    """Propose, breed and evaluate children (§3.1).
+
+    Children with weights that are not finite are dropped, and those that write gibberish.
 
     Args:
         generation: The current generation.
@@ -123,10 +123,11 @@ def reproduce(
     children = generation.breed(proposed.recipes[:limit])  # merge, then mutate
     skills, responses = generation.evaluate(children, state.active_tasks)
     recipes = generation.collect_recipes(children)
+    non_finite = generation.find_non_finite(children, skills.members)
     gibberish = generation.find_gibberish(skills.members, responses, state.active_tasks, filter_key)
     others = [name for name in skills.members if name not in gibberish]
     skills = skill_matrix.take(skills, others, skills.tasks)
-    return Offspring(recipes, skills, tuple(gibberish)), proposed
+    return Offspring(recipes, skills, tuple(gibberish), tuple(non_finite)), proposed
 
 
 def select(generation: Generation, state: State, offspring: Offspring) -> State:

@@ -143,7 +143,7 @@ def member_keys(key: jax.Array, members: Sequence[str]) -> dict[str, jax.Array]:
 def evaluate_members(
     evaluator: Evaluator,
     members: Sequence[str],
-    params_of: ParamsOf,
+    params_of: Callable[[str, int], Params | None],
     tasks: Sequence[Task],
     *,
     prefetch: Prefetch = lambda members, group: None,
@@ -157,6 +157,7 @@ def evaluate_members(
         evaluator: Where and how members answer.
         members: Ids; the same in every process.
         params_of: Returns the params of a member, or makes them; called in the group's thread.
+            None leaves the member out of the evaluation.
         tasks: The tasks.
         prefetch: Called with the members that a group needs next.
         sampling: How to draw tokens; greedy by default.
@@ -164,8 +165,9 @@ def evaluate_members(
         log_probs: Whether responses get log-probabilities.
 
     Returns:
-        Scores of all members, in every process. Responses by member, then task: of all members in
-        the first process, of its own members in the others. Seconds are those of the slowest group.
+        Scores of the members that have params, in every process. Responses by member, then task: of
+        all members in the first process, of its own members in the others. Seconds are those of the
+        slowest group.
     """
 
     def evaluate_share(group: DeviceGroup) -> list[Evaluation]:
@@ -233,6 +235,7 @@ def _merge(
             member: [Response(*fields) for fields in rows] for member, rows in remote.items()
         }
     per_task = evaluator.instances_per_task
+    members = [member for member in members if member in scores]  # that have weights
     return Evaluation(
         tuple(members),
         tuple(task.id for task in tasks),

@@ -30,7 +30,7 @@ def as_population(members: Sequence[Params], size: int) -> Params:
 
 def in_populations(
     members: Sequence[str],
-    weights: Callable[[str], Params],
+    weights: Callable[[str], Params | None],
     size: int,
     prefetch: Callable[[Sequence[str]], None] = lambda members: None,
 ) -> Iterator[tuple[Sequence[str], Params]]:
@@ -38,7 +38,7 @@ def in_populations(
 
     Args:
         members: Ids.
-        weights: Returns a member's params.
+        weights: Returns a member's params; None leaves the member out.
         size: Members per population.
         prefetch: Called with the members of the next population before one is yielded.
 
@@ -47,7 +47,12 @@ def in_populations(
     """
     for start in range(0, len(members), size):
         ids = members[start : start + size]
-        population = as_population([weights(member) for member in ids], size)
+        rows = list(map(weights, ids))
+        present = [member for member, row in zip(ids, rows, strict=True) if row is not None]
+        rows = [row for row in rows if row is not None]
+        population = as_population(rows, size) if rows else None
+        del rows
         prefetch(members[start + size : start + 2 * size])
-        yield ids, population
+        if population is not None:
+            yield present, population
         del population  # free memory for the next one

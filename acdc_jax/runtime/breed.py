@@ -7,7 +7,7 @@ groups or processes, or the time: a member that was dropped is rebuilt bit for b
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, Self, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,19 +37,6 @@ class Child(NamedTuple):
     params: Params
     recipe: Recipe
     non_finite: tuple[str, ...]
-
-    def check_finite(self) -> Self:
-        """Return the child.
-
-        Raises:
-            AcdcError: Its weights are not finite; names the child and a weight.
-        """
-        if self.non_finite:
-            raise AcdcError(
-                f"child {self.recipe.id}: weight {self.non_finite[0]} is not finite; lower the "
-                "scale of the mutation, or check the seeds"
-            )
-        return self
 
 
 def breed_child(

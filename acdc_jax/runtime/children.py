@@ -6,6 +6,7 @@ from typing import Protocol
 import jax
 
 from acdc_jax.evolution.recipe import Recipe
+from acdc_jax.messages import print_line
 from acdc_jax.params import Params
 from acdc_jax.runtime import replicate
 from acdc_jax.runtime.breed import Child, breed_child, breed_children, breeds_together
@@ -27,8 +28,11 @@ class Members(Protocol):
     names: tuple[str, ...]
     timed_as: str
 
-    def weights(self, name: str, group: int) -> Params:
-        """Return a member's weights on a group's devices. Called in that group's thread."""
+    def weights(self, name: str, group: int) -> Params | None:
+        """Return a member's weights on a group's devices; None if it cannot be evaluated.
+
+        Called in that group's thread.
+        """
 
     def prefetch(self, names: Sequence[str], group: int) -> None:
         """Start to copy what a group's next members need to its devices."""
@@ -58,6 +62,8 @@ class Children:
     Children that are small enough to be decoded together are bred together, in one program, before
     any is evaluated. Of larger ones, a group breeds the next when it has evaluated the one before,
     and meanwhile fetches that child's parents. Children stay in the store, within its budget.
+
+    A child with a weight that is not finite has a recipe, but it is neither stored nor evaluated.
     """
 
     timed_as = "children"
@@ -67,7 +73,7 @@ class Children:
         self._context = context
         self._recipes = {recipe.id: recipe for recipe in recipes}
         self._bred: dict[str, Recipe] = {}
-        self._waiting: dict[str, Params] = {}  # bred, but not yet evaluated
+        self._waiting: dict[str, Params | None] = {}  # bred, but not yet evaluated
         self._timers = [Timer() for _ in context.evaluator.groups.local]
         if context.evaluator.engine.population > 1 and breeds_together(recipes):
             self._breed_together(recipes)
@@ -90,16 +96,19 @@ class Children:
             for child in children:
                 self._waiting[child.recipe.id] = self._keep(child, group)
 
-    def _keep(self, child: Child, group: int) -> Params:
-        """Put a child in the store; return its weights."""
-        params, recipe, _ = child.check_finite()
+    def _keep(self, child: Child, group: int) -> Params | None:
+        """Put a child in the store and return its weights; None if they are not finite."""
+        params, recipe, non_finite = child
         self._bred[recipe.id] = recipe
+        if non_finite:
+            print_line(f"child {recipe.id} is dropped: weight {non_finite[0]} is not finite")
+            return None
         self._context.store.put(recipe, params, group)
         return params
 
-    def weights(self, name: str, group: int) -> Params:
-        """Return a child's weights; breed it first if necessary."""
-        if name in self._waiting:
+    def weights(self, name: str, group: int) -> Params | None:
+        """Return a child's weights; breed it first if necessary. None if they are not finite."""
+        if name in self._bred:
             return self._waiting.pop(name)
         context, lap = self._context, self._timers[group].lap
         lap("evaluation")  # of the child before

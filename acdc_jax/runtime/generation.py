@@ -44,13 +44,20 @@ class Offspring:
 
     Attributes:
         recipes: Member id → recipe, of all children.
-        skills: [children, tasks], of those that do not write gibberish.
-        gibberish: Ids of the others.
+        skills: [children, tasks], of those that were not dropped.
+        gibberish: Ids of those that were dropped because they write gibberish.
+        non_finite: Ids of those that were dropped because a weight is not finite.
     """
 
     recipes: Mapping[str, Recipe] = dataclasses.field(default_factory=dict)
     skills: SkillMatrix = skill_matrix.EMPTY
     gibberish: tuple[str, ...] = ()
+    non_finite: tuple[str, ...] = ()
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Ids of the children that do not compete for a place in the archive."""
+        return (*self.gibberish, *self.non_finite)
 
     def __add__(self, other: Self) -> "Offspring":
         """Return the children of both."""
@@ -58,6 +65,7 @@ class Offspring:
             {**self.recipes, **other.recipes},
             skill_matrix.join(self.skills, other.skills),
             (*self.gibberish, *other.gibberish),
+            (*self.non_finite, *other.non_finite),
         )
 
 
@@ -82,6 +90,7 @@ class Generation:
         self._adaptation: Future[PoolUpdate] | None = None
         self._recipes: dict[str, Recipe] = {}
         self._gibberish: list[str] = []
+        self._non_finite: list[str] = []
         self.novelty: Mapping[str, float] = {}
         self._responses: list[Response] = []
         self._rejections: list[Rejection] = []
@@ -176,8 +185,8 @@ class Generation:
         """Let members answer tasks greedily, and score the answers in the sandbox.
 
         Returns:
-            Skills of all members. Responses of all members in the first process, and of those that
-            it decoded in any other.
+            Skills of all members, except children with weights that are not finite. Responses of
+            all members in the first process, and of those that it decoded in any other.
         """
         if not tasks:
             return skill_matrix.EMPTY, ()
@@ -196,12 +205,18 @@ class Generation:
         return evaluation.skills(self.config.tasks.skill_threshold), evaluation.responses
 
     def collect_recipes(self, children: Children) -> dict[str, Recipe]:
-        """Return the children's recipes with the hashes of their weights."""
+        """Return the recipes of all children with the hashes of their weights."""
         for part, seconds in children.seconds().items():
             self._timer.add(f"{part}_s", seconds)
         recipes = children.recipes()
         self._recipes |= recipes
         return recipes
+
+    def find_non_finite(self, children: Children, evaluated: Sequence[str]) -> list[str]:
+        """Return the children that were not evaluated, because a weight is not finite."""
+        non_finite = [name for name in children.names if name not in evaluated]
+        self._non_finite += non_finite
+        return non_finite
 
     def find_gibberish(
         self,
@@ -252,7 +267,7 @@ class Generation:
         replicate.rebuild_missing(self._context, archive, recipes)
 
     def rewards(self, offspring: Offspring) -> list[float]:
-        """Return each child's reward for the strategy; 0, the least, for gibberish."""
+        """Return each child's reward for the strategy; 0, the least, for those dropped."""
         rewards = self.novelty
         if self.config.strategy.reward == "fitness":
             skills = offspring.skills
@@ -280,6 +295,7 @@ class Generation:
         record = Record(
             children=list(self._recipes.values()),
             gibberish=self._gibberish,
+            non_finite=self._non_finite,
             novelty=self.novelty,
             responses=self._responses,
             rejections=self._rejections,
@@ -307,6 +323,7 @@ class Generation:
             "limbo": len(state.pool.limbo),
             "new_members": sum(name in self._recipes for name in state.archive),
             "gibberish": len(self._gibberish),
+            "non_finite": len(self._non_finite),
             "rejected_drafts": len(self._rejections),
             "missing_scores": sum(response.score is None for response in self._responses),
             "responses": len(self._responses),

@@ -62,6 +62,7 @@ class Record:
     Attributes:
         children: Recipes of all members made, kept or not.
         gibberish: Ids of the children that the filter dropped.
+        non_finite: Ids of the children that were dropped because a weight is not finite.
         novelty: Candidate id → novelty at the archive's update.
         responses: All responses of the generation.
         rejections: Drafts that did not become tasks.
@@ -70,6 +71,7 @@ class Record:
 
     children: Sequence[Recipe] = ()
     gibberish: Sequence[str] = ()
+    non_finite: Sequence[str] = ()
     novelty: Mapping[str, float] = dataclasses.field(default_factory=dict)
     responses: Sequence[Response] = ()
     rejections: Sequence[Rejection] = ()

@@ -246,3 +246,9 @@ def test_populations_are_padded_to_one_size() -> None:
     groups = list(in_populations("abcde", weights.__getitem__, 3))
     assert [list(names) for names, _ in groups] == [["a", "b", "c"], ["d", "e"]]
     assert [population["w"][:, 0].tolist() for _, population in groups] == [[0, 1, 2], [3, 4, 3]]
+
+
+def test_members_without_params_are_left_out() -> None:
+    weights = {"a": None, "b": {"w": jax.numpy.ones(2)}, "c": None, "d": None}
+    assert [names for names, _ in in_populations("abcd", weights.__getitem__, 2)] == [["b"]]
+    assert [names for names, _ in in_populations("abcd", weights.__getitem__, 1)] == [["b"]]

@@ -133,13 +133,11 @@ def test_a_mutated_child_repeats_itself(mutation):
     assert first.recipe.content != breed_alone(a_recipe(1, recipe.merge, mutation)).recipe.content
 
 
-def test_a_child_that_is_not_finite_is_named():
+def test_weights_that_are_not_finite_are_named():
     broken = {**MODELS[1], "norm.weight": MODELS[1]["norm.weight"].at[0].set(jnp.inf)}
     recipe = a_recipe(0, MergeOptions())
     child = breed_alone(recipe, [MODELS[0], broken, *MODELS[2:]])
     assert child.non_finite == ("norm.weight",)
-    with pytest.raises(AcdcError, match=r"child g001-m00: weight norm\.weight is not finite"):
-        child.check_finite()
 
 
 def test_a_recipe_that_does_not_fit_is_an_error_of_its_child():
