@@ -47,11 +47,11 @@ def in_populations(
     """
     for start in range(0, len(members), size):
         ids = members[start : start + size]
-        rows = list(map(weights, ids))
-        present = [member for member, row in zip(ids, rows, strict=True) if row is not None]
-        rows = [row for row in rows if row is not None]
-        population = as_population(rows, size) if rows else None
-        del rows
+        pairs = zip(ids, map(weights, ids), strict=True)
+        rows = [(member, params) for member, params in pairs if params is not None]
+        present = [member for member, _ in rows]
+        population = as_population([params for _, params in rows], size) if rows else None
+        del rows, pairs
         prefetch(members[start + size : start + 2 * size])
         if population is not None:
             yield present, population
