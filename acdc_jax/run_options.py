@@ -1,6 +1,7 @@
 """Options of a run as a whole: sizes, places, seed models, processes and the sandbox."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.options import OptionError, check, option
@@ -101,6 +102,7 @@ class SeedOptions:
             registered set, which brings its own.
         adopt_base_config: Whether seeds may differ from the base in what only changes how they are
             computed.
+        dtype: Dtype of all members; None: the base's.
     """
 
     seed_models: tuple[str, ...] = option(
@@ -119,6 +121,9 @@ class SeedOptions:
         "Accept seeds whose rotary base or scaling, window or norm epsilon differs from the base's "
         "(such as Qwen2.5-Math with base Qwen2.5), and compute them with the base's values, like "
         "their merges.",
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] | None = option(
+        None, "Dtype of all members; models in another one are cast. none: the base's."
     )
 
     def __post_init__(self) -> None:

@@ -4,9 +4,11 @@ A folder has a `config.json` and safetensors, in one file or in shards with an i
 is matched with a weight before any is read. Weights move to and from the devices leaf by leaf.
 """
 
+import math
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -108,15 +110,32 @@ def declared_config(folder: str | Path) -> ModelConfig:
 def read_config(folder: str | Path) -> ModelConfig:
     """Return the configuration in a folder's `config.json`, with the dtype of the stored weights.
 
+    If the weights have several dtypes, that of most numbers counts.
+
     Raises:
         AcdcError: As `declared_config`, or the weights are missing.
     """
     config = declared_config(folder)
-    embedding = hf_names(config)["embed.weight"]
-    tensor = find_tensors(Path(folder)).get(embedding)
-    if tensor is None:
-        raise AcdcError(f"{folder}: tensor {embedding} is missing")
-    return replace(config, dtype=tensor.dtype)
+    sizes = Counter[str]()
+    for tensor in _weight_tensors(Path(folder), config):
+        sizes[tensor.dtype] += math.prod(tensor.shape)
+    return replace(config, dtype=sizes.most_common(1)[0][0])
+
+
+def describe_casts(folder: str | Path, config: ModelConfig) -> list[str]:
+    """Return which tensors of a folder `load_weights` casts to the configuration's dtype.
+
+    Returns:
+        One line for each other dtype.
+    """
+    others: dict[str, list[str]] = {}
+    for tensor in _weight_tensors(Path(folder), config):
+        if tensor.dtype != config.dtype:
+            others.setdefault(tensor.dtype, []).append(tensor.name)
+    return [
+        f"{dtype} → {config.dtype} ({len(names)} tensors, such as {names[0]})"
+        for dtype, names in others.items()
+    ]
 
 
 def load_weights(
@@ -125,17 +144,17 @@ def load_weights(
     shardings: Mapping[str, jax.sharding.Sharding] | None = None,
     beside: Collection[str] = (),
 ) -> Params:
-    """Load a folder's weights, each directly to its sharding, in the stored dtype.
+    """Load a folder's weights, each directly to its sharding, and cast them to one dtype.
 
     Args:
         folder: A Hugging Face folder.
-        config: From `read_config`.
+        config: From `read_config`; its dtype may be another one.
         shardings: Sharding of each weight, by dotted path; None: the default device.
         beside: Tensors that are not part of the decoder and are ignored.
 
     Raises:
         AcdcError: A file is truncated, a shard is missing, or a tensor is missing, has no place in
-            the model, has a shape or dtype that differs from the configuration, or is not finite.
+            the model, has another shape than the configuration, or is not finite in its dtype.
             The message names file and tensor.
     """
     stored = _match_tensors(Path(folder), config, beside)
@@ -149,14 +168,14 @@ def load_weights(
                 view.shape, shardings[path], lambda index: np.array(view[index])
             )
         )
-        return leaf.block_until_ready()  # frees its copy on the host
+        # Casting frees the copy in the stored dtype; waiting, the one on the host.
+        return leaf.astype(config.dtype).block_until_ready()
 
     with ThreadPoolExecutor(_READERS) as readers:
         placed = readers.map(place, stored, views(stored.values()))
         weights = dict(zip(stored, placed, strict=True))
     for path in non_finite(weights):
-        tensor = stored[path]
-        raise AcdcError(f"{tensor.file}: tensor {tensor.name} has values that are not finite")
+        raise AcdcError(_why_not_finite(stored[path], config.dtype))
     return weights
 
 
@@ -236,6 +255,18 @@ def non_finite(weights: Params) -> list[str]:
     return [path for path, fine in zip(weights, finite, strict=True) if not fine]
 
 
+def _why_not_finite(tensor: Stored, dtype: str) -> str:
+    """Describe a tensor that is not finite once it has been cast."""
+    (view,) = views([tensor])
+    largest = np.abs(view.astype(np.float32)).max()
+    if np.isfinite(largest):
+        return (
+            f"{tensor.file}: tensor {tensor.name} does not fit {dtype} (its largest value is "
+            f"{largest:.3g}); use bfloat16 or float32 (--dtype)"
+        )
+    return f"{tensor.file}: tensor {tensor.name} has values that are not finite"
+
+
 # Per leaf: there are few shapes, and each is compiled once, whatever the number of layers.
 @jax.jit
 def _all_finite(leaf: jax.Array) -> jax.Array:
@@ -312,18 +343,22 @@ def _match_tensors(folder: Path, config: ModelConfig, beside: Collection[str]) -
                 f"{tensor.file}: tensor {name} has shape {tensor.shape}, "
                 f"but the configuration has {expected[path].shape}"
             )
-        if tensor.dtype != config.dtype:
-            raise AcdcError(
-                f"{tensor.file}: tensor {name} is {tensor.dtype}, but others are {config.dtype}"
-            )
     return {path: tensors[name] for path, name in names.items()}
+
+
+def _weight_tensors(folder: Path, config: ModelConfig) -> list[Stored]:
+    """Return the tensors of a folder that are weights of the decoder, without checking them all."""
+    tensors, names = find_tensors(folder), hf_names(config)
+    if names["embed.weight"] not in tensors:
+        raise AcdcError(f"{folder}: tensor {names['embed.weight']} is missing")
+    return [tensors[name] for name in names.values() if name in tensors]
 
 
 def _check_tied(head: Stored, embedding: Stored) -> None:
     """Raise if a tied model stores a head that differs from its embedding."""
-    if (head.shape, head.kind) == (embedding.shape, embedding.kind):
-        one, other = (view.view(np.uint8) for view in views((head, embedding)))
-        if all(np.array_equal(a, b) for a, b in zip(one, other, strict=True)):
+    if head.shape == embedding.shape:
+        rows = zip(*views((head, embedding)), strict=True)
+        if all(np.array_equal(a.astype(np.float32), b.astype(np.float32)) for a, b in rows):
             return
     raise AcdcError(
         f"{head.file}: tensor {head.name} differs from {embedding.name}, although config.json "

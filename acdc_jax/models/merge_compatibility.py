@@ -1,7 +1,7 @@
 """Check whether models can be merged, from configurations and tokenizers, before any is loaded.
 
-Some differences are reconciled exactly: the dtype, an output head separate from the embedding, and
-rows of the embedding that no token uses. All others raise an error that names them.
+Some differences are reconciled exactly: an output head separate from the embedding, and rows of the
+embedding that no token uses. Dtypes are cast to one. All others raise an error that names them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,11 @@ class ModelDescription:
 
 
 def common_config(
-    base: ModelDescription, seeds: Sequence[ModelDescription], *, adopt: bool = False
+    base: ModelDescription,
+    seeds: Sequence[ModelDescription],
+    *,
+    adopt: bool = False,
+    dtype: str | None = None,
 ) -> tuple[ModelConfig, list[str]]:
     """Return the common configuration of all models, and the changes that it requires.
 
@@ -56,9 +60,10 @@ def common_config(
         seeds: The other models.
         adopt: Whether seeds adopt the base's `ADOPTABLE` fields. Otherwise a difference is an
             error.
+        dtype: Dtype of all models; None: the base's.
 
     Returns:
-        The configuration, and one line per change.
+        The configuration, and one line per change, except of dtypes.
 
     Raises:
         AcdcError: The models have a difference that cannot be reconciled. The message names the
@@ -78,14 +83,13 @@ def common_config(
             if not adopt:
                 raise AcdcError(
                     f"{seed.name}: {field.name} is {theirs}, but the base {base.name} has "
-                    f"{ours}; set adopt_base_config to use the base's value"
+                    f"{ours}; give --adopt_base_config to use the base's value"
                 )
             notes.append(f"{seed.name}: {field.name} {theirs} → {ours}, the base's value")
     models = (base, *seeds)
-    dtypes = {model.config.dtype for model in models}
     common = replace(
         base.config,
-        dtype=dtypes.pop() if len(dtypes) == 1 else "float32",
+        dtype=dtype or base.config.dtype,
         tie_embeddings=all(model.config.tie_embeddings for model in models),
     )
     for model in models:
@@ -99,11 +103,11 @@ def adapt(
     base: Params | None = None,
     shardings: Mapping[str, jax.sharding.Sharding] | None = None,
 ) -> Params:
-    """Convert loaded weights to a common configuration, exactly.
+    """Convert loaded weights to the shapes of a common configuration, exactly.
 
     Args:
-        weights: Weights as stored. The dictionary is taken over and emptied, so that each old leaf
-            is freed once the new one exists.
+        weights: Weights in the common dtype. The dictionary is taken over and emptied, so that each
+            old leaf is freed once the new one exists.
         config: From `common_config`.
         base: The base, adapted, whose rows fill missing rows of the embedding; None: no row is
             missing.
@@ -113,7 +117,6 @@ def adapt(
     for path, expected in param_shapes(config).items():
         # A tied model's embedding becomes a separate head, too.
         leaf = weights.pop(path) if path in weights else adapted["embed.weight"].copy()
-        leaf = leaf.astype(expected.dtype)
         if path in _VOCABULARY_LEAVES:
             leaf = leaf[: config.vocab_size]
             if leaf.shape != expected.shape:
@@ -126,8 +129,6 @@ def adapt(
 def _changes(stored: ModelConfig, common: ModelConfig) -> list[str]:
     """Return what `adapt` changes in a model, one line each."""
     changes = []
-    if stored.dtype != common.dtype:
-        changes.append(f"{stored.dtype} → {common.dtype}, because the models' dtypes differ")
     if stored.tie_embeddings != common.tie_embeddings:
         changes.append("the head becomes a copy of the embedding, because other heads are separate")
     surplus = stored.vocab_size - common.vocab_size

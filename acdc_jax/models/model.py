@@ -83,9 +83,7 @@ def load_hf(
         shardings = dict.fromkeys(hf.hf_names(stored), sharding)
     else:
         shardings = sharding
-    params = hf.load_weights(folder, stored, shardings)
-    if config.dtype != stored.dtype:
-        params = {path: leaf.astype(config.dtype) for path, leaf in params.items()}
+    params = hf.load_weights(folder, config, shardings)
     return Model(params=params, config=config, folders=(folder,))
 
 

@@ -97,7 +97,11 @@ def write_seed_models(name: str, out: Path, prng_seed: int, progress: Progress) 
 
 
 def check_folders(
-    base: str | Path, seeds: Sequence[str | Path], *, adopt_base_config: bool = False
+    base: str | Path,
+    seeds: Sequence[str | Path],
+    *,
+    adopt_base_config: bool = False,
+    dtype: str | None = None,
 ) -> Folders:
     """Find the models, and refuse those that cannot be merged before any weight is downloaded.
 
@@ -107,6 +111,7 @@ def check_folders(
         base: A folder or a Hub id, as `find_model` takes it.
         seeds: Folders or Hub ids; at least one.
         adopt_base_config: See `common_config`.
+        dtype: Dtype of all members; None: the base's.
 
     Raises:
         AcdcError: A model is missing, or differs from the base in a field; names it.
@@ -126,11 +131,17 @@ def check_folders(
         folders = [find_model(name, weights=weights) for name in names]
         configs = [read(folder) for folder in folders]
         models = list(map(describe, names, folders, configs))
-        return folders, configs, *common_config(models[0], models[1:], adopt=adopt_base_config)
+        return (
+            folders,
+            configs,
+            *common_config(models[0], models[1:], adopt=adopt_base_config, dtype=dtype),
+        )
 
     agree(False, hf.declared_config)
     folders, configs, model, notes = agree(True, hf.read_config)
-    for note in notes:
+    for name, folder in zip(names, folders, strict=True):
+        notes += [f"{name}: {cast}" for cast in hf.describe_casts(folder, model)]
+    for note in dict.fromkeys(notes):
         _log.warning("%s", note)
     stored = dict(zip(folders, configs, strict=True))
     return Folders(folders[0], tuple(folders[1:]), model, stored)
@@ -149,7 +160,7 @@ def load_model(
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     base: Params | None = None,
 ) -> Params:
-    """Read the base or a seed, leaf by leaf, in the architecture that all members have.
+    """Read the base or a seed, leaf by leaf, in the architecture and dtype of all members.
 
     Args:
         folders: From `check_folders`.
@@ -158,7 +169,7 @@ def load_model(
         base: The base's weights, from which a seed takes the embedding rows that it lacks; None
             for the base itself.
     """
-    stored = folders.stored[folder]
+    stored = dataclasses.replace(folders.stored[folder], dtype=folders.model.dtype)
     shardings = {path: leaf.sharding for path, leaf in shapes.items()}
     if stored == folders.model:
         return hf.load_weights(folder, stored, shardings)

@@ -343,7 +343,8 @@ def _find_models(config: Config) -> Folders | SeedSet:
         if base is not None:
             raise ConfigError(f"--base_model: --seed_models={name} brings its own; drop this flag")
         seed_set: SeedSet = plugins.load(plugins.SEED_MODELS, name)
-        return seed_set
+        model = dataclasses.replace(seed_set.model, dtype=options.dtype or seed_set.model.dtype)
+        return dataclasses.replace(seed_set, model=model)
     if not names:
         names_of_sets = plugins.describe_names(plugins.SEED_MODELS)
         raise ConfigError(
@@ -352,7 +353,9 @@ def _find_models(config: Config) -> Folders | SeedSet:
         )
     if base is None:
         raise ConfigError("--base_model is missing: merging needs the base of --seed_models")
-    return check_folders(base, names, adopt_base_config=options.adopt_base_config)
+    return check_folders(
+        base, names, adopt_base_config=options.adopt_base_config, dtype=options.dtype
+    )
 
 
 def _count_seeds(models: Folders | SeedSet) -> int:
@@ -373,7 +376,7 @@ def _make_models(plan: RunPlan, progress: Progress) -> Folders:
     base, seeds = plan.models.make(cache_dir(config), config.run.seed, progress)
     if multihost.is_first():
         multihost.barrier()
-    folders = check_folders(base, seeds)
+    folders = check_folders(base, seeds, dtype=config.seeds.dtype)
     if (folders.model, len(folders.seeds)) != (plan.model, plan.seeds):
         raise AcdcError(
             f"--seed_models={config.seeds.seed_models[0]}: the registered set makes other models "

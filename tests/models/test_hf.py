@@ -4,11 +4,12 @@ import dataclasses
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
@@ -166,7 +167,6 @@ def _text(name: str, text: str) -> Callable[[Path], None]:
         (_change(**{"model.embed_tokens.weight": None}), ["model.embed_tokens.weight", "missing"]),
         (_change(extra=np.zeros(2, np.float32)), ["model.safetensors", "extra", "no place"]),
         (_change(**{K: np.zeros((32, 16), np.float32)}), [K, "(32, 16)", "(16, 32)"]),
-        (_change(**{K: np.zeros((16, 32), ml_dtypes.bfloat16)}), [K, "bfloat16", "float32"]),
         (_change(**{K: np.zeros((16, 32), np.int8)}), [K, "I8"]),
         (_nan, ["model.safetensors", K, "not finite"]),
         (_text("config.json", "{"), ["config.json", "not JSON"]),
@@ -188,6 +188,63 @@ def test_bad_folders(
     message = str(caught.value)
     assert "\n" not in message
     assert all(name in message for name in [str(folder), *named]), message
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_casts_round_as_torch_does(stored: str, dtype: str, single: Path, tmp_path: Path) -> None:
+    """One matrix in another dtype than the rest, as QLoRA leaves norms; subnormals included."""
+    import torch
+
+    folder = tmp_path / "mixed"
+    shutil.copytree(single, folder)
+    rng = np.random.default_rng(0)
+    values = rng.choice([-1.0, 1.0], (16, 32)) * 2 ** rng.uniform(-28, 15.9, (16, 32))
+    # The largest number that float16 has too, and the smallest of float16.
+    values[0, :2] = 65280 if stored == "bfloat16" else 65504, 2.0**-24
+    matrix = torch.tensor(values, dtype=torch.float32).to(getattr(torch, stored))
+    raw = matrix.view(torch.int16 if matrix.element_size() == 2 else torch.int32).numpy()
+    _change(**{K: raw.view(jnp.dtype(stored))})(folder)
+    config = dataclasses.replace(hf.read_config(folder), dtype=dtype)
+    expected = matrix.to(getattr(torch, dtype)).float().numpy()
+    weights = hf.load_weights(folder, config)
+    assert np.isfinite(expected).all()
+    assert {leaf.dtype for leaf in weights.values()} == {jnp.dtype(dtype)}
+    loaded = weights["layers.1.attention.k.weight"]
+    np.testing.assert_array_equal(loaded.astype(jnp.float32), expected)
+    counts = Counter({"float32": len(weights) - 1}) + Counter({stored: 1})
+    assert [note.partition(",")[0] for note in hf.describe_casts(folder, config)] == [
+        f"{kind} → {dtype} ({count} tensors" for kind, count in counts.items() if kind != dtype
+    ]
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_values_beyond_float16(stored: str, single: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "large"
+    shutil.copytree(single, folder)
+    matrix = np.zeros((16, 32), stored)
+    matrix[3, 4] = -(2.0**17)
+    _change(**{K: matrix})(folder)
+    config = dataclasses.replace(hf.read_config(folder), dtype="float16")
+    with pytest.raises(AcdcError) as caught:
+        hf.load_weights(folder, config)
+    assert str(caught.value).startswith(f"{folder / 'model.safetensors'}: tensor {K} does not fit")
+    assert "its largest value is 1.31e+05" in str(caught.value)
+    assert "use bfloat16 or float32 (--dtype)" in str(caught.value)
+
+
+def test_the_dtype_of_most_numbers_counts(single: Path, tmp_path: Path) -> None:
+    """Whatever the embedding has, and whatever config.json says."""
+    folder = tmp_path / "mostly"
+    shutil.copytree(single, folder)
+    tensors = load_file(folder / "model.safetensors")
+    half = {name: value.astype("bfloat16") for name, value in tensors.items() if "mlp" in name}
+    _change(**half)(folder)
+    sizes = sum(value.size for value in half.values()), sum(v.size for v in tensors.values())
+    assert hf.read_config(folder).dtype == ("bfloat16" if 2 * sizes[0] > sizes[1] else "float32")
+    half = {name: v.astype("float16") for name, v in tensors.items() if "embed" not in name}
+    _change(**half)(folder)
+    assert hf.read_config(folder).dtype == "float16"
 
 
 @pytest.mark.parametrize(

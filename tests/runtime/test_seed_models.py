@@ -100,19 +100,19 @@ def _load(folders: Folders, where: Mapping[str, jax.sharding.Sharding]) -> list[
 
 
 def test_reconciled_exactly(write: Write, caplog: pytest.LogCaptureFixture) -> None:
-    """A tied bfloat16 base of 24 rows, a float16 seed of 19, an untied float32 seed of 30."""
-    base = write("base", 24, "bfloat16", tie_word_embeddings=True)
+    """A tied float32 base of 24 rows, a float16 seed of 19, an untied bfloat16 seed of 30."""
+    base = write("base", 24, tie_word_embeddings=True)
     short = write("short", 19, "float16", tie_word_embeddings=True)
-    long = write("long", 30, tie_word_embeddings=False)
+    long = write("long", 30, "bfloat16", tie_word_embeddings=False)
     with caplog.at_level(logging.WARNING):
         folders = check_folders(base, [short, long])
     assert [record.getMessage() for record in caplog.records] == [
-        f"{base}: bfloat16 → float32, because the models' dtypes differ",
         f"{base}: the head becomes a copy of the embedding, because other heads are separate",
-        f"{short}: float16 → float32, because the models' dtypes differ",
         f"{short}: the head becomes a copy of the embedding, because other heads are separate",
         f"{short}: 5 rows that no token uses are added, copied from the base",
         f"{long}: 6 rows of the embedding that no token uses are removed",
+        f"{short}: float16 → float32 (11 tensors, such as model.embed_tokens.weight)",
+        f"{long}: bfloat16 → float32 (12 tensors, such as model.embed_tokens.weight)",
     ]
     assert (folders.model.vocab_size, folders.model.dtype) == (24, "float32")
     assert not folders.model.tie_embeddings
@@ -140,6 +140,28 @@ def test_reconciled_exactly(write: Write, caplog: pytest.LogCaptureFixture) -> N
     alone, _ = run(config, widened, tokens, positions)
     alike, _ = run(folders.model, jax.device_put(first, jax.devices()[0]), tokens, positions)
     np.testing.assert_allclose(alike[..., :19], alone, atol=1e-6)
+
+
+def test_a_float16_seed_does_not_make_the_run_float32(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is cast to the base's dtype, or all models to the one that the user names."""
+    base, seed = write("base", dtype="bfloat16"), write("half", dtype="float16")
+    folders = check_folders(base, [seed, base])
+    assert folders.model.dtype == "bfloat16"
+    cast = f"{seed}: float16 → bfloat16 (12 tensors, such as model.embed_tokens.weight)"
+    assert [record.getMessage() for record in caplog.records] == [cast]
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    where = dict.fromkeys(param_shapes(folders.model), here)
+    _, half, _ = _load(folders, where)
+    for path, expected in _stored(seed).items():
+        assert half[path].dtype == jnp.bfloat16
+        np.testing.assert_array_equal(half[path], expected.astype(jnp.bfloat16))
+    chosen = check_folders(base, [seed], dtype="float16")
+    assert chosen.model.dtype == "float16"
+    assert {leaf.dtype for model in _load(chosen, where) for leaf in model.values()} == {
+        jnp.dtype("float16")
+    }
 
 
 def test_models_that_are_alike_are_left_alone(
@@ -171,7 +193,7 @@ MOVED = ["<pad>", "<s>", "</s>", *"bacdefghijklmnop"]
         (
             {},
             {"rope_parameters": {"rope_type": "default", "rope_theta": 99.0}},
-            "rope_theta is 99.0, but the base .* has 10000.0; .*set adopt_base_config",
+            "rope_theta is 99.0, but the base .* has 10000.0; give --adopt_base_config",
         ),
     ],
 )
