@@ -1,4 +1,4 @@
-"""Files that are either there completely or not at all."""
+"""Files that are either there completely or not at all, and folders."""
 
 import os
 from pathlib import Path
@@ -17,3 +17,8 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether a folder holds nothing but what file systems and file managers add."""
+    return all(path.name.startswith(".") or path.name == "lost+found" for path in folder.iterdir())

@@ -30,6 +30,7 @@ from acdc_jax.runtime.memory_budget import LEAVES_IN_FLIGHT
 
 HOST_MEMORY = "pinned_host"  # page-locked: devices copy from it at the full rate of their link
 _CHUNK_BYTES = 2**26  # large enough for the disk, small enough that a leaf is read by many threads
+_FOREIGN = re.compile(r"\.nfs.*|\.DS_Store|\._.*")  # of file systems and file managers
 _CHUNK = re.compile(r"\d+(\.\d+)*")  # a zarr array's file of nothing but numbers
 _REMEDY = "restore the folder from a copy, or start a new run"
 
@@ -134,6 +135,16 @@ def on_disk(folder: Path) -> bool:
     return (folder / "recipe.json").exists()
 
 
+def remove_member(folder: Path) -> None:
+    """Remove a member's folder, as far as possible.
+
+    Without its recipe it is no member any more, whatever stays. On NFS, a folder with a file that
+    another process has open cannot be removed.
+    """
+    (folder / "recipe.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 class _Local:
     """An array of this process, for orbax.
 
@@ -188,7 +199,7 @@ def _files(weights: Path, *, sync: bool = False) -> dict[str, list[int]]:
     """
     files = {}
     for path in sorted(weights.rglob("*")):
-        if path.is_file():
+        if path.is_file() and not _FOREIGN.fullmatch(path.name):
             digest = 0
             if not _CHUNK.fullmatch(path.name):
                 with path.open("rb") as file:
@@ -208,10 +219,10 @@ def _check_files(folder: Path) -> None:
         reason = getattr(error, "strerror", None) or error
         where = getattr(error, "filename", None) or index
         raise AcdcError(f"{where}: cannot be read ({reason}); {_REMEDY}") from None
-    for name in sorted(expected.keys() | files.keys()):
+    for name in sorted(expected):
         if name not in files:
             raise AcdcError(f"{folder / 'weights' / name}: is missing; {_REMEDY}")
-        if files[name] != expected.get(name):
+        if files[name] != expected[name]:
             raise AcdcError(f"{folder / 'weights' / name}: is not what was written; {_REMEDY}")
 
 

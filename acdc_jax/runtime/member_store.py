@@ -6,7 +6,6 @@ folders, and rebuilds it from its recipe as the last resort. Nothing here delete
 """
 
 import math
-import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from acdc_jax.runtime.member_files import (
     check_member,
     load_member,
     on_disk,
+    remove_member,
     save_member,
 )
 from acdc_jax.runtime.memory_budget import Budget, Shapes
@@ -203,8 +203,8 @@ class MemberStore:
             self._unchecked &= members_to_keep
         if self._overflow != self._folder:
             for folder in self._overflow.glob("*"):
-                if folder.name not in members_to_keep:
-                    shutil.rmtree(folder)
+                if folder.name not in members_to_keep and folder.is_dir():
+                    remove_member(folder)
 
     # ------------------------------------------------------- the tiers, with `_lock` held
 

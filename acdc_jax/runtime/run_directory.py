@@ -28,7 +28,9 @@ from acdc_jax.config import Config, changed_flags
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution.evosax_strategy import to_arrays
 from acdc_jax.evolution.skills import SkillMatrix
-from acdc_jax.files import write_atomic
+from acdc_jax.files import is_empty, write_atomic
+from acdc_jax.messages import print_line
+from acdc_jax.runtime.member_files import remove_member
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.run_reader import (
     SCHEMA,
@@ -83,7 +85,7 @@ def _lock(run_dir: Path) -> TextIO:
     """Create a run directory if necessary, and return its open lock file."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        if not (run_dir / ".lock").exists() and any(run_dir.iterdir()):
+        if not (run_dir / ".lock").exists() and not is_empty(run_dir):
             raise AcdcError(
                 f"--run_dir={run_dir}: is not empty and holds no run; choose another directory"
             )
@@ -168,7 +170,8 @@ def commit(
             f"{problem}; generation {manifest.generation} is safe: make room and run the same "
             "command again"
         ) from error
-    _remove_members(run_dir, committed)
+    with contextlib.suppress(OSError):  # what stays is removed when the run resumes
+        _remove_members(run_dir, committed)
     return committed
 
 
@@ -243,21 +246,37 @@ def _write_manifest(run_dir: Path, manifest: Manifest) -> None:
     write_atomic(run_dir / "manifest.json", json.dumps(dataclasses.asdict(manifest), indent=1))
 
 
+# The names of what a run writes into each folder. Whatever else is there is somebody else's.
+_NAMES = {
+    "archive": re.compile(r"g(\d+)\.json(\.tmp)?"),
+    "pool": re.compile(r"g(\d+)\.json(\.tmp)?"),
+    "responses": re.compile(r"g(\d+)\.jsonl\.gz(\.tmp)?"),
+    "strategy": re.compile(r"g(\d+)\.npz(\.tmp)?"),
+    "tasks": re.compile(r"t(\d+)"),
+    "members": re.compile(r"g(\d+)-m\d+"),
+}
+_FOLDERS = ("tasks", "members")  # hold folders; the others hold files
+
+
 def _remove_uncommitted(run_dir: Path, manifest: Manifest) -> None:
     """Remove what a killed process wrote after the last commit."""
     for folder in ("archive", "pool", "responses", "strategy"):
-        for path, generation in _numbered(run_dir / folder, "g"):
+        for path, generation in _numbered(run_dir, folder):
             if path.name.endswith(".tmp") or generation > manifest.generation:
                 path.unlink()
-    for path, number in _numbered(run_dir / "tasks", "t"):
+    for path, number in _numbered(run_dir, "tasks"):
         if number >= manifest.task_counter:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # the next task overwrites what is left
     _remove_members(run_dir, manifest, later=True)
     metrics = run_dir / "metrics.jsonl"
     if metrics.exists():
         lines = metrics.read_text(encoding="utf-8").splitlines()
         committed = [line for line in lines if is_committed(line, manifest.generation)]
         write_atomic(metrics, "".join(f"{line}\n" for line in committed))
+    if foreign := _foreign_files(run_dir):
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        names = ", ".join(str(path.relative_to(run_dir)) for path in foreign[:3])
+        print_line(f"{run_dir}: ignores {names}{more}: the run did not write them")
 
 
 def _remove_members(run_dir: Path, manifest: Manifest, *, later: bool = False) -> None:
@@ -269,17 +288,26 @@ def _remove_members(run_dir: Path, manifest: Manifest, *, later: bool = False) -
         later: Also remove members of later generations; one of these may be under way.
     """
     keep = set(manifest.retained)
-    for path, generation in _numbered(run_dir / "members", "g"):
+    for path, generation in _numbered(run_dir, "members"):
         old = later or generation <= manifest.generation
         if path.name not in keep and old:
-            shutil.rmtree(path)
+            remove_member(path)
 
 
-def _numbered(folder: Path, letter: str) -> list[tuple[Path, int]]:
-    """Return the paths in a folder and the numbers in their names, such as 12 in `g012-m03`.
+def _numbered(run_dir: Path, folder: str) -> list[tuple[Path, int]]:
+    """Return what the run wrote into a folder, and the first number in each name."""
+    matches = [(path, _NAMES[folder].fullmatch(path.name)) for path in _entries(run_dir / folder)]
+    is_folder = folder in _FOLDERS
+    return [
+        (path, int(match[1])) for path, match in matches if match and path.is_dir() == is_folder
+    ]
 
-    What has another kind of name, such as `.DS_Store`, is not the run's and left out.
-    """
-    names = re.compile(rf"{letter}(\d+)(\W.*)?")
-    matches = [(path, names.fullmatch(path.name)) for path in folder.glob(f"{letter}*")]
-    return [(path, int(match[1])) for path, match in matches if match]
+
+def _foreign_files(run_dir: Path) -> list[Path]:
+    """Return what the run did not write into the folders in which it lists files."""
+    own = {path for folder in _NAMES for path, _ in _numbered(run_dir, folder)}
+    return [path for folder in _NAMES for path in _entries(run_dir / folder) if path not in own]
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []

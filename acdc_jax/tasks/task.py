@@ -112,8 +112,8 @@ class Task:
 
 
 def save_task(task: Task, folder: Path) -> None:
-    """Write `task.py` and `task.json` into `folder`, which must not exist."""
-    folder.mkdir(parents=True)
+    """Write `task.py` and `task.json` into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "task.py").write_text(task.draft.source, encoding="utf-8")
     draft = dataclasses.asdict(task.draft)
     del draft["source"]

@@ -148,6 +148,15 @@ def test_what_is_nowhere_comes_from_elsewhere_or_not_at_all(tmp_path):
         store.get("g000-m09")
 
 
+def test_foreign_files_of_a_member_are_ignored(tmp_path):
+    store = MemberStore(tmp_path, [_shapes()], _room(0, 0))
+    _fill(store, 1)
+    for folder in ("", "weights", "weights/w"):
+        for name in (".DS_Store", ".nfs0001", "._w", "note"):
+            (tmp_path / "g000-m00" / folder / name).write_text("")
+    assert _value(MemberStore(tmp_path, [_shapes()], _room(2, 2)), "g000-m00") == 0
+
+
 @pytest.mark.parametrize("where", ["get", "prefetch"])
 def test_damage_is_noticed_once_a_member_is_read(tmp_path, where):
     writer = MemberStore(tmp_path, [_shapes()], _room(0, 0))

@@ -122,7 +122,9 @@ def test_only_unreferenced_members_are_deleted(tmp_path: Path, two_generations: 
     assert {path.name for path in members.iterdir()} == {*_FIRST, "g002-m00"}
 
 
-def test_what_was_not_committed_is_removed(tmp_path: Path, two_generations: Manifest) -> None:
+def test_what_was_not_committed_is_removed_and_what_is_foreign_ignored(
+    tmp_path: Path, two_generations: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = Config(run=RunOptions(run_dir=str(tmp_path)))
     (tmp_path / ".lock").touch()
     write_atomic(
@@ -138,8 +140,14 @@ def test_what_was_not_committed_is_removed(tmp_path: Path, two_generations: Mani
         tmp_path / "members" / "g002-m05" / "recipe.json",
     ]
     foreign = [  # somebody else's, which is left alone
-        tmp_path / "members" / ".DS_Store",
-        tmp_path / "tasks" / "trash",
+        *(
+            tmp_path / folder / name
+            for folder in ("archive", "members", "pool", "responses", "strategy", "tasks")
+            for name in (".nfs000000001", ".DS_Store", "g999.txt", "g002-m05 copy/note", "t00099~")
+        ),
+        tmp_path / "tasks" / "t00098",  # a file
+        tmp_path / "members" / "g002-m06",
+        tmp_path / "archive" / "g003.json" / "note",  # a folder
         tmp_path / "archive" / "graph.json",
     ]
     for path in (*stray, *foreign):
@@ -154,11 +162,35 @@ def test_what_was_not_committed_is_removed(tmp_path: Path, two_generations: Mani
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["generation"] for line in lines] == [0, 1]
         run_reader.read_state(tmp_path, manifest, _STRATEGY)  # nothing of it is gone
+        _commit(tmp_path, manifest, _state(2, ("g002-m00",), {0: _FIRST}))
+        assert all(path.exists() for path in foreign)
+        assert capsys.readouterr().err.splitlines() == [
+            f"acdc: {tmp_path}: ignores archive/.DS_Store, archive/.nfs000000001, "
+            "archive/g002-m05 copy and 31 more: the run did not write them"
+        ]
         with (
             pytest.raises(AcdcError, match="another process"),
             run_directory.lock_run(config),
         ):
             pass
+
+
+def test_a_member_that_cannot_be_removed_does_not_end_the_commit(
+    tmp_path: Path, two_generations: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS, where somebody has one of its files open."""
+    monkeypatch.setattr("os.rmdir", lambda *_, **__: (_ for _ in ()).throw(OSError("not empty")))
+    manifest = _commit(tmp_path, two_generations, _state(2, ("g002-m00",), {0: _FIRST}))
+    assert manifest.generation == 2
+    for name in set(_SECOND) - set(_FIRST):  # it stays, but is no member
+        assert not (tmp_path / "members" / name / "recipe.json").exists()
+
+
+@pytest.mark.parametrize("there", [".DS_Store", "lost+found"])
+def test_a_folder_that_only_looks_used_may_hold_a_run(tmp_path: Path, there: str) -> None:
+    (tmp_path / there).mkdir()
+    with run_directory.lock_run(Config(run=RunOptions(run_dir=str(tmp_path)))) as manifest:
+        assert manifest.generation == -1
 
 
 def test_other_flags_are_refused_only_once_something_is_committed(tmp_path: Path) -> None:
