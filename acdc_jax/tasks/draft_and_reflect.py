@@ -5,6 +5,9 @@ A draft depends only on its request and its random numbers, not on when other dr
 """
 
 import dataclasses
+import json
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +22,15 @@ from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection, Task
 _SHOWN_TASKS = 3  # of the pool, by description
 _SHOWN_ANSWER = 4_000  # characters shown of an answer that contains no draft
 _NAME, _TEXT = 80, 2_000  # maximum characters of the name and of other fields
+_NUMBER = re.compile(r"(?P<value>-?\d+(?:\.\d+)?)(?:\s*(?:/|out of|of)\s*(?P<top>\d+))?")
+_DIFFICULTY_WORDS = {
+    **dict.fromkeys(("very easy", "trivial"), 1),
+    **dict.fromkeys(("very hard", "very difficult", "expert", "extreme"), 5),
+    **dict.fromkeys(("medium", "moderate", "moderately", "intermediate", "average"), 3),
+    **dict.fromkeys(("easy", "simple", "beginner"), 1),
+    **dict.fromkeys(("hard", "difficult"), 5),
+    **dict.fromkeys(("challenging", "advanced"), 4),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +98,8 @@ def parse_draft(answer: str, request: TaskRequest) -> Draft:
     Raises:
         ValueError: A field is missing or invalid; the message names it.
     """
-    fields = extract_object(answer, "name")
+    # Objects in the code may have a name, too.
+    fields = extract_object(answer, "name", "capability")
     source = extract_code(fields.get("code"), answer)
     if not source:
         raise ValueError("the answer contains no code")
@@ -150,12 +163,16 @@ def _text(fields: dict[str, Any], name: str, max_length: int) -> str:
 
 
 def _difficulty(value: object) -> int:
-    """Return the difficulty from 1 to 5. Models also write "3" or 3.0."""
-    try:
-        number = int(float(str(value)))
-    except (ValueError, OverflowError):
-        raise ValueError(f"the difficulty is not a number: {str(value)[:40]}") from None
-    return min(max(number, 1), 5)
+    """Return the difficulty from 1 to 5. Models also write "3 (moderate)", "3/5", 3.0 or "hard"."""
+    text = str(value).lower()
+    if number := _NUMBER.search(text):
+        top = float(number["top"] or 0)
+        share = float(number["value"]) * (5 / top if top else 1)
+        return min(max(math.floor(share + 0.5), 1), 5)
+    words = [word for word in _DIFFICULTY_WORDS if re.search(rf"\b{word}\b", text)]
+    if not words:
+        raise ValueError(f"the difficulty is not a number: {str(value)[:40]}")
+    return _DIFFICULTY_WORDS[words[0]]
 
 
 def _reference(value: object) -> dict[str, str] | None:
@@ -167,9 +184,16 @@ def _reference(value: object) -> dict[str, str] | None:
     elif isinstance(value, list):
         items = [item for item in value if isinstance(item, dict)]
         pairs = [(item.get("instance"), item.get("submission")) for item in items]
+        if value and all(key is None for key, _ in pairs):
+            raise ValueError("the reference has no pair of an 'instance' and a 'submission'")
     else:
         pairs = []
-    reference = {str(key): str(text) for key, text in pairs if key is not None and text is not None}
-    if isinstance(value, list) and value and not reference:
-        raise ValueError("the reference has no pair of an 'instance' and a 'submission'")
-    return reference or None
+    reference = {str(key): _submission(item) for key, item in pairs if key is not None}
+    return {key: text for key, text in reference.items() if text.strip()} or None
+
+
+def _submission(value: object) -> str:
+    """Return a reference as text. Models also write numbers and JSON; null stands for none."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)

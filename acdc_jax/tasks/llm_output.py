@@ -1,26 +1,30 @@
 """Extract JSON objects and code from a model's answer.
 
 Servers that take a JSON schema return the bare object. Other models put it in a fence or after a
-chain of thought, or write code with real line breaks inside a JSON string.
+chain of thought, write code with real line breaks inside a JSON string, or write what is not quite
+JSON (`lenient_json.py`).
 """
 
 import ast
 import json
 import re
+import textwrap
+from collections.abc import Sequence
 from typing import Any
+
+from acdc_jax.tasks.lenient_json import decode_object, unescape
 
 # A thought is at the beginning, and its opening tag may be missing. Tags further on are text.
 _THOUGHT = re.compile(r"\A(?:\s*<think>.*?(?:</think>|\Z)|(?:(?!<think>).)*?</think>)", re.DOTALL)
 # A fence in the middle of a line of code does not end the block.
 _FENCE = re.compile(r"```[\w+.-]*[ \t]*\n(.*?)(?:^[ \t]*```|```[ \t]*$)", re.DOTALL | re.MULTILINE)
 _FAMILY = re.compile(r"^class TaskFamily\b", re.MULTILINE)
-_ESCAPE = re.compile(r'(\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))|\\')  # an escape, or a lone backslash
 _DECODER = json.JSONDecoder(strict=False)  # accepts real line breaks in strings
 _TRUE = frozenset({"true", "yes", "done", "1"})
 
 
-def extract_object(text: str, required: str) -> dict[str, Any]:
-    """Return the last JSON object in the text that has the key `required`, thoughts left out.
+def extract_object(text: str, *required: str) -> dict[str, Any]:
+    """Return the last JSON object in the text that has all `required` keys, thoughts left out.
 
     Raises:
         ValueError: There is no such object; the message quotes the answer and the JSON error.
@@ -28,13 +32,9 @@ def extract_object(text: str, required: str) -> dict[str, Any]:
     answer = _THOUGHT.sub("", text)
     fields, flaw = _last_object(answer, required)
     if fields is None:
-        # Code in a JSON string may have single backslashes, e.g. of a regular expression.
-        fields, flaw = _last_object(_ESCAPE.sub(lambda m: m[1] or r"\\", answer), required)
-    if fields is None:
         start = " ".join(answer.split())[:80] or "nothing"
-        raise ValueError(
-            f"no JSON object with {required!r} in the answer, which says: {start}{flaw}"
-        )
+        keys = ", ".join(map(repr, required))
+        raise ValueError(f"no JSON object with {keys} in the answer, which says: {start}{flaw}")
     try:
         json.dumps(fields, ensure_ascii=False).encode()
     except (UnicodeEncodeError, RecursionError):  # "\ud83d" is valid JSON but no valid text
@@ -51,10 +51,12 @@ def extract_code(value: object, text: str) -> str:
     fences to earlier ones.
 
     Args:
-        value: The field's value.
+        value: The field's value: the source, or a list of its lines.
         text: The whole answer.
     """
-    field = _unescaped(value) if isinstance(value, str) else ""
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        value = "\n".join(line.removesuffix("\n") for line in value)
+    field = _plain(value) if isinstance(value, str) else ""
     sources = [*_fenced(field), field, *_fenced(_THOUGHT.sub("", text))]
     code = max(
         filter(str.strip, sources),
@@ -69,16 +71,16 @@ def is_true(value: object) -> bool:
     return str(value).strip().strip(".!").lower() in _TRUE
 
 
-def _last_object(text: str, required: str) -> tuple[dict[str, Any] | None, str]:
-    """Return the last object with the key, or None, and the error of the longest broken object."""
+def _last_object(text: str, required: Sequence[str]) -> tuple[dict[str, Any] | None, str]:
+    """Return the last object with the keys, or None, and the error of the longest broken object."""
     last: dict[str, Any] | None = None
     longest, flaw = -1, ""
     position = text.find("{")
     while position >= 0:
         end = position + 1
         try:
-            value, end = _DECODER.raw_decode(text, position)
-            if isinstance(value, dict) and required in value:
+            value, end = _decode(text, position)
+            if isinstance(value, dict) and all(key in value for key in required):
                 last = value
             else:
                 end = position + 1  # the object may be nested in this one
@@ -91,17 +93,33 @@ def _last_object(text: str, required: str) -> tuple[dict[str, Any] | None, str]:
     return last, flaw
 
 
+def _decode(text: str, start: int) -> tuple[Any, int]:
+    """Return the JSON at `start`, or what is nearly JSON, and the position behind it.
+
+    Raises:
+        JSONDecodeError: There is neither.
+    """
+    try:
+        return _DECODER.raw_decode(text, start)
+    except json.JSONDecodeError:
+        try:
+            return decode_object(text, start)
+        except ValueError:
+            pass
+        raise
+
+
 def _fenced(text: str) -> list[str]:
     """Return the code blocks of a text, the last one first, without JSON blocks."""
     blocks: list[str] = _FENCE.findall(text)
     return [block for block in reversed(blocks) if not block.lstrip().startswith("{")]
 
 
-def _unescaped(code: str) -> str:
-    """Unescape code that was escaped twice: its line breaks are a backslash and an n."""
-    if "\n" in code or "\\n" not in code or _parses(code):
-        return code
-    return code.replace("\\n", "\n").replace("\\t", "\t").replace('\\"', '"')
+def _plain(code: str) -> str:
+    """Return code without a common indentation, or unescaped if it was escaped twice."""
+    dedented, unescaped = textwrap.dedent(code).lstrip("\n"), unescape(code)
+    versions = (code, dedented, code.replace("\\'", "'"), unescaped)
+    return next(filter(_parses, versions), code if "\n" in code else unescaped)
 
 
 def _parses(code: str) -> bool:
