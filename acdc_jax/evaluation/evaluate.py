@@ -31,6 +31,9 @@ from acdc_jax.tasks.task import Task
 ParamsOf = Callable[[str, int], Params]
 """(member id, index of a device group) → the member's params on the devices of that group."""
 
+NumberOf = Callable[[str, str], int]
+"""(task id, instance key) → number of a prompt, from which its draws follow."""
+
 Prefetch = Callable[[Sequence[str], int], None]
 """(member ids, index of a device group): these members are needed on that group next."""
 
@@ -149,6 +152,7 @@ def evaluate_members(
     prefetch: Prefetch = lambda members, group: None,
     sampling: Sampling = GREEDY,
     keys: Mapping[str, jax.Array] | None = None,
+    number_of: NumberOf | None = None,
     log_probs: bool = False,
 ) -> Evaluation:
     """Evaluate members on tasks, on the device groups of all processes.
@@ -162,6 +166,7 @@ def evaluate_members(
         prefetch: Called with the members that a group needs next.
         sampling: How to draw tokens; greedy by default.
         keys: Member → typed PRNG key; needed only for sampling.
+        number_of: Numbers prompts for sampling; None: by their place among these tasks.
         log_probs: Whether responses get log-probabilities.
 
     Returns:
@@ -191,6 +196,7 @@ def evaluate_members(
                     tasks,
                     sampling=sampling,
                     key=key,
+                    number_of=number_of,
                     log_probs=log_probs,
                 )
             )
@@ -274,6 +280,7 @@ def answer_tasks(
     *,
     sampling: Sampling = GREEDY,
     key: jax.Array | None = None,
+    number_of: NumberOf | None = None,
     log_probs: bool = False,
 ) -> Callable[[], Evaluation]:
     """Decode responses of members to tasks on one device group, and start scoring them.
@@ -286,6 +293,7 @@ def answer_tasks(
         tasks: The tasks.
         sampling: How to draw tokens; greedy by default.
         key: Typed PRNG key, scalar or [population]; needed only for sampling.
+        number_of: Numbers prompts for sampling; None: by their place among these tasks.
         log_probs: Whether responses get log-probabilities.
 
     Returns:
@@ -297,8 +305,9 @@ def answer_tasks(
     pending = _Pending(members, tasks, instances, evaluator.instances_per_task)
     questions = pending.questions
     instructions = [tasks[t].instructions[instance] for t, _, instance in questions]
+    numbers = number_of and [number_of(tasks[t].id, instance) for t, _, instance in questions]
     replies = pending.replies
-    for batch in _decode(engine, population, instructions, sampling, key, log_probs):
+    for batch in _decode(engine, population, instructions, sampling, key, numbers, log_probs):
         for position, index in enumerate(batch.indices):
             t, i, _ = questions[index]
             replies[t, i] = [_reply(engine, batch, m, position) for m in range(len(members))]
@@ -374,6 +383,7 @@ def _decode(
     instructions: Sequence[str],
     sampling: Sampling,
     key: jax.Array | None,
+    numbers: Sequence[int] | None,
     log_probs: bool,
 ) -> Iterator[Batch]:
     """Yield responses to instructions as they end."""
@@ -387,6 +397,7 @@ def _decode(
         prefix=engine.prefix,
         stopped=engine.stopped,
         log_probs=log_probs,
+        numbers=numbers,
     )
     limits = [engine.longest(text) for text in instructions] if engine.longest else None
     return generate_tokens(

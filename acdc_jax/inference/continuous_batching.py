@@ -70,6 +70,7 @@ class GenerateOptions:
         stopped: Whether the tokens sampled so far already end a response, for instance by a stop
             string. Called every few tokens.
         log_probs: Whether to return log-probabilities.
+        numbers: A number for each prompt, below 2³¹, from which its draws follow; None: its index.
         kernels: Which kernels may run; None: all that the devices support.
     """
 
@@ -81,6 +82,7 @@ class GenerateOptions:
     prefix: int = 0
     stopped: Callable[[tuple[int, ...]], bool] | None = None
     log_probs: bool = False
+    numbers: Sequence[int] | None = None
     kernels: Kernels | None = None
 
 
@@ -116,7 +118,7 @@ def generate_tokens(
 
     Prompts are checked in this call, before anything is computed.
 
-    A response depends on the key, the member and the prompt's index, not on the other prompts (up
+    A response depends on the key, the member and the prompt's number, not on the other prompts (up
     to the rounding of matrix products of different sizes).
 
     Args:
@@ -125,7 +127,8 @@ def generate_tokens(
         prompts: Token ids, at least one each.
         max_new_tokens: Longest response in tokens, of all prompts or of each.
         key: Typed PRNG key. Member m of a population samples from `split(key, population)[m]`,
-            token n of prompt i from `fold_in(fold_in(., i), n)`. Or [members] keys, one per member.
+            token n of the prompt with number i from `fold_in(fold_in(., i), n)`. Or [members] keys,
+            one per member.
         options: How to generate.
 
     Returns:
@@ -290,6 +293,7 @@ def _pad_group(
 ) -> Prompts:
     """Return the arrays of a group; padding rows go to a slot beyond the last."""
     suffixes = [request.prompts[i][plan.settings.prefix :] for i in group.indices]
+    numbers = request.options.numbers or range(len(request.prompts))
     padding = group.rows - len(group.indices)
 
     def column(values: Sequence[int], fill: int) -> jax.Array:
@@ -301,7 +305,7 @@ def _pad_group(
         lengths=column([len(suffix) for suffix in suffixes], 1),
         slots=column(slots, plan.slots),
         limits=column([request.limits[i] for i in group.indices], 1),
-        numbers=column(group.indices, 0),
+        numbers=column([numbers[i] for i in group.indices], 0),
     )
 
 

@@ -1,5 +1,6 @@
 """Sample the next token from its logits."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +47,15 @@ class Sampling:
 
 
 GREEDY = Sampling()
+
+
+def stable_number(name: str) -> int:
+    """Return a number of 31 bits for `jax.random.fold_in`, the same in every process.
+
+    Keys that are folded from names do not depend on places in a list, and hence not on what is
+    left to do after a kill, or on the number of devices.
+    """
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) >> 1
 
 
 def sample(logits: jax.Array, keys: jax.Array | None, sampling: Sampling) -> jax.Array:

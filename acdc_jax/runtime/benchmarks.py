@@ -218,7 +218,13 @@ def _evaluate(
             collective = Collective("larger_model", ((folder_name(larger),),))
             plan = dataclasses.replace(plan, collectives=(*plan.collectives, collective))
             decode = config.decode
-            load = partial(folder_model, larger, decode.batch_size, thinking=decode.thinking)
+            load = partial(
+                folder_model,
+                larger,
+                decode.batch_size,
+                thinking=decode.thinking,
+                prng_seed=prng_seed,
+            )
             models, count = itertools.chain(models, (load() for _ in range(1))), count + 1
         with show_progress(console, config.run.progress) as advance:
             results = benchmark_models(models, count, benchmarks, prompting, folder, advance)

@@ -88,7 +88,13 @@ def test_samples_of_a_member(run_dir: Path) -> None:
     path = run_dir / "best_of_n" / "answers" / f"{many['answers'][2]}.jsonl.gz"
     path.unlink()
     _evaluate(run_dir, "--sizes=3", "--best_of_n=plurality", *flags)
-    assert [line["text"] for line in _lines(run_dir, many["answers"][2])] == texts[2]
+    lines = _lines(run_dir, many["answers"][2])
+    assert [line["text"] for line in lines] == texts[2]
+    # Nor on which of the questions are still to be answered.
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, lines[:2])).encode()))
+    _evaluate(run_dir, "--sizes=3", "--best_of_n=plurality", *flags)
+    answers_again = {line["task"]: line["text"] for line in _lines(run_dir, many["answers"][2])}
+    assert answers_again == {line["task"]: line["text"] for line in lines}
 
 
 def test_a_missing_score_is_asked_again(run_dir: Path) -> None:

@@ -187,6 +187,10 @@ def test_a_response_does_not_depend_on_its_batch() -> None:
     expected = respond(sampling=sampling)
     assert respond(sampling=sampling, batch_size=5) == expected
     assert respond(prompts=PROMPTS[:9], sampling=sampling) == [expected[0][:9]]
+    # A prompt that comes at another place keeps its draws if it keeps its number.
+    rest = {"prompts": PROMPTS[4:9], "sampling": sampling}
+    assert respond(**rest, numbers=range(4, 9)) == [expected[0][4:9]]
+    assert respond(**rest) != [expected[0][4:9]]
 
 
 def test_sampling_depends_on_key_prompt_and_step() -> None:

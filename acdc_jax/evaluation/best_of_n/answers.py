@@ -18,7 +18,7 @@ import jax
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, Response, evaluate_members
 from acdc_jax.files import write_atomic
-from acdc_jax.inference.sampling import GREEDY, Sampling
+from acdc_jax.inference.sampling import GREEDY, Sampling, stable_number
 from acdc_jax.tasks.task import Task
 
 QuestionId = tuple[str, str]
@@ -120,6 +120,7 @@ def complete_answers(
             [task for task in tasks if task.id in task_ids],
             sampling=batch[0].sampling,
             keys={sampler.name: sampler.key for sampler in batch},
+            number_of=_number,
             log_probs=True,
         )
         for sampler in batch:
@@ -175,6 +176,11 @@ def _batches(samplers: Sequence[Sampler], size: int) -> Iterator[list[Sampler]]:
         samplers_alike = list(group)
         for start in range(0, len(samplers_alike), size):
             yield samplers_alike[start : start + size]
+
+
+def _number(task: str, instance: str) -> int:
+    """Return the number of a prompt. The same question draws the same answer, whenever asked."""
+    return stable_number(f"{task}/{instance}")
 
 
 def _path(run_dir: Path, sampler: Sampler) -> Path:

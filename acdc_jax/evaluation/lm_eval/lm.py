@@ -5,8 +5,9 @@ tokens, score the same windows, and cut responses at the same stop strings.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.inference.buckets import common_prefix
 from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
 from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
-from acdc_jax.inference.sampling import Sampling
+from acdc_jax.inference.sampling import Sampling, stable_number
 from acdc_jax.inference.score import log_likelihoods
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.tokenizer import DATE_STRING, pad_token, with_rows
@@ -64,7 +65,7 @@ class HarnessModel:
         text: How it reads and writes text.
         batch_size: Largest number of sequences that a group decodes at once.
         sampling: How every response is drawn; None: as each task specifies.
-        key: Typed PRNG key of sampling.
+        key: Typed PRNG key of sampling, which no other model should have; None: that of seed 0.
     """
 
     name: str
@@ -80,11 +81,6 @@ class HarnessModel:
     def pad_token(self) -> int:
         """Token that fills up rows of a batch."""
         return pad_token(self.text.tokenizer, self.text.stop_tokens, self.model.vocab_size)
-
-    def group_key(self, group: DeviceGroup) -> jax.Array:
-        """Return the PRNG key of a group, because each group numbers its prompts from 0."""
-        key = jax.random.key(0) if self.key is None else self.key
-        return jax.random.fold_in(key, group.index) if group.index else key
 
 
 class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
@@ -222,6 +218,7 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         options = normalize_gen_kwargs(dict(arguments), self.max_gen_toks)
         longest = int(options["max_gen_toks"])
         prompts = self._prompts(contexts, longest)
+        numbers = draw_numbers(contexts, repeated=bool(arguments.get("do_sample")))
         until = handle_stop_sequences(
             options["until"], eos=self.tokenizer.decode(self.eot_token_id)
         )
@@ -249,8 +246,8 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                 model.params[group.index],
                 [prompts[i] for i in indices],
                 longest,
-                model.group_key(group),
-                generate_options,
+                jax.random.key(0) if model.key is None else model.key,
+                replace(generate_options, numbers=[numbers[i] for i in indices]),
             ):
                 for place, tokens in zip(batch.indices, batch.tokens[0], strict=True):
                     text = postprocess_generated_text(decode(tokens), until, None)
@@ -333,6 +330,25 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
 
         model.groups.run(score_on)
         return [results[i] for i in range(len(requests))]
+
+
+def draw_numbers(contexts: Sequence[str], *, repeated: bool) -> list[int]:
+    """Return a number for each context, from which its draws follow.
+
+    The number is that of the text, not of its place: responses do not depend on which other
+    contexts are still to be asked after a kill, nor on the number of devices.
+
+    Args:
+        contexts: The prompts.
+        repeated: Whether equal contexts draw different responses. The harness repeats a request
+            only if its task samples; such responses are not cached, so all repeats are here.
+    """
+    seen: Counter[str] = Counter()
+    numbers = []
+    for context in contexts:
+        numbers.append(stable_number(f"{seen[context]} {context}"))
+        seen[context] += repeated
+    return numbers
 
 
 def sampling_of(arguments: Mapping[str, Any]) -> Sampling:

@@ -9,7 +9,7 @@ import jax
 from acdc_jax.evaluation.lm_eval.lm import HarnessModel, TextFormat
 from acdc_jax.evaluation.lm_eval.plan import Plan
 from acdc_jax.inference.device_groups import DeviceGroups
-from acdc_jax.inference.sampling import Sampling
+from acdc_jax.inference.sampling import Sampling, stable_number
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import fuse_weights
@@ -40,7 +40,7 @@ def member_models(
         params_of: Returns the params of a member, on any devices.
         text: Tokenizer and stop tokens of the members.
         batch_size: Largest number of sequences that a group decodes at once.
-        key: Typed PRNG key of the samples.
+        key: Typed PRNG key of all samples.
     """
     loaded, params = "", list[FusedParams]()
     for name in plan.models:
@@ -57,12 +57,20 @@ def member_models(
             text,
             batch_size,
             _SAMPLING if sample else None,
-            jax.random.fold_in(key, sample.number) if sample else None,
+            _model_key(key, member, sample.number if sample else 0),
         )
 
 
-def folder_model(folder: Path, batch_size: int, *, thinking: bool = False) -> HarnessModel:
+def folder_model(
+    folder: Path, batch_size: int, *, thinking: bool = False, prng_seed: int = 0
+) -> HarnessModel:
     """Load the model in a Hugging Face folder; its name is that of the folder.
+
+    Args:
+        folder: The folder.
+        batch_size: Largest number of sequences that a group decodes at once.
+        thinking: Whether chat templates that have the choice ask for thoughts first.
+        prng_seed: Seed of all samples.
 
     Raises:
         AcdcError: It cannot be read.
@@ -72,7 +80,9 @@ def folder_model(folder: Path, batch_size: int, *, thinking: bool = False) -> Ha
     shardings = param_shardings(groups.local[0].mesh, model, population=False)
     params = _fused_copies(hf.load_weights(folder, model, shardings), model, groups)
     text = text_format([folder], thinking=thinking)
-    return HarnessModel(folder_name(folder), model, groups, params, text, batch_size)
+    name = folder_name(folder)
+    key = _model_key(jax.random.key(prng_seed), name, 0)
+    return HarnessModel(name, model, groups, params, text, batch_size, key=key)
 
 
 def folder_name(folder: Path) -> str:
@@ -91,6 +101,14 @@ def text_format(folders: Sequence[Path], *, thinking: bool = False) -> TextForma
     stops = map(tokenizer.stop_tokens, folders, tokenizers)
     stop_tokens = tuple(sorted({token for tokens in stops for token in tokens}))
     return TextFormat(tokenizers[0], stop_tokens, thinking)
+
+
+def _model_key(key: jax.Array, model: str, number: int) -> jax.Array:
+    """Return the PRNG key of a sample of a model.
+
+    Models must not share draws: their errors would be alike, and their Coverage too small.
+    """
+    return jax.random.fold_in(jax.random.fold_in(key, stable_number(model)), number)
 
 
 def _fused_copies(params: Params, model: ModelConfig, groups: DeviceGroups) -> list[FusedParams]:

@@ -1,6 +1,7 @@
 """A model as the harness speaks to it: groups of devices, sampling, dialogues."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,10 @@ def _on_groups(model: HarnessModel, count: int) -> HarnessModel:
     return dataclasses.replace(model, groups=groups, params=model.params[:count])
 
 
-def _say(model: HarnessModel, **options: Any) -> list[str]:
-    requests = [Request((text, {"max_gen_toks": 6, **options})) for text in ("a", "bcd", "e", "fg")]
+def _say(
+    model: HarnessModel, asked: Sequence[str] = ("a", "bcd", "e", "fg"), **options: Any
+) -> list[str]:
+    requests = [Request((text, {"max_gen_toks": 6, **options})) for text in asked]
     return HarnessLM(model).generate_until(requests)
 
 
@@ -56,6 +59,7 @@ def test_sampling_is_what_the_task_or_the_model_says(model: HarnessModel) -> Non
     warm = _say(model, do_sample=True, temperature=3.0)
     assert warm != greedy
     assert _say(model, do_sample=True, temperature=3.0) == warm  # the key is the model's
+    assert _say(model, do_sample=True, temperature=3.0, asked=["fg", "a"]) == [warm[3], warm[0]]
     drawn = dataclasses.replace(model, sampling=Sampling(3.0), key=jax.random.key(1))
     assert _say(drawn) not in (greedy, warm)
     assert sampling_of({"temperature": 0.5}) == Sampling()
@@ -63,6 +67,30 @@ def test_sampling_is_what_the_task_or_the_model_says(model: HarnessModel) -> Non
     assert sampling_of(options) == Sampling(0.5, 0.9, 3, 0.1)
     with pytest.raises(AcdcError, match="repetition_penalty=2 is not known here"):
         _say(model, repetition_penalty=2)
+
+
+def test_samples_depend_on_the_question_alone(model: HarnessModel) -> None:
+    """Not on its place among what is still to be asked, nor on the number of devices."""
+    asked = ["qwerty", "zxcvbn", "asdfgh", "poiuyt", "qwerty"]
+    drawn = dataclasses.replace(model, sampling=Sampling(2.0), key=jax.random.key(5))
+    alone = _on_groups(drawn, 1)
+    whole = _say(alone, asked)
+    assert whole[0] == whole[4]  # from the cache, too, equal requests have one response
+    for rest in (asked[1:], asked[:2], asked[::-1]):
+        expected = [whole[asked.index(question)] for question in rest]
+        assert _say(alone, rest) == expected
+        assert _say(drawn, rest) == expected
+    repeats = _say(alone, ["qwerty"] * 8, do_sample=True, temperature=2.0)
+    assert len(set(repeats)) > 4  # a task that samples repeats its requests, without a cache
+    assert repeats[0] == whole[0]
+
+
+def test_models_share_no_draws(models: tuple[Path, Path, Path]) -> None:
+    """Otherwise models that are alike would err alike, and cover less together."""
+    one, other = (folder_model(folder, batch_size=8) for folder in models[1:])
+    assert one.key is not None
+    assert other.key is not None
+    assert jax.random.key_data(one.key).tolist() != jax.random.key_data(other.key).tolist()
 
 
 def test_responses_end_before_a_stop_string(model: HarnessModel) -> None:
