@@ -3,9 +3,9 @@
 Algorithm: Bahlous-Boldi et al., "Dominated Novelty Search", arXiv 2502.00593, with the skill
 distance and the difficulty weights of AC/DC, arXiv 2604.14969.
 
-A skill matrix is int8 [candidates, tasks]: 1 solved, 0 failed, -1 missing. Missing is not failed:
-a task that any candidate has no entry for is left out of the distances, and a candidate's fitness
-is the mean over the entries that it has.
+A skill matrix is int8 [candidates, tasks]: 1 solved, 0 failed, -1 missing. Missing is neither
+failed nor solved: fitness and distances are over the tasks for which every candidate has a score.
+`evolution/comparable.py` leaves candidates out before these tasks become too few.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ class Selected(NamedTuple):
     Attributes:
         indices: Candidates kept, best first, [min(size, n)] int.
         novelty: [n] float32, between 0 and 100, or `dominated_score`.
-        fitness: [n] float64, between 0 and 1.
+        fitness: [n] float64, between 0 and 1; see `fitness`.
     """
 
     indices: npt.NDArray[np.int64]
@@ -76,18 +76,22 @@ class Selected(NamedTuple):
 
 
 def fitness(skills: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return the mean of each row's present entries.
+    """Return the share of tasks that each row solves, among those for which every row has a score.
+
+    If there is no such task, a missing entry counts as not solved. In no case does it raise a row.
 
     Args:
         skills: [n, T] int8: 1, 0, or -1 for missing.
 
     Returns:
-        [n] float64; 0 for a candidate without any entry.
+        [n] float64; 0 without tasks.
     """
     matrix = np.asarray(skills)
-    present = np.maximum((matrix >= 0).sum(axis=1), 1)
-    mean: npt.NDArray[np.float64] = (matrix == 1).sum(axis=1) / present
-    return mean
+    compared = (matrix >= 0).all(axis=0)
+    if compared.any():
+        matrix = matrix[:, compared]
+    share: npt.NDArray[np.float64] = (matrix == 1).sum(axis=1) / max(matrix.shape[1], 1)
+    return share
 
 
 def select(
@@ -124,6 +128,8 @@ def select(
     if size < 1:
         raise ValueError(f"size {size} of the archive must be at least 1")
     n, tasks = matrix.shape
+    if options.k * n * tasks > _INT32:
+        raise ValueError(f"{n} candidates x {tasks} tasks x k {options.k} are too many to compare")
     births = [0] * n if births is None else births
     ids = [f"{i:09d}" for i in range(n)] if ids is None else ids
     if len(births) != n or len(ids) != n:
@@ -133,9 +139,6 @@ def select(
     if len(set(ids)) < n:
         twice = sorted(name for name in set(ids) if list(ids).count(name) > 1)
         raise ValueError(f"candidate {twice[0]!r} appears twice")
-    if options.k * n * tasks > _INT32 or tasks * tasks > _INT32:
-        raise ValueError(f"{n} candidates x {tasks} tasks x k {options.k} are too many to compare")
-
     # Few distinct shapes, few compilations: candidates and tasks come and go every generation.
     rows, columns = _padded(n, 8), _padded(tasks, 32)
     order, scores = rank(
@@ -161,13 +164,12 @@ def rank(
     """Order candidates from best to worst; the array function under `select`.
 
     Candidates are compared in blocks of 256, so that 10⁴ x 10⁴ fits in memory. Sums stay
-    below k·n·T, which must fit int32 (10⁴ x 10⁴ does up to k = 21), and fitnesses are compared
-    by products below T², so T ≤ 46,340. Skills are counted by matrix products of 0 and 1 with
-    8-bit digits of the weights: exact in the precision that matrix units have (bfloat16 on a TPU,
-    TF32 on a GPU), with sums below 2²⁴, which are exact in float32.
+    below k·n·T, which must fit int32 (10⁴ x 10⁴ does up to k = 21). Skills are counted by matrix
+    products of 0 and 1 with 8-bit digits of the weights: exact in the precision that matrix units
+    have (bfloat16 on a TPU, TF32 on a GPU), with sums below 2²⁴, which are exact in float32.
 
     Args:
-        skills: [n, T] int8. A task column of -1 is padding.
+        skills: [n, T] int8. Tasks with a -1 in a real row are not compared; padding is such a task.
         births: [n] int32.
         ids: [n] int32, the rank of each id.
         real: [n] bool; false rows are padding and come last.
@@ -179,21 +181,15 @@ def rank(
     skills, births, ids, real = (jnp.asarray(x) for x in (skills, births, ids, real))
     n = skills.shape[0]
     everyone = jnp.arange(n, dtype=jnp.int32)
-    solved = (skills == 1) & real[:, None]
-    passes = solved.sum(axis=1, dtype=jnp.int32)
-    present = jnp.maximum((skills >= 0).sum(axis=1, dtype=jnp.int32), 1)
     compared = ((skills >= 0) | ~real[:, None]).all(axis=0)
+    solved = (skills == 1) & real[:, None] & compared[None, :]
+    passes = solved.sum(axis=1, dtype=jnp.int32)
     fails = (~solved & real[:, None]).sum(axis=0, dtype=jnp.int32)
     weight = jnp.where(compared, fails if options.weighted else jnp.ones_like(fails), 0)
     everything = weight.sum(dtype=jnp.int32)
     solved_weight = jnp.where(solved, weight[None, :], 0).sum(axis=1, dtype=jnp.int32)
 
-    def fitter(i: jax.Array) -> jax.Array:
-        # passes / present as fractions, compared by cross multiplication.
-        return (passes * present[i] > passes[i] * present) & real
-
-    places = jax.lax.map(lambda i: fitter(i).sum(dtype=jnp.int32), everyone, batch_size=_BLOCK)
-    by_fitness = jnp.lexsort((ids, births, places, ~real)).astype(jnp.int32)
+    by_fitness = jnp.lexsort((ids, births, -passes, ~real)).astype(jnp.int32)
     fittest = by_fitness[0]
     digits = range(0, n.bit_length(), _DIGIT)
     each = solved.astype(jnp.float32)
@@ -206,7 +202,7 @@ def rank(
             both = both + (
                 (each @ (each[i] * digit.astype(jnp.float32))).astype(jnp.int32) << shift
             )
-        dominating = (fitter(i) | (places == places[i])) & real & (everyone != i)
+        dominating = (passes >= passes[i]) & real & (everyone != i)
         count = jnp.minimum(dominating.sum(dtype=jnp.int32), near)
         counted = jnp.maximum(count, 1)
         first = jnp.arange(near, dtype=jnp.int32) < count
@@ -238,7 +234,7 @@ def rank(
         whole = whole.at[fittest].set(jnp.floor(best).astype(jnp.int32))
         best = best - jnp.floor(best)
     part = part.at[fittest].set(best)
-    by_novelty = jnp.lexsort((ids, births, places, -part, -whole, ~real)).astype(jnp.int32)
+    by_novelty = jnp.lexsort((ids, births, -passes, -part, -whole, ~real)).astype(jnp.int32)
     return by_novelty, novelty
 
 

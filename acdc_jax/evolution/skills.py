@@ -77,9 +77,11 @@ def incomplete(skills: SkillMatrix) -> list[str]:
 
 
 def pass_rates(skills: SkillMatrix) -> dict[str, float]:
-    """Return task id → share of the evaluated members that solve it, of the evaluated tasks."""
-    present = (skills.values != MISSING).sum(0)
+    """Return task id → share of members that solve it, of the tasks for which each has a score."""
+    complete = (skills.values != MISSING).all(0) & (len(skills.members) > 0)
     solved = (skills.values == SOLVED).sum(0)
     return {
-        task: float(solved[t] / present[t]) for t, task in enumerate(skills.tasks) if present[t] > 0
+        task: float(solved[t] / len(skills.members))
+        for t, task in enumerate(skills.tasks)
+        if complete[t]
     }

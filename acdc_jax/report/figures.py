@@ -7,6 +7,7 @@ import numpy as np
 
 from acdc_jax.config import free_flags
 from acdc_jax.evolution import skills as skill_matrix
+from acdc_jax.evolution.dns import fitness as fitness_of
 from acdc_jax.evolution.skills import MISSING, SOLVED
 from acdc_jax.report import lineage, taskmap
 from acdc_jax.runtime.run_reader import Json, RunRecord, read_responses
@@ -17,7 +18,7 @@ _SYMBOLS = {1: "1", 0: "0", MISSING: "-"}
 
 
 def pass_rates(run: RunRecord) -> dict[str, float]:
-    """Return task id → share of the final archive that solves it, for each task it has answered."""
+    """Return task id → share of the final archive that solves it, if each member has a score."""
     rows = skill_matrix.take(run.skills, run.manifest.archive, run.skills.tasks)
     return skill_matrix.pass_rates(rows)
 
@@ -70,7 +71,7 @@ def _novelty(archive: Json, flags: Mapping[str, Any]) -> list[float] | None:
 
 def heat_map(run: RunRecord) -> Json:
     """Return the skill matrix with its rows grouped by role, the best first in each group."""
-    fitness = dict(zip(run.skills.members, _share(run.skills.values), strict=True))
+    fitness = dict(zip(run.skills.members, fitness_of(run.skills.values).tolist(), strict=True))
     grouped: set[str] = set()
     groups = []
     for name, ids in (
@@ -95,17 +96,11 @@ def heat_map(run: RunRecord) -> Json:
     }
 
 
-def _share(values: np.ndarray) -> list[float]:
-    """Return the share of solved tasks of each row, missing ones left out."""
-    answered = np.maximum((values != MISSING).sum(1), 1)
-    return list(((values == SOLVED).sum(1) / answered).tolist())
-
-
 def family_tree(run: RunRecord) -> Json:
     """Return the ancestors of the archive and those of the task force, each with a layout."""
     force, archive = run.task_force[:3], list(run.manifest.archive)
     views = {"task force of 3": force, "archive": archive} if force else {"archive": archive}
-    fitness = dict(zip(run.skills.members, _share(run.skills.values), strict=True))
+    fitness = dict(zip(run.skills.members, fitness_of(run.skills.values).tolist(), strict=True))
     trees = {}
     for name, members in views.items():
         places = lineage.lay_out(lineage.ancestors(members, run.recipes), run.recipes)
@@ -215,7 +210,7 @@ def profile(run: RunRecord) -> Json | None:
     for name in order:
         part = values[:, by_capability[name]]
         together = float((part == SOLVED).any(0).mean())
-        rows.append([name, part.shape[1], _share(part), together])
+        rows.append([name, part.shape[1], fitness_of(part).tolist(), together])
     return {"members": members, "rows": rows}
 
 

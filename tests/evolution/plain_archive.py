@@ -21,8 +21,7 @@ def plain_select(
     """The rules of the method read literally, one candidate, one rival and one task at a time."""
     n = len(skills)
     tasks = [t for t in range(len(skills[0])) if all(row[t] >= 0 for row in skills)]
-    present = [[s for s in row if s >= 0] for row in skills]
-    fitness = [number(sum(row)) / len(row) for row in present]
+    fitness = [number(sum(row[t] for t in tasks)) / len(tasks) for row in skills]
     difficulty = {
         t: number(sum(row[t] == 0 for row in skills)) / n if weighted else number(1) for t in tasks
     }

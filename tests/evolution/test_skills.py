@@ -42,9 +42,10 @@ def test_join_prefers_what_is_known_then_what_is_new() -> None:
     assert joined.values.tolist() == [[1, 0, -1], [-1, 0, 1], [-1, -1, 0]]
 
 
-def test_pass_rates_count_only_the_evaluated() -> None:
-    skills = _matrix("abc", "xyz", [[1, -1, -1], [0, 1, -1], [1, -1, -1]])
-    assert pass_rates(skills) == {"x": pytest.approx(2 / 3), "y": 1.0}
+def test_pass_rates_are_those_of_tasks_with_every_score() -> None:
+    skills = _matrix("abc", "wxyz", [[0, 1, -1, -1], [0, 0, 1, -1], [0, 1, 0, 0]])
+    assert pass_rates(skills) == {"w": 0.0, "x": pytest.approx(2 / 3)}
+    assert pass_rates(take(skills, (), skills.tasks)) == {}
 
 
 @given(hnp.arrays(np.int8, (4, 5), elements=st.integers(-1, 1)), st.randoms())

@@ -123,11 +123,15 @@ async def choose_all(
 
 
 def accuracies(questions: Questions, choices: Mapping[Any, int]) -> list[float]:
-    """Return 1 for each right choice, 0 for each wrong one, and NaN if that is not known."""
+    """Return 1 for each right choice, 0 for each wrong one, and NaN for a missing one.
+
+    A question is missing if it is undecided, or if any of its answers has no score: methods are
+    compared on the same questions.
+    """
     values = []
     for question, entry in questions.items():
-        solved = entry.answers[choices[question]].solved if question in choices else None
-        values.append(math.nan if solved is None else float(solved))
+        known = question in choices and all(answer.solved is not None for answer in entry.answers)
+        values.append(float(bool(entry.answers[choices[question]].solved)) if known else math.nan)
     return values
 
 
