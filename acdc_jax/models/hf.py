@@ -1,7 +1,7 @@
 """Read and write Hugging Face folders, through one table of names.
 
-A folder has a `config.json` and safetensors, in one file or in shards with an index. Every tensor
-is matched with a weight before any is read. Weights move to and from the devices leaf by leaf.
+A folder has a `config.json` and weights: safetensors, or else PyTorch's files. Every tensor is
+matched with a weight before any is read. Weights move to and from the devices leaf by leaf.
 """
 
 import math
@@ -23,16 +23,11 @@ import numpy as np
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import from_hf, to_hf
-from acdc_jax.models.safetensors_io import (
-    Stored,
-    find_tensors,
-    read_json,
-    views,
-    write_json,
-    write_tensors,
-)
+from acdc_jax.models.safetensors_io import read_json, write_json, write_tensors
+from acdc_jax.models.stored_tensors import Stored, views
 from acdc_jax.models.tokenizer import load_tokenizer
 from acdc_jax.models.transformer import param_shapes
+from acdc_jax.models.weight_files import find_tensors
 from acdc_jax.params import Params, fetch
 
 # Dotted path of our module ↔ Hugging Face name; {} is the layer.

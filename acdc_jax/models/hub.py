@@ -1,7 +1,8 @@
 """Find models by name: a local folder, or a Hugging Face Hub id with an optional revision.
 
 `huggingface_hub` downloads into its cache and honours HF_HUB_OFFLINE, HF_HUB_CACHE and HF_TOKEN.
-Only configurations, tokenizers and safetensors are downloaded, never code.
+Only configurations, tokenizers and weights are downloaded, never code. PyTorch's weight files are
+downloaded only from models that have no safetensors.
 """
 
 import re
@@ -20,7 +21,8 @@ _TEXT = (
     "merges.txt",
     "chat_template*",
 )
-_WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+_SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+_PYTORCH = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 
 
 def find_model(name: str | Path, *, weights: bool = True) -> Path:
@@ -42,9 +44,17 @@ def find_model(name: str | Path, *, weights: bool = True) -> Path:
     model, _, revision = str(name).partition("@")
     from huggingface_hub import snapshot_download
 
-    patterns = list(_TEXT + _WEIGHTS if weights else _TEXT)
+    def download(*patterns: str) -> Path:
+        return Path(
+            snapshot_download(model, revision=revision or None, allow_patterns=list(patterns))
+        )
+
     try:
-        return Path(snapshot_download(model, revision=revision or None, allow_patterns=patterns))
+        if not weights:
+            return download(*_TEXT)
+        folder = download(*_TEXT, *_SAFETENSORS)
+        has_safetensors = any(next(folder.glob(pattern), None) for pattern in _SAFETENSORS)
+        return folder if has_safetensors else download(*_TEXT, *_PYTORCH)
     except Exception as error:  # of network, Hub and file system: unrelated classes
         reason = " ".join(str(error).split()) or repr(error)
         raise AcdcError(

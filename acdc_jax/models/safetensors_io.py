@@ -1,4 +1,4 @@
-"""Read and write safetensors files, single or in shards with an index.
+"""List the tensors of safetensors files, and write them, in one file or in shards with an index.
 
 The safetensors library validates every file. This module moves the bytes, because the library
 copies what it reads twice, and can only write tensors that are all in memory.
@@ -9,10 +9,8 @@ dtype, shape and offsets, and the tensors (https://github.com/huggingface/safete
 
 import itertools
 import json
-import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,92 +19,39 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.models.stored_tensors import DTYPES, Stored
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PIECE = 2**26  # bytes per write
 _LENGTH = 8  # bytes of the header's length
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file.
-
-    Attributes:
-        file: Path of the file.
-        name: Name of the tensor.
-        kind: Dtype in the format's notation, such as "BF16".
-        shape: Shape.
-        offset: Position of its first byte in the file.
-    """
-
-    file: Path
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    offset: int
-
-    @property
-    def dtype(self) -> str:
-        """The dtype in numpy's notation.
-
-        Raises:
-            AcdcError: The dtype is not supported.
-        """
-        if self.kind not in _DTYPES:
-            raise AcdcError(
-                f"{self.file}: tensor {self.name} is stored as {self.kind}; "
-                f"supported: {', '.join(_DTYPES)}"
-            )
-        return _DTYPES[self.kind]
-
-
-def find_tensors(folder: Path) -> dict[str, Stored]:
-    """Return every tensor in a folder's weight files, by name, without reading any.
+def list_tensors(file: Path) -> dict[str, Stored]:
+    """Return every tensor of a file, by name, without reading any.
 
     Raises:
-        AcdcError: There are no weight files, a file is truncated, a shard is missing, or a tensor
-            is missing or in two files. The message names file and tensor.
+        AcdcError: The file is truncated or not safetensors.
     """
-    if not (folder / INDEX).is_file():
-        if not (folder / SINGLE).is_file():
-            raise AcdcError(f"{folder}: no {SINGLE}; other formats of weights are not supported")
-        return _header(folder / SINGLE)
-    weight_map = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise AcdcError(f"{folder / INDEX}: no weight_map")
-    tensors: dict[str, Stored] = {}
-    for shard in dict.fromkeys(weight_map.values()):
-        file = folder / Path(str(shard)).name  # shards are in the folder of the index
-        if not file.is_file():
-            tensor = next(name for name, where in weight_map.items() if where == shard)
-            raise AcdcError(
-                f"{file}: shard is missing (it holds {tensor}); download the model again"
-            )
-        for name, tensor in _header(file).items():
-            if name in tensors:
-                raise AcdcError(f"{file}: tensor {name} is also in {tensors[name].file}")
-            tensors[name] = tensor
-    for name, shard in weight_map.items():
-        if name not in tensors:
-            raise AcdcError(f"{folder / str(shard)}: tensor {name} is missing")
-    return tensors
-
-
-def views(tensors: Iterable[Stored]) -> Iterator[np.ndarray]:
-    """Yield each tensor as a view of its memory-mapped file.
-
-    Copy what you keep: the file may change.
-    """
-    maps: dict[Path, mmap.mmap] = {}
-    for tensor in tensors:
-        if tensor.file not in maps:
-            with tensor.file.open("rb") as file:
-                maps[tensor.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        count = int(np.prod(tensor.shape, dtype=np.int64))
-        dtype = jnp.dtype(tensor.dtype)
-        yield np.frombuffer(maps[tensor.file], dtype, count, tensor.offset).reshape(tensor.shape)
+    try:
+        with safe_open(file, framework="numpy"), file.open("rb") as raw:
+            length = int.from_bytes(raw.read(_LENGTH), "little")
+            header = json.loads(raw.read(length))
+    except (SafetensorError, OSError) as error:
+        raise AcdcError(
+            f"{file}: truncated or not safetensors ({error}); download the model again"
+        ) from error
+    header.pop("__metadata__", None)
+    return {
+        name: Stored(
+            file,
+            name,
+            entry["dtype"],
+            tuple(entry["shape"]),
+            _LENGTH + length + entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+    }
 
 
 def write_tensors(
@@ -170,29 +115,6 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def _size(dtype: str, shape: tuple[int, ...]) -> int:
     return jnp.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
-
-
-def _header(file: Path) -> dict[str, Stored]:
-    """Return every tensor of a file."""
-    try:
-        with safe_open(file, framework="numpy"), file.open("rb") as raw:
-            length = int.from_bytes(raw.read(_LENGTH), "little")
-            header = json.loads(raw.read(length))
-    except (SafetensorError, OSError) as error:
-        raise AcdcError(
-            f"{file}: truncated or not safetensors ({error}); download the model again"
-        ) from error
-    header.pop("__metadata__", None)
-    return {
-        name: Stored(
-            file,
-            name,
-            entry["dtype"],
-            tuple(entry["shape"]),
-            _LENGTH + length + entry["data_offsets"][0],
-        )
-        for name, entry in header.items()
-    }
 
 
 def _write_file(

@@ -1,5 +1,6 @@
 """Models by Hub id, from a cache laid out as huggingface_hub lays it out, without a network."""
 
+import fnmatch
 import shutil
 from pathlib import Path
 
@@ -68,6 +69,33 @@ def test_not_to_be_had(name: str, reason: str, cache: Path) -> None:
         find_model(name)
     assert str(caught.value).startswith(f"{name}: no such folder")
     assert "\n" not in str(caught.value)
+
+
+def test_pytorch_files_are_fetched_only_without_safetensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One request for safetensors; another one only if there are none."""
+    requests: list[list[str]] = []
+    hub: set[str] = set()
+
+    def snapshot_download(model: str, revision: str | None, allow_patterns: list[str]) -> str:
+        requests.append(allow_patterns)
+        for name in hub:
+            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+                (tmp_path / name).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    hub |= {"config.json", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"}
+    hub |= {"training_args.bin", "modeling.py"}
+    find_model("some/model", weights=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json"}
+    find_model("some/model")
+    assert {path.name for path in tmp_path.iterdir()} == hub - {"training_args.bin", "modeling.py"}
+    hub |= {"pytorch_model.bin", "model.safetensors"}
+    find_model("some/model")
+    assert not (tmp_path / "pytorch_model.bin").exists()
+    assert len(requests) == 4
 
 
 def test_an_interrupted_download(cache: Path) -> None:

@@ -21,8 +21,10 @@ from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import from_hf
 from acdc_jax.models.kernels.options import choose_kernels
 from acdc_jax.models.param_shardings import param_shardings
-from acdc_jax.models.safetensors_io import Stored, find_tensors, read_json, views
+from acdc_jax.models.safetensors_io import read_json
+from acdc_jax.models.stored_tensors import Stored, views
 from acdc_jax.models.transformer import forward
+from acdc_jax.models.weight_files import find_tensors
 from acdc_jax.params import Params
 from acdc_jax.sharding import make_mesh
 
