@@ -42,12 +42,13 @@ same command tries again.
 With --harness_tasks, members are evaluated on benchmarks of lm-evaluation-harness: task forces and,
 for comparison, as many seeds, samples of the best seed, and members drawn at random.
 RUN/benchmarks.json holds, by benchmark, `results` (the harness's own, by model) and `collectives`,
-each with `coverage`, `plurality` (of the answers that the harness's filter extracts; ties go to the
-member that was chosen first), `mean_accuracy`, `best_accuracy`, `accuracy` and `unique` (items that
-no other member solves) by member, `coverage_by_n`, and `coverage_gain` of the task force over the
-collective. `*_interval` are 95 % bootstrap intervals over the items. RUN/benchmarks/samples has
-every answer. A killed evaluation continues where it stopped. Several runs make one table, with
-intervals over the runs:
+each with `coverage`, `cover_at_half` (Cover@0.5: items that at least half of the members solve),
+`covered_by_at_least` (1, 2, … members), `plurality` (of the answers that the harness's filter
+extracts; ties go to the member that was chosen first), `mean_accuracy`, `best_accuracy`, `accuracy`
+and `unique` (items that no other member solves) by member, `coverage_by_n`, and `coverage_gain` of
+the task force over the collective. `*_interval` are 95 % bootstrap intervals over the items.
+RUN/benchmarks/samples has every answer. A killed evaluation continues where it stopped. Several
+runs make one table, with intervals over the runs:
 
   acdc evaluate runs/compare/seed*/evolved --harness_tasks=held_out
 

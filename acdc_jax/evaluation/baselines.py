@@ -139,8 +139,5 @@ def _random_row(solved: Solved, finalists: SkillMatrix, n: int, rng: np.random.G
         names = [str(name) for name in rng.choice(finalists.members, n, replace=False)]
         best = fittest(skill_matrix.take(finalists, names, finalists.tasks))
         draws.append(collective_row("", names, best, solved))
-    means = {
-        field: float(np.mean([getattr(draw, field) for draw in draws]))
-        for field in ("coverage", "coverage_majority", "best_single")
-    }
-    return Row("random_members", n, **means)
+    figures = [dataclasses.astuple(draw)[2:] for draw in draws]
+    return Row("random_members", n, *np.mean(figures, axis=0).tolist())

@@ -4,6 +4,7 @@ Every figure is computed per item first. One set of bootstrap resamples of the i
 intervals, including those of differences.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float64, Int64
 from acdc_jax.evaluation.bootstrap import Resamples, figure, interval
 
 _SOLVED = 0.5  # score from which an item counts as solved
+_ROUNDING = 1e-9  # of a share times a number of answers
 
 Scores = Float64[np.ndarray, "models items"]
 Solved = Bool[np.ndarray, "models items"]
@@ -57,6 +59,34 @@ def covered_by_n(solved: Solved) -> Solved:
     return np.asarray(np.logical_or.accumulate(solved, axis=0), np.bool_)
 
 
+def covered_at(solved: Solved, share: float) -> Bool[np.ndarray, " items"]:
+    """Return which items at least a share of the models solves. Their mean is Cover@share.
+
+    Coverage asks for one right answer among N, which guessing often enough can give. Cover@0.5 asks
+    for half of them.
+
+    Source: Dragoi et al., "Beyond Pass@k: Breadth-Depth Metrics for Reasoning Boundaries"
+    (arXiv 2510.08325), with the N models, or the N samples of a model, as the completions.
+
+    Args:
+        solved: [models, items] bool; a row for each model, or for each sample of one.
+        share: τ in (0, 1]. Up to 1/N, the items are those of Coverage; 1 demands all.
+
+    Raises:
+        ValueError: `share` is out of range.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"a share of models must be in (0, 1], not {share}")
+    needed = math.ceil(share * len(solved) - _ROUNDING)
+    return np.asarray(solved.sum(axis=0) >= max(1, needed))
+
+
+def covered_by_at_least(solved: Solved) -> Solved:
+    """Return [models, items] bool: which items at least 1, 2, …, N models solve."""
+    needed = np.arange(1, len(solved) + 1)
+    return np.asarray(solved.sum(axis=0) >= needed[:, None])
+
+
 def unique(solved: Solved) -> Solved:
     """Return [models, items] bool: which items a model solves and no other model does."""
     return np.asarray(solved & (solved.sum(axis=0) == 1))
@@ -98,10 +128,11 @@ def score_collective(
         weights: [resamples, items] from `bootstrap.resamples`.
 
     Returns:
-        JSON-ready: `n`; `members`, a list for each draw; and with intervals `coverage`,
-        `coverage_by_n` (lists), `plurality` (None without answers), `mean_accuracy`,
-        `best_accuracy` (of the model that is best on this very benchmark), and for a single draw
-        `accuracy` and `unique`, by model.
+        JSON-ready: `n`; `members`, a list for each draw; `covered_by_at_least` (1, 2, …, N
+        models); and with intervals `coverage`, `cover_at_half` (see `covered_at`), `coverage_by_n`
+        (lists), `plurality` (None without answers), `mean_accuracy`, `best_accuracy` (of the model
+        that is best on this very benchmark), and for a single draw `accuracy` and `unique`, by
+        model.
     """
     solved = [scores.solved(models) for models in draws]
     by_n = np.mean([covered_by_n(part) for part in solved], axis=0)
@@ -109,6 +140,10 @@ def score_collective(
     best = np.mean([part[part.mean(axis=1).argmax()] for part in solved], axis=0)
     figures: dict[str, Any] = {"n": len(draws[0]), "members": [list(models) for models in draws]}
     figures |= figure("coverage", by_n[-1], weights)
+    at_half = np.mean([covered_at(part, 0.5) for part in solved], axis=0)
+    figures |= figure("cover_at_half", at_half, weights)
+    by_at_least = np.mean([covered_by_at_least(part) for part in solved], axis=0)
+    figures["covered_by_at_least"] = [float(values.mean()) for values in by_at_least]
     figures["coverage_by_n"] = [float(values.mean()) for values in by_n]
     figures["coverage_by_n_interval"] = [interval(values, weights) for values in by_n]
     figures |= _plurality_figure(scores, draws, solved, weights)

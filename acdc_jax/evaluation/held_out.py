@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.evaluation.coverage_statistics import covered, covered_at
 from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, evaluate_members
 from acdc_jax.evaluation.task_force import fittest, greedy_task_force
 from acdc_jax.evolution import skills as skill_matrix
@@ -37,6 +38,8 @@ class Row:
         collective: Name of the collective.
         n: Number of models, or of samples of one model.
         coverage: Share of tasks whose first instance at least one model solves.
+        cover_at_half: Share of tasks whose first instance at least half of the models solve; see
+            `covered_at`.
         coverage_majority: Share of tasks for which at least one model solves most instances.
         best_single: Share of instances that the fittest model on the pool solves.
     """
@@ -44,6 +47,7 @@ class Row:
     collective: str
     n: int
     coverage: float
+    cover_at_half: float
     coverage_majority: float
     best_single: float
 
@@ -179,10 +183,12 @@ def collective_row(collective: str, models: Sequence[str], best: str, solved: So
         solved: From `solve`, of these models.
     """
     values = np.stack([solved[model] for model in models])
+    first = values[:, :, 0] == 1
     return Row(
         collective,
         len(models),
-        float((values[:, :, 0] == 1).any(0).mean()),
+        float(covered(first).mean()),
+        float(covered_at(first, 0.5).mean()),
         float((np.nanmean(values, axis=2) > 0.5).any(0).mean()),
         float(np.nanmean(solved[best])),
     )

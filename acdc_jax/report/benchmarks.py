@@ -10,7 +10,11 @@ from acdc_jax.report.summary import interval
 from acdc_jax.report.tables import NAMES
 
 _MORE_NAMES = {"larger_model": "larger model", "members": "members of --members"}
-_COLLECTIVE = {"coverage": "Coverage", "coverage_gain": "task force's gain"}
+_COLLECTIVE = {
+    "coverage": "Coverage",
+    "coverage_gain": "task force's gain",
+    "cover_at_half": "Cover@0.5",
+}
 _SINGLE = {"plurality": "vote", "best_accuracy": "best single", "mean_accuracy": "mean single"}
 
 
@@ -29,7 +33,7 @@ def benchmark_table(name: str, benchmark: Mapping[str, Any]) -> Table:
     )
     for row in benchmark["collectives"]:
         plain = ["" if row[figure] is None else f"{row[figure]:.3f}" for figure in _SINGLE]
-        intervals = [_with_interval(row, figure) for figure in ("coverage", "coverage_gain")]
+        intervals = [_with_interval(row, figure) for figure in _COLLECTIVE]
         _add(table, row, [*intervals, *plain])
     for generation, row in benchmark["by_generation"].items():
         table.add_row(

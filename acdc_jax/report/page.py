@@ -19,6 +19,7 @@ from acdc_jax.config import Config
 from acdc_jax.files import write_atomic
 from acdc_jax.report import figures, taskmap
 from acdc_jax.report.ablation import compare_runs
+from acdc_jax.report.summary import FIGURES
 from acdc_jax.report.tables import NAMES, measured_on
 from acdc_jax.runtime.run_reader import Json, RunRecord, read_run
 
@@ -68,6 +69,7 @@ def run_page(run: RunRecord) -> str:
         name=_name(run),
         run=run,
         names=NAMES,
+        figures=FIGURES,
         headline=headline(run),
         measured=measured_on(run.results) if run.results else "",
         profile=figures.profile(run),
@@ -85,6 +87,7 @@ def ablation_page(runs: Sequence[RunRecord]) -> str:
         name=f"{len(runs)} runs",
         runs=runs,
         names=NAMES,
+        figures=FIGURES,
         comparison=comparison,
     )
 

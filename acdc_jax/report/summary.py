@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-FIGURES = ("coverage", "coverage_majority", "best_single")
+FIGURES = {
+    "coverage": "Coverage",
+    "cover_at_half": "Cover@0.5",
+    "coverage_majority": "most instances",
+    "best_single": "best single",
+}
+"""Figure of a row → its heading."""
 
 
 def summarise(measured: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -30,6 +36,8 @@ def summarise(measured: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str,
         }
         entry: dict[str, Any] = {"collective": collective, "n": n, "repeats": list(same)}
         for figure in FIGURES:
+            if any(figure not in row for row in same.values()):  # of an older version
+                continue
             values = np.asarray([row[figure] for row in same.values()])
             entry[figure] = float(values.mean())
             entry[f"{figure}_interval"] = interval(values)

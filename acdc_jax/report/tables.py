@@ -5,6 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
+from acdc_jax.report.summary import FIGURES
+
 NAMES = {
     "evolved": "evolved task force",
     "seeds": "best seeds",
@@ -40,19 +42,21 @@ def results_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """
     table = Table(title=title, title_justify="left")
     table.add_column("collective")
-    for name in ("N", "Coverage", "most instances", "best single"):
+    for name in ("N", *FIGURES.values()):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
             NAMES.get(row["collective"], row["collective"]),
             str(row["n"]),
-            *(_figure(row, name) for name in ("coverage", "coverage_majority", "best_single")),
+            *(_figure(row, name) for name in FIGURES),
             style="bold" if row["collective"] == "evolved" else None,
         )
     return table
 
 
 def _figure(row: Mapping[str, Any], name: str) -> str:
+    if name not in row:  # of an older version
+        return ""
     interval = row.get(f"{name}_interval")
     text = f"{row[name]:.3f}"
     return f"{text} ± {(interval[1] - interval[0]) / 2:.3f}" if interval else text

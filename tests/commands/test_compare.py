@@ -32,6 +32,9 @@ def test_mean_and_interval_are_scipys() -> None:
     assert evolved["coverage_interval"] == pytest.approx([low, high])
     assert evolved["coverage_values"] == values
     assert evolved["best_single_interval"] == pytest.approx([0.2, 0.2])
+    assert "cover_at_half" not in evolved  # rows of an older version lack it
+    newer = [[row | {"cover_at_half": 0.4} for row in _rows(value, 0.3)] for value in values]
+    assert summarise(newer)[0]["cover_at_half"] == pytest.approx(0.4)
 
 
 def test_differences_are_paired_by_seed() -> None:

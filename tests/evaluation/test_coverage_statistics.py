@@ -1,6 +1,7 @@
 """Figures of collectives: by hand, by property, and against scipy's bootstrap."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ def test_by_hand() -> None:
     assert found["n"] == 3
     assert found["coverage"] == pytest.approx(0.8)  # all but x
     assert found["coverage_by_n"] == pytest.approx([0.4, 0.6, 0.8])
+    assert found["cover_at_half"] == pytest.approx(0.4)  # v and w, by two of three
+    assert found["covered_by_at_least"] == pytest.approx([0.8, 0.4, 0.0])
     # v: 0 twice, right. w: 1 twice, right. x: three answers, none right. y: 1 twice, wrong.
     # z: one vote, right.
     assert found["plurality"] == pytest.approx(0.6)
@@ -69,6 +72,32 @@ def test_gain_is_paired_by_item() -> None:
     assert gain(THREE, [("a", "b")], [("b", "a")], WEIGHTS)["coverage_gain_interval"] == [0, 0]
 
 
+@given(
+    arrays.arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 6))),
+    st.sampled_from(["0.001", "0.1", "0.2", "0.3", "0.5", "0.6", "0.7", "0.9", "0.95", "1"]),
+)
+def test_cover_at_a_share(solved: np.ndarray, share: str) -> None:
+    """Against exact fractions: 0.1 · 30 is more than 3 in floating point, and still needs 3."""
+    expected = [
+        Fraction(sum(bool(row[item]) for row in solved), len(solved)) >= Fraction(share)
+        for item in range(solved.shape[1])
+    ]
+    assert coverage_statistics.covered_at(solved, float(share)).tolist() == expected
+    by_at_least = coverage_statistics.covered_by_at_least(solved)
+    needed = -(-Fraction(share) * len(solved) // 1)
+    assert by_at_least[int(needed) - 1].tolist() == expected
+    assert coverage_statistics.covered_at(solved, 1 / len(solved)).tolist() == (
+        coverage_statistics.covered(solved).tolist()
+    )
+    assert coverage_statistics.covered_at(solved, 1.0).tolist() == solved.all(axis=0).tolist()
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.01, float("nan")])
+def test_shares_that_mean_nothing(share: float) -> None:
+    with pytest.raises(ValueError, match="must be in"):
+        coverage_statistics.covered_at(np.ones((2, 3), np.bool_), share)
+
+
 @st.composite
 def _verdicts(draw: st.DrawFn) -> BenchmarkScores:
     """Equal answers to an item are worth the same, as from a real benchmark."""
@@ -88,6 +117,9 @@ def test_properties(verdicts: BenchmarkScores) -> None:
     assert all(a <= b for a, b in itertools.pairwise(by_n))  # more models, more Coverage
     assert by_n[-1] == found["coverage"]
     assert found["best_accuracy"] == max(found["accuracy"].values()) <= found["coverage"]
+    assert found["cover_at_half"] <= found["coverage"]
+    assert found["covered_by_at_least"][0] == found["coverage"]
+    assert np.mean(found["covered_by_at_least"]) == pytest.approx(found["mean_accuracy"])
     assert found["plurality"] <= found["coverage"]  # the winner is somebody's answer
     assert sum(found["unique"].values()) <= found["coverage"] + 1e-12
     for name, value in found.items():
@@ -97,7 +129,13 @@ def test_properties(verdicts: BenchmarkScores) -> None:
     for model in verdicts.models:  # of one model, all figures are its accuracy
         alone = score_collective(verdicts, [(model,)], weights)
         accuracy = found["accuracy"][model]
-        for figure in ("coverage", "mean_accuracy", "best_accuracy", "plurality"):
+        for figure in (
+            "coverage",
+            "cover_at_half",
+            "mean_accuracy",
+            "best_accuracy",
+            "plurality",
+        ):
             assert alone[figure] == accuracy
         assert alone["unique"][model] == accuracy
 

@@ -65,7 +65,7 @@ def test_tasks_with_different_numbers_of_instances() -> None:
         "m1": np.array([[0, 1, 1], [0, 1, np.nan]]),
     }
     entry = collective_row("both", ["m0", "m1"], "m0", solved)
-    assert dataclasses.astuple(entry) == ("both", 2, 1.0, 1.0, 3 / 5)
+    assert dataclasses.astuple(entry) == ("both", 2, 1.0, 1.0, 1.0, 3 / 5)
     assert (
         collective_row("one", ["m1"], "m1", solved).coverage_majority == 0.5
     )  # of two, one is no majority

@@ -28,6 +28,10 @@ def test_table_shows_figures_and_intervals() -> None:
     assert "evolved task force" in shown
     assert "0.250" in shown
     assert "0.500 ± 0.100" in shown
+    rows = [_ROW | {"best_single": 0.25, "cover_at_half": 0.375}]  # older runs have no such figure
+    console.print(results_table(rows, "a title"))
+    assert "Cover@0.5" in text.getvalue()
+    assert "0.375" in text.getvalue()
 
 
 def test_picture(tmp_path: Path) -> None:
