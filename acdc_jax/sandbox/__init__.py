@@ -5,7 +5,7 @@ threads; each has *zygotes*, bare interpreters that isolate themselves once (`ja
 one child per call. The parent trusts nothing that a child sends (`parse_reply.py`).
 """
 
-from acdc_jax.sandbox.host_requests import Judge
+from acdc_jax.sandbox.host_requests import JUDGE_PASS, Judge
 from acdc_jax.sandbox.outcomes import (
     JSON,
     FamilyReport,
@@ -19,6 +19,7 @@ from acdc_jax.sandbox.sandbox import Sandbox
 
 __all__ = [
     "JSON",
+    "JUDGE_PASS",
     "FamilyReport",
     "IsolationError",
     "Judge",

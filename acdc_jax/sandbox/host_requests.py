@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.outcomes import JSON, Limits, Result, SandboxError
 
-Judge = Callable[[str, str, str], float]  # instructions, submission, criteria → score in [0, 1]
+Judge = Callable[[str, str, str], float]  # instructions, submission, criteria → grade in [0, 1]
 Run = Callable[[str, str, list[JSON], dict[str, JSON], float], Result]
+
+JUDGE_PASS = 0.7
+"""The grade from which `eval_with_llm_judge` says yes. Task code gets 1.0 or 0.0, so that code that
+takes any grade above 0 for a yes does not count a bad answer as right."""
 
 
 class RequestFailed(Exception):
@@ -68,7 +72,7 @@ class HostRequests:
                 return _reply(wire.REFUSED, "not a question that a helper asks")
 
     def _judgement(self, instructions: str, submission: str, criteria: str) -> bytes:
-        """Return the judge's score."""
+        """Return 1.0 if the judge's grade is a yes, else 0.0."""
         if self._judge is None:
             return _reply(wire.REFUSED, "this run has no LLM that judges")
         self.spent.judgements += 1
@@ -77,13 +81,13 @@ class HostRequests:
                 wire.REFUSED, f"more than {self._limits.judgements} calls of eval_with_llm_judge"
             )
         try:
-            score = float(self._judge(instructions, submission, criteria))
+            grade = float(self._judge(instructions, submission, criteria))
         except Exception as error:  # no error of the judge is the item's fault
             reason = f"the judge failed: {type(error).__name__}: {error}"
             raise RequestFailed(reason[:500]) from error
-        if not (math.isfinite(score) and 0.0 <= score <= 1.0):
-            raise RequestFailed(f"the judge gave {score:.6g}, not a number in [0, 1]")
-        return _reply(wire.GRANTED, score)
+        if not (math.isfinite(grade) and 0.0 <= grade <= 1.0):
+            raise RequestFailed(f"the judge gave {grade:.6g}, not a number in [0, 1]")
+        return _reply(wire.GRANTED, float(grade >= JUDGE_PASS))
 
     def _call(self, source: str, function: str, args: list[JSON], kwargs: dict[str, JSON]) -> bytes:
         """Return the result of a submission's function."""

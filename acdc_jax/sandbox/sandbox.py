@@ -58,8 +58,9 @@ class Sandbox:
             limits: What one item may use.
             allow_unsafe: Run code even if this machine cannot isolate it.
             judge: Called for `eval_with_llm_judge(instructions, submission, criteria)`, in this
-                process, on a worker's thread. It may block. If it raises, or returns a number
-                outside [0, 1], the item's outcome is `infrastructure`.
+                process, on a worker's thread. It may block. Task code gets 1.0 for a grade of at
+                least `JUDGE_PASS`, else 0.0. If the judge raises, or returns a number outside
+                [0, 1], the item's outcome is `infrastructure`.
             judge_workers: Concurrent calls of families that ask the judge. They mostly wait for it.
             launcher: Starts every zygote in another sandbox or container.
 

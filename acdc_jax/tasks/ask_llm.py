@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from acdc_jax.tasks.llm import ChatModel, ChatRefusal, ChatRequest, content_seed
-from acdc_jax.tasks.llm_output import extract_object, is_true
+from acdc_jax.tasks.llm_output import extract_object, yes_or_no
 from acdc_jax.tasks.prompts import Prompt
 
 T = TypeVar("T")
@@ -75,4 +75,4 @@ async def ask_yes_no(chat: ChatModel, purpose: str, prompt: Prompt) -> bool:
         ChatError: The model cannot be reached.
         ChatRefusal: The model refuses the question, or no attempt gave a readable answer.
     """
-    return await ask_json(chat, purpose, prompt, is_true)
+    return await ask_json(chat, purpose, prompt, yes_or_no)

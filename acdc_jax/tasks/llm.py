@@ -66,6 +66,10 @@ class Usage:
         ):
             self._sums[f"llm_{purpose}_{name}"] += value  # type: ignore[assignment]
 
+    def count(self, event: str) -> None:
+        """Count an event, e.g. `gibberish_unreadable`."""
+        self._sums[f"llm_{event}"] += 1
+
     def take(self) -> dict[str, float]:
         """Return `llm_propose_calls` etc. since the last call, and start again from zero.
 

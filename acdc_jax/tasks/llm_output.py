@@ -20,7 +20,8 @@ _THOUGHT = re.compile(r"\A(?:\s*<think>.*?(?:</think>|\Z)|(?:(?!<think>).)*?</th
 _FENCE = re.compile(r"```[\w+.-]*[ \t]*\n(.*?)(?:^[ \t]*```|```[ \t]*$)", re.DOTALL | re.MULTILINE)
 _FAMILY = re.compile(r"^class TaskFamily\b", re.MULTILINE)
 _DECODER = json.JSONDecoder(strict=False)  # accepts real line breaks in strings
-_TRUE = frozenset({"true", "yes", "done", "1"})
+_TRUE = frozenset({"true", "yes", "done", "1", "1.0"})
+_FALSE = frozenset({"false", "no", "0", "0.0"})
 
 
 def extract_object(text: str, *required: str) -> dict[str, Any]:
@@ -69,6 +70,19 @@ def extract_code(value: object, text: str) -> str:
 def is_true(value: object) -> bool:
     """Return whether a model means yes: true, "true", "yes", "done", 1."""
     return str(value).strip().strip(".!").lower() in _TRUE
+
+
+def yes_or_no(value: object) -> bool:
+    """Return whether a model says yes.
+
+    Raises:
+        ValueError: It says neither yes nor no.
+    """
+    if is_true(value):
+        return True
+    if str(value).strip().strip(".!").lower() in _FALSE:
+        return False
+    raise ValueError(f"{value!r} is neither true nor false")
 
 
 def _last_object(text: str, required: Sequence[str]) -> tuple[dict[str, Any] | None, str]:

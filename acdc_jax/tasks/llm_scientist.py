@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
+from acdc_jax.messages import print_line
 from acdc_jax.prng import host_rng
 from acdc_jax.tasks import prompts
 from acdc_jax.tasks.ask_llm import ask_number, ask_yes_no
@@ -27,6 +28,7 @@ class LlmScientist(Scientist):
         self._chat, self._reflections = chat, reflections
         self._grades: dict[bytes, asyncio.Task[float]] = {}
         self._judge_pause_end = 0.0
+        self._gibberish_warned = False
 
     async def write(
         self,
@@ -51,18 +53,18 @@ class LlmScientist(Scientist):
             return False
 
     async def is_gibberish(self, responses: Sequence[tuple[str, str]]) -> bool:
-        """See `Scientist.is_gibberish`.
-
-        Raises:
-            ChatError: The model gives no readable answer.
-        """
+        """See `Scientist.is_gibberish`. A member stays if the model gives no readable answer."""
         try:
             return await ask_yes_no(self._chat, "gibberish", prompts.gibberish(responses))
         except ChatRefusal as error:
-            raise ChatError(
-                f"the gibberish filter gets no decision from the scientist's model ({error}); use "
-                "another model or turn the filter off"
-            ) from None
+            if not self._gibberish_warned:
+                print_line(
+                    "the gibberish filter gets no readable decision from the scientist's model "
+                    f"about a member, which stays; llm_gibberish_unreadable counts these: {error}"
+                )
+            self._gibberish_warned = True
+            self._chat.usage.count("gibberish_unreadable")
+            return False
 
     async def grade(self, instructions: str, submission: str, criteria: str) -> float:
         """See `Grader.grade`. Equal questions are asked once.

@@ -97,7 +97,8 @@ class Grader(Protocol):
     async def grade(self, instructions: str, submission: str, criteria: str) -> float:
         """Return how well a submission meets the criteria, in [0, 1].
 
-        Equal arguments must give equal grades.
+        Task code learns only whether the grade is at least `sandbox.JUDGE_PASS` (0.7). Equal
+        arguments must give equal grades.
 
         Raises:
             AcdcError: There is no grade. The score is then missing, and not a failure.

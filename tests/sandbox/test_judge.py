@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from acdc_jax.sandbox import Limits, Outcome, Sandbox
+from acdc_jax.sandbox import JUDGE_PASS, Limits, Outcome, Sandbox
 
 from .helpers import LIMITS, family, open_sandbox
 
@@ -17,11 +17,43 @@ def length(instructions: str, submission: str, criteria: str) -> float:
     return min(len(submission) / 10, 1.0)
 
 
-def test_a_judgement_can_be_the_score() -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return eval_with_llm_judge('Say hello.', s, 'It greets.')",
+        "return 1.0 if eval_with_llm_judge('Say hello.', s, 'It greets.') else 0.0",
+        "return 0.9 * (eval_with_llm_judge('Say hello.', s, 'It greets.') == True)",
+        "return float(eval_with_llm_judge('Say hello.', s, 'It greets.') >= 0.5)",
+    ],
+)
+def test_task_code_gets_a_verdict_and_no_grade(body: str) -> None:
+    """An answer that the judge gives 2 of 10 is not right, however the author reads the verdict."""
     with open_sandbox(judge=length) as sandbox:
-        items = [(None, "x" * n) for n in range(12)]
-        outcomes = sandbox.score(ASK, items).result()
-    assert [o.score for o in outcomes] == [min(n / 10, 1.0) for n in range(12)]
+        outcomes = sandbox.score(family(body), [(None, "x" * n) for n in range(12)]).result()
+    assert [(o.score or 0) >= 0.5 for o in outcomes] == [n / 10 >= JUDGE_PASS for n in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("criteria", "text"),
+    [
+        ("", ""),
+        (", None", ""),
+        (", 'Short.'", "Short."),
+        (", ['Right', 'Two sentences']", "- Right\n- Two sentences"),
+        (", criteria=('Right',)", "- Right"),
+    ],
+)
+def test_criteria_may_be_a_list(criteria: str, text: str) -> None:
+    asked: list[str] = []
+
+    def judge(instructions: str, submission: str, criteria: str) -> float:
+        asked.append(criteria)
+        return True
+
+    with open_sandbox(judge=judge) as sandbox:
+        source = family(f"return eval_with_llm_judge('a', s{criteria})")
+        assert sandbox.score(source, [(None, "x")]).result() == [Outcome("score", 1.0)]
+    assert asked == [text]
 
 
 @pytest.mark.parametrize("given", [float("nan"), 1.5, "nonsense", None])
@@ -38,11 +70,11 @@ def test_a_failed_judge_affects_only_the_item_that_asked() -> None:
     def judge(instructions: str, submission: str, criteria: str) -> float:
         if submission == "bad":
             raise ConnectionError("the server is down")
-        return 0.5
+        return 0.9
 
     with open_sandbox(judge=judge) as sandbox:
         outcomes = sandbox.score(ASK, [(None, text) for text in ("a", "bad", "b")]).result()
-    assert [o.score for o in outcomes] == [0.5, None, 0.5]
+    assert [o.score for o in outcomes] == [1.0, None, 1.0]
     assert outcomes[1].status == "infrastructure"
     assert "the server is down" in outcomes[1].detail
 
@@ -122,6 +154,6 @@ def test_threads_may_ask() -> None:
     body = """
 from concurrent.futures import ThreadPoolExecutor
 with ThreadPoolExecutor(4) as pool:
-    return sum(pool.map(lambda i: eval_with_llm_judge('a', str(i)), range(4))) / 6"""
+    return sum(pool.map(lambda i: eval_with_llm_judge('a', str(i)), range(4))) / 4"""
     with open_sandbox(judge=lambda i, s, c: int(s) / 3, limits=LIMITS) as sandbox:
-        assert sandbox.score(family(body), [(None, "")]).result()[0].score == pytest.approx(1 / 3)
+        assert sandbox.score(family(body), [(None, "")]).result()[0].score == 0.25

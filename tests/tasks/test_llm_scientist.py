@@ -69,16 +69,27 @@ def test_a_judge_that_did_not_answer_is_asked_again_later(monkeypatch: pytest.Mo
     assert asyncio.run(scientist.grade("a", "b", "c")) == 0.0
 
 
-def test_is_gibberish() -> None:
+def test_is_gibberish(capsys: pytest.CaptureFixture[str]) -> None:
     replies = [("Say a.", "a"), ("Say b.", "%%%%")]
     scientist, chat = _scientist(in_turn({"gibberish": "yes"}, {"gibberish": False}))
     assert asyncio.run(scientist.is_gibberish(replies))
     assert not asyncio.run(scientist.is_gibberish(replies))
     assert all(text in chat.asked[0].user for pair in replies for text in pair)
-    for answers in (["?"] * 3, [ChatRefusal("too long")], [_GONE]):
+    scientist, _ = _scientist(in_turn(_GONE))
+    with pytest.raises(ChatError):
+        asyncio.run(scientist.is_gibberish(replies))
+    assert not capsys.readouterr().err
+
+
+def test_an_unreadable_decision_about_gibberish_is_no(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same members would be asked about again, so that an error would end the run for good."""
+    for answers in ([{"gibberish": "perhaps"}] * 6, ["?"] * 6, [ChatRefusal("too long")] * 2):
         scientist, _ = _scientist(in_turn(*answers))  # type: ignore[arg-type]
-        with pytest.raises(ChatError):
-            asyncio.run(scientist.is_gibberish(replies))
+        for _ in range(2):
+            assert asyncio.run(scientist.is_gibberish([("Say a.", "a")])) is False
+        assert scientist.costs()["llm_gibberish_unreadable"] == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "which stays" in line
 
 
 def test_is_new() -> None:

@@ -42,9 +42,12 @@ def make_helpers(ask: Ask) -> dict[str, Any]:
             raise HelperError(value)
         return value
 
-    def eval_with_llm_judge(instructions: str, submission: str, criteria: str = "") -> float:
-        """Return how well the submission meets the criteria, from 0 to 1, as judged by an LLM."""
-        return float(answer([wire.JUDGE, str(instructions), str(submission), str(criteria)]))
+    def eval_with_llm_judge(
+        instructions: str, submission: str, criteria: str | Sequence[str] | None = None
+    ) -> float:
+        """Return 1.0 if an LLM says that the submission meets all criteria, else 0.0."""
+        question = [wire.JUDGE, str(instructions), str(submission), _criteria_text(criteria)]
+        return float(answer(question))
 
     def call_submission(
         source: str, function: str, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -67,6 +70,13 @@ def make_helpers(ask: Ask) -> dict[str, Any]:
 
     helpers = (eval_with_llm_judge, get_function_name_to_callable, call_submission)
     return {helper.__name__: helper for helper in (*helpers, SubmissionError)}
+
+
+def _criteria_text(criteria: str | Sequence[str] | None) -> str:
+    """Return criteria as one text; a list of them has one line each."""
+    if isinstance(criteria, (list, tuple)):
+        return "\n".join(f"- {criterion}" for criterion in criteria)
+    return "" if criteria is None else str(criteria)
 
 
 def code_of(text: str) -> str:

@@ -40,7 +40,7 @@ TAGS = frozenset((READY, LOADED, VALUE, REPORT, ERROR, MEMORY, SUBMISSION, RESUL
 
 REPLY = struct.Struct("<BI")  # GRANTED, REFUSED or FAILED; length of a JSON value or text
 GRANTED, REFUSED, FAILED = 1, 2, 3  # FAILED: the submission failed
-JUDGE = "judge"  # [JUDGE, instructions, submission, criteria] → number
+JUDGE = "judge"  # [JUDGE, instructions, submission, criteria] → 1.0 (yes) or 0.0
 CALL = "call"  # [CALL, source, function, arguments, keyword arguments] → result
 
 DOUBLE = struct.Struct("<d")
