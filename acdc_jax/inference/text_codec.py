@@ -5,7 +5,9 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from acdc_jax.inference.stop_strings import make_stop_strings
 from acdc_jax.models import tokenizer
+from acdc_jax.models.thoughts import opened_thought
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,9 +16,10 @@ class TextCodec:
 
     Attributes:
         encode: Instructions → prompt tokens, cached: all members get the same prompts.
-        decode: Response tokens → text, up to the first stop string.
+        decode: Response tokens → text, up to the first stop string. If the prompt opens a thought,
+            the text begins with its mark.
         stop_tokens: Tokens that end a response.
-        stopped: Whether response tokens contain a stop string; None if there are no stop strings.
+        stopped: Whether response tokens contain a stop string; None if all stop strings are tokens.
         pad_token: Token that fills up rows of a batch.
     """
 
@@ -44,27 +47,28 @@ def make_text_codec(
         rows: Rows of the embedding. A prompt with a token beyond them is refused.
         system_prompt: System message; None for none.
         thinking: Whether chat templates that have the choice ask for thoughts first.
-        stop_strings: Texts that end a response.
+        stop_strings: Texts that end a response; see `StopStrings`.
 
     Raises:
         AcdcError: There is no chat template, or it refuses instructions.
     """
-    stop_tokens = tuple(stop_tokens)
+    stop = make_stop_strings(tok, stop_strings)
+    stop_tokens = tuple(sorted({*stop_tokens, *stop.tokens}))
 
     @functools.lru_cache(maxsize=100_000)
     def encode(instructions: str) -> tuple[int, ...]:
         tokens = tokenizer.encode_chat(tok, instructions, system_prompt, thinking=thinking)
         return tuple(tokenizer.with_rows(tok, tokens, rows))
 
+    # This fails now if the template is missing or refuses instructions.
+    opening = opened_thought(str(tok.decode(list(encode("")), skip_special_tokens=False)))
+
     def stopped(tokens: tuple[int, ...]) -> bool:
-        text = tokenizer.decode(tok, list(tokens))
-        return any(stop in text for stop in stop_strings)
+        return stop.cut(tokens, opening)[1]
 
     @functools.lru_cache(maxsize=100_000)
     def decode(tokens: tuple[int, ...]) -> str:
-        text = tokenizer.decode(tok, list(tokens))
-        return text[: min((i for i in map(text.find, stop_strings) if i >= 0), default=len(text))]
+        return stop.cut(tokens, opening)[0]
 
-    encode("")  # fail now if the template is missing or refuses instructions
     pad_token = tokenizer.pad_token(tok, stop_tokens, rows)
-    return TextCodec(encode, decode, stop_tokens, stopped if stop_strings else None, pad_token)
+    return TextCodec(encode, decode, stop_tokens, stopped if stop.texts else None, pad_token)

@@ -1,8 +1,10 @@
 """Tokenizers and chat templates of Hugging Face folders; transformers is imported on first use."""
 
+import functools
 import hashlib
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from jinja2 import TemplateError
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.safetensors_io import read_json
+from acdc_jax.models.thoughts import CHANNEL, HARMONY, MARKS
 
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt")
 # Llama 3's templates insert today's date unless they get one, and a run that is resumed tomorrow
@@ -164,7 +167,44 @@ def stop_tokens(folder: str | Path, tokenizer: Any) -> tuple[int, ...]:
 
 
 def decode(tokenizer: Any, tokens: list[int]) -> str:
-    """Return the text of a response, without special tokens."""
+    """Return the text of a response, without special tokens, except those that mark thoughts."""
+    special = special_tokens(tokenizer)
+    if _thought_marks(special).isdisjoint(special.get(token, "") for token in tokens):
+        return _decode(tokenizer, tokens)
+    return "".join(text for text, shown in decode_pieces(tokenizer, tokens) if shown)
+
+
+def decode_pieces(tokenizer: Any, tokens: Sequence[int]) -> list[tuple[str, bool]]:
+    """Return the text of a response in pieces, and whether `decode` shows each.
+
+    Every special token is a piece of its own.
+    """
+    special = special_tokens(tokenizer)
+    marks = _thought_marks(special)
+    pieces = []
+    for is_special, group in itertools.groupby(tokens, special.__contains__):
+        if is_special:
+            pieces += [(special[token], special[token] in marks) for token in group]
+        else:
+            pieces.append((_decode(tokenizer, list(group)), True))
+    return pieces
+
+
+@functools.lru_cache(maxsize=32)
+def special_tokens(tokenizer: Any) -> Mapping[int, str]:
+    """Return id → text of the tokens that `decode` leaves out, or that mark thoughts."""
+    ids = {int(token) for token in tokenizer.all_special_ids}
+    ids |= {int(i) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {token: str(tokenizer.convert_ids_to_tokens(token)) for token in sorted(ids)}
+
+
+def _thought_marks(special: Mapping[int, str]) -> Set[str]:
+    """Return those special tokens that mark thoughts."""
+    texts = set(special.values())
+    return texts & (MARKS | HARMONY if CHANNEL in texts else MARKS)
+
+
+def _decode(tokenizer: Any, tokens: list[int]) -> str:
     return str(
         tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     )

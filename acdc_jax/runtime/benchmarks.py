@@ -213,7 +213,7 @@ def _evaluate(
             include.append(_write_held_out(folder, config))
         with console.status("loading tasks"):
             benchmarks = load_benchmarks(options.tasks, include, prompting)
-        models, count = _member_models(run, plan, prng_seed), len(plan.models)
+        models, count = _member_models(run, options, plan, prng_seed), len(plan.models)
         if larger is not None:
             collective = Collective("larger_model", ((folder_name(larger),),))
             plan = dataclasses.replace(plan, collectives=(*plan.collectives, collective))
@@ -223,6 +223,7 @@ def _evaluate(
                 larger,
                 decode.batch_size,
                 thinking=decode.thinking,
+                think_end_token=options.think_end_token,
                 prng_seed=prng_seed,
             )
             models, count = itertools.chain(models, (load() for _ in range(1))), count + 1
@@ -231,7 +232,9 @@ def _evaluate(
     return benchmarks, results, plan
 
 
-def _member_models(run: RunRecord, plan: Plan, prng_seed: int) -> Iterator["HarnessModel"]:
+def _member_models(
+    run: RunRecord, options: BenchmarkOptions, plan: Plan, prng_seed: int
+) -> Iterator["HarnessModel"]:
     """Yield the members of a plan, with the tokenizer and stop tokens of the run's seeds."""
     from acdc_jax.evaluation.lm_eval.models import member_models, model_groups, text_format
 
@@ -244,7 +247,7 @@ def _member_models(run: RunRecord, plan: Plan, prng_seed: int) -> Iterator["Harn
         model,
         groups,
         open_members(run, [sharded_param_shapes(groups.local[0].mesh, model)]).get,
-        text_format(folders, thinking=decode.thinking),
+        text_format(folders, thinking=decode.thinking, think_end_token=options.think_end_token),
         decode.batch_size,
         jax.random.key(prng_seed),
     )

@@ -2,12 +2,15 @@ r"""Extract the final answer from a response.
 
 A response declares its answer with `Answer: …` or `\boxed{…}`. The last declaration counts, because
 a chain of thought may quote earlier ones. The braces of a box are balanced, and it may span lines.
-Markdown emphasis is removed; other asterisks belong to the answer. Declarations in code blocks do
-not count, because code may have a variable `answer`. A response without a declaration is its own
-answer: tiny models reply this way, and the task's code may still read it.
+Thoughts do not count. Markdown emphasis is removed; other asterisks belong to the answer.
+Declarations in code blocks do not count, because code may have a variable `answer`. A response
+without a declaration is its own answer: tiny models reply this way, and the task's code may still
+read it.
 """
 
 import re
+
+from acdc_jax.models.thoughts import cut_thoughts
 
 _DECLARATION = re.compile(r"\banswer\**\s*(?:is)?\s*[:=]", re.IGNORECASE)
 # A fence in the middle of a line of code does not end the block. An open block runs to the end.
@@ -28,6 +31,7 @@ def extract_answer(response: str) -> str:
     If there are both an `Answer:` line and a box, the later one counts. A box inside the answer is
     opened. If nothing follows `Answer:` on its line, all the following text is the answer.
     """
+    response = cut_thoughts(response)
     blocks = [range(*block.span()) for block in _BLOCK.finditer(response)]
     lines, framed = list[_Declaration](), list[_Declaration]()
     for match in _DECLARATION.finditer(response):

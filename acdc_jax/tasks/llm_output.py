@@ -12,10 +12,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from acdc_jax.models.thoughts import cut_thoughts
 from acdc_jax.tasks.lenient_json import decode_object, unescape
 
-# A thought is at the beginning, and its opening tag may be missing. Tags further on are text.
-_THOUGHT = re.compile(r"\A(?:\s*<think>.*?(?:</think>|\Z)|(?:(?!<think>).)*?</think>)", re.DOTALL)
 # A fence in the middle of a line of code does not end the block.
 _FENCE = re.compile(r"```[\w+.-]*[ \t]*\n(.*?)(?:^[ \t]*```|```[ \t]*$)", re.DOTALL | re.MULTILINE)
 _FAMILY = re.compile(r"^class TaskFamily\b", re.MULTILINE)
@@ -30,7 +29,7 @@ def extract_object(text: str, *required: str) -> dict[str, Any]:
     Raises:
         ValueError: There is no such object; the message quotes the answer and the JSON error.
     """
-    answer = _THOUGHT.sub("", text)
+    answer = cut_thoughts(text)
     fields, flaw = _last_object(answer, required)
     if fields is None:
         start = " ".join(answer.split())[:80] or "nothing"
@@ -58,7 +57,7 @@ def extract_code(value: object, text: str) -> str:
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         value = "\n".join(line.removesuffix("\n") for line in value)
     field = _plain(value) if isinstance(value, str) else ""
-    sources = [*_fenced(field), field, *_fenced(_THOUGHT.sub("", text))]
+    sources = [*_fenced(field), field, *_fenced(cut_thoughts(text))]
     code = max(
         filter(str.strip, sources),
         key=lambda source: (_FAMILY.search(source) is not None, _parses(source)),

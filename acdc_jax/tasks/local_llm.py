@@ -29,6 +29,7 @@ from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.kernels.options import choose_kernels
 from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.models.thoughts import opened_thought
 from acdc_jax.models.transformer import forward
 from acdc_jax.params import Params
 from acdc_jax.sharding import make_mesh
@@ -171,6 +172,8 @@ class LocalChat:
     def _decode(self, requests: Sequence[ChatRequest]) -> list[str]:
         """Return the answers of a batch, in which all requests are sampled or none is."""
         model, texts = self._model, [""] * len(requests)
+        prompts = [model.encode(request) for request in requests]
+        openings = [opened_thought(model.tokenizer.decode(prompt)) for prompt in prompts]
         options = GenerateOptions(
             stop_tokens=model.stop_tokens,
             pad_token=model.pad_token,
@@ -180,13 +183,14 @@ class LocalChat:
         for batch in generate_tokens(
             model.config,
             model.params,
-            [model.encode(request) for request in requests],
+            prompts,
             self._max_tokens,
             jax.random.key(requests[0].seed),
             options,
         ):
             for index, tokens in zip(batch.indices, batch.tokens[0], strict=True):
-                texts[index] = tokenizer.decode(model.tokenizer, tokens)
+                text = tokenizer.decode(model.tokenizer, tokens)
+                texts[index] = openings[index] + text if text.strip() else ""
         return texts
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:

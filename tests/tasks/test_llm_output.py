@@ -22,7 +22,12 @@ _CODE = 'def f():\n    return "a\\n{b}"\n'
         '{"answer": {"new": true}}',
         '{"thought": "two\nlines", "new": true}',
         'A set {1, 2} and {"new": true} and {unfinished',
-        ' <think>{"new": false}</think>\n<think>{"new": true}',
+        ' <think>{"new": false}</think>\n<think>{"new": false}</think>{"new": true}',
+        'Sure.\n[THINK]{"new": false}[/THINK]\n{"new": true}',
+        '<|channel|>analysis<|message|>{"new": false}<|end|><|start|>assistant'
+        '<|channel|>final<|message|>{"new": true}',
+        '{"code": "t = \'Use <think> tags\'", "new": true}',
+        '{"code": "t = \'a <think>b</think> c\'", "new": true}',
         '{"code": "t = \'<think>\'", "new": true}',
         r'{"code": "re.match(r\'\d+\\s\', \'\\n\')", "new": true}',
         r'{"code": "C:\users", "new": true}',
@@ -36,7 +41,8 @@ def test_extract_object(text: str) -> None:
     "text",
     [
         *("", "no", '{"new": tru', '["new"]', '{"old": 1}', "{" * 10_000),
-        *('<think>{"new": true}', 'Perhaps {"new": true}.</think>No.'),
+        *('<think>{"new": true}', '<think>no</think>\n<think>{"new": true}'),
+        *('<|channel|>analysis<|message|>{"new": true}', 'Perhaps {"new": true}.</think>No.'),
     ],
 )
 def test_the_error_quotes_the_answer(text: str) -> None:

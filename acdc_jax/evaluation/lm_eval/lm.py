@@ -1,7 +1,8 @@
 """One member as a model of lm-evaluation-harness.
 
 The numbers agree with those of the harness's own `HFLM` on the same checkpoint: both read the same
-tokens, score the same windows, and cut responses at the same stop strings.
+tokens, score the same windows, and cut responses at the same stop strings. Thoughts are cut here
+even without `think_end_token`, and a stop string in a thought does not end the response.
 """
 
 import json
@@ -13,11 +14,7 @@ from typing import Any
 import jax
 from jinja2 import TemplateError
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import (
-    handle_stop_sequences,
-    normalize_gen_kwargs,
-    postprocess_generated_text,
-)
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from acdc_jax.errors import AcdcError
@@ -26,7 +23,9 @@ from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tok
 from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
 from acdc_jax.inference.sampling import Sampling, stable_number
 from acdc_jax.inference.score import log_likelihoods
+from acdc_jax.inference.stop_strings import make_stop_strings
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.thoughts import cut_thoughts, opened_thought
 from acdc_jax.models.tokenizer import DATE_STRING, pad_token, with_rows
 from acdc_jax.models.transformer import FusedParams
 from acdc_jax.params import Params
@@ -46,11 +45,14 @@ class TextFormat:
         tokenizer: A `transformers.PreTrainedTokenizerBase`.
         stop_tokens: Tokens that end a response.
         thinking: Whether chat templates that have the choice ask for thoughts first.
+        think_end_token: Text behind which the answer begins, besides the marks that `cut_thoughts`
+            knows.
     """
 
     tokenizer: Any
     stop_tokens: tuple[int, ...]
     thinking: bool = False
+    think_end_token: str | None = None
 
 
 @dataclass(frozen=True)
@@ -222,21 +224,16 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         until = handle_stop_sequences(
             options["until"], eos=self.tokenizer.decode(self.eot_token_id)
         )
-        stop_strings = [stop for stop in until if stop]
-
-        def decode(tokens: Sequence[int]) -> str:
-            return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
-
-        def stopped(tokens: tuple[int, ...]) -> bool:
-            return any(stop in decode(tokens) for stop in stop_strings)
+        stop = make_stop_strings(self.tokenizer, until)
+        openings = [opened_thought(context) for context in contexts]
 
         generate_options = GenerateOptions(
-            stop_tokens=model.text.stop_tokens,
+            stop_tokens=tuple(sorted({*model.text.stop_tokens, *stop.tokens})),
             pad_token=model.pad_token,
             batch_size=model.batch_size,
             sampling=model.sampling or sampling_of(options),
             prefix=common_prefix(prompts),
-            stopped=stopped,
+            stopped=lambda tokens: stop.cut(tokens)[1],
         )
 
         def respond_on(group: DeviceGroup) -> None:
@@ -250,10 +247,16 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                 replace(generate_options, numbers=[numbers[i] for i in indices]),
             ):
                 for place, tokens in zip(batch.indices, batch.tokens[0], strict=True):
-                    text = postprocess_generated_text(decode(tokens), until, None)
-                    collect(indices[place], text)
+                    i = indices[place]
+                    text, _ = stop.cut(tokens, openings[i])
+                    collect(i, self._without_thoughts(text))
 
         model.groups.run(respond_on)
+
+    def _without_thoughts(self, text: str) -> str:
+        """Return a response without its thoughts; see `TextFormat.think_end_token`."""
+        end = self._model.text.think_end_token
+        return cut_thoughts(text.split(end)[-1].lstrip() if end else text)
 
     def _prompts(self, contexts: Sequence[str], longest: int) -> list[list[int]]:
         """Return prompt tokens; a prompt that is too long loses its beginning.

@@ -62,7 +62,12 @@ def member_models(
 
 
 def folder_model(
-    folder: Path, batch_size: int, *, thinking: bool = False, prng_seed: int = 0
+    folder: Path,
+    batch_size: int,
+    *,
+    thinking: bool = False,
+    think_end_token: str | None = None,
+    prng_seed: int = 0,
 ) -> HarnessModel:
     """Load the model in a Hugging Face folder; its name is that of the folder.
 
@@ -79,7 +84,7 @@ def folder_model(
     groups = model_groups(model)
     shardings = param_shardings(groups.local[0].mesh, model, population=False)
     params = _fused_copies(hf.load_weights(folder, model, shardings), model, groups)
-    text = text_format([folder], thinking=thinking)
+    text = text_format([folder], thinking=thinking, think_end_token=think_end_token)
     name = folder_name(folder)
     key = _model_key(jax.random.key(prng_seed), name, 0)
     return HarnessModel(name, model, groups, params, text, batch_size, key=key)
@@ -95,12 +100,14 @@ def model_groups(model: ModelConfig) -> DeviceGroups:
     return DeviceGroups.for_model(model, _MODELS_AT_ONCE)
 
 
-def text_format(folders: Sequence[Path], *, thinking: bool = False) -> TextFormat:
+def text_format(
+    folders: Sequence[Path], *, thinking: bool = False, think_end_token: str | None = None
+) -> TextFormat:
     """Return the first folder's tokenizer, with the stop tokens of all folders."""
     tokenizers = [tokenizer.load_tokenizer(folder) for folder in folders]
     stops = map(tokenizer.stop_tokens, folders, tokenizers)
     stop_tokens = tuple(sorted({token for tokens in stops for token in tokens}))
-    return TextFormat(tokenizers[0], stop_tokens, thinking)
+    return TextFormat(tokenizers[0], stop_tokens, thinking, think_end_token)
 
 
 def _model_key(key: jax.Array, model: str, number: int) -> jax.Array:

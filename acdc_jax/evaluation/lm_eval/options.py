@@ -35,6 +35,11 @@ class BenchmarkOptions:
         "Generation arguments that replace the tasks' own, such as "
         "max_gen_toks=1024,temperature=0.6,do_sample=True.",
     )
+    think_end_token: str | None = option(
+        None,
+        "Text behind which a model's answer begins, such as </think>. Default: the marks of common "
+        "reasoning models.",
+    )
     score: tuple[str, ...] = option(
         (),
         "What counts as solved, as TASK:METRIC:FILTER. Default: the paper's choice, or else the "

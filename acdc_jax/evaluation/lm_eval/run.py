@@ -1,5 +1,6 @@
 """Put benchmarks to models one by one, and score collectives of the models."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,10 @@ def benchmark_models(
         def tell(answered: int, requests: int, done: int = done, note: str = note) -> None:
             advance("benchmarks", done, total, f"{note}: {answered}/{requests}")
 
-        with _cached(HarnessLM(model, tell), folder / "cache" / f"{model.name}.db") as lm:
+        # Cached responses are without thoughts, so they depend on what ends a thought.
+        end = model.text.think_end_token
+        name = model.name + (f".{hashlib.sha256(end.encode()).hexdigest()[:8]}" if end else "")
+        with _cached(HarnessLM(model, tell), folder / "cache" / f"{name}.db") as lm:
             output = run_benchmark(lm, benchmark, prompting)
         samples = read_samples(benchmark, output["samples"])
         save_samples(_samples_file(folder, benchmark.name, model.name), samples)

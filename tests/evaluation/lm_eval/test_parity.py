@@ -4,6 +4,7 @@ import random
 import shutil
 import string
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.fused_weights import fuse_weights
 from acdc_jax.sharding import make_mesh
 from tests.support import harness_tasks
-from tests.support.hf_checkpoints import Checkpoint
+from tests.support.byte_tokenizer import byte_tokenizer
+from tests.support.hf_checkpoints import SIZES, Checkpoint
 
 # torch and the harness warn about their own dependencies.
 pytestmark = [pytest.mark.xdist_group("torch"), pytest.mark.filterwarnings("ignore")]
@@ -73,18 +75,24 @@ def folders(
     return found | {"begins": begins}
 
 
-def _ours(folder: Path) -> HarnessLM:
+def _ours(folder: Path, think_end_token: str | None = None) -> HarnessLM:
     config, tok = hf.read_config(folder), tokenizer.load_tokenizer(folder)
     params = fuse_weights(config, hf.load_weights(folder, config))
-    text = TextFormat(tok, tokenizer.stop_tokens(folder, tok))
+    text = TextFormat(tok, tokenizer.stop_tokens(folder, tok), think_end_token=think_end_token)
     groups = DeviceGroups.of_mesh(make_mesh("pop:1", jax.devices()[:1]))
     return HarnessLM(HarnessModel(folder.name, config, groups, [params], text, batch_size=16))
 
 
-def _theirs(folder: Path) -> Any:
+def _theirs(folder: Path, think_end_token: str | None = None) -> Any:
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(str(folder), device="cpu", dtype="float32", batch_size=16)
+    return HFLM(
+        str(folder),
+        device="cpu",
+        dtype="float32",
+        batch_size=16,
+        think_end_token=think_end_token,
+    )
 
 
 def _responses(lm: Any, benchmark: Benchmark, *, chat: bool = False) -> list[Any]:
@@ -123,3 +131,62 @@ def test_chat_templates(folders: dict[str, Path], benchmarks: list[Benchmark]) -
     assert ours.tok_encode(text).count(1) == text.count("<s>")
     generate = benchmarks[1]
     assert _responses(ours, generate, chat=True) == _responses(theirs, generate, chat=True)
+
+
+_THINK, _END = "<think>", "</think>"
+
+
+def _says(folder: Path, tok: Any, *tokens: str) -> Path:
+    """Write a model that goes on with the next of some different tokens, the last one for ever."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    rows, size = len(tok), 128
+    sizes = {**SIZES, "hidden_size": size, "vocab_size": rows, "num_hidden_layers": 1}
+    ends = {"eos_token_id": tok.eos_token_id, "pad_token_id": tok.pad_token_id}
+    model = LlamaForCausalLM(LlamaConfig(**sizes | ends, num_key_value_heads=2))
+    ids = tok.convert_tokens_to_ids(list(tokens))
+    with torch.no_grad():
+        vectors = torch.randn(rows, size, generator=torch.Generator().manual_seed(0))
+        model.model.embed_tokens.weight.copy_(vectors / vectors.norm(dim=1, keepdim=True))
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+        model.lm_head.weight.zero_()
+        for token, following in pairwise([*ids, ids[-1]]):
+            model.lm_head.weight[following] += model.model.embed_tokens.weight[token]
+    model.save_pretrained(folder)
+    tok.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("tokens", "until", "think_end_token", "answer"),
+    [
+        (("A", "B", _END, "C"), ["zz"], _END, "C"),
+        ((_THINK, "A", _END, "C"), ["zz"], _END, "C"),
+        (("A", "B", "[/THINK]", "C"), ["zz"], "[/THINK]", "C"),  # a special token
+        (("A", "B", "C"), ["zz"], _END, "ABC"),
+        (("A", "B", "<|im_end|>", "C", "D"), ["Q:", "</s>", "<|im_end|>"], None, "AB"),
+        ((_THINK, "A", _END, "C", "</s>", "D"), ["Q:", "</s>"], _END, "C"),
+    ],
+)
+def test_thoughts_and_stop_strings(
+    tokens: tuple[str, ...],
+    until: list[str],
+    think_end_token: str | None,
+    answer: str,
+    tmp_path: Path,
+) -> None:
+    """The answer begins behind the thought, and ends at a special token that is a stop string."""
+    from lm_eval.api.instance import Instance
+
+    tok = byte_tokenizer(added=(_THINK, _END), special=("[/THINK]",))
+    folder = _says(tmp_path / "model", tok, "x", *tokens, "<|endoftext|>")
+    arguments = ("x", {"until": until, "max_gen_toks": 9})
+    requests = [Instance("generate_until", {}, arguments, 0)]
+    theirs = think_end_token
+    if think_end_token == "[/THINK]":
+        theirs = str(tok.convert_tokens_to_ids(think_end_token))  # it needs the id of such a token
+    assert _theirs(folder, theirs).generate_until(requests) == [answer]
+    assert _ours(folder, think_end_token).generate_until(requests) == [answer]
+    assert _ours(folder).generate_until(requests) == [answer]
