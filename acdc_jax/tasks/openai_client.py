@@ -26,6 +26,7 @@ T = TypeVar("T")
 # Too long (413) and unprocessable (422) are faults of the request, not of the server.
 _REFUSAL_CODES = frozenset({400, 413, 422})
 _TEXTS_PER_CALL = 128
+_SCHEMA_REFUSALS = 3  # in a row, by a server that has taken no schema yet: it takes none
 _API_KEY = "OPENAI_API_KEY"
 
 
@@ -122,18 +123,24 @@ class OpenAIChat:
         self._endpoint, self._model = endpoint, model
         self._sampling = {"temperature": temperature, "top_p": top_p}
         self._max_tokens = max_tokens
-        self._takes_schema = True  # until the server refuses a schema
+        self._takes_schema = False  # until the server takes one
+        self._schema_refusals = 0
 
     async def complete(self, request: ChatRequest) -> str:
-        """See `ChatModel.complete`."""
-        if request.schema is not None and self._takes_schema:
-            try:
-                return await self._complete(request, {"response_format": _format(request)})
-            except ChatRefusal:
-                answer = await self._complete(request, {})
-                self._takes_schema = False  # the schema was the reason
-                return answer
-        return await self._complete(request, {})
+        """See `ChatModel.complete`.
+
+        A request that is refused with a schema is sent without it. If only this request is the
+        problem, the others keep their schemas.
+        """
+        if request.schema is None or self._schema_refusals >= _SCHEMA_REFUSALS:
+            return await self._complete(request, {})
+        try:
+            answer = await self._complete(request, {"response_format": _format(request)})
+            self._takes_schema = True
+        except ChatRefusal:
+            answer = await self._complete(request, {})
+            self._schema_refusals += not self._takes_schema
+        return answer
 
     def drafting(self) -> contextlib.AbstractAsyncContextManager[None]:
         """See `ChatModel.drafting`."""
@@ -163,19 +170,20 @@ class OpenAIChat:
             answer: Any = await client.post("/chat/completions", cast_to=object, body=body)
             try:
                 text = answer["choices"][0]["message"].get("content")
-                usage = answer.get("usage") or {}
+                usage = answer.get("usage")
             except (LookupError, TypeError, AttributeError):
                 raise _UnusableAnswer("an answer without choices") from None
             # An empty text is not retried, because the server would repeat it: the model refuses,
             # or its thoughts took all tokens.
-            return text if isinstance(text, str) and text.strip() else NO_TEXT, usage
+            text = text if isinstance(text, str) and text.strip() else NO_TEXT
+            return text, usage if isinstance(usage, Mapping) else {}
 
         start = time.monotonic()
         text, usage = await self._endpoint.ask(call)
         self.usage.add(
             request.purpose,
-            usage.get("prompt_tokens", 0),
-            usage.get("completion_tokens", 0),
+            usage.get("prompt_tokens") or 0,
+            usage.get("completion_tokens") or 0,
             time.monotonic() - start,
         )
         # Half a surrogate pair, e.g. of an answer cut inside an emoji, cannot be stored or sent.
@@ -208,10 +216,10 @@ class OpenAIEmbedder:
             answer = await client.embeddings.create(
                 model=self._model, input=list(texts), encoding_format="float"
             )
-            by_index = sorted(answer.data or [], key=lambda item: item.index)
             try:
+                by_index = sorted(answer.data or [], key=lambda item: item.index)
                 rows = np.asarray([item.embedding for item in by_index], np.float64)
-            except (TypeError, ValueError):
+            except (AttributeError, TypeError, ValueError):
                 raise _UnusableAnswer("embeddings that are not numbers") from None
             if rows.ndim != 2 or len(rows) != len(texts):
                 raise _UnusableAnswer(f"{len(rows)} embeddings for {len(texts)} texts")

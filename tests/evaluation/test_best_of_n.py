@@ -217,6 +217,21 @@ def test_a_judge_that_cannot_be_reached_makes_results_missing(tmp_path: Path) ->
     assert len(judge.asked) == 32
 
 
+def test_one_question_that_the_judge_cannot_answer_is_missing_alone(tmp_path: Path) -> None:
+    panels, judge = _panels(20), _Judge(_longest)
+    answer = judge.complete
+
+    async def poisoned(request: ChatRequest) -> str:
+        if "question 0" in request.user:
+            raise ChatError("status 500")
+        return await answer(request) if "question" in request.user else "yes"
+
+    judge.complete = poisoned  # type: ignore[method-assign]
+    cache = ChoiceCache(tmp_path / "choices.jsonl")
+    chosen, problem = asyncio.run(choose_all("llm_judge", panels, Helpers(judge), "judge", cache))
+    assert (len(chosen), problem) == (19, "status 500")
+
+
 def test_one_undecided_question_is_missing_alone(tmp_path: Path) -> None:
     panels = _panels(3)
     judge = _Judge(grade=lambda answer: 3)

@@ -25,6 +25,7 @@ Rule = Callable[[dict[str, Any]], str]  # body of a chat request → what the mo
 
 FAULTS = (
     *("429", "500", "503", "timeout", "reset", "truncated", "no choices", "no message", "no body"),
+    *("cut", "bytes", "page", "list", "error"),
 )
 
 
@@ -38,7 +39,9 @@ class Script:
         fault_rate: share of the requests that fail at first, once or twice, each in some way.
         faults: the ways.
         stall: seconds of a "timeout".
-        refuses_schema: answer 400 to a request with a response format.
+        refuses_schema: answer 400 to a request with a response format, or to which ones.
+        usage: tokens that every answer reports.
+        refused: how often a response format was refused.
         down: requests to which the answer is 503.
         seen: bodies of the requests that were answered.
         failed: how often each fault was produced.
@@ -49,7 +52,11 @@ class Script:
     fault_rate: float = 0.0
     faults: Sequence[str] = FAULTS
     stall: float = 2.0
-    refuses_schema: bool = False
+    refuses_schema: bool | Callable[[dict[str, Any]], bool] = False
+    usage: Any = dataclasses.field(
+        default_factory=lambda: {"prompt_tokens": 100, "completion_tokens": 10}
+    )
+    refused: int = 0
     down: Callable[[dict[str, Any]], bool] = lambda body: False
     seen: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     failed: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -102,7 +109,9 @@ def _handler(
             if fault is not None:
                 script.failed[fault] += 1
                 return await _fail(script, request, fault, answer(script, body))
-            if "response_format" in body and script.refuses_schema:
+            refuses = script.refuses_schema
+            if "response_format" in body and (refuses(body) if callable(refuses) else refuses):
+                script.refused += 1
                 return _error(400, "response_format is not supported")
             if script.down(body):
                 return _error(503, "gone", {"retry-after-ms": "1"})
@@ -147,6 +156,22 @@ async def _fail(
         whole["choices"] = []
     if fault == "no message" and "choices" in whole:
         whole["choices"][0]["message"] = None
+    if fault == "list":
+        whole = [whole]  # type: ignore[assignment]
+    if fault == "error":
+        whole = {"error": {"message": "overloaded", "code": 503}}
+    if fault == "page":
+        return web.Response(status=200, text="<h1>Try again</h1>", content_type="text/html")
+    if fault == "bytes":
+        return web.Response(status=200, body=b"\xff\xfe\x80{", content_type="application/json")
+    if fault == "cut":  # the connection ends before the body does
+        cut = web.StreamResponse(headers={"Content-Type": "application/json"})
+        cut.content_length = 10_000
+        await cut.prepare(request)
+        await cut.write(json.dumps(whole).encode()[:20])
+        assert request.transport is not None
+        request.transport.abort()
+        return cut
     text = json.dumps(whole)
     if fault == "truncated":
         text = text[: len(text) // 2]
@@ -159,7 +184,6 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
 
 def _chat(script: Script, body: dict[str, Any]) -> dict[str, Any]:
     said = script.rule(body)
-    tokens = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
     message = {"role": "assistant", "content": said}
     return {
         "id": "chat",
@@ -167,7 +191,7 @@ def _chat(script: Script, body: dict[str, Any]) -> dict[str, Any]:
         "created": 0,
         "model": body["model"],
         "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-        "usage": tokens,
+        "usage": script.usage,
     }
 
 

@@ -55,18 +55,62 @@ def test_unreadable_grades_are_retried_and_then_an_error() -> None:
             asyncio.run(scientist.grade("a", "b", "c"))
 
 
-def test_a_judge_that_did_not_answer_is_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    scientist, chat = _scientist(in_turn(_GONE, {"score": 0}))
+@pytest.mark.parametrize("failure", [ChatError("status 500"), ChatRefusal("too long"), "hm"])
+def test_a_question_that_fails_does_not_silence_the_judge(failure: str | Exception) -> None:
+    """Each time it is asked, it fails alone: 199 of 200 answers are graded."""
+    scientist, _ = _scientist(
+        lambda request: failure if "poison" in request.user else json.dumps({"score": 10})
+    )
+
+    async def grades() -> list[float | BaseException]:
+        answers = ["poison" if i == 20 else f"line {i}" for i in range(200)]
+        return await asyncio.gather(
+            *(scientist.grade("write", answer, "a line") for answer in answers),
+            return_exceptions=True,
+        )
+
+    for _ in range(3):
+        found = asyncio.run(grades())
+        assert isinstance(found.pop(20), ChatError)
+        assert found == [1.0] * 199
+
+
+def test_several_questions_that_fail_in_a_row_do_not_silence_the_judge() -> None:
+    scientist, _ = _scientist(
+        lambda request: _GONE if "poison" in request.user else json.dumps({"score": 10})
+    )
+    for i in range(20):
+        with pytest.raises(ChatError, match="answers other questions"):
+            asyncio.run(scientist.grade("a", f"poison {i}", "c"))
+    assert asyncio.run(scientist.grade("a", "b", "c")) == 1.0
+
+
+def test_a_judge_that_is_gone_is_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = True
+    scientist, chat = _scientist(lambda request: _GONE if gone else json.dumps({"score": 0}))
     with pytest.raises(ChatError, match="gone"):
         asyncio.run(scientist.grade("a", "b", "c"))
+    asked = len(chat.asked)
     with pytest.raises(ChatError, match="a moment ago"):  # without another request
-        asyncio.run(scientist.grade("a", "b", "c"))
-    assert len(chat.asked) == 1
+        asyncio.run(scientist.grade("a", "x", "c"))
+    assert len(chat.asked) == asked
     monkeypatch.setattr("acdc_jax.tasks.llm_scientist._JUDGE_PAUSE_S", 0.0)
-    scientist, _ = _scientist(in_turn(_GONE, {"score": 0}))
+    scientist, _ = _scientist(lambda request: _GONE if gone else json.dumps({"score": 0}))
     with pytest.raises(ChatError, match="gone"):
         asyncio.run(scientist.grade("a", "b", "c"))
+    gone = False
     assert asyncio.run(scientist.grade("a", "b", "c")) == 0.0
+
+
+def test_whether_a_gone_judge_is_there_is_asked_once() -> None:
+    scientist, chat = _scientist(lambda request: _GONE)
+
+    async def grades() -> None:
+        questions = (scientist.grade("a", str(i), "c") for i in range(16))
+        await asyncio.gather(*questions, return_exceptions=True)
+
+    asyncio.run(grades())
+    assert 16 < len(chat.asked) <= 16 + 2 * 3  # harmless questions
 
 
 def test_is_gibberish(capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,10 +129,36 @@ def test_retry_after_is_obeyed() -> None:
 
 def test_a_server_that_refuses_schemas_is_asked_without() -> None:
     script = Script(_echo, refuses_schema=True)
+
+    async def one_by_one() -> list[str]:
+        chat = OpenAIChat(Endpoint(url, 1, 1.0, 0), "m", 0.7, 0.9, 99)
+        answers = [await chat.complete(_request(i)) for i in range(5)]
+        await chat.close()
+        return answers
+
     with serving(script) as url:
-        answers, _ = _ask(url, [_request(1)])
-        assert answers == ['["question 1", 1]']
-    assert [("response_format" in body) for body in script.seen] == [False]
+        assert asyncio.run(one_by_one()) == [f'["question {i}", {i}]' for i in range(5)]
+    assert not any("response_format" in body for body in script.seen)
+    assert script.refused == 3  # and then no more schemas are sent
+
+
+def test_a_request_that_is_refused_leaves_the_schemas_of_others() -> None:
+    script = Script(_echo, refuses_schema=lambda body: body["seed"] % 4 == 0)
+    with serving(script) as url:
+        answers, _ = _ask(url, [_request(i) for i in range(20)], at_once=1)
+    assert answers == [f'["question {i}", {i}]' for i in range(20)]
+    assert [body["seed"] for body in script.seen if "response_format" not in body] == [
+        *range(0, 20, 4)
+    ]
+
+
+@pytest.mark.parametrize("usage", [None, "much", 3, {"prompt_tokens": None}])
+def test_an_answer_whose_usage_cannot_be_read_is_an_answer(usage: Any) -> None:
+    script = Script(_echo, usage=usage)
+    with serving(script) as url:
+        answers, counts = _ask(url, [_request(1)])
+    assert answers == ['["question 1", 1]']
+    assert counts["llm_propose_new_tokens"] == 0
 
 
 @pytest.mark.parametrize("fault", ["500", "no choices", "no message", "truncated"])
@@ -199,7 +225,7 @@ def test_no_part_of_the_key_is_repeated(before: int, monkeypatch: pytest.MonkeyP
 
 def test_embeddings_are_in_order_and_in_batches() -> None:
     texts = [f"text {i} of many" for i in range(300)]
-    with serving(Script(scientist, fault_rate=0.5)) as url:
+    with serving(Script(scientist, fault_rate=0.5, stall=1.2)) as url:
         endpoint = Endpoint(url, 4, 1.0, 4)
         rows = _closing(endpoint, OpenAIEmbedder(endpoint, "e").embed(texts))
         endpoint = Endpoint(url, 4, 1.0, 4)
@@ -207,6 +233,13 @@ def test_embeddings_are_in_order_and_in_batches() -> None:
     assert rows.shape == (300, 64)
     np.testing.assert_array_equal(rows, again[::-1])
     assert len(np.unique(rows, axis=0)) > 40
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_embeddings_survive_every_fault(fault: str) -> None:
+    with serving(Script(scientist, fault_rate=1.0, faults=(fault,), stall=0.5)) as url:
+        endpoint = Endpoint(url, 4, 0.4, 4)
+        assert _closing(endpoint, OpenAIEmbedder(endpoint, "e").embed(["a"])).shape == (1, 64)
 
 
 def test_failed_embeddings_are_an_error() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from acdc_jax.evaluation.best_of_n.methods import METHODS, Answer, Helpers, Undecided
 from acdc_jax.evaluation.bootstrap import figure, resamples
+from acdc_jax.tasks.ask_llm import is_reachable
 from acdc_jax.tasks.llm import ChatError, digest
 
 _QUESTIONS_AT_ONCE = 256
@@ -101,7 +102,8 @@ async def choose_all(
             problems.append(str(error))
             return None
         except ChatError as error:
-            unreachable = True
+            # One question that the server cannot answer must not leave the others undecided.
+            unreachable = unreachable or not (helpers.judge and await is_reachable(helpers.judge))
             problems.insert(0, str(error))
             return None
         if cache:
