@@ -6,25 +6,13 @@ The judge, the novelty decision, the gibberish filter and best-of-N all ask thro
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from acdc_jax.tasks.llm import (
-    ChatError,
-    ChatModel,
-    ChatRefusal,
-    ChatRequest,
-    content_seed,
-    gather,
-)
+from acdc_jax.tasks.llm import ChatModel, ChatRefusal, ChatRequest, content_seed
 from acdc_jax.tasks.llm_output import extract_object, yes_or_no
-from acdc_jax.tasks.prompts import Prompt, judge
+from acdc_jax.tasks.prompts import Prompt
 
 T = TypeVar("T")
 
 _ATTEMPTS = 3
-_HARMLESS_QUESTIONS = (
-    ("Write the word yes.", "yes", "It is the word yes."),
-    ("Add 2 and 3.", "5", "The sum is right."),
-    ("Name a colour.", "blue", "It is a colour."),
-)
 
 
 async def ask_json(chat: ChatModel, purpose: str, prompt: Prompt, parse: Callable[[Any], T]) -> T:
@@ -88,25 +76,3 @@ async def ask_yes_no(chat: ChatModel, purpose: str, prompt: Prompt) -> bool:
         ChatRefusal: The model refuses the question, or no attempt gave a readable answer.
     """
     return await ask_json(chat, purpose, prompt, yes_or_no)
-
-
-async def is_reachable(chat: ChatModel) -> bool:
-    """Return whether the model answers at least one of a few harmless questions.
-
-    This tells a question that a server cannot answer from a server that is gone.
-    """
-
-    async def answers(question: tuple[str, str, str]) -> bool:
-        prompt = judge(*question)
-        seed = content_seed("judge", prompt.system, prompt.user)
-        try:
-            await chat.complete(
-                ChatRequest("judge", prompt.system, prompt.user, seed, prompt.schema, sampled=False)
-            )
-        except ChatError:
-            return False
-        except ChatRefusal:
-            pass  # an answer, too
-        return True
-
-    return any(await gather(map(answers, _HARMLESS_QUESTIONS)))

@@ -9,9 +9,10 @@ import jax
 from acdc_jax.messages import print_line
 from acdc_jax.prng import host_rng
 from acdc_jax.tasks import prompts
-from acdc_jax.tasks.ask_llm import ask_number, ask_yes_no, is_reachable
+from acdc_jax.tasks.ask_llm import ask_number, ask_yes_no
 from acdc_jax.tasks.draft_and_reflect import write_draft
 from acdc_jax.tasks.llm import ChatError, ChatModel, ChatRefusal, digest, gather
+from acdc_jax.tasks.one_failure import OneFailureChat
 from acdc_jax.tasks.scientist import Check, Scientist, TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection, Task
 from acdc_jax.tasks.validate import NO_GRADE
@@ -25,11 +26,10 @@ class LlmScientist(Scientist):
 
     def __init__(self, chat: ChatModel, reflections: int) -> None:
         """Ask `chat`, with at most `reflections` rounds to improve each draft."""
-        self._chat, self._reflections = chat, reflections
+        self._chat, self._reflections = OneFailureChat(chat), reflections
         self._grades: dict[bytes, asyncio.Task[float]] = {}
         self._judge_pause_end = 0.0
         self._gibberish_warned = False
-        self._reaching: asyncio.Task[bool] | None = None
 
     async def write(
         self,
@@ -70,8 +70,8 @@ class LlmScientist(Scientist):
     async def grade(self, instructions: str, submission: str, criteria: str) -> float:
         """See `Grader.grade`. Equal questions are asked once.
 
-        A question that fails is asked anew next time. It does not affect others: only if the judge
-        does not answer harmless questions either, there are no questions for a while.
+        A question that fails is asked anew next time, and does not affect others. Only if the judge
+        is gone, there are no questions for a while.
 
         Raises:
             ChatError: The judge cannot be reached, or gives no grade.
@@ -102,18 +102,8 @@ class LlmScientist(Scientist):
             return await ask_number(self._chat, "judge", prompt, 0, _TOP_GRADE) / _TOP_GRADE
         except ChatRefusal as error:
             raise ChatError(f"{NO_GRADE} ({error})") from None
-        except ChatError as error:
-            if await self._judge_is_there():
-                raise ChatError(
-                    f"the judge answers other questions, but not this: {error}"
-                ) from None
+        except ChatError:
             # Thousands of answers may be waiting for a server that is down. Without a pause, each
             # of them would go through all retries.
             self._judge_pause_end = time.monotonic() + _JUDGE_PAUSE_S
             raise
-
-    async def _judge_is_there(self) -> bool:
-        """Return whether the judge answers at all; questions that fail together ask this once."""
-        if self._reaching is None or self._reaching.done():
-            self._reaching = asyncio.ensure_future(is_reachable(self._chat))
-        return await asyncio.shield(self._reaching)

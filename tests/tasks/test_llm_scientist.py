@@ -3,12 +3,15 @@
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import pytest
 
 from acdc_jax.tasks.llm import ChatError, ChatRefusal, ChatRequest
 from acdc_jax.tasks.llm_scientist import LlmScientist
-from acdc_jax.tasks.task import Task
+from acdc_jax.tasks.scientist import TaskRequest
+from acdc_jax.tasks.task import Rejection, Task
 from acdc_jax.tasks.task_sets import general
 from acdc_jax.tasks.validate import NO_GRADE
 from tests.support.replies import Replies, in_turn
@@ -80,7 +83,7 @@ def test_several_questions_that_fail_in_a_row_do_not_silence_the_judge() -> None
         lambda request: _GONE if "poison" in request.user else json.dumps({"score": 10})
     )
     for i in range(20):
-        with pytest.raises(ChatError, match="answers other questions"):
+        with pytest.raises(ChatError, match="answers others"):
             asyncio.run(scientist.grade("a", f"poison {i}", "c"))
     assert asyncio.run(scientist.grade("a", "b", "c")) == 1.0
 
@@ -111,6 +114,25 @@ def test_whether_a_gone_judge_is_there_is_asked_once() -> None:
 
     asyncio.run(grades())
     assert 16 < len(chat.asked) <= 16 + 2 * 3  # harmless questions
+
+
+def test_no_request_that_fails_alone_ends_a_run() -> None:
+    """A draft is rejected, or not new; a member stays."""
+    scientist, _ = _scientist(
+        lambda request: json.dumps({"score": 5}) if request.purpose == "judge" else _GONE
+    )
+    check: Any = None
+    request = TaskRequest("novel", _TASKS[0])
+
+    async def ask() -> tuple[Any, bool, bool]:
+        [written] = await scientist.write([request], _TASKS, _TASKS, check, jax.random.key(0))
+        new = await scientist.is_new(_DRAFTS[0], _TASKS[1:4])
+        return written, new, await scientist.is_gibberish([("Say a.", "a")])
+
+    written, *decisions = asyncio.run(ask())
+    assert isinstance(written, Rejection)
+    assert "gone" in written.reason
+    assert decisions == [False, False]
 
 
 def test_is_gibberish(capsys: pytest.CaptureFixture[str]) -> None:

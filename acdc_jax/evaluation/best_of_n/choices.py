@@ -9,7 +9,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import numpy as np
 
 from acdc_jax.evaluation.best_of_n.methods import METHODS, Answer, Helpers, Undecided
 from acdc_jax.evaluation.bootstrap import figure, resamples
-from acdc_jax.tasks.ask_llm import is_reachable
 from acdc_jax.tasks.llm import ChatError, digest
+from acdc_jax.tasks.one_failure import OneFailureChat
 
 _QUESTIONS_AT_ONCE = 256
 _RESAMPLES = 10_000
@@ -90,6 +90,8 @@ async def choose_all(
     semaphore = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
     if model is None:
         cache = None
+    if helpers.judge is not None:
+        helpers = replace(helpers, judge=OneFailureChat(helpers.judge))
 
     async def decide(key: str, entry: AnsweredQuestion) -> int | None:
         nonlocal unreachable
@@ -102,8 +104,7 @@ async def choose_all(
             problems.append(str(error))
             return None
         except ChatError as error:
-            # One question that the server cannot answer must not leave the others undecided.
-            unreachable = unreachable or not (helpers.judge and await is_reachable(helpers.judge))
+            unreachable = True
             problems.insert(0, str(error))
             return None
         if cache:
