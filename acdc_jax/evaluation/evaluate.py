@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from acdc_jax import multihost
+from acdc_jax.evaluation.rescore import score_again, score_of
 from acdc_jax.evolution.skills import SkillMatrix, from_scores
 from acdc_jax.inference.continuous_batching import Batch, GenerateOptions, generate_tokens
 from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
@@ -113,6 +114,7 @@ class Evaluation:
         decode_s: Wall seconds until the last response ended.
         scoring_s: Wall seconds spent waiting for scores after that. Most scoring overlaps with
             decoding and is not counted.
+        problem: Why a score is missing; "" if none is.
     """
 
     members: tuple[str, ...]
@@ -122,6 +124,7 @@ class Evaluation:
     responses: tuple[Response, ...]
     decode_s: float = 0.0
     scoring_s: float = 0.0
+    problem: str = ""
 
     @property
     def tokens(self) -> int:
@@ -169,6 +172,8 @@ def evaluate_members(
         number_of: Numbers prompts for sampling; None: by their place among these tasks.
         log_probs: Whether responses get log-probabilities.
 
+    Scores that the judge or the sandbox failed to give are asked for again.
+
     Returns:
         Scores of the members that have params, in every process. Responses by member, then task: of
         all members in the first process, of its own members in the others. Seconds are those of the
@@ -203,7 +208,8 @@ def evaluate_members(
             del placed
         return [collect() for collect in pending]
 
-    return _merge(members, tasks, evaluator, evaluator.groups.run(evaluate_share))
+    evaluation = _merge(members, tasks, evaluator, evaluator.groups.run(evaluate_share))
+    return _score_missing_again(evaluator.sandbox, tasks, evaluation)
 
 
 def _stacked(keys: Sequence[jax.Array], engine: Engine) -> jax.Array:
@@ -251,6 +257,46 @@ def _merge(
         _instance_counts(tasks, per_task),
         tuple(response for member in members for response in responses[member]),
         *seconds,
+    )
+
+
+def _score_missing_again(
+    sandbox: Sandbox, tasks: Sequence[Task], evaluation: Evaluation
+) -> Evaluation:
+    """Return an evaluation with the scores that were missing, as far as they can be had now.
+
+    The first process has all responses, and asks for the others.
+    """
+    exists = np.arange(evaluation.scores.shape[2]) < evaluation.instances[:, None]
+    if not np.isnan(evaluation.scores[:, exists]).any():
+        return evaluation
+    started, found = time.monotonic(), list[tuple[str, str, str, float]]()
+    problem = ""
+    if multihost.is_first():
+        unscored = [response for response in evaluation.responses if response.score is None]
+        items = [(r.task, r.instance, extract_answer(r.text)) for r in unscored]
+        known, problem = score_again(sandbox, tasks, items)
+        found = [
+            (response.member, response.task, response.instance, known[item])
+            for response, item in zip(unscored, items, strict=True)
+            if item in known
+        ]
+    found, problem = multihost.broadcast([found, problem])
+    scores = evaluation.scores.copy()
+    for member, task_id, instance, score in found:
+        task = evaluation.tasks.index(task_id)
+        position = list(tasks[task].instructions).index(instance)
+        scores[evaluation.members.index(member), task, position] = score
+    by_id = {(member, task_id, instance): score for member, task_id, instance, score in found}
+    return dataclasses.replace(
+        evaluation,
+        scores=scores,
+        responses=tuple(
+            dataclasses.replace(r, score=by_id.get((r.member, r.task, r.instance), r.score))
+            for r in evaluation.responses
+        ),
+        scoring_s=evaluation.scoring_s + time.monotonic() - started,
+        problem=problem,
     )
 
 
@@ -444,11 +490,5 @@ def _start_scoring(sandbox: Sandbox, task: Task, texts: Sequence[Sequence[str]])
 
 
 def _scores(items: Sequence[_Item], future: Future[list[Outcome]]) -> dict[_Item, float | None]:
-    """Return the score of each answer.
-
-    A task or submission that fails scores 0. If the infrastructure fails, the score is None.
-    """
-    return {
-        item: None if outcome.status == "infrastructure" else outcome.score or 0.0
-        for item, outcome in zip(items, future.result(), strict=True)
-    }
+    """Return the score of each answer, or None if it is missing."""
+    return {item: score_of(outcome) for item, outcome in zip(items, future.result(), strict=True)}

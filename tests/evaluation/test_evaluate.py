@@ -1,6 +1,7 @@
 """Scores land at their member, task and instance; what is missing is not failed."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from acdc_jax.evaluation import evaluate
-from acdc_jax.evaluation.evaluate import Evaluator, answer_tasks, evaluate_members
+from acdc_jax.evaluation.evaluate import Evaluation, Evaluator, answer_tasks, evaluate_members
 from acdc_jax.inference.continuous_batching import Batch
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
@@ -160,6 +161,48 @@ def test_the_next_members_do_not_wait_for_scores(engine: Engine) -> None:
     found = evaluate_members(_evaluator(engine, sandbox), _MEMBERS, lambda member, group: {}, tasks)
     assert found.members == _MEMBERS
     assert found.scores[:, 0].tolist() == [[1, 0], [0, 0], [1, 0]]  # the third speaks as the first
+
+
+class _Faulty(_Sandbox):
+    """Fails an instance, or everything, so many times."""
+
+    def __init__(self, failures: int, instance: str | None = None) -> None:
+        super().__init__()
+        self.failures, self.instance = failures, instance
+        self.tries: Counter[tuple[str, str]] = Counter()
+
+    def _outcome(self, instance: str, answer: str) -> Outcome:
+        self.tries[instance, answer] += 1
+        if self.instance in (None, instance) and self.tries[instance, answer] <= self.failures:
+            return Outcome("infrastructure", None, "the judge failed")
+        return super()._outcome(instance, answer)
+
+
+@pytest.mark.parametrize("instance", [None, "x0"])
+def test_missing_scores_are_asked_for_again(engine: Engine, instance: str | None) -> None:
+    """Only these, and equal answers once; the result is that of a judge that never failed."""
+    tasks = [_task("x", 2), _task("y", 1)]
+
+    def evaluate_with(sandbox: _Sandbox) -> Evaluation:
+        return evaluate_members(_evaluator(engine, sandbox), _MEMBERS, lambda m, g: {}, tasks)
+
+    sandbox = _Faulty(2, instance)
+    found, expected = evaluate_with(sandbox), evaluate_with(_Sandbox())
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    assert found.responses == expected.responses
+    assert found.problem == ""
+    assert all(tries <= 3 for tries in sandbox.tries.values())
+    others = {tries for (asked, _), tries in sandbox.tries.items() if asked != instance}
+    assert instance is None or others == {1}
+
+
+def test_a_score_that_cannot_be_had_is_missing_and_nothing_else(engine: Engine) -> None:
+    tasks, sandbox = [_task("x", 2), _task("y", 1)], _Faulty(99, "x0")
+    found = evaluate_members(_evaluator(engine, sandbox), _MEMBERS, lambda m, g: {}, tasks)
+    assert found.problem == "the judge failed"
+    assert np.isnan(found.scores[:, 0, 0]).all()
+    assert found.skills(0.5).values.tolist() == [[-1, 1], [-1, 0], [-1, 1]]
+    assert {r.score for r in found.responses if (r.task, r.instance) == ("x", "0")} == {None}
 
 
 def test_members_together_or_one_by_one() -> None:
