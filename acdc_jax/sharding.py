@@ -69,7 +69,8 @@ def default_mesh(
         devices: All devices of the mesh.
         member: Bytes of one member.
         room: Bytes of one device's memory.
-        members_at_once: Members that a group of devices holds: base, parents and child.
+        members_at_once: Members that a group of devices holds; for breeding the base, the parents
+            and the child.
 
     Raises:
         ConfigError: The members do not fit into all devices of one process.
@@ -79,7 +80,7 @@ def default_mesh(
         if members_at_once * member / size <= _WEIGHTS_SHARE * room:
             return f"pop:-1,model:{size}"
     raise ConfigError(
-        f"breeding holds {members_at_once} members of {member / 2**30:.1f} GiB at once, but a "
+        f"{members_at_once} models of {member / 2**30:.1f} GiB must fit into memory at once, but a "
         f"process has {local} devices of {room / 2**30:.1f} GiB; use more or larger devices"
     )
 

@@ -65,7 +65,7 @@ def run_benchmarks(
     version = harness_version()
     prng_seed += run.settings.run.seed  # several runs draw independently
     plan, prompting = _plan(run, forces, options, prng_seed), _prompting(options)
-    larger = find_model(options.larger_model) if options.larger_model else None
+    larger = _find_larger_model(options)
     path = run.run_dir / "benchmarks.json"
     earlier = _read_benchmarks(path)
     benchmarks, results, plan = _evaluate(run, options, plan, prompting, larger, prng_seed, console)
@@ -118,6 +118,17 @@ def _read_benchmarks(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise AcdcError(f"{path}: is damaged ({error}); remove it") from None
     return report
+
+
+def _find_larger_model(options: BenchmarkOptions) -> Path | None:
+    """Return the folder of the larger model; refuse one that cannot be evaluated, at once."""
+    from acdc_jax.evaluation.lm_eval.models import check_folder_model
+
+    if not options.larger_model:
+        return None
+    described = find_model(options.larger_model, weights=False)
+    check_folder_model(described, chat=options.apply_chat_template)
+    return find_model(options.larger_model)
 
 
 def _prompting(options: BenchmarkOptions) -> "Prompting":

@@ -53,7 +53,7 @@ def open_members(
         return load_base(sources, model, shapes)
 
     def seed(name: str) -> Params:
-        return load_seed(run.recipes[name], sources, model, shapes, base())
+        return load_seed(run.recipes[name], sources, model, shapes, base)
 
     loaders = {name: functools.partial(seed, name) for name in sources.seeds}
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from acdc_jax.errors import AcdcError
@@ -104,9 +104,24 @@ def load_base(sources: Sources, model: ModelConfig, shapes: Shapes) -> Params:
 
 
 def load_seed(
-    recipe: Recipe, sources: Sources, model: ModelConfig, shapes: Shapes, base: Params
+    recipe: Recipe,
+    sources: Sources,
+    model: ModelConfig,
+    shapes: Shapes,
+    base: Callable[[], Params],
 ) -> Params:
-    """Load a seed from where the run found it; see `load_base`."""
+    """Load a seed from where the run found it; see `load_base`.
+
+    Args:
+        recipe: Of the seed.
+        sources: Of the run.
+        model: The architecture of all members.
+        shapes: Path → shape, dtype and sharding of its weights.
+        base: Loads the base, which fills missing rows of the embedding; called only if there are.
+
+    Raises:
+        AcdcError: The folder is gone, or holds another model now.
+    """
     folder = sources.seeds[recipe.id]
     return _load(recipe.id, folder, recipe.content, sources, model, shapes, base)
 
@@ -118,12 +133,14 @@ def _load(
     sources: Sources,
     model: ModelConfig,
     shapes: Shapes,
-    base: Params | None = None,
+    base: Callable[[], Params] | None = None,
 ) -> Params:
     if not Path(folder).is_dir():
         raise AcdcError(f"{folder}: {name} of the run is gone; put it back")
-    stored = {Path(folder): hf.read_config(folder)}
-    weights = load_model(Folders(Path(sources.base), (), model, stored), Path(folder), shapes, base)
+    stored = hf.read_config(folder)
+    folders = Folders(Path(sources.base), (), model, {Path(folder): stored})
+    filler = base() if base is not None and stored.vocab_size < model.vocab_size else None
+    weights = load_model(folders, Path(folder), shapes, filler)
     if (actual := content_hash(weights)) != content:
         raise AcdcError(
             f"{folder}: is not {name} of the run any more (it hashes to {actual}, not {content}); "

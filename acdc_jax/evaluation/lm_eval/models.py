@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.lm_eval.lm import HarnessModel, TextFormat
 from acdc_jax.evaluation.lm_eval.plan import Plan
 from acdc_jax.inference.device_groups import DeviceGroups
@@ -18,8 +19,9 @@ from acdc_jax.models.transformer import FusedParams
 from acdc_jax.params import Params
 
 _SAMPLING = Sampling(temperature=0.7)  # the paper's
-# Held at once: the model as stored, with fused weights, the one before, and the cache.
-_MODELS_AT_ONCE = 4
+# Models that memory must have room for: one, whose weights are fused one by one, and as much again
+# for the cache and the largest weight. The model before is gone by then; see `benchmark_models`.
+_MODELS_AT_ONCE = 2
 
 
 def member_models(
@@ -32,6 +34,8 @@ def member_models(
     key: jax.Array,
 ) -> Iterator[HarnessModel]:
     """Yield every model of a plan; params are read when it is the model's turn.
+
+    No more than one model is in memory, if the caller drops each before it asks for the next.
 
     Args:
         plan: The models.
@@ -47,7 +51,8 @@ def member_models(
         sample = plan.samples.get(name)
         member = sample.member if sample else name
         if member != loaded:  # samples of one member use the same copies
-            params = _fused_copies(params_of(member), model, groups)
+            params = []  # free memory for the next member
+            params = _fused_copies(lambda: params_of(member), model, groups)  # noqa: B023
             loaded = member
         yield HarnessModel(
             name,
@@ -83,11 +88,33 @@ def folder_model(
     model = hf.read_config(folder)
     groups = model_groups(model)
     shardings = param_shardings(groups.local[0].mesh, model, population=False)
-    params = _fused_copies(hf.load_weights(folder, model, shardings), model, groups)
+    params = _fused_copies(lambda: hf.load_weights(folder, model, shardings), model, groups)
     text = text_format([folder], thinking=thinking, think_end_token=think_end_token)
     name = folder_name(folder)
     key = _model_key(jax.random.key(prng_seed), name, 0)
     return HarnessModel(name, model, groups, params, text, batch_size, key=key)
+
+
+def check_folder_model(folder: Path, *, chat: bool) -> None:
+    """Refuse a model that cannot be evaluated, before its weights are downloaded.
+
+    Args:
+        folder: The folder; its weights may be missing.
+        chat: Whether questions are asked with its chat template.
+
+    Raises:
+        AcdcError: Its configuration or tokenizer cannot be read, or it has no chat template.
+        ConfigError: All devices of this process together have too little memory.
+    """
+    try:
+        model_groups(hf.declared_config(folder))
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from None
+    if chat and not text_format([folder]).tokenizer.chat_template:
+        raise AcdcError(
+            f"{folder}: the tokenizer has no chat template; ask without one "
+            "(--noapply_chat_template), or add chat_template.jinja to the folder"
+        )
 
 
 def folder_name(folder: Path) -> str:
@@ -118,6 +145,16 @@ def _model_key(key: jax.Array, model: str, number: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(key, stable_number(model)), number)
 
 
-def _fused_copies(params: Params, model: ModelConfig, groups: DeviceGroups) -> list[FusedParams]:
-    """Return a copy of a model with fused weights on each group."""
-    return [fuse_weights(model, copy) for copy in groups.copies(params, model)]
+def _fused_copies(
+    load: Callable[[], Params], model: ModelConfig, groups: DeviceGroups
+) -> list[FusedParams]:
+    """Return a copy of a model with fused weights on each group.
+
+    Args:
+        load: Loads the params, of which nobody else must keep a reference: each matrix is freed
+            once it is fused, so that no more than one matrix is in memory twice.
+        model: Architecture of the model.
+        groups: Device groups.
+    """
+    copies = groups.copies(load(), model)
+    return [fuse_weights(model, copy, donate=True) for copy in copies]

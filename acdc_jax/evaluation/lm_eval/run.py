@@ -1,8 +1,10 @@
 """Put benchmarks to models one by one, and score collectives of the models."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +51,37 @@ def benchmark_models(
         Benchmark → model → the harness's own results, by task.
     """
     results: dict[str, dict[str, Any]] = {benchmark.name: {} for benchmark in benchmarks}
-    total = count * len(benchmarks)
-    pairs = ((model, benchmark) for model in models for benchmark in benchmarks)
-    for done, (model, benchmark) in enumerate(pairs):
-        note = f"{model.name}, {benchmark.name}"
-
-        def tell(answered: int, requests: int, done: int = done, note: str = note) -> None:
-            advance("benchmarks", done, total, f"{note}: {answered}/{requests}")
-
-        # Cached responses are without thoughts, so they depend on what ends a thought.
-        end = model.text.think_end_token
-        name = model.name + (f".{hashlib.sha256(end.encode()).hexdigest()[:8]}" if end else "")
-        with _cached(HarnessLM(model, tell), folder / "cache" / f"{name}.db") as lm:
-            output = run_benchmark(lm, benchmark, prompting)
-        samples = read_samples(benchmark, output["samples"])
-        save_samples(_samples_file(folder, benchmark.name, model.name), samples)
-        results[benchmark.name][model.name] = output["results"] | output.get("groups", {})
+    total, steps = count * len(benchmarks), itertools.count()
+    for model in models:
+        for benchmark in benchmarks:
+            step = partial(advance, "benchmarks", next(steps), total)
+            output = _benchmark_model(model, benchmark, prompting, folder, step)
+            results[benchmark.name][model.name] = output
+        del model  # free its memory before the next one is loaded
     advance("benchmarks", total, total)
+    return results
+
+
+def _benchmark_model(
+    model: HarnessModel,
+    benchmark: Benchmark,
+    prompting: Prompting,
+    folder: Path,
+    step: Callable[[str], None],
+) -> dict[str, Any]:
+    """Evaluate one model on one benchmark, save its samples, and return the harness's results."""
+
+    def tell(answered: int, requests: int) -> None:
+        step(f"{model.name}, {benchmark.name}: {answered}/{requests}")
+
+    # Cached responses are without thoughts, so they depend on what ends a thought.
+    end = model.text.think_end_token
+    name = model.name + (f".{hashlib.sha256(end.encode()).hexdigest()[:8]}" if end else "")
+    with _cached(HarnessLM(model, tell), folder / "cache" / f"{name}.db") as lm:
+        output = run_benchmark(lm, benchmark, prompting)
+    samples = read_samples(benchmark, output["samples"])
+    save_samples(_samples_file(folder, benchmark.name, model.name), samples)
+    results: dict[str, Any] = output["results"] | output.get("groups", {})
     return results
 
 

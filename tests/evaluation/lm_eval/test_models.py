@@ -1,6 +1,8 @@
 """A model as the harness speaks to it: groups of devices, sampling, dialogues."""
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,21 @@ from typing import Any
 import jax
 import pytest
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.evaluation.lm_eval import models as harness_models
+from acdc_jax.evaluation.lm_eval import run as harness_run
 from acdc_jax.evaluation.lm_eval.lm import HarnessLM, HarnessModel, sampling_of
-from acdc_jax.evaluation.lm_eval.models import folder_model
+from acdc_jax.evaluation.lm_eval.models import check_folder_model, folder_model, member_models
+from acdc_jax.evaluation.lm_eval.plan import Collective, Plan
+from acdc_jax.evaluation.lm_eval.tasks import Benchmark, Prompting
+from acdc_jax.inference import device_groups
 from acdc_jax.inference.device_groups import DeviceGroups
+from acdc_jax.inference.memory import weight_bytes
 from acdc_jax.inference.sampling import Sampling
+from acdc_jax.models import hf
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.params import Params
+from acdc_jax.sharding import default_mesh
 
 pytestmark = [pytest.mark.xdist_group("evaluate"), pytest.mark.filterwarnings("ignore")]
 
@@ -143,3 +155,101 @@ def test_a_token_that_spans_context_and_continuation(model: HarnessModel) -> Non
     (two,) = HarnessLM(model).loglikelihood([Request(("ab then", " "))], disable_tqdm=True)
     assert one[0] < 0
     assert two[0] < 0
+
+
+# ------------------------------------------------------------------------------------- memory
+
+_DECODER = ModelConfig(
+    architecture="Qwen2ForCausalLM",
+    vocab_size=152_064,
+    hidden_size=8192,
+    intermediate_size=29_568,
+    num_layers=80,
+    num_heads=64,
+    num_kv_heads=8,
+    head_dim=128,
+    rope_theta=1e6,
+    rms_norm_eps=1e-6,
+    max_positions=32_768,
+    tie_embeddings=False,
+    qkv_bias=True,
+    dtype="bfloat16",
+)
+_LLAMA = {"vocab_size": 128_256, "intermediate_size": 28_672, "qkv_bias": False}
+_DEEPSEEK = {"vocab_size": 102_400, "intermediate_size": 22_016, "num_layers": 95}
+
+
+@pytest.mark.parametrize(
+    ("fields", "billions", "gpus"),
+    [({}, 72.7, 8), (_LLAMA, 70.6, 4), (_DEEPSEEK | {"qkv_bias": False}, 67, 4)],
+)
+def test_the_papers_larger_models_fit_on_eight_gpus(
+    fields: dict[str, Any], billions: float, gpus: int
+) -> None:
+    """Of 80 GB each, of which XLA takes 92 %."""
+
+    class Gpu:
+        process_index = 0
+
+    size = weight_bytes(dataclasses.replace(_DECODER, **fields))
+    assert size / 2e9 == pytest.approx(billions, rel=0.01)
+    room = 0.92 * 81_559 * 2**20
+    devices: Any = [Gpu()] * 8
+    mesh = default_mesh(devices, size, room, harness_models._MODELS_AT_ONCE)
+    assert mesh == f"pop:-1,model:{gpus}"
+
+
+def test_a_larger_model_that_does_not_fit_is_refused_at_once(
+    models: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_folder_model(models[1], chat=True)
+    monkeypatch.setattr(device_groups, "device_room", lambda: 1.0)
+    with pytest.raises(
+        ConfigError, match=f"{models[1]}: 2 models of .* use more or larger devices"
+    ):
+        check_folder_model(models[1], chat=True)
+
+
+def test_a_larger_model_without_a_template_is_refused_at_once(
+    models: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(models[1], tmp_path / "model"))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(AcdcError, match="no chat template; ask without one"):
+        check_folder_model(folder, chat=True)
+    check_folder_model(folder, chat=False)
+
+
+def test_one_model_at_a_time_is_in_memory(
+    models: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model before is gone when the next one is loaded, and no weight is there twice."""
+    config = hf.read_config(models[0])
+    groups = DeviceGroups(harness_models.model_groups(config).local[:1], 1)
+    embedding = (config.vocab_size, config.hidden_size)
+    before = _count_arrays(embedding)
+    held: list[int] = []
+
+    def load(member: str) -> Params:
+        held.append(_count_arrays(embedding) - before)
+        return hf.load_weights(models[int(member)], config)
+
+    def answer(lm: Any, *_: Any) -> dict[str, Any]:
+        held.append(_count_arrays(embedding) - before)
+        return {"results": {lm.lm._model.name: {}}, "samples": {}}
+
+    monkeypatch.setattr(harness_run, "run_benchmark", answer)
+    plan = Plan((Collective("evolved", (("0", "1", "2"),)),), {}, {})
+    text = harness_models.text_format([models[1]])
+    key = jax.random.key(0)
+    members = member_models(plan, config, groups, load, text, 8, key)
+    benchmarks = [Benchmark("say", {"tasks": {}})]
+    harness_run.benchmark_models(members, 3, benchmarks, Prompting(), tmp_path, lambda *_: None)
+    assert held == [0, 1] * 3
+
+
+def _count_arrays(shape: tuple[int, ...]) -> int:
+    return sum(array.shape == shape for array in jax.live_arrays())
