@@ -20,7 +20,7 @@ from acdc_jax import multihost, plugins
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.evaluate import Evaluator
-from acdc_jax.evolution.evosax_strategy import Strategy
+from acdc_jax.evolution.evosax_strategy import Strategy, check_strategy
 from acdc_jax.evolution.merge import module_groups
 from acdc_jax.evolution.operators import Operators
 from acdc_jax.inference.buckets import common_prefix
@@ -413,8 +413,11 @@ def make_operators(config: Config, model: ModelConfig, seeds: int) -> Operators:
                 len(groups),
                 config.strategy.spread,
             )
+            check_strategy(strategy)
         except ValueError as error:
-            raise ConfigError(str(error)) from None
+            raise ConfigError(
+                f"--strategy={config.strategy.name}, --children={config.run.children}: {error}"
+            ) from None
     return Operators(proposer, strategy, config.merge, config.mutation.noise(), groups, group_of)
 
 
