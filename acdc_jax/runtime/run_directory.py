@@ -29,7 +29,6 @@ from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution.evosax_strategy import to_arrays
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.files import is_empty, write_atomic
-from acdc_jax.messages import print_line
 from acdc_jax.runtime.member_files import remove_member
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.run_reader import (
@@ -40,6 +39,7 @@ from acdc_jax.runtime.run_reader import (
     read_manifest,
 )
 from acdc_jax.runtime.state import Record, State
+from acdc_jax.streams import print_line
 from acdc_jax.tasks.pool import task_id
 from acdc_jax.tasks.task import save_task
 
