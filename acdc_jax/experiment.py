@@ -53,7 +53,7 @@ def run_experiment(config: Config, console: Console, *, baselines: bool = True) 
     run_dir, processes = Path(config.run.run_dir), config.processes
     with listen_for_sigterm(processes.grace_s, processes.sigterm_status) as notice:
         began = time.monotonic()
-        plan = plan_run(config)
+        plan = plan_run(config, ask_backends=not _is_finished(config))
         with run_directory.lock_run(config) as manifest:
             if (finished := _finished_results(config, manifest)) is not None:
                 return finished
@@ -184,6 +184,15 @@ def _measure(
     advance = partial(context.progress, "measuring")
     results = measure(context, manifest, state, tasks, advance, baselines=baselines)
     return results | {"held_out": context.config.tasks.held_out, "measured_tasks": len(tasks)}
+
+
+def _is_finished(config: Config) -> bool:
+    """Return whether the run directory seems to hold a run that has nothing left to do."""
+    try:
+        manifest = run_reader.read_manifest(Path(config.run.run_dir))
+        return _finished_results(config, manifest) is not None
+    except AcdcError:
+        return False
 
 
 def _finished_results(config: Config, manifest: Manifest) -> Results | None:

@@ -33,6 +33,7 @@ from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
 from acdc_jax.runtime import run_directory
+from acdc_jax.runtime.backend_checks import check_backends
 from acdc_jax.runtime.backends import Backends, open_backends
 from acdc_jax.runtime.breed import member_id
 from acdc_jax.runtime.compilation_cache import keep_compiled
@@ -138,20 +139,29 @@ def join_processes(config: Config) -> None:
     )
 
 
-def plan_run(config: Config) -> RunPlan:
+def plan_run(config: Config, *, ask_backends: bool = True) -> RunPlan:
     """Return the plan of a run, after all checks that need no weights.
 
+    Args:
+        config: Every setting.
+        ask_backends: Whether the scientist and the embedding model will write tasks, and are asked
+            whether they can.
+
     Raises:
-        AcdcError: A model is missing, or cannot be merged with the others.
+        AcdcError: A model is missing, or cannot be merged with the others; or a server does not
+            answer.
         ConfigError: Flags contradict each other, the models, or the devices; names them.
     """
     families = load_seed_families(config.tasks.seed_families, config.run.seed)
     held_out = load_held_out(config.tasks.held_out, config.run.seed)
     check_held_out(held_out, families)
+    _check_scientist(config)
+    if ask_backends:
+        check_backends(config, families[0])
     keep_compiled(cache_dir(config))
     models = _find_models(config)
     mesh = choose_mesh(config, models.model)
-    _check_scientist(config, mesh)
+    _check_shared_devices(config, mesh)
     _check_lengths(config, models.model)
     operators = make_operators(config, models.model, _count_seeds(models))
     return RunPlan(config, models, mesh, operators, families, held_out)
@@ -215,7 +225,7 @@ def open_run(config: Config, console: Console) -> Iterator[RunContext]:
     Raises:
         AcdcError: The run is under way, or something that it needs is missing.
     """
-    plan = plan_run(config)
+    plan = plan_run(config, ask_backends=False)
     with run_directory.lock_run(config), open_context(plan, console) as context:
         yield context
 
@@ -294,19 +304,25 @@ def choose_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
     return make_mesh(spec, devices)
 
 
-def _check_scientist(config: Config, mesh: jax.sharding.Mesh) -> None:
-    """Refuse an unknown scientist, and a local one on devices that members are sharded over.
-
-    A local scientist judges while members decode. If both run programs over several devices, the
-    devices may start these programs in different orders, and wait for each other forever.
-    """
-    options, size = config.scientist, mesh.shape.get("model", 1)
+def _check_scientist(config: Config) -> None:
+    """Refuse an unknown scientist, an LLM without a name, and one that takes all devices."""
+    options = config.scientist
+    _split_devices(config)
     if options.kind not in LLM_SCIENTISTS:
         plugins.load(plugins.SCIENTISTS, options.kind)
     elif options.model is None:
         raise ConfigError(
             f"--scientist_model is missing: --scientist={options.kind} needs the model's name"
         )
+
+
+def _check_shared_devices(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """Refuse a local scientist on devices that members are sharded over.
+
+    It judges while members decode. If both run programs over several devices, the devices may start
+    these programs in different orders, and wait for each other forever.
+    """
+    options, size = config.scientist, mesh.shape.get("model", 1)
     if options.kind == "local" and options.devices is None and size > 1:
         raise ConfigError(
             f"--scientist=local: members are sharded over {size} devices, which they cannot share "

@@ -98,7 +98,7 @@ class NoveltyOptions:
         "server's /embeddings) or local (mean hidden states of a checkpoint).",
     )
     embedding_model: str | None = option(
-        None, "Embedding model: its name at the server, or its Hugging Face folder."
+        None, "Embedding model: its name at the server, or a Hugging Face folder or Hub id."
     )
     embedding_url: str | None = option(
         None, "Base URL of the embedding server. none: the scientist's.", resumable=True
@@ -140,7 +140,7 @@ class ScientistOptions:
         "judges answers and recognises gibberish.",
     )
     model: str | None = option(
-        None, "LLM of the scientist: its name at the server, or its Hugging Face folder."
+        None, "LLM of the scientist: its name at the server, or a Hugging Face folder or Hub id."
     )
     url: str | None = option(
         None,
