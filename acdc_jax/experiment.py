@@ -138,8 +138,8 @@ def _held_out_tasks(plan: RunPlan, context: RunContext) -> list[Task]:
         if longest > generator.max_prompt_tokens:
             raise ConfigError(
                 f"held-out task {task.draft.name}: its instructions take {longest} tokens, but the "
-                f"members' window leaves room for {generator.max_prompt_tokens}; lower "
-                "--max_new_tokens, or remove the task"
+                f"members' window leaves room for {generator.max_prompt_tokens}; shorten "
+                "or remove the task, or lower --max_new_tokens in a new run"
             )
     return tasks
 

@@ -43,7 +43,9 @@ class RunOptions:
     init_population: int = option(16, "Members of generation 0, seeds included.", low=1)
     population: int = option(16, "Members that the archive keeps.", low=1)
     children: int = option(8, "Children of each generation.", low=1)
-    gibberish_filter: bool = option(True, "Drop children whose responses are gibberish.")
+    gibberish_filter: bool = option(
+        True, "Drop children whose responses are gibberish.", resumable=True
+    )
     keep_every: int = option(
         5, "Keep the members of every k-th generation's archive on disk.", low=1
     )
@@ -219,7 +221,9 @@ class SandboxOptions:
         "podman, docker or runsc as NAME:IMAGE. `acdc sandbox check` tests it.",
         resumable=True,
     )
-    allow_unsafe: bool = option(False, "Run task code even if this machine cannot isolate it.")
+    allow_unsafe: bool = option(
+        False, "Run task code even if this machine cannot isolate it.", resumable=True
+    )
 
     def __post_init__(self) -> None:
         check(self)
