@@ -36,6 +36,7 @@ from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.task import Rejection, Task
 
 _RESPONSES_READ = 3  # by the gibberish filter, of each child
+_RECHECKS = 0x7EC4EC  # folded into the generation's key; chooses the scores to check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +98,11 @@ class Generation:
 
     def split_key(self, number: int) -> jax.Array:
         """Return the generation's PRNG key, split: [number] keys."""
-        key = jax.random.fold_in(jax.random.key(self.config.run.seed), self.number)
-        return jax.random.split(key, number)
+        return jax.random.split(self._key, number)
+
+    @property
+    def _key(self) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(self.config.run.seed), self.number)
 
     def progress(self, step: str, done: int, total: int) -> None:
         """Show how much of a step is done."""
@@ -197,6 +201,7 @@ class Generation:
                 members.weights,
                 tasks,
                 prefetch=members.prefetch,
+                recheck_key=jax.random.fold_in(self._key, _RECHECKS),
             )
         self._responses += evaluation.responses
         self._timer.add("decode_s", evaluation.decode_s)

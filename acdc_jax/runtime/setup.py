@@ -195,9 +195,11 @@ def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
         base = load_model(folders, folders.base, shapes[0])
         seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
         if first:
-            if sandbox.tier != "full":
-                missing = "; ".join(sandbox.isolation.missing)
-                console.print(f"sandbox: {sandbox.tier} ({missing})", markup=False, highlight=False)
+            missing = "; ".join(sandbox.isolation.missing)
+            weaker = f" ({missing})" if missing else ""
+            workers = f"{config.sandbox.worker_count} workers"
+            line = f"sandbox: {sandbox.tier}{weaker}, {workers}"
+            console.print(line, markup=False, highlight=False)
             console.print(decoding, markup=False, highlight=False, soft_wrap=True)
         yield RunContext(
             config=config,
