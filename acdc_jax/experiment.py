@@ -23,10 +23,12 @@ from acdc_jax.runtime.background_commit import BackgroundCommits
 from acdc_jax.runtime.measure import measure
 from acdc_jax.runtime.metrics import Log, open_log
 from acdc_jax.runtime.preemption import PreemptionNotice, listen_for_sigterm
+from acdc_jax.runtime.rejected_drafts import warn_of_rejections
 from acdc_jax.runtime.run_reader import Manifest
 from acdc_jax.runtime.setup import RunContext, RunPlan, check_disk, open_context, plan_run
 from acdc_jax.runtime.sources import keep_model_files, keep_sources
 from acdc_jax.runtime.state import Record, State
+from acdc_jax.streams import print_line
 from acdc_jax.tasks.task import Task
 from acdc_jax.tasks.task_sets import check_held_out
 
@@ -121,7 +123,14 @@ def _evolve(
         for state, record in run_generations(context, commits, restored):
             _show(context, log, state, record)
         assert state is not None  # there is at least generation 0
-        return run_directory.share_manifest(commits.wait()), state
+        manifest = commits.wait()
+    tasks = state.library.tasks.values()
+    if multihost.is_first() and all(task.draft.kind == "seed" for task in tasks):
+        generations = range(manifest.generation + 1)
+        rejections = [r for g in generations for r in run_reader.read_rejections(run_dir, g)]
+        if warning := warn_of_rejections("the whole run", (), rejections):
+            print_line(warning)
+    return run_directory.share_manifest(manifest), state
 
 
 def _held_out_tasks(plan: RunPlan, context: RunContext) -> list[Task]:
@@ -168,6 +177,12 @@ def _show(context: RunContext, log: Log, state: State, record: Record) -> None:
     )
     log(state.generation, metrics)
     context.progress("generations", state.generation, context.config.run.generations, note)
+    tasks = state.library.tasks.values()
+    new_tasks = [task for task in tasks if task.generation == state.generation]
+    if warning := warn_of_rejections(
+        f"generation {state.generation}", new_tasks, record.rejections
+    ):
+        print_line(warning)
 
 
 def _measure(
