@@ -15,11 +15,11 @@ def _rejection(reason: str, kind: Kind = "novel") -> Rejection:
 
 
 def test_the_most_frequent_reasons_are_named() -> None:
-    reasons = ["refused:\n400 \x1b[31m"] * 3 + ["b"] * 2 + ["c"] * 3 + ["d"]
+    reasons = ["refused:\n400 \x1b"] * 3 + ["b"] * 2 + ["c"] * 3 + ["d"]
     reasons += ["refused: 401", "refused: 402"]
     warning = warn_of_rejections("here", [_task("seed")], [*map(_rejection, reasons)])
     assert warning == (
-        "warning: here: none of 11 drafts became a task (5 × refused: 400 [31m; 3 × c; 2 × b)"
+        "warning: here: none of 11 drafts became a task (5 × refused: 400; 3 × c; 2 × b)"
     )
     assert len(warn_of_rejections("here", (), [_rejection("x" * 1000)]) or "") < 300
 
