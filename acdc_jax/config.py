@@ -5,7 +5,7 @@
 """
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -54,19 +54,32 @@ class Config:
         library_only=("dominated_score", "denominator", "distance"),
     )
     tasks: TaskPoolOptions = section(
-        TaskPoolOptions(), "Tasks", library_only=("micro_batch", "skill_threshold")
+        TaskPoolOptions(),
+        "Tasks",
+        library_only=(
+            "micro_batch",
+            "novel_probability",
+            "easy_novel_probability",
+            "easy_threshold",
+            "hard_threshold",
+            "skill_threshold",
+        ),
     )
     novelty: NoveltyOptions = section(
         NoveltyOptions(),
         "Novelty of tasks",
-        names={"decision": "novelty_decision", "threshold": "novelty_threshold"},
+        names={
+            "applies_to": "novelty_applies_to",
+            "decision": "novelty_decision",
+            "threshold": "novelty_threshold",
+        },
     )
     scientist: ScientistOptions = section(
         ScientistOptions(),
         "Scientist",
         names={"kind": "scientist", "reflections": "reflections", "adapt_ahead": "adapt_ahead"},
         prefix="scientist_",
-        library_only=("top_p",),
+        library_only=("temperature", "top_p"),
     )
     decode: DecodeOptions = section(DecodeOptions(), "Responses")
     sampling: Sampling = section(
@@ -79,6 +92,7 @@ class Config:
         "Sandbox of task code",
         names={"allow_unsafe": "allow_unsafe_sandbox"},
         prefix="sandbox_",
+        library_only=("memory_mb",),
     )
     processes: ProcessOptions = section(ProcessOptions(), "Several processes, and SIGTERM")
 
@@ -139,6 +153,15 @@ _ZERO_WAS_NONE = (
 )
 
 
+# How runs worked before these options existed.
+_EARLIER_RULES = {
+    "active_seed_families": True,
+    "limbo": "all_failed",
+    "medium_novel_probability": 0.8,
+    "novelty_applies_to": "all",
+}
+
+
 def _to_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -159,6 +182,8 @@ def _upgrade(settings: Mapping[str, Any]) -> dict[str, Any]:
             upgraded[name] = list(flags.read(value, declared.type))
     if settings.get("mutation") == "none":
         upgraded["mutation"] = None
+    for name, value in _EARLIER_RULES.items():
+        upgraded.setdefault(name, value)
     if settings.get("seed_families") == "":  # chosen by the scientist
         grammar = settings.get("scientist") == "procedural"
         upgraded["seed_families"] = "tiny" if grammar else "general"
@@ -176,32 +201,22 @@ def free_flags() -> set[str]:
     return {name for name, declared in _options().items() if declared.resumable}
 
 
-RECORDED_FLAGS = ("gibberish_filter", "scientist_model", "scientist_max_tokens", "embedding_model")
-"""Flags that may change, so that a run can continue, although they change what it does."""
+def first_pool_flags() -> set[str]:
+    """Return the flags that the first tasks depend on."""
+    fields = ("seeds", "tasks", "novelty", "scientist", "decode", "sandbox")
+    parts = flags.sections_of(Config)
+    return {"seed", *(name for field in fields for name in parts[field].options())}
 
 
-def changes_to_record(config: Config, saved: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the flags that change what a started run does from now on.
-
-    Args:
-        config: The new settings.
-        saved: The run's settings so far.
-
-    Returns:
-        Flag → its old and its new value.
-    """
-    before, after = Config().settings() | _upgrade(saved), config.settings()
-    return {
-        name: (before[name], after[name]) for name in RECORDED_FLAGS if before[name] != after[name]
-    }
-
-
-def changed_flags(config: Config, saved: Mapping[str, Any]) -> list[str]:
+def changed_flags(
+    config: Config, saved: Mapping[str, Any], fixed: Collection[str] | None = None
+) -> list[str]:
     """Return the flags that differ from those of a run and may not change.
 
     Args:
         config: The new settings.
         saved: The run's settings. A flag that they lack had its default.
+        fixed: Only these flags may not change; None for all.
 
     Returns:
         `--name=new (the run has old)`, one for each flag.
@@ -211,5 +226,5 @@ def changed_flags(config: Config, saved: Mapping[str, Any]) -> list[str]:
     return [
         f"--{name}={flags.write(value)} (the run has {flags.write(before[name])})"
         for name, value in config.settings().items()
-        if name not in free and before[name] != value
+        if name not in free and before[name] != value and (fixed is None or name in fixed)
     ]

@@ -7,6 +7,7 @@ continue while the main thread decodes. The OpenAI client is imported only if it
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -25,6 +26,8 @@ from acdc_jax.tasks.scientist import Grader, Scientist
 
 if TYPE_CHECKING:
     from acdc_jax.tasks.openai_client import Endpoint
+
+_BATCHES_IN_FLIGHT = 4  # of generation 0's drafts, at a server; results depend on it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,7 @@ def open_backends(config: Config, devices: Sequence[jax.Device]) -> Iterator[Bac
     Raises:
         AcdcError: A local model cannot be loaded, or a server or scientist is not configured.
     """
-    task_index = TaskIndex(open_embedder(config, devices))
+    task_index = TaskIndex(_open_embedder(config, devices))
     with start_blocking_portal("asyncio") as portal:
         scientist = _open_scientist(config, devices)
         try:
@@ -82,9 +85,9 @@ def open_chat(
     if options.kind == "openai":
         from acdc_jax.tasks.openai_client import OpenAIChat
 
-        endpoint = open_endpoint(options, options.url)
+        endpoint = _open_endpoint(options, options.url)
         return OpenAIChat(endpoint, _required(options.model), *sampling)
-    model = load_local_model(_required(options.model), devices)
+    model = load_local_model(Path(_required(options.model)), devices)
     return LocalChat(model, *sampling, batch_size)
 
 
@@ -93,7 +96,9 @@ def _open_scientist(config: Config, devices: Sequence[jax.Device]) -> Scientist:
     options = config.scientist
     if options.kind in LLM_SCIENTISTS:
         chat = open_chat(options, devices, config.decode.batch_size)
-        return LlmScientist(chat, options.reflections)
+        # What a local model decodes in one batch must not depend on timing.
+        in_flight = _BATCHES_IN_FLIGHT if options.kind == "openai" else 1
+        return LlmScientist(chat, options.reflections, in_flight)
     make = plugins.load(plugins.SCIENTISTS, options.kind)
     scientist: object = make(options, config.run.seed)
     if not isinstance(scientist, Scientist):
@@ -115,26 +120,17 @@ def _make_judge(portal: BlockingPortal, scientist: Scientist) -> Judge | None:
     return judge
 
 
-def open_embedder(config: Config, devices: Sequence[jax.Device]) -> Embedder:
-    """Return what measures how similar tasks are. The caller closes it.
-
-    Args:
-        config: The run's options.
-        devices: Where a local model is placed.
-
-    Raises:
-        AcdcError: A local model cannot be loaded, or no server is configured.
-    """
+def _open_embedder(config: Config, devices: Sequence[jax.Device]) -> Embedder:
     options = config.novelty
     if options.embeddings == "openai":
         from acdc_jax.tasks.openai_client import OpenAIEmbedder
 
         url = options.embedding_url or config.scientist.url
         return OpenAIEmbedder(
-            open_endpoint(config.scientist, url), _required(options.embedding_model)
+            _open_endpoint(config.scientist, url), _required(options.embedding_model)
         )
     if options.embeddings == "local":
-        return LocalEmbedder(load_local_model(_required(options.embedding_model), devices))
+        return LocalEmbedder(load_local_model(Path(_required(options.embedding_model)), devices))
     return NGrams()
 
 
@@ -144,8 +140,7 @@ def _required(model: str | None) -> str:
     return model
 
 
-def open_endpoint(options: ScientistOptions, url: str | None) -> "Endpoint":
-    """Return a server's client, without connecting. The caller closes it."""
+def _open_endpoint(options: ScientistOptions, url: str | None) -> "Endpoint":
     from acdc_jax.tasks.openai_client import Endpoint
 
     return Endpoint(url, options.concurrency, options.timeout_s, options.retries)

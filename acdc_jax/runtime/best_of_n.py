@@ -168,7 +168,7 @@ def _task_sets(run: RunRecord, options: BestOfNOptions) -> dict[str, list[Task]]
     """Return the tasks of each set of questions; empty sets are left out."""
     sets = {}
     if options.questions in ("run", "both"):
-        sets["run"] = list(run.tasks.values())
+        sets["run"] = list(run.pool_tasks.values())
     config = run.settings
     drafts = load_held_out(config.tasks.held_out, config.run.seed)
     if options.questions in ("held_out", "both") and drafts:

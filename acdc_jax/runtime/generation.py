@@ -8,6 +8,7 @@ devices, host and disk; scores may be missing; and everything is counted for `me
 import dataclasses
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Self
 
 import jax
@@ -22,21 +23,23 @@ from acdc_jax.evolution.coverage import coverage, greedy
 from acdc_jax.evolution.operators import Operators
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import SkillMatrix
+from acdc_jax.messages import print_line
 from acdc_jax.prng import host_rng
 from acdc_jax.runtime import replicate
 from acdc_jax.runtime.breed import seed_recipe
 from acdc_jax.runtime.children import Children, Members, StoredMembers
+from acdc_jax.runtime.first_pool_commit import first_pool_saver, load_first_pool
 from acdc_jax.runtime.setup import RunContext
 from acdc_jax.runtime.state import Record, State
 from acdc_jax.runtime.timer import Timer
-from acdc_jax.tasks.adapt import PoolUpdate, adapt_pool, create_pool
+from acdc_jax.tasks.adapt import PoolUpdate, adapt_pool
+from acdc_jax.tasks.first_pool import create_pool, shortage
 from acdc_jax.tasks.library import Library
-from acdc_jax.tasks.llm import cost_per_task, gather
+from acdc_jax.tasks.llm import add_costs, cost_per_task, gather
 from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.task import Rejection, Task
 
 _RESPONSES_READ = 3  # by the gibberish filter, of each child
-_RECHECKS = 0x7EC4EC  # folded into the generation's key; chooses the scores to check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +98,12 @@ class Generation:
         self.novelty: Mapping[str, float] = {}
         self._responses: list[Response] = []
         self._rejections: list[Rejection] = []
+        self._costs: Mapping[str, float] = {}  # of the first pool
 
     def split_key(self, number: int) -> jax.Array:
         """Return the generation's PRNG key, split: [number] keys."""
-        return jax.random.split(self._key, number)
-
-    @property
-    def _key(self) -> jax.Array:
-        return jax.random.fold_in(jax.random.key(self.config.run.seed), self.number)
+        key = jax.random.fold_in(jax.random.key(self.config.run.seed), self.number)
+        return jax.random.split(key, number)
 
     def progress(self, step: str, done: int, total: int) -> None:
         """Show how much of a step is done."""
@@ -111,17 +112,23 @@ class Generation:
     # ------------------------------------------------------------------------------------- tasks
 
     def create_pool(self, key: jax.Array) -> tuple[Library, Pool]:
-        """Return the first tasks, which grow from the seed families."""
-        context, update = self._context, None
+        """Return the first tasks, which grow from the seed families; continue a killed run's."""
+        context, options, update = self._context, self.config.tasks, None
         if multihost.is_first():
-            drafts = self.config.tasks.initial_tasks
-            update = context.portal.call(
+            run_dir = Path(self.config.run.run_dir)
+            first = context.portal.call(
                 create_pool,
                 context.task_generator,
                 context.families,
                 key,
-                lambda drafted: self.progress("first tasks", drafted, drafts),
+                lambda valid: self.progress("first tasks", valid, options.initial_tasks),
+                first_pool_saver(run_dir),
+                load_first_pool(run_dir),
             )
+            if line := shortage(first, options.initial_tasks, options.max_tasks):
+                print_line(line)
+            self._costs = first.costs
+            update = PoolUpdate(first.library, first.pool, list(first.rejections))
         return self._share_pool(Library(), update)
 
     @property
@@ -201,7 +208,6 @@ class Generation:
                 members.weights,
                 tasks,
                 prefetch=members.prefetch,
-                recheck_key=jax.random.fold_in(self._key, _RECHECKS),
             )
         self._responses += evaluation.responses
         self._timer.add("decode_s", evaluation.decode_s)
@@ -315,7 +321,7 @@ class Generation:
             task.id for task in state.library.tasks.values() if task.generation == self.number
         }
         new_count = sum(state.library.tasks[task].draft.kind != "seed" for task in new_tasks)
-        costs = self._context.task_generator.scientist.costs()
+        costs = add_costs(self._costs, self._context.task_generator.scientist.costs())
         times = {"decode_s": 0.0, "scoring_s": 0.0} | self._timer.metrics()
         tokens = sum(response.tokens for response in self._responses)
         return {

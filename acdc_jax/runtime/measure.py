@@ -18,6 +18,7 @@ from acdc_jax.runtime import run_directory, run_reader
 from acdc_jax.runtime.run_reader import Manifest
 from acdc_jax.runtime.setup import RunContext, open_run
 from acdc_jax.runtime.state import State
+from acdc_jax.tasks.library import pool_tasks
 from acdc_jax.tasks.task import Task
 
 Advance = Callable[[int, int], None]  # (steps done, of all steps)
@@ -52,7 +53,7 @@ def complete_run_skills(run_dir: Path, console: Console) -> None:
         AcdcError: The run or its seeds cannot be read, or the run is under way.
     """
     run = run_reader.read_run(run_dir)
-    skills = run_reader.known_skills(run_dir, run.manifest, list(run.tasks))
+    skills = run_reader.known_skills(run_dir, run.manifest, list(run.pool_tasks))
     incomplete = skill_matrix.incomplete(skills)
     if not incomplete:
         run_directory.save_skills(run_dir, skills)
@@ -91,7 +92,8 @@ def measure(
         JSON-ready `rows`, `coverage_by_generation` and `task_force`; see `measure_run`.
     """
     run_dir, evaluator = Path(context.config.run.run_dir), context.evaluator
-    partial_skills = run_reader.known_skills(run_dir, manifest, sorted(state.library.tasks))
+    answered = pool_tasks(state.library.tasks, context.config.tasks)
+    partial_skills = run_reader.known_skills(run_dir, manifest, sorted(answered))
     steps = batches(evaluator, len(skill_matrix.incomplete(partial_skills))) + 1
     steps += baseline.STEPS if baselines else 0
     counter = itertools.count(1)

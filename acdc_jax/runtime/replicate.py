@@ -12,10 +12,11 @@ from acdc_jax import multihost
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.inference.device_groups import DeviceGroup
 from acdc_jax.runtime.breed import breed_child
+from acdc_jax.runtime.first_pool_commit import drafts_from_json, drafts_to_json
 from acdc_jax.runtime.rebuild import check_made
 from acdc_jax.runtime.setup import RunContext
 from acdc_jax.tasks.adapt import PoolUpdate
-from acdc_jax.tasks.library import Library
+from acdc_jax.tasks.library import Library, library_of
 from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.task import Draft, Rejection, Task
 
@@ -65,6 +66,7 @@ def share_pool(library: Library, update: PoolUpdate | None) -> PoolUpdate:
         new = [task for task in update.library.tasks.values() if task.id not in library.tasks]
         message = {
             "tasks": [dataclasses.asdict(task) for task in new],
+            "rejected": drafts_to_json(update.library.rejected[len(library.rejected) :]),
             "pool": dataclasses.asdict(update.pool),
         }
     message = multihost.broadcast(message)
@@ -72,6 +74,7 @@ def share_pool(library: Library, update: PoolUpdate | None) -> PoolUpdate:
         return update
     tasks = [Task(**{**fields, "draft": Draft(**fields["draft"])}) for fields in message["tasks"]]
     pool = Pool(**{**message["pool"], "active": tuple(message["pool"]["active"])})
+    rejected = [*library.rejected, *drafts_from_json(message["rejected"])]
     return PoolUpdate(
-        Library({**library.tasks, **{task.id: task for task in tasks}}), pool, list[Rejection]()
+        library_of([*library.tasks.values(), *tasks], rejected), pool, list[Rejection]()
     )

@@ -16,20 +16,21 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import jax
 import numpy as np
 
 from acdc_jax import multihost
-from acdc_jax.config import Config, changed_flags, changes_to_record
+from acdc_jax.config import Config, changed_flags, first_pool_flags
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution.evosax_strategy import to_arrays
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.files import is_empty, write_atomic
-from acdc_jax.flags import write
+from acdc_jax.messages import print_line
+from acdc_jax.runtime.first_pool_commit import committed_tasks, drafts_to_json, remove_first_pool
 from acdc_jax.runtime.member_files import remove_member
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.run_reader import (
@@ -40,7 +41,6 @@ from acdc_jax.runtime.run_reader import (
     read_manifest,
 )
 from acdc_jax.runtime.state import Record, State
-from acdc_jax.streams import print_line
 from acdc_jax.tasks.pool import task_id
 from acdc_jax.tasks.task import save_task
 
@@ -110,20 +110,19 @@ def _prepare(run_dir: Path, config: Config) -> Manifest:
     manifest = Manifest(SCHEMA, -1, (), {}, 0, (), {})
     if (run_dir / "manifest.json").exists():
         manifest = read_manifest(run_dir)
-    # Until generation 0 is committed, any flag may be corrected.
-    if manifest.generation >= 0 and (changed := changed_flags(config, manifest.flags)):
+    fixed = None  # all flags
+    if manifest.generation < 0:  # Flags may be corrected, except those of tasks that are written.
+        fixed = first_pool_flags() if committed_tasks(run_dir) else set()
+    if changed := changed_flags(config, manifest.flags, fixed):
         raise ConfigError(
             f"{run_dir} was started with other flags: {'; '.join(changed)}; give the same flags, "
             "or another --run_dir"
         )
-    changes = changes_to_record(config, manifest.flags) if manifest.generation >= 0 else {}
     words = np.asarray(jax.random.key_data(jax.random.key(config.run.seed)))
     manifest = dataclasses.replace(
         manifest, flags=config.settings(), key=tuple(int(word) for word in words)
     )
     try:
-        if changes:
-            _record_changes(run_dir, manifest.generation + 1, changes)
         _write_manifest(run_dir, manifest)
         lines = config.flag_lines()
         write_atomic(run_dir / "flags.txt", "\n".join(lines) + "\n")
@@ -135,14 +134,6 @@ def _prepare(run_dir: Path, config: Config) -> Manifest:
             "make room, or choose another directory"
         ) from None
     return manifest
-
-
-def _record_changes(run_dir: Path, generation: int, changes: Mapping[str, tuple[Any, Any]]) -> None:
-    """Append to `changes.jsonl` which flags change from a generation on, and print them."""
-    with (run_dir / "changes.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"generation": generation, "flags": changes}) + "\n")
-    texts = (f"--{n}={write(new)} (it was {write(old)})" for n, (old, new) in changes.items())
-    print_line(f"{run_dir}: from generation {generation} on, {', '.join(texts)}")
 
 
 def commit(
@@ -183,6 +174,7 @@ def commit(
             "command again"
         ) from error
     with contextlib.suppress(OSError):  # what stays is removed when the run resumes
+        remove_first_pool(run_dir)
         _remove_members(run_dir, committed)
     return committed
 
@@ -220,7 +212,8 @@ def _write_generation(run_dir: Path, manifest: Manifest, state: State, record: R
     name = f"g{state.generation:03d}"
     for folder in ("archive", "tasks", "pool", "responses", "strategy"):
         (run_dir / folder).mkdir(exist_ok=True)
-    for number in range(manifest.task_counter, state.pool.next_id):
+    written = max(manifest.task_counter, committed_tasks(run_dir))
+    for number in range(written, state.pool.next_id):
         save_task(state.library.tasks[task_id(number)], run_dir / "tasks" / task_id(number))
     archive = {
         "generation": state.generation,
@@ -241,6 +234,9 @@ def _write_generation(run_dir: Path, manifest: Manifest, state: State, record: R
     write_atomic(run_dir / "archive" / f"{name}.json", json.dumps(archive))
     pool = json.dumps(dataclasses.asdict(state.pool), indent=1)
     write_atomic(run_dir / "pool" / f"{name}.json", pool)
+    if state.generation == 0:
+        rejected = json.dumps(drafts_to_json(state.library.rejected))
+        write_atomic(run_dir / "rejected_drafts.json", rejected)
     lines = "\n".join(json.dumps(response.to_json()) for response in record.responses)
     write_atomic(
         run_dir / "responses" / f"{name}.jsonl.gz",
@@ -276,8 +272,11 @@ def _remove_uncommitted(run_dir: Path, manifest: Manifest) -> None:
         for path, generation in _numbered(run_dir, folder):
             if path.name.endswith(".tmp") or generation > manifest.generation:
                 path.unlink()
+    if manifest.generation >= 0:
+        remove_first_pool(run_dir)
+    written = max(manifest.task_counter, committed_tasks(run_dir))
     for path, number in _numbered(run_dir, "tasks"):
-        if number >= manifest.task_counter:
+        if number >= written:
             shutil.rmtree(path, ignore_errors=True)  # the next task overwrites what is left
     _remove_members(run_dir, manifest, later=True)
     metrics = run_dir / "metrics.jsonl"

@@ -22,11 +22,12 @@ from acdc_jax.evolution.evosax_strategy import Strategy, from_arrays
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import FAILED, MISSING, SOLVED, SkillMatrix
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.runtime.first_pool_commit import drafts_from_json
 from acdc_jax.runtime.member_files import load_recipe
 from acdc_jax.runtime.state import State
-from acdc_jax.tasks.library import library_of
+from acdc_jax.tasks.library import library_of, pool_tasks
 from acdc_jax.tasks.pool import Pool, task_id
-from acdc_jax.tasks.task import Rejection, Task, load_task
+from acdc_jax.tasks.task import Draft, Task, load_task
 
 Json = dict[str, Any]
 
@@ -108,6 +109,11 @@ class RunRecord:
         return dataclasses.replace(config, run=here)
 
     @property
+    def pool_tasks(self) -> dict[str, Task]:
+        """The tasks that members answer: without seed families that are only parents."""
+        return pool_tasks(self.tasks, self.settings.tasks)
+
+    @property
     def seeds(self) -> list[str]:
         """Ids of the seed models."""
         return [name for name, recipe in self.recipes.items() if recipe.operator == "seed"]
@@ -167,7 +173,7 @@ def read_state(run_dir: Path, manifest: Manifest, strategy: Strategy | None) -> 
         recipes={name: _checked_recipe(run_dir, name, recipes) for name in manifest.archive},
         skills=read_archive(run_dir, manifest.generation),
         pool=read_pool(run_dir, manifest.generation),
-        library=library_of(read_tasks(run_dir, manifest)),
+        library=library_of(read_tasks(run_dir, manifest), _read_rejected_drafts(run_dir)),
         strategy=learnt,
         kept=manifest.kept,
     )
@@ -226,17 +232,6 @@ def read_archive(run_dir: Path, generation: int) -> SkillMatrix:
         return SkillMatrix(members, tuple(fields["tasks"]), values)
 
 
-def read_rejections(run_dir: Path, generation: int) -> list[Rejection]:
-    """Return the drafts of a generation that did not become tasks.
-
-    Raises:
-        AcdcError: The file is missing or damaged; names it.
-    """
-    archive = _read_archive_file(run_dir, generation)
-    with _reading(_archive_path(run_dir, generation)):
-        return [Rejection(**rejection) for rejection in archive["rejections"]]
-
-
 def read_pool(run_dir: Path, generation: int) -> Pool:
     """Return the task pool after a generation.
 
@@ -257,6 +252,15 @@ def read_tasks(run_dir: Path, manifest: Manifest) -> list[Task]:
     """
     names = map(task_id, range(manifest.task_counter))
     return [load_task(run_dir / "tasks" / name) for name in names]
+
+
+def _read_rejected_drafts(run_dir: Path) -> list[Draft]:
+    """Return the drafts of generation 0 that were not new; older runs remember none."""
+    path = run_dir / "rejected_drafts.json"
+    if not path.exists():
+        return []
+    with _reading(path):
+        return drafts_from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_metrics(run_dir: Path, generation: int) -> list[Json]:

@@ -26,7 +26,7 @@ def task_forces(run: RunRecord, options: TaskForceOptions) -> dict[str, Any]:
     candidates = _candidates(run, options, latest)
     if not candidates:
         raise AcdcError("no candidate members remain; relax --candidates, --up_to or --seeds")
-    tasks = [name for name, task in run.tasks.items() if task.generation <= latest]
+    tasks = [name for name, task in run.pool_tasks.items() if task.generation <= latest]
     seeds = run.seeds if options.seeds == "forced" else []
     forced = list(dict.fromkeys([*seeds, *options.forced]))
     # Seeds have rows too, because a task force's Coverage with all seeds is always reported.

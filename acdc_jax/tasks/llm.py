@@ -21,24 +21,11 @@ T = TypeVar("T")
 NO_TEXT = "(no text)"  # stands for an empty answer
 
 
-class _NoAnswer(AcdcError):
-    """A request has no answer.
-
-    Attributes:
-        status: HTTP status of the server's response; None without one.
-        reason: What the server says.
-    """
-
-    def __init__(self, message: str, status: int | None = None, reason: str = "") -> None:
-        super().__init__(message)
-        self.status, self.reason = status, reason
-
-
-class ChatError(_NoAnswer):
+class ChatError(AcdcError):
     """The model cannot be reached or does not answer; nothing is known about the question."""
 
 
-class ChatRefusal(_NoAnswer):
+class ChatRefusal(AcdcError):
     """The model gives no usable answer to this request, but may answer others."""
 
 
@@ -110,6 +97,12 @@ def cost_per_task(costs: Mapping[str, float], tasks: int) -> dict[str, float]:
     if not sums["calls"] or not tasks:
         return {}
     return {f"llm_{unit}_per_task": round(total / tasks, 3) for unit, total in sums.items()}
+
+
+def add_costs(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    """Return the sums of two `Usage.take`."""
+    names = dict.fromkeys([*first, *second])
+    return {name: round(first.get(name, 0.0) + second.get(name, 0.0), 3) for name in names}
 
 
 class ChatModel(Protocol):

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
+from acdc_jax.messages import print_line
 from acdc_jax.prng import host_rng
-from acdc_jax.streams import print_line
 from acdc_jax.tasks import prompts
 from acdc_jax.tasks.ask_llm import ask_number, ask_yes_no
 from acdc_jax.tasks.draft_and_reflect import write_draft
@@ -24,9 +24,10 @@ _JUDGE_PAUSE_S = 30.0  # without questions, after the judge was found to be gone
 class LlmScientist(Scientist):
     """A `Scientist` and `Grader` that asks a chat model."""
 
-    def __init__(self, chat: ChatModel, reflections: int) -> None:
+    def __init__(self, chat: ChatModel, reflections: int, batches_in_flight: int = 1) -> None:
         """Ask `chat`, with at most `reflections` rounds to improve each draft."""
         self._chat, self._reflections = OneFailureChat(chat), reflections
+        self.batches_in_flight = batches_in_flight
         self._grades: dict[bytes, asyncio.Task[float]] = {}
         self._judge_pause_end = 0.0
         self._gibberish_warned = False

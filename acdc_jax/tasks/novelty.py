@@ -8,6 +8,7 @@ import numpy as np
 
 from acdc_jax.tasks.embeddings import TaskIndex, similarities
 from acdc_jax.tasks.llm import gather
+from acdc_jax.tasks.options import NoveltyScope
 from acdc_jax.tasks.scientist import Scientist
 from acdc_jax.tasks.task import Draft, Task
 
@@ -23,11 +24,21 @@ class NoveltyFilter:
         threshold: A draft with a larger cosine similarity to an earlier task is not new.
         scientist: Decides instead of the threshold, given the most similar tasks; None to use the
             threshold.
+        gate: The scientist sees only tasks with at least this similarity, and is not asked if there
+            is none; None for no such limit.
+        applies_to: Which drafts must be new. The others are only no copies of earlier sources.
     """
 
     index: TaskIndex
     threshold: float
     scientist: Scientist | None = None
+    gate: float | None = None
+    applies_to: NoveltyScope = "all"
+
+    def must_be_new(self, draft: Draft) -> bool:
+        """Return whether the filter applies to a draft of this kind."""
+        adapted = draft.kind in ("easier", "harder")
+        return self.applies_to == "all" or (self.applies_to == "new_ideas" and not adapted)
 
     async def rejection_reasons(
         self, tasks: Sequence[Task], drafts: Sequence[Draft]
@@ -52,6 +63,9 @@ class NoveltyFilter:
         reasons: list[asyncio.Future[str | None]] = [loop.create_future() for _ in drafts]
 
         async def decide(i: int) -> str | None:
+            if not self.must_be_new(drafts[i]):
+                reasons[i].set_result(reason := _copy_reason(drafts[i], earlier[: len(tasks) + i]))
+                return reason
             cosines = similarity[i, : len(tasks) + i]
             nearest: list[tuple[Task, float]] = []
             for j in np.argsort(-cosines, kind="stable"):
@@ -67,6 +81,8 @@ class NoveltyFilter:
 
     async def _reason(self, draft: Draft, nearest: Sequence[tuple[Task, float]]) -> str | None:
         """Return why a draft is not new compared with its nearest tasks, nearest first, or None."""
+        if self.scientist is not None and self.gate is not None:
+            nearest = [(task, cosine) for task, cosine in nearest if cosine >= self.gate]
         if not nearest:
             return None
         if self.scientist is None:
@@ -77,3 +93,10 @@ class NoveltyFilter:
         if await self.scientist.is_new(draft, tasks):
             return None
         return f"not interestingly new beside {', '.join(task.id for task in tasks)}"
+
+
+def _copy_reason(draft: Draft, earlier: Sequence[Task]) -> str | None:
+    """Return which earlier task has the same source, or None."""
+    copies = (task.id for task in earlier if task.draft.source == draft.source)
+    original = next(copies, None)
+    return None if original is None else f"has the same source as {original}"

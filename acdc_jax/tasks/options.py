@@ -8,6 +8,12 @@ from acdc_jax.options import OptionError, check, option
 LLM_SCIENTISTS = ("openai", "local")
 """Kinds of scientist that are an LLM; other kinds are registered names."""
 
+LimboRule = Literal["one_failed", "all_failed", "off"]
+"""When a parent that an easier or harder child replaced returns to the pool."""
+
+NoveltyScope = Literal["new_ideas", "all", "none"]
+"""Which drafts must be new: all but easier and harder children, all, or none."""
+
 
 @dataclass(frozen=True)
 class TaskPoolOptions:
@@ -16,12 +22,18 @@ class TaskPoolOptions:
     Attributes:
         seed_families: Registered set or folder of the first task families.
         held_out: Registered set or folder of the families that results are measured on, or None.
-        initial_tasks: Drafts for generation 0.
+        active_seed_families: Whether seed families are active tasks, and not only parents.
+        initial_tasks: Valid drafts for generation 0.
         max_tasks: Most active tasks.
         new_tasks: Drafts of each adaptation.
         task_interval: Generations between adaptations; None keeps the first tasks.
-        micro_batch: Drafts written at once in generation 0.
-        novel_probability: Probability that a draft is unrelated to its parent.
+        micro_batch: Drafts for generation 0 whose parents are drawn together.
+        novel_probability: Probability that a draft of generation 0 is unrelated to its parent.
+        task_parents: How an adaptation draws the parents of its drafts.
+        medium_novel_probability: Probability that a medium task gets a novel child, not a related
+            one.
+        easy_novel_probability: Probability that an easy task gets a novel child, not a harder one.
+        limbo: When a replaced parent returns.
         easy_threshold: A task is easy if a larger share of the archive solves it.
         hard_threshold: A task is hard if a smaller share of the archive solves it.
         discard_impossible: Whether adapting drops tasks that no member solves.
@@ -42,7 +54,16 @@ class TaskPoolOptions:
         "With other families, a finished run is measured again.",
         resumable=True,
     )
-    initial_tasks: int = option(300, "Drafts written for generation 0.", low=0)
+    active_seed_families: bool = option(
+        False,
+        "Seed families are tasks of the first pool, and not only parents of its first drafts.",
+    )
+    initial_tasks: int = option(
+        300,
+        "Valid drafts for generation 0, of which the new ones become tasks. Writing ends early "
+        "after three times as many drafts, or when the pool is full.",
+        low=0,
+    )
     max_tasks: int = option(250, "Largest number of active tasks; the oldest leave first.", low=1)
     new_tasks: int = option(150, "Drafts written in each adaptation.", low=0)
     task_interval: int | None = option(
@@ -50,7 +71,34 @@ class TaskPoolOptions:
     )
     micro_batch: int = option(10, "Drafts written at once for generation 0.", low=1)
     novel_probability: float = option(
-        0.8, "Probability that a draft is unrelated to its parent.", low=0, high=1
+        0.8,
+        "Probability that a draft for generation 0 is unrelated to its parent.",
+        low=0,
+        high=1,
+    )
+    task_parents: Literal["uniform", "biased"] = option(
+        "uniform",
+        "How an adaptation draws the tasks to start from: uniform, or biased (impossible ones, "
+        "then easy and hard ones, then others).",
+    )
+    medium_novel_probability: float = option(
+        0.2,
+        "Probability that a task that is neither easy nor hard gets an unrelated child; otherwise "
+        "it gets a related one.",
+        low=0,
+        high=1,
+    )
+    easy_novel_probability: float = option(
+        0.0,
+        "Probability that an easy task gets an unrelated child; otherwise it gets a harder one.",
+        low=0,
+        high=1,
+    )
+    limbo: LimboRule = option(
+        "one_failed",
+        "When a parent that an easier or harder child replaced returns to the pool: one_failed "
+        "(one child is rejected, or no member solves it, now or later), all_failed (no member "
+        "solves any child at the next adaptation) or off (parents stay beside their children).",
     )
     easy_threshold: float = option(
         0.5, "A task is easy if a larger share of the archive solves it.", low=0, high=1
@@ -66,6 +114,12 @@ class TaskPoolOptions:
         check(self)
         if self.hard_threshold > self.easy_threshold:
             raise OptionError(self, "hard_threshold", "must not exceed {easy_threshold}")
+        if self.initial_tasks == 0 and not self.active_seed_families:
+            raise OptionError(
+                self,
+                "initial_tasks",
+                "must be positive with {active_seed_families}: no task is left",
+            )
 
 
 @dataclass(frozen=True)
@@ -73,13 +127,19 @@ class NoveltyOptions:
     """Which drafts are new (paper §3.3).
 
     Attributes:
+        applies_to: Which drafts must be new.
         decision: What decides.
-        threshold: Largest similarity of a new draft, for "threshold".
+        threshold: Largest similarity of a new draft; see `gate`, for "llm".
         embeddings: What similarity is measured on.
         embedding_model: Name or folder of the embedding model; None for "ngrams".
         embedding_url: Base URL of the embedding server; None is the scientist's.
     """
 
+    applies_to: NoveltyScope = option(
+        "new_ideas",
+        "Which drafts must be new: new_ideas (all but easier and harder children, which resemble "
+        "their parents), all, or none (no filter).",
+    )
     decision: Literal["threshold", "llm"] = option(
         "threshold",
         "What decides whether a draft is new: threshold (its similarity to earlier tasks) or llm "
@@ -87,8 +147,8 @@ class NoveltyOptions:
     )
     threshold: float = option(
         0.7,
-        "A draft is not new if its cosine similarity to an earlier task is larger. Used by the "
-        "decision threshold.",
+        "A draft is not new if its cosine similarity to an earlier task is larger. With the "
+        "decision llm and an embedding model: adaptations ask only about such drafts.",
         low=0,
         high=1,
     )
@@ -98,9 +158,7 @@ class NoveltyOptions:
         "server's /embeddings) or local (mean hidden states of a checkpoint).",
     )
     embedding_model: str | None = option(
-        None,
-        "Embedding model: its name at the server, or a Hugging Face folder or Hub id.",
-        resumable=True,
+        None, "Embedding model: its name at the server, or its Hugging Face folder."
     )
     embedding_url: str | None = option(
         None, "Base URL of the embedding server. none: the scientist's.", resumable=True
@@ -113,6 +171,11 @@ class NoveltyOptions:
             raise OptionError(self, "embedding_model", f"{rule} for {{embeddings}}")
         if self.embedding_url is not None and self.embeddings != "openai":
             raise OptionError(self, "embedding_url", "must be none for {embeddings}")
+
+    @property
+    def gate(self) -> float | None:
+        """Similarity from which the scientist sees a task; None for all. N-grams have no gate."""
+        return None if self.embeddings == "ngrams" else self.threshold
 
 
 @dataclass(frozen=True)
@@ -142,9 +205,7 @@ class ScientistOptions:
         "judges answers and recognises gibberish.",
     )
     model: str | None = option(
-        None,
-        "LLM of the scientist: its name at the server, or a Hugging Face folder or Hub id.",
-        resumable=True,
+        None, "LLM of the scientist: its name at the server, or its Hugging Face folder."
     )
     url: str | None = option(
         None,
@@ -165,15 +226,12 @@ class ScientistOptions:
     )
     temperature: float = option(0.7, "Sampling temperature of drafts; decisions are greedy.", low=0)
     top_p: float = option(0.95, "Nucleus of the sampling of drafts.", above=0, high=1)
-    max_tokens: int = option(
-        2000, "Longest answer of the scientist, in tokens.", low=1, resumable=True
-    )
+    max_tokens: int = option(2000, "Longest answer of the scientist, in tokens.", low=1)
     devices: int | None = option(
         None,
         "Reserve the last N devices for a local scientist. none: it shares the members' devices, "
         "which needs members of one device each.",
         low=1,
-        resumable=True,
     )
     reflections: int = option(
         3, "Rounds in which an LLM may improve a draft after seeing its result.", low=0

@@ -1,15 +1,15 @@
 """The task pool and its adaptation to the archive (paper §3.3), as pure functions.
 
-An easier or harder child replaces its parent, which waits in *limbo*. At the next adaptation, a
-child that no member solves leaves the pool, and its parent returns unless another child of it is
-solved. The parent keeps waiting for a child whose scores are missing.
+An easier or harder child replaces its parent, which waits in *limbo* and returns if the child turns
+out to be impossible. `LimboRule` says when.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from acdc_jax.tasks.options import LimboRule, TaskPoolOptions
 from acdc_jax.tasks.task import Kind, Task
 
 
@@ -33,14 +33,30 @@ def task_id(number: int) -> str:
     return f"t{number:05d}"
 
 
-def add_tasks(pool: Pool, tasks: Sequence[Task]) -> Pool:
-    """Activate new tasks. Parents that they replace go to limbo."""
+def add_tasks(
+    pool: Pool,
+    tasks: Sequence[Task],
+    failed: Collection[str] = (),
+    limbo: LimboRule = "one_failed",
+) -> Pool:
+    """Activate new tasks. Parents that an easier or harder child replaces go to limbo.
+
+    Args:
+        pool: The pool.
+        tasks: The new tasks.
+        failed: Ids of the parents of easier and harder drafts that did not become tasks. By the
+            rule "one_failed" these parents stay active.
+        limbo: The rule; by "off", every parent stays active.
+    """
     replaced = {
         task.id: task.draft.parent
         for task in tasks
         if task.draft.kind in ("easier", "harder") and task.draft.parent is not None
     }
-    active = [i for i in pool.active if i not in set(replaced.values())]
+    if limbo == "off":
+        replaced = {}
+    leaving = set(replaced.values()) - (set(failed) if limbo == "one_failed" else set())
+    active = [i for i in pool.active if i not in leaving]
     return Pool(
         active=tuple(sorted([*active, *(task.id for task in tasks)])),
         limbo={**pool.limbo, **replaced},
@@ -48,21 +64,28 @@ def add_tasks(pool: Pool, tasks: Sequence[Task]) -> Pool:
     )
 
 
-def settle_limbo(pool: Pool, pass_rate: Mapping[str, float]) -> Pool:
-    """Decide about the children of the last adaptation.
+def settle_limbo(
+    pool: Pool, pass_rate: Mapping[str, float], limbo: LimboRule = "one_failed"
+) -> Pool:
+    """Remove children that no member solves, and let their parents return.
+
+    By the rule "one_failed", a parent returns as soon as one child is impossible, now or at any
+    later adaptation. By "all_failed", children are judged once, and a parent returns if all its
+    children are impossible.
 
     Args:
         pool: The pool.
-        pass_rate: Active task id → share of the archive that solves it, in [0, 1].
-
-    Returns:
-        The pool without children that no member solves, and with the parents that have lost all
-        their children. Children without a pass rate stay in limbo.
+        pass_rate: Active task id → share of the archive that solves it, in [0, 1]. Children without
+            a pass rate stay in limbo.
+        limbo: The rule.
     """
     impossible = {child for child in pool.limbo if pass_rate.get(child) == 0.0}
-    undecided = {child: parent for child, parent in pool.limbo.items() if child not in pass_rate}
-    replaced = {parent for child, parent in pool.limbo.items() if child not in impossible}
-    returning = {pool.limbo[child] for child in impossible} - replaced
+    returning = {pool.limbo[child] for child in impossible} - impossible
+    if limbo == "all_failed":
+        undecided = {i: parent for i, parent in pool.limbo.items() if i not in pass_rate}
+        returning -= {parent for child, parent in pool.limbo.items() if child not in impossible}
+    else:
+        undecided = {i: parent for i, parent in pool.limbo.items() if i not in impossible}
     active = (set(pool.active) - impossible) | returning
     return Pool(active=tuple(sorted(active)), limbo=undecided, next_id=pool.next_id)
 
@@ -77,50 +100,88 @@ def discard_impossible(pool: Pool, pass_rate: Mapping[str, float]) -> Pool:
 
 
 def prune(pool: Pool, max_tasks: int) -> Pool:
-    """Keep the newest `max_tasks` tasks. Removed children leave limbo, too."""
+    """Keep the newest `max_tasks` tasks. Children that cannot become active again leave limbo."""
     active = pool.active[-max_tasks:]
-    limbo = {child: parent for child, parent in pool.limbo.items() if child in set(active)}
+    alive = set(active)
+    for child in sorted(pool.limbo, reverse=True):  # a child before its parent, which is older
+        if child in alive:
+            alive.add(pool.limbo[child])
+    limbo = {child: parent for child, parent in pool.limbo.items() if child in alive}
     return dataclasses.replace(pool, active=active, limbo=limbo)
 
 
 def draw_requests(
     pool: Pool,
     pass_rate: Mapping[str, float],
-    n: int,
-    *,
-    easy_threshold: float,
-    hard_threshold: float,
-    novel_probability: float,
+    options: TaskPoolOptions,
     rng: np.random.Generator,
 ) -> list[tuple[Kind, str]]:
-    """Draw parents uniformly with replacement, and the kind of draft to make of each.
+    """Draw `new_tasks` parents, and the kind of draft to make of each.
 
-    An easy parent (pass rate above `easy_threshold`) gets a harder child, a hard one (below
-    `hard_threshold`, or 0) an easier child. Any other parent, also one without a pass rate, gets
-    a novel child with probability `novel_probability`, else a related one.
+    An easy parent (pass rate above `easy_threshold`) gets a harder child, or a novel one with
+    probability `easy_novel_probability`. A hard parent (pass rate below `hard_threshold`, or 0)
+    gets an easier child. Any other parent, also one without a pass rate, gets a novel child with
+    probability `medium_novel_probability`, else a related one.
 
     Args:
         pool: The pool.
         pass_rate: Active task id → share of the archive that solves it, in [0, 1].
-        n: Number of draws.
-        easy_threshold: In [0, 1].
-        hard_threshold: In [0, 1].
-        novel_probability: In [0, 1].
+        options: Thresholds and probabilities, and how parents are drawn.
         rng: Random numbers.
 
     Returns:
         (kind, parent's id) of each draw.
     """
+    draw_parents = _biased_parents if options.task_parents == "biased" else _uniform_parents
     requests: list[tuple[Kind, str]] = []
-    for _ in range(n):
-        parent = pool.active[int(rng.integers(len(pool.active)))]
-        rate, novel = pass_rate.get(parent), rng.random() < novel_probability
+    for parent in draw_parents(pool, pass_rate, options, rng):
+        rate, draw = pass_rate.get(parent), rng.random()
         kind: Kind
-        if rate is not None and rate > easy_threshold:
-            kind = "harder"
-        elif rate is not None and (rate == 0.0 or rate < hard_threshold):
+        if rate is not None and rate > options.easy_threshold:
+            kind = "novel" if draw < options.easy_novel_probability else "harder"
+        elif rate is not None and (rate == 0.0 or rate < options.hard_threshold):
             kind = "easier"
         else:
-            kind = "novel" if novel else "related"
+            kind = "novel" if draw < options.medium_novel_probability else "related"
         requests.append((kind, parent))
     return requests
+
+
+def _uniform_parents(
+    pool: Pool, pass_rate: Mapping[str, float], options: TaskPoolOptions, rng: np.random.Generator
+) -> Iterator[str]:
+    """Draw `new_tasks` parents uniformly, with replacement, each when it is asked for."""
+    del pass_rate
+    for _ in range(options.new_tasks):
+        yield pool.active[int(rng.integers(len(pool.active)))]
+
+
+def _biased_parents(
+    pool: Pool, pass_rate: Mapping[str, float], options: TaskPoolOptions, rng: np.random.Generator
+) -> list[str]:
+    """Draw at most `new_tasks` parents, those that discriminate least first.
+
+    All impossible tasks; then as many draws as there are easy and hard tasks, with replacement and
+    with the distance of the pass rate from 0.5 as weight; then other tasks, once each.
+    """
+    impossible, extreme, others = list[str](), list[str](), list[str]()
+    for task in pool.active:
+        rate = pass_rate.get(task)
+        if rate == 0.0:
+            impossible.append(task)
+        elif rate is not None and not options.hard_threshold <= rate <= options.easy_threshold:
+            extreme.append(task)
+        else:
+            others.append(task)
+    parents = _sample(impossible, options.new_tasks, rng)
+    if draws := min(options.new_tasks - len(parents), len(extreme)):
+        weights = np.array([abs(pass_rate[task] - 0.5) + 1e-6 for task in extreme])
+        indices = rng.choice(len(extreme), draws, p=weights / weights.sum())
+        parents += [extreme[i] for i in indices]
+    return parents + _sample(others, options.new_tasks - len(parents), rng)
+
+
+def _sample(tasks: Sequence[str], n: int, rng: np.random.Generator) -> list[str]:
+    """Draw up to `n` distinct tasks."""
+    indices = rng.choice(len(tasks), min(n, len(tasks)), replace=False) if tasks else ()
+    return [tasks[i] for i in indices]

@@ -13,8 +13,9 @@ Errors. Return a `Rejection` for a bad draft. Raise `AcdcError` if the infrastru
 server is down: the run then ends with the message, and continues from its last commit later.
 
 Concurrency. All methods are coroutines on one event loop, in a separate thread. The run awaits
-one `write` at a time, but calls `is_new` and `is_gibberish` concurrently, also during a `write`.
-Never block the loop, which the judge shares: move slow code to `asyncio.to_thread`.
+one `write` at a time (in generation 0, `batches_in_flight` of them), but calls `is_new` and
+`is_gibberish` concurrently, also during a `write`. Never block the loop, which the judge shares:
+move slow code to `asyncio.to_thread`.
 """
 
 import abc
@@ -43,7 +44,14 @@ class TaskRequest:
 
 
 class Scientist(abc.ABC):
-    """Writes task families. See the module's documentation for what an implementation must keep."""
+    """Writes task families. See the module's documentation for what an implementation must keep.
+
+    Attributes:
+        batches_in_flight: Micro-batches of generation 0 that are written at a time. With 1, each
+            starts from all tasks before it; more keep a slow server busy.
+    """
+
+    batches_in_flight: int = 1
 
     @abc.abstractmethod
     async def write(

@@ -4,8 +4,8 @@ Real processes, killed with SIGKILL. `tests/bench/kill_resume.py` does the same 
 """
 
 import dataclasses
+import json
 import random
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from tests.support.short_runs import (
     started,
     time_run,
     wait_for_commit,
+    wait_for_file,
 )
 
 pytestmark = [
@@ -105,9 +106,17 @@ def test_a_run_killed_again_and_again_ends_like_an_uninterrupted_one(
         ended = run_to_end(flags, straight.compiled)
         assert ended.status == 0, f"committed {committed(run_dir)}: {ended.stderr}"
 
-    # Times of the first manifest, of each commit from generation 0 on, and of the end.
-    kill(short, "generation 0", times[0], times[1], -1)
+    # In the first pool, once a micro-batch of it is committed.
+    with started(short, straight.compiled) as process:
+        assert wait_for_file(process, run_dir / "first_pool.json")
+        assert kill_run(process) == []
+    assert committed(run_dir) == -1
+    (batch, *_) = json.loads((run_dir / "first_pool.json").read_text())["batches"][1:]
+    written = (run_dir / "tasks" / "t00008" / "task.py").stat().st_mtime_ns
+    assert batch[0] == 10
     end(short)
+    assert (run_dir / "tasks" / "t00008" / "task.py").stat().st_mtime_ns == written  # not again
+    # Times of the first manifest, of each commit from generation 0 on, and of the end.
     assert committed(run_dir) == 2
     kill(whole, "generations", times[3], times[-2], 2)
     kill(whole, "measuring", times[-2], times[-1], _LAST)
@@ -144,21 +153,15 @@ def test_other_flags_are_refused(
     assert "--children=6 (the run has 4)" in line
 
 
-def test_two_processes_never_share_a_directory_and_one_without_a_reader_ends_in_time(
+def test_two_processes_never_share_a_directory(
     compiled: Path, tiny_seeds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = short_run_flags(tiny_seeds, tmp_path / "run", progress=True, grace_s=1)
+    flags = short_run_flags(tiny_seeds, tmp_path / "run")
     with started(flags, compiled) as process:
         assert wait_for_commit(process, tmp_path / "run", -1)
         status = main(["run", *flags])
         assert process.poll() is None  # the first was still at it
-        # `acdc run 2>&1 | tee log`, and both are told to stop.
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        process.stderr.close()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        kill_run(process)
     assert status == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "another process" in line

@@ -72,6 +72,7 @@ def _arguments(run_dir: Path, base: Path, seeds: Sequence[Path], *more: str) -> 
         "--init_population=4",
         "--population=4",
         "--children=4",
+        "--active_seed_families",
         "--initial_tasks=0",
         "--task_interval=none",
         "--max_new_tokens=4",

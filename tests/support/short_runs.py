@@ -55,6 +55,7 @@ SHORT_RUN: Mapping[str, Any] = {
     "initial_tasks": 24,
     "max_tasks": 24,
     "new_tasks": 6,
+    "active_seed_families": True,
     "novelty_threshold": 0.995,
     "discard_impossible": False,
     "max_new_tokens": 15,
@@ -200,6 +201,15 @@ def wait_for_commit(process: subprocess.Popen[str], run_dir: Path, generation: i
         if process.poll() is not None:
             return False
         time.sleep(_TICK_S)
+
+
+def wait_for_file(process: subprocess.Popen[str], path: Path) -> bool:
+    """Waits until a file is there; False if the process ended before."""
+    while not path.exists():
+        if process.poll() is not None:
+            return False
+        time.sleep(_TICK_S)
+    return True
 
 
 def committed(run_dir: Path) -> int | None:

@@ -13,16 +13,19 @@ from acdc_jax.quickstart.scientist import ProceduralScientist
 from acdc_jax.quickstart.source import spec_of
 from acdc_jax.quickstart.task_sets import seed_families
 from acdc_jax.sandbox import Limits, Sandbox
-from acdc_jax.tasks.adapt import PoolUpdate, TaskGenerator, adapt_pool, create_pool
+from acdc_jax.tasks.adapt import PoolUpdate, TaskGenerator, adapt_pool
 from acdc_jax.tasks.embeddings import NGrams, TaskIndex
-from acdc_jax.tasks.library import Library
+from acdc_jax.tasks.first_pool import FirstPool, create_pool, shortage
+from acdc_jax.tasks.library import Library, pool_tasks
 from acdc_jax.tasks.novelty import NoveltyFilter
 from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.scientist import Check, Scientist, TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Rejection, Task
 
-_FLAGS = TaskPoolOptions(initial_tasks=12, max_tasks=30, new_tasks=6, micro_batch=5)
+_FLAGS = TaskPoolOptions(
+    active_seed_families=True, initial_tasks=12, max_tasks=30, new_tasks=6, micro_batch=5
+)
 _FAMILIES = seed_families()
 _SCIENTIST = ProceduralScientist(split(0))
 
@@ -90,7 +93,7 @@ def _first(
     key: int = 0,
     progress: list[int] | None = None,
     families: Sequence[Draft] = _FAMILIES,
-) -> PoolUpdate:
+) -> FirstPool:
     told = [] if progress is None else progress
     generator = _generator(sandbox, flags, scientist)
     return asyncio.run(create_pool(generator, families, jax.random.key(key), told.append))
@@ -112,7 +115,8 @@ def _adapt(
 
 def test_create_pool_writes_in_micro_batches(sandbox: Sandbox) -> None:
     progress: list[int] = []
-    library, pool, rejections = _first(sandbox, progress=progress)
+    first = _first(sandbox, progress=progress)
+    library, pool, rejections = first.library, first.pool, first.rejections
     assert progress == [5, 10, 12]
     assert len(library.tasks) + len(rejections) == len(_FAMILIES) + 12
     assert list(library.tasks) == [f"t{i:05d}" for i in range(len(library.tasks))]
@@ -132,10 +136,9 @@ def test_create_pool_writes_in_micro_batches(sandbox: Sandbox) -> None:
 
 
 def test_equal_keys_give_equal_pools(sandbox: Sandbox) -> None:
-    library, pool, rejections = _first(sandbox)
-    again, pool_again, rejections_again = _first(sandbox)
-    assert (again.tasks, pool_again, rejections_again) == (library.tasks, pool, rejections)
-    assert _first(sandbox, key=1)[0].tasks != library.tasks
+    first = _first(sandbox)
+    assert _first(sandbox) == first
+    assert _first(sandbox, key=1).library != first.library
 
 
 @pytest.mark.parametrize(("max_tasks", "drafts"), [(10, 2), (8, 0), (5, 0)])
@@ -144,38 +147,57 @@ def test_create_pool_stops_when_the_pool_is_full(
 ) -> None:
     flags = dataclasses.replace(_FLAGS, max_tasks=max_tasks)
     scientist = _Scripted(["real"])
-    library, pool, _ = _first(sandbox, flags, scientist)
+    first = _first(sandbox, flags, scientist)
+    library, pool = first.library, first.pool
     assert len(pool.active) <= max_tasks
     assert len(scientist.asked) >= drafts
     assert (len(scientist.asked) == 0) == (drafts == 0)
     assert pool.active == tuple(library.tasks)[-max_tasks:]
 
 
-def test_rejections_are_recorded(sandbox: Sandbox) -> None:
+def test_initial_tasks_counts_valid_drafts(sandbox: Sandbox) -> None:
+    """Half of these drafts are valid; of these, half repeat a seed family."""
     scientist = _Scripted(["none", "broken", "repeat", "real"])
-    library, pool, rejections = _first(sandbox, scientist=scientist)
-    assert len(scientist.asked) == 12
+    first = _first(sandbox, scientist=scientist)
+    library, pool, rejections = first.library, first.pool, first.rejections
+    assert len(scientist.asked) == first.drafts == 24
+    assert first.valid == _FLAGS.initial_tasks
     reasons = [rejection.reason for rejection in rejections]
-    assert sum("no idea" in reason for reason in reasons) == 3
-    assert sum("RuntimeError" in reason for reason in reasons) == 3
-    assert sum("too similar to t00000" in reason for reason in reasons) == 3
-    assert len(library.tasks) == len(_FAMILIES) + 12 - len(rejections)
+    assert sum("no idea" in reason for reason in reasons) == 6
+    assert sum("RuntimeError" in reason for reason in reasons) == 6
+    assert sum("too similar to t00000" in reason for reason in reasons) == 6
+    assert len(library.tasks) == len(_FAMILIES) + 24 - len(rejections)
     assert list(library.tasks) == [f"t{i:05d}" for i in range(pool.next_id)]  # no gaps
     assert all(rejection.parent in library.tasks for rejection in rejections)
-
-
-def test_instructions_longer_than_the_window_are_rejected(sandbox: Sandbox) -> None:
-    generator = dataclasses.replace(_generator(sandbox), max_prompt_tokens=5)
-    verdict = asyncio.run(generator.check(_FAMILIES[0]))
-    assert isinstance(verdict, Rejection)
-    assert "room for 5" in verdict.reason
+    assert {draft.source for draft in library.rejected} == {_FAMILIES[0].source}
+    assert shortage(first, 12, 30) is None
 
 
 def test_a_scientist_that_writes_nothing(sandbox: Sandbox) -> None:
-    library, pool, rejections = _first(sandbox, scientist=_Scripted(["none"]))
-    assert len(rejections) == 12
-    assert pool.active == tuple(library.tasks)
-    assert len(library.tasks) == len(_FAMILIES)
+    first = _first(sandbox, scientist=_Scripted(["none"]))
+    assert len(first.rejections) == first.drafts == 3 * _FLAGS.initial_tasks
+    assert first.pool.active == tuple(first.library.tasks)
+    assert len(first.library.tasks) == len(_FAMILIES)
+    line = shortage(first, _FLAGS.initial_tasks, _FLAGS.max_tasks)
+    assert line == (
+        "only 0 of 36 drafts for the first pool are valid, and --initial_tasks=12; most often: "
+        "no idea"
+    )
+    flags = dataclasses.replace(_FLAGS, active_seed_families=False)
+    with pytest.raises(AcdcError, match="none of 36 drafts became a task: no idea"):
+        _first(sandbox, flags, _Scripted(["none"]))
+
+
+def test_seed_families_are_only_parents_by_default(sandbox: Sandbox) -> None:
+    flags = dataclasses.replace(_FLAGS, active_seed_families=False)
+    first = _first(sandbox, flags)
+    tasks = first.library.tasks
+    assert len(first.pool.active) == flags.initial_tasks
+    assert not any(tasks[name].draft.kind == "seed" for name in first.pool.active)
+    parents = {tasks[name].draft.parent for name in first.pool.active}
+    assert parents & set(list(tasks)[: len(_FAMILIES)])
+    assert list(pool_tasks(tasks, flags)) == list(first.pool.active)
+    assert pool_tasks(tasks, _FLAGS) == tasks
 
 
 def test_a_broken_seed_family_is_named(sandbox: Sandbox) -> None:
@@ -188,18 +210,27 @@ def test_a_seed_family_that_the_judge_misjudges_is_left_out(sandbox: Sandbox) ->
     source = _FAMILIES[1].source.replace("return float(", "return eval_with_llm_judge('', '', '')#")
     judged = dataclasses.replace(_FAMILIES[1], source=source)
     flags = dataclasses.replace(_FLAGS, initial_tasks=0)
-    library, _, (rejection,) = _first(sandbox, flags, families=[_FAMILIES[0], judged])
-    assert [task.draft.name for task in library.tasks.values()] == [_FAMILIES[0].name]
+    first = _first(sandbox, flags, families=[_FAMILIES[0], judged])
+    (rejection,) = first.rejections
+    assert [task.draft.name for task in first.library.tasks.values()] == [_FAMILIES[0].name]
     assert rejection.name == judged.name
     with pytest.raises(AcdcError, match="no seed task family is valid"):
         _first(sandbox, flags, families=[judged])
 
 
+def test_instructions_longer_than_the_window_are_rejected(sandbox: Sandbox) -> None:
+    generator = dataclasses.replace(_generator(sandbox), max_prompt_tokens=5)
+    verdict = asyncio.run(generator.check(_FAMILIES[0]))
+    assert isinstance(verdict, Rejection)
+    assert "room for 5" in verdict.reason
+
+
 def test_adaptation(sandbox: Sandbox) -> None:
-    library, pool, _ = _first(sandbox)
+    first = _first(sandbox)
+    library, pool = first.library, first.pool
     names = pool.active
     rates = {name: (0.0, 0.3, 0.9)[i % 3] for i, name in enumerate(names)}
-    flags = dataclasses.replace(_FLAGS, discard_impossible=False)
+    flags = dataclasses.replace(_FLAGS, discard_impossible=False, limbo="all_failed")
 
     scientist = _Scripted(["real"])
     grown, adapted, rejections = _adapt(sandbox, flags, library, pool, rates, scientist, 4)
@@ -222,7 +253,7 @@ def test_adaptation(sandbox: Sandbox) -> None:
 
 
 def test_adaptation_settles_limbo_discards_and_prunes(sandbox: Sandbox) -> None:
-    library, pool, _ = _first(sandbox)
+    library = _first(sandbox).library
     names = tuple(library.tasks)
     # The first task is in limbo, replaced by its easier child, the last one, which nobody solves.
     pool = Pool(names[1:], {names[-1]: names[0]}, len(names))
@@ -236,6 +267,22 @@ def test_adaptation_settles_limbo_discards_and_prunes(sandbox: Sandbox) -> None:
     flags = dataclasses.replace(flags, discard_impossible=False, max_tasks=99)
     _, lenient, _ = _adapt(sandbox, flags, library, pool, rates)
     assert lenient.active == (*names[:2], *names[2:-1])
+
+
+def test_a_parent_of_a_rejected_draft_stays(sandbox: Sandbox) -> None:
+    """By the default rule; by the other one, one accepted child is enough."""
+    first = _first(sandbox)
+    library, pool = first.library, dataclasses.replace(first.pool, active=first.pool.active[:2])
+    rates = dict.fromkeys(pool.active, 1.0)
+    scientist = _Scripted(["real", "none"])
+    update = _adapt(sandbox, _FLAGS, library, pool, rates, scientist)
+    failed = {rejection.parent for rejection in update.rejections}
+    assert failed
+    assert set(pool.active) & set(update.pool.active) == failed
+    assert set(update.pool.limbo.values()) <= set(pool.active)
+    flags = dataclasses.replace(_FLAGS, limbo="all_failed")
+    update = _adapt(sandbox, flags, library, pool, rates, _Scripted(["real", "none"]))
+    assert not set(update.pool.limbo.values()) & set(update.pool.active)
 
 
 def test_instructions_with_a_special_token_are_rejected(sandbox: Sandbox) -> None:

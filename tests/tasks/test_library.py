@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import random
+from typing import get_args
 
 import pytest
 
@@ -12,7 +13,8 @@ from acdc_jax.tasks.library import Library, admit_drafts
 from acdc_jax.tasks.llm import ChatError, ChatRequest
 from acdc_jax.tasks.llm_scientist import LlmScientist
 from acdc_jax.tasks.novelty import NoveltyFilter
-from acdc_jax.tasks.task import CheckedDraft, Rejection, Task
+from acdc_jax.tasks.options import NoveltyOptions, NoveltyScope
+from acdc_jax.tasks.task import CheckedDraft, Kind, Rejection, Task
 from tests.support.replies import Replies
 from tests.tasks.test_validate import draft as sums
 
@@ -104,3 +106,99 @@ def test_a_parent_is_kept() -> None:
         [CheckedDraft(child, _INSTANCES, _INSTRUCTIONS)], NoveltyFilter(TaskIndex(NGrams()), 0.9)
     )
     assert task.draft.parent == "t00001"
+
+
+def _of_kind(candidate: CheckedDraft, kind: Kind, source: str = "another") -> CheckedDraft:
+    draft = dataclasses.replace(candidate.draft, kind=kind, parent="t00007", source=source)
+    return dataclasses.replace(candidate, draft=draft)
+
+
+def test_easier_and_harder_children_may_resemble_their_parents() -> None:
+    """The wordings of the review: cosines of 0.83 and 0.86 to the parent."""
+    parent = _candidate("last_two_digits_of_power", "Find the last two digits of a large power.")
+    child = _candidate(
+        "last_three_digits_of_power_tower",
+        "Find the last three digits of a power tower of two large numbers.",
+    )
+    library, _, _ = _admit([parent], NoveltyFilter(TaskIndex(NGrams()), 0.7))
+
+    def admits(kind: Kind, scope: NoveltyScope) -> bool:
+        novelty_filter = NoveltyFilter(TaskIndex(NGrams()), 0.7, applies_to=scope)
+        return bool(_admit([_of_kind(child, kind)], novelty_filter, library)[1])
+
+    assert NoveltyOptions().applies_to == "new_ideas"
+    for kind in ("harder", "easier"):
+        assert [admits(kind, scope) for scope in get_args(NoveltyScope)] == [True, False, True]
+    for kind in ("novel", "inspired", "related"):
+        assert [admits(kind, scope) for scope in get_args(NoveltyScope)] == [False, False, True]
+
+
+@pytest.mark.parametrize("scope", get_args(NoveltyScope))
+def test_a_copy_is_never_new(scope: NoveltyScope) -> None:
+    parent = _candidate("plus", "Add two numbers.")
+    novelty_filter = NoveltyFilter(TaskIndex(NGrams()), 0.99, applies_to=scope)
+    library, _, _ = _admit([parent], novelty_filter)
+    copy = _of_kind(parent, "harder", parent.draft.source)
+    other = _of_kind(_candidate("times", "Multiply."), "harder")
+    _, tasks, rejections = _admit([copy, other, other], novelty_filter, library)
+    assert [task.draft.name for task in tasks] == ["times"]
+    assert [rejection.name for rejection in rejections] == ["plus", "times"]
+
+
+def test_the_scientist_sees_only_tasks_above_the_gate() -> None:
+    asked: list[str] = []
+
+    def rule(request: ChatRequest) -> str:
+        asked.append(request.user)
+        return json.dumps({"new": False})
+
+    scientist = LlmScientist(Replies(rule), 0)
+    first, near, far = (
+        _candidate("plus", "Add two numbers."),
+        _candidate("plus", "Add three numbers."),
+        _candidate("sonnet", "Write a poem."),
+    )
+    library, _, _ = _admit([first], NoveltyFilter(TaskIndex(NGrams()), 0.0))
+    gated = NoveltyFilter(TaskIndex(NGrams()), 0.0, scientist, gate=0.7)
+    _, tasks, (rejection,) = _admit([near, far], gated, library)
+    assert [task.draft.name for task in tasks] == ["sonnet"]  # without a question
+    assert rejection.name == "plus"
+    assert len(asked) == 1
+    open_to_all = NoveltyFilter(TaskIndex(NGrams()), 0.0, scientist)
+    _, tasks, _ = _admit([near, far], open_to_all, library)
+    assert not tasks
+    assert len(asked) == 3
+
+
+def test_generation_0_remembers_drafts_that_were_not_new() -> None:
+    novelty_filter = NoveltyFilter(TaskIndex(NGrams()), 0.8)
+
+    def admit(
+        candidate: CheckedDraft, library: Library, generation: int
+    ) -> tuple[Library, list[Task], list[Rejection]]:
+        return asyncio.run(
+            admit_drafts(
+                library,
+                [candidate],
+                novelty_filter,
+                generation=generation,
+                next_id=len(library.tasks),
+            )
+        )
+
+    # Each resembles the one before it, and not the one before that.
+    steps = [
+        _candidate("sum", "Add the numbers of a list and report the sum."),
+        _candidate("sum", "Add the numbers of a list and report their mean value."),
+        _candidate("mean", "Sort the numbers of a list and report their mean value."),
+    ]
+    library, tasks, _ = admit(steps[0], Library(), 0)
+    assert tasks
+    assert admit(steps[2], library, 0)[1]
+    for generation, memory in ((0, [steps[1].draft]), (5, [])):
+        later, tasks, _ = admit(steps[1], library, generation)
+        assert not tasks
+        assert list(later.rejected) == memory
+        _, tasks, rejections = admit(steps[2], later, 5)
+        assert len(rejections) == len(memory)
+        assert all("sum, which was rejected" in r.reason for r in rejections)
