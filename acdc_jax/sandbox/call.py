@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from acdc_jax.sandbox.host_requests import HostRequests, RequestFailed
-from acdc_jax.sandbox.item_clock import Cut
 from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.jail.wire import Frame, ProtocolError
 
@@ -20,7 +19,7 @@ class Reply:
     Attributes:
         frames: The frames that it sent.
         status: Its wait status.
-        cut: Why an item was ended by the sandbox; None if no time limit ended it.
+        timed_out: It was killed because an item took longer than `wall_s`.
         violation: How it broke the protocol, or None. If it did, none of its frames is trusted.
         request_failure: Why the parent could not answer its question, or None. It was then killed
             through no fault of its own.
@@ -31,7 +30,7 @@ class Reply:
 
     frames: list[Frame] = field(default_factory=list)
     status: int = 0
-    cut: Cut | None = None
+    timed_out: bool = False
     violation: str | None = None
     request_failure: str | None = None
     killed: bool = False
