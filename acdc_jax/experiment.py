@@ -153,7 +153,8 @@ def _record_models(plan: RunPlan, context: RunContext, manifest: Manifest) -> No
     if multihost.is_first():
         stop_tokens = context.evaluator.engine.stop_tokens
         keep_model_files(run_dir, context.folders, plan.config.decode, stop_tokens)
-        keep_sources(run_dir, context.folders, context.bases[0], started=started)
+        own = {seed: engine.differences for seed, engine in context.own.items()}
+        keep_sources(run_dir, context.folders, context.bases[0], own, started=started)
     for seed in () if started else context.seeds:
         context.store.get(seed)
 

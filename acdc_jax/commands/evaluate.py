@@ -108,7 +108,7 @@ def _evaluate_run(run_dir: Path, options: _Flags, console: Console) -> Mapping[s
     """Evaluate one run; return benchmark → entry of `benchmarks.json`."""
     complete_run_skills(run_dir, console)
     run = read_run(run_dir)
-    evaluation = task_forces(run, options.task_force)
+    evaluation = task_forces(run, options.task_force, run.own_skills)
     write_atomic(run_dir / "evaluation.json", json.dumps(evaluation, indent=1))
     console.print(forces_table(evaluation))
     ids, matrix = run_dir / "evaluation.json", run_dir / "skills.npz"

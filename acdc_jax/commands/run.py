@@ -8,7 +8,7 @@ from rich.console import Console
 from acdc_jax import flags, multihost
 from acdc_jax.config import Config
 from acdc_jax.experiment import run_experiment
-from acdc_jax.report.tables import measured_on, results_table
+from acdc_jax.report.tables import measured_on, own_configurations, results_table
 from acdc_jax.runtime.setup import join_processes
 
 _HELP = """acdc run: coevolve models and tasks, choose the task force, measure it, and report.
@@ -32,8 +32,13 @@ def command(argv: Sequence[str]) -> None:
         return
     run_dir = config.run.run_dir
     console.print(results_table(results["rows"], title_of(results)))
+    lines = [
+        "Coverage: share of these tasks that at least one of the N solves.",
+        "Cover@0.5: share that at least half of the N solve.",
+        *own_configurations(results),
+    ]
     console.print(
-        "Coverage: share of these tasks that at least one of the N solves.\n"
+        "\n".join(lines) + "\n"
         f"Run directory {run_dir}: members, tasks, results.json, and report.html to look at.\n"
         f"Export a member for Hugging Face: acdc export {run_dir} "
         f"{results['task_force']['3'][0]} OUT",

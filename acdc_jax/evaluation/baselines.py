@@ -1,10 +1,14 @@
-"""Baselines of a run: its seeds, samples of the best seed, a uniform merge, random members.
+"""Baselines of a run: its seeds, samples of them, a uniform merge, random members.
+
+Seeds as baselines answer with their own configuration. Everything else, seeds in the archive
+included, answers as members do. All rows of one N have N answers to each question.
 
 See `held_out.py` for the table and its columns.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +22,7 @@ from acdc_jax.evaluation.held_out import (
     collective_row,
     solve,
 )
-from acdc_jax.evaluation.task_force import fittest, greedy_task_force
+from acdc_jax.evaluation.task_force import fittest, greedy_task_force, spread_samples
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.merge import MergeOptions, merge
 from acdc_jax.evolution.skills import SkillMatrix
@@ -39,14 +43,18 @@ class Baselines:
     Attributes:
         bases: Params θ₀ on each device group.
         pool: Active tasks, on which the scale of the uniform merge is chosen.
-        sampling: How samples of the best seed are drawn.
+        sampling: How samples of seeds are drawn.
         prng_seed: Seed of the samples and of the random members.
+        own: Seeds whose own configuration differs from the members' → how they answer with it.
+        own_skills: Skills of these seeds on the run's tasks.
     """
 
     bases: Sequence[Params]
     pool: Sequence[Task]
     sampling: Sampling
     prng_seed: int
+    own: Mapping[str, Evaluator] = dataclasses.field(default_factory=dict)
+    own_skills: SkillMatrix = skill_matrix.EMPTY
 
 
 def measure_baselines(
@@ -67,16 +75,21 @@ def measure_baselines(
         solved: Results of the models that have already been evaluated on `tasks`.
         advance: Called `STEPS` times.
     """
-    seed_skills = skill_matrix.take(run.skills, run.seeds, run.skills.tasks)
+    seed_skills = skill_matrix.join(
+        skill_matrix.take(run.skills, run.seeds, run.skills.tasks),
+        skill_matrix.take(baselines.own_skills, list(baselines.own), run.skills.tasks),
+    )
     best = fittest(seed_skills)
-    others = [name for name in dict.fromkeys([*run.seeds, *run.archive]) if name not in solved]
+    alike = [seed for seed in run.seeds if seed not in baselines.own]
+    others = [name for name in dict.fromkeys([*alike, *run.archive]) if name not in solved]
     solved = solved | solve(evaluator, others, run.params_of, tasks)
+    by_seed = solved | _solve_own(run, baselines, {seed: seed for seed in baselines.own}, tasks)
     advance()
     rows = [
-        collective_row("seeds", greedy_task_force(seed_skills, TASK_FORCES[0]), best, solved),
-        collective_row("all_seeds", run.seeds, best, solved),
+        collective_row("seeds", greedy_task_force(seed_skills, TASK_FORCES[0]), best, by_seed),
+        collective_row("all_seeds", run.seeds, best, by_seed),
     ]
-    rows += _sample_rows(evaluator, run.params_of, best, tasks, baselines)
+    rows += _sample_rows(evaluator, run, seed_skills, tasks, baselines)
     advance()
     uniform = _uniform_merge(run, baselines)
     scale = _best_on_pool(evaluator, [str(s) for s in _UNIFORM_SCALES], uniform, baselines.pool)
@@ -92,24 +105,72 @@ def measure_baselines(
 
 def _sample_rows(
     evaluator: Evaluator,
-    params_of: ParamsOf,
-    best: str,
+    run: FinishedRun,
+    seed_skills: SkillMatrix,
     tasks: Sequence[Task],
     baselines: Baselines,
 ) -> list[Row]:
-    """Return rows of the first samples of the best seed; each sample has its own PRNG key."""
-    samples = [f"sample {i}" for i in range(max(TASK_FORCES))]
+    """Return rows of samples of the best seed, and of samples spread over all seeds.
+
+    Each sample has its own PRNG key. Samples of the best seed come first and are in both rows.
+    """
+    best = fittest(seed_skills)
+    of_best = [(best, i) for i in range(max(TASK_FORCES))]
+    spread = {n: spread_samples(seed_skills, n) for n in TASK_FORCES}
+    others = [sample for samples in spread.values() for sample in samples]
+    seed_of = {_name(sample): sample[0] for sample in [*of_best, *others]}
+    keys = member_keys(jax.random.key(baselines.prng_seed), list(seed_of))
+    alike = [name for name, seed in seed_of.items() if seed not in baselines.own]
+    options: dict[str, Any] = {"sampling": baselines.sampling, "keys": keys}
     solved = solve(
-        evaluator,
-        samples,
-        lambda _, group: params_of(best, group),
-        tasks,
-        sampling=baselines.sampling,
-        keys=member_keys(jax.random.key(baselines.prng_seed), samples),
+        evaluator, alike, lambda name, group: run.params_of(seed_of[name], group), tasks, **options
     )
-    return [
-        collective_row("samples_best_seed", samples[:n], samples[0], solved) for n in TASK_FORCES
-    ]
+    solved |= _solve_own(run, baselines, seed_of, tasks, **options)
+    rows = []
+    for collective, samples_of in (
+        ("samples_best_seed", {n: of_best[:n] for n in TASK_FORCES}),
+        ("resampled_experts", spread),
+    ):
+        for samples in samples_of.values():
+            names = [_name(sample) for sample in samples]
+            rows.append(collective_row(collective, names, _first_of(best, samples), solved))
+    return rows
+
+
+def _solve_own(
+    run: FinishedRun,
+    baselines: Baselines,
+    seed_of: Mapping[str, str],
+    tasks: Sequence[Task],
+    **options: Any,
+) -> Solved:
+    """Evaluate those models of `seed_of` whose seed answers with its own configuration.
+
+    Args:
+        run: The run.
+        baselines: The evaluators of these seeds.
+        seed_of: Name of a model → its seed.
+        tasks: The tasks.
+        options: Of `solve`.
+    """
+    solved: Solved = {}
+    for seed, evaluator in baselines.own.items():
+        names = [name for name, of_name in seed_of.items() if of_name == seed]
+
+        def params_of(_: str, group: int, seed: str = seed) -> Params:
+            return run.params_of(seed, group)
+
+        solved |= solve(evaluator, names, params_of, tasks, **options)
+    return solved
+
+
+def _name(sample: tuple[str, int]) -> str:
+    return f"{sample[0]} sample {sample[1]}"
+
+
+def _first_of(best: str, samples: Sequence[tuple[str, int]]) -> str:
+    """Return the first sample of the best seed; if it has none, the first of all."""
+    return next((_name(sample) for sample in samples if sample[0] == best), _name(samples[0]))
 
 
 def _uniform_merge(run: FinishedRun, baselines: Baselines) -> ParamsOf:

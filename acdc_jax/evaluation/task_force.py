@@ -133,6 +133,23 @@ def greedy_task_force(skills: SkillMatrix, n: int) -> list[str]:
     return [skills.members[i] for i in greedy(skills.values, n)]
 
 
+def spread_samples(seeds: SkillMatrix, n: int) -> list[tuple[str, int]]:
+    """Spread `n` samples evenly over the seeds: the control that asks experts more than once.
+
+    Seeds take turns in their order, so that 8 samples of 3 seeds are 3, 3 and 2 (the paper's
+    "experts"). Of more than `n` seeds, those that greedy Coverage picks answer once each.
+
+    Args:
+        seeds: Seeds × the tasks that decide.
+        n: Number of samples.
+
+    Returns:
+        (seed, number of its sample), in turn.
+    """
+    experts = seeds.members if n >= len(seeds.members) else greedy_task_force(seeds, n)
+    return [(experts[i % len(experts)], i // len(experts)) for i in range(n)]
+
+
 def fittest(skills: SkillMatrix) -> str:
     """Return the id of the member that solves most tasks; the first of equals."""
     return skills.members[int(np.argmax(fitness(skills.values)))]

@@ -5,9 +5,13 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from acdc_jax.inference.buckets import common_prefix
 from acdc_jax.inference.stop_strings import make_stop_strings
 from acdc_jax.models import tokenizer
 from acdc_jax.models.thoughts import opened_thought
+
+# Instructions whose prompts share only what all prompts share.
+_DIFFERENT_INSTRUCTIONS = ("a", "Z", "0", "(", "é")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,11 @@ class TextCodec:
     stop_tokens: tuple[int, ...]
     stopped: Callable[[tuple[int, ...]], bool] | None
     pad_token: int
+
+    @property
+    def prefix(self) -> int:
+        """Number of tokens that all prompts begin with, such as those of the system prompt."""
+        return common_prefix([self.encode(text) for text in _DIFFERENT_INSTRUCTIONS])
 
 
 def make_text_codec(

@@ -97,6 +97,21 @@ def common_config(
     return common, notes
 
 
+def own_config(stored: ModelConfig, common: ModelConfig) -> ModelConfig:
+    """Return the configuration with which a seed's adapted weights compute what it computes alone.
+
+    Args:
+        stored: The seed's configuration, as stored.
+        common: From `common_config`.
+
+    Returns:
+        `common` with the seed's own `ADOPTABLE` fields, and with its own window if that is shorter.
+    """
+    fields = {name: getattr(stored, name) for name in ADOPTABLE}
+    positions = min(stored.max_positions, common.max_positions)
+    return replace(common, **fields, max_positions=positions)
+
+
 def adapt(
     weights: Params,
     config: ModelConfig,

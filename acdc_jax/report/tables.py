@@ -12,6 +12,7 @@ NAMES = {
     "seeds": "best seeds",
     "all_seeds": "all seeds",
     "samples_best_seed": "samples of the best seed",
+    "resampled_experts": "samples spread over the seeds",
     "uniform_merge": "uniform merge of all seeds",
     "random_members": "random archive members",
     "select_only": "select-only: merges of 2–3 seeds",
@@ -31,6 +32,18 @@ def measured_on(results: Mapping[str, Any]) -> str:
     if held_out:
         return f"on {count} held-out tasks ({held_out})"
     return f"on the task pool ({count} tasks), which the task force was chosen on: not held out"
+
+
+def own_configurations(results: Mapping[str, Any]) -> list[str]:
+    """Return a line for each seed that answers otherwise as a baseline than as a member.
+
+    Args:
+        results: What `results.json` holds.
+    """
+    return [
+        f"As a baseline, {seed} has its own configuration: {', '.join(differences)}."
+        for seed, differences in results.get("own_configurations", {}).items()
+    ]
 
 
 def results_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:

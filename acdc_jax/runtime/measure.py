@@ -17,6 +17,7 @@ from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.runtime import run_directory, run_reader
 from acdc_jax.runtime.run_reader import Manifest
 from acdc_jax.runtime.setup import RunContext, open_run
+from acdc_jax.runtime.sources import read_sources
 from acdc_jax.runtime.state import State
 from acdc_jax.tasks.library import pool_tasks
 from acdc_jax.tasks.task import Task
@@ -46,27 +47,64 @@ def complete_global_skills(
     )
 
 
+def complete_seed_skills(
+    context: RunContext, tasks: Mapping[str, Task], advance: Callable[[], None]
+) -> SkillMatrix:
+    """Evaluate seeds with their own configurations; save their skills as they come.
+
+    Args:
+        context: The run. Seeds whose configuration does not differ are left out: their rows of the
+            global skill matrix hold.
+        tasks: Task id → task, for all tasks of the matrix.
+        advance: Called after each seed that was not evaluated yet.
+
+    Returns:
+        Seeds × tasks.
+    """
+    run_dir = Path(context.config.run.run_dir)
+    skills = run_reader.known_seed_skills(run_dir, list(context.own), sorted(tasks))
+    for seed in context.own:
+
+        def save(row: SkillMatrix, others: SkillMatrix = skills) -> None:
+            known = skill_matrix.join(others, row)
+            run_directory.save_skills(run_dir, known, run_reader.SEED_SKILLS)
+
+        row = complete_skills(
+            context.own_evaluator(seed),
+            skill_matrix.take(skills, [seed], skills.tasks),
+            context.store.get,
+            tasks,
+            save=save,
+            advance=advance,
+        )
+        skills = skill_matrix.join(skills, row)
+    return skills
+
+
 def complete_run_skills(run_dir: Path, console: Console) -> None:
-    """Complete the global skill matrix of a finished run. Load no model if nothing is missing.
+    """Complete the skill matrices of a finished run. Load no model if nothing is missing.
 
     Raises:
         AcdcError: The run or its seeds cannot be read, or the run is under way.
     """
     run = run_reader.read_run(run_dir)
-    skills = run_reader.known_skills(run_dir, run.manifest, list(run.pool_tasks))
+    tasks = list(run.pool_tasks)
+    skills = run_reader.known_skills(run_dir, run.manifest, tasks)
+    own = run_reader.known_seed_skills(run_dir, list(read_sources(run_dir).own), tasks)
     incomplete = skill_matrix.incomplete(skills)
-    if not incomplete:
+    if not incomplete and not skill_matrix.incomplete(own):
         run_directory.save_skills(run_dir, skills)
         return
     config = run.settings
     with open_run(config, console) as context:
-        steps, counter = batches(context.evaluator, len(incomplete)), itertools.count(1)
-        complete_global_skills(
-            context,
-            skills,
-            run.tasks,
-            lambda: context.progress("global skill matrix", next(counter), steps),
-        )
+        steps = batches(context.evaluator, len(incomplete)) + len(skill_matrix.incomplete(own))
+        counter = itertools.count(1)
+
+        def step() -> None:
+            context.progress("global skill matrix", next(counter), steps)
+
+        complete_global_skills(context, skills, run.tasks, step)
+        complete_seed_skills(context, run.pool_tasks, step)
 
 
 def measure(
@@ -78,7 +116,7 @@ def measure(
     *,
     baselines: bool,
 ) -> dict[str, Any]:
-    """Complete the global skill matrix, choose task forces, and measure them.
+    """Complete the skill matrices, choose task forces, and measure them.
 
     Args:
         context: The run.
@@ -89,13 +127,17 @@ def measure(
         baselines: Whether to measure the baselines too.
 
     Returns:
-        JSON-ready `rows`, `coverage_by_generation` and `task_force`; see `measure_run`.
+        JSON-ready `rows`, `coverage_by_generation` and `task_force`; see `measure_run`. With
+        baselines also `own_configurations`, the differences of seeds from members by seed.
     """
     run_dir, evaluator = Path(context.config.run.run_dir), context.evaluator
     answered = pool_tasks(state.library.tasks, context.config.tasks)
-    partial_skills = run_reader.known_skills(run_dir, manifest, sorted(answered))
+    names = sorted(answered)
+    partial_skills = run_reader.known_skills(run_dir, manifest, names)
+    own_skills = run_reader.known_seed_skills(run_dir, list(context.own), names)
     steps = batches(evaluator, len(skill_matrix.incomplete(partial_skills))) + 1
-    steps += baseline.STEPS if baselines else 0
+    if baselines:
+        steps += len(skill_matrix.incomplete(own_skills)) + baseline.STEPS
     counter = itertools.count(1)
 
     def step() -> None:
@@ -117,7 +159,12 @@ def measure(
             [state.library.tasks[task] for task in state.pool.active],
             context.config.sampling,
             context.config.run.seed,
+            {seed: context.own_evaluator(seed) for seed in context.own},
+            complete_seed_skills(context, answered, step),
         )
         rows = baseline.measure_baselines(evaluator, run, tasks, options, solved, step)
         results["rows"] += [dataclasses.asdict(row) for row in rows]
+        results["own_configurations"] = {
+            seed: list(engine.differences) for seed, engine in context.own.items()
+        }
     return results

@@ -34,6 +34,7 @@ from acdc_jax.runtime.first_pool_commit import committed_tasks, drafts_to_json, 
 from acdc_jax.runtime.member_files import remove_member
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.run_reader import (
+    GLOBAL_SKILLS,
     SCHEMA,
     SKILL_SYMBOLS,
     Manifest,
@@ -179,8 +180,8 @@ def commit(
     return committed
 
 
-def save_skills(run_dir: Path, skills: SkillMatrix) -> None:
-    """Write the global skill matrix: `skills.npz` with `members` [M], `tasks` [T], `values`.
+def save_skills(run_dir: Path, skills: SkillMatrix, name: str = GLOBAL_SKILLS) -> None:
+    """Write a skill matrix to a file of the run, with `members` [M], `tasks` [T], `values`.
 
     `values` is int8 [M, T]: 1 solved, 0 failed, -1 missing.
     """
@@ -191,7 +192,7 @@ def save_skills(run_dir: Path, skills: SkillMatrix) -> None:
         tasks=np.asarray(skills.tasks),
         values=skills.values,
     )
-    write_atomic(run_dir / "skills.npz", buffer.getvalue())
+    write_atomic(run_dir / name, buffer.getvalue())
 
 
 def _write_members(run_dir: Path, manifest: Manifest, state: State, store: MemberStore) -> None:

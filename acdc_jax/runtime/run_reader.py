@@ -32,6 +32,8 @@ from acdc_jax.tasks.task import Draft, Task, load_task
 Json = dict[str, Any]
 
 SCHEMA = 3
+GLOBAL_SKILLS = "skills.npz"
+SEED_SKILLS = "seed_skills.npz"  # of seeds by themselves, whose own configuration differs
 SKILL_SYMBOLS = {SOLVED: "1", FAILED: "0", MISSING: "-"}
 _SKILLS = {symbol: skill for skill, symbol in SKILL_SYMBOLS.items()}
 
@@ -88,6 +90,7 @@ class RunRecord:
         tasks: Task id → task, of all tasks.
         pools: The task pool of each generation, in order.
         skills: The known part of the global skill matrix; at least the last archive's.
+        own_skills: Skills of seeds with their own configuration, of those that differ with it.
         results: `results.json`; None if the run is not measured, or has continued since.
     """
 
@@ -99,6 +102,7 @@ class RunRecord:
     tasks: Mapping[str, Task]
     pools: Sequence[Pool]
     skills: SkillMatrix
+    own_skills: SkillMatrix
     results: Json | None
 
     @property
@@ -145,7 +149,8 @@ def read_run(run_dir: Path) -> RunRecord:
         recipes=read_recipes(run_dir, manifest.generation),
         tasks={task.id: task for task in read_tasks(run_dir, manifest)},
         pools=[read_pool(run_dir, generation) for generation in generations],
-        skills=skill_matrix.join(read_skills(run_dir) or skill_matrix.EMPTY, last),
+        skills=skill_matrix.join(read_skills(run_dir), last),
+        own_skills=read_skills(run_dir, SEED_SKILLS),
         results=read_results(run_dir, manifest.generation),
     )
 
@@ -296,15 +301,15 @@ def read_responses(run: RunRecord, members: Collection[str]) -> Iterator[Json]:
             yield from (entry for entry in map(json.loads, file) if entry["member"] in members)
 
 
-def read_skills(run_dir: Path) -> SkillMatrix | None:
-    """Return the global skill matrix that `save_skills` wrote, if there is one.
+def read_skills(run_dir: Path, name: str = GLOBAL_SKILLS) -> SkillMatrix:
+    """Return a skill matrix that `save_skills` wrote; an empty one if there is no such file.
 
     Raises:
         AcdcError: The file is damaged.
     """
-    path = run_dir / "skills.npz"
+    path = run_dir / name
     if not path.exists():
-        return None
+        return skill_matrix.EMPTY
     with _reading(path, "remove it, and it is computed again"), np.load(path) as arrays:
         members, tasks = arrays["members"].tolist(), arrays["tasks"].tolist()
         return SkillMatrix(tuple(members), tuple(tasks), arrays["values"])
@@ -315,13 +320,18 @@ def known_skills(run_dir: Path, manifest: Manifest, tasks: Sequence[str]) -> Ski
 
     Seeds that the archive has dropped are included: evolved members are compared with them.
     """
-    known = read_skills(run_dir) or skill_matrix.EMPTY
+    known = read_skills(run_dir)
     for generation in sorted({*manifest.kept, manifest.generation}):
         known = skill_matrix.join(known, read_archive(run_dir, generation))
     recipes = read_recipes(run_dir, 0).values()
     seeds = [recipe.id for recipe in recipes if recipe.operator == "seed"]
     members = dict.fromkeys([*manifest.retained, *seeds])
     return skill_matrix.take(known, list(members), tasks)
+
+
+def known_seed_skills(run_dir: Path, seeds: Sequence[str], tasks: Sequence[str]) -> SkillMatrix:
+    """Return what `seed_skills.npz` holds about these seeds × tasks."""
+    return skill_matrix.take(read_skills(run_dir, SEED_SKILLS), seeds, tasks)
 
 
 def read_results(run_dir: Path, generation: int) -> Json | None:

@@ -23,7 +23,6 @@ from acdc_jax.evaluation.evaluate import Evaluator
 from acdc_jax.evolution.evosax_strategy import Strategy
 from acdc_jax.evolution.merge import module_groups
 from acdc_jax.evolution.operators import Operators
-from acdc_jax.inference.buckets import common_prefix
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.memory import choose_population, device_room, weight_bytes
@@ -38,6 +37,7 @@ from acdc_jax.runtime.breed import member_id
 from acdc_jax.runtime.compilation_cache import keep_compiled
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.memory_budget import Shapes, choose_budget, limit_pinned_memory
+from acdc_jax.runtime.own_engines import OwnEngine, own_engines
 from acdc_jax.runtime.progress import Progress, show_progress
 from acdc_jax.runtime.seed_models import (
     Folders,
@@ -54,9 +54,6 @@ from acdc_jax.tasks.novelty import NoveltyFilter
 from acdc_jax.tasks.options import LLM_SCIENTISTS
 from acdc_jax.tasks.task import Draft
 from acdc_jax.tasks.task_sets import check_held_out, load_held_out, load_seed_families
-
-# Instructions whose prompts share only what all prompts share.
-_DIFFERENT_INSTRUCTIONS = ("a", "Z", "0", "(", "é")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +103,7 @@ class RunContext:
         seeds: Member id → Hugging Face folder, of the seeds.
         store: Every member's weights.
         progress: Shows how much of a step is done.
+        own: Seed → how it answers by itself, if that is not how members answer.
     """
 
     config: Config
@@ -119,6 +117,13 @@ class RunContext:
     seeds: Mapping[str, Path]
     store: MemberStore
     progress: Progress
+    own: Mapping[str, OwnEngine] = dataclasses.field(default_factory=dict)
+
+    def own_evaluator(self, seed: str) -> Evaluator:
+        """Return what measures a seed as a baseline; the run's evaluator if nothing differs."""
+        if seed not in self.own:
+            return self.evaluator
+        return dataclasses.replace(self.evaluator, engine=self.own[seed].engine)
 
 
 def join_processes(config: Config) -> None:
@@ -184,6 +189,7 @@ def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
         shapes = [sharded_param_shapes(group.mesh, plan.model) for group in groups.local]
         base = load_model(folders, folders.base, shapes[0])
         seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
+        engines = own_engines(folders, config.decode, evaluator.engine)
         if first:
             if sandbox.tier != "full":
                 missing = "; ".join(sandbox.isolation.missing)
@@ -201,6 +207,7 @@ def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
             seeds=seeds,
             store=_make_store(plan, folders, shapes, base, seeds),
             progress=progress,
+            own={name: engines[folder] for name, folder in seeds.items() if folder in engines},
         )
 
 
@@ -234,7 +241,7 @@ def _make_evaluator(plan: RunPlan, codec: TextCodec, sandbox: Sandbox) -> tuple[
         max_new_tokens=config.decode.max_new_tokens,
         batch_size=config.decode.batch_size,
         population=population,
-        prefix=common_prefix([codec.encode(text) for text in _DIFFERENT_INSTRUCTIONS]),
+        prefix=codec.prefix,
         stopped=codec.stopped,
     )
     tasks = config.tasks

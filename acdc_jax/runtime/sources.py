@@ -29,11 +29,14 @@ class Sources:
         base: Absolute path of the base's folder.
         content: The base's `content_hash`.
         seeds: Member id → absolute path of the seed's folder.
+        own: Seed → in what its own configuration differs from the members'; see `own_engines`.
+            Seeds without a difference are missing.
     """
 
     base: str
     content: str
     seeds: Mapping[str, str]
+    own: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
 def keep_model_files(
@@ -51,13 +54,21 @@ def keep_model_files(
         scratch.replace(target)
 
 
-def keep_sources(run_dir: Path, folders: Folders, base: Params, *, started: bool) -> None:
+def keep_sources(
+    run_dir: Path,
+    folders: Folders,
+    base: Params,
+    own: Mapping[str, Sequence[str]],
+    *,
+    started: bool,
+) -> None:
     """Write `sources.json`. Folders may move, but the base must stay the same.
 
     Args:
         run_dir: The run directory.
         folders: Folders of the base and of the seeds.
         base: The base's weights.
+        own: Seed → in what its own configuration differs from the members'.
         started: Whether the run has a committed generation.
 
     Raises:
@@ -70,7 +81,7 @@ def keep_sources(run_dir: Path, folders: Folders, base: Params, *, started: bool
             f"{content}, not {expected}); put that back, or start a new run"
         )
     seeds = {member_id(0, i): str(folder.resolve()) for i, folder in enumerate(folders.seeds)}
-    sources = Sources(str(folders.base.resolve()), content, seeds)
+    sources = Sources(str(folders.base.resolve()), content, seeds, own)
     write_atomic(run_dir / _NAME, json.dumps(dataclasses.asdict(sources), indent=1))
 
 

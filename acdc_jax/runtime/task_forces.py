@@ -7,11 +7,20 @@ from typing import Any
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.task_force import TaskForceOptions, choose, describe
 from acdc_jax.evolution import skills as skill_matrix
+from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.runtime.run_reader import RunRecord
 
 
-def task_forces(run: RunRecord, options: TaskForceOptions) -> dict[str, Any]:
+def task_forces(
+    run: RunRecord, options: TaskForceOptions, own_skills: SkillMatrix = skill_matrix.EMPTY
+) -> dict[str, Any]:
     """Choose task forces from the skill matrix of a run.
+
+    Args:
+        run: The run.
+        options: How to choose.
+        own_skills: Skills of seeds with their own configuration, of those that differ with it. They
+            count for `all_seeds`; in a task force, a seed is a member like any other.
 
     Returns:
         JSON-ready: `generation`, `settings` (the options), the numbers of `candidates` and `tasks`,
@@ -38,7 +47,9 @@ def task_forces(run: RunRecord, options: TaskForceOptions) -> dict[str, Any]:
     except (ValueError, TimeoutError) as error:
         raise AcdcError(str(error)) from None
 
-    def figures(ids: tuple[str, ...] | list[str]) -> dict[str, Any]:
+    by_seed = skill_matrix.join(skills, skill_matrix.take(own_skills, own_skills.members, tasks))
+
+    def figures(ids: Sequence[str], skills: SkillMatrix = skills) -> dict[str, Any]:
         return dataclasses.asdict(describe(skills, ids, run.seeds))
 
     return {
@@ -47,7 +58,7 @@ def task_forces(run: RunRecord, options: TaskForceOptions) -> dict[str, Any]:
         "candidates": len(candidates),
         "tasks": len(tasks),
         "task_forces": [{"n": n, **figures(force)} for n, force in forces.items()],
-        "all_seeds": figures(run.seeds),
+        "all_seeds": figures(run.seeds, by_seed),
         "all_candidates": figures(candidates),
     }
 

@@ -46,7 +46,6 @@ def test_only_what_is_missing_is_evaluated(
     assert main(["evaluate", str(finished), "--sizes=2"]) == 0
     assert asked == [forgotten]
     skills = run_reader.read_skills(finished)
-    assert skills is not None
     order = [skills.members.index(member) for member in before.members]
     columns = [skills.tasks.index(task) for task in before.tasks]
     assert np.array_equal(skills.values[np.ix_(order, columns)], before.values)
@@ -73,7 +72,6 @@ def test_a_seed_that_was_dropped_is_evaluated(initial_run: Path, tmp_path: Path)
         evaluation = json.loads((run_dir / "evaluation.json").read_text())
         assert evaluation["candidates"] == candidates
     skills = run_reader.read_skills(run_dir)
-    assert skills is not None
     assert sorted(skills.members) == [f"g000-m0{i}" for i in range(4)]
     assert (skills.values != -1).all()
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from acdc_jax.evaluation import baselines, held_out
 from acdc_jax.evaluation.baselines import Baselines, measure_baselines
 from acdc_jax.evaluation.evaluate import Evaluation, Evaluator
 from acdc_jax.evaluation.held_out import FinishedRun, collective_row, measure_run, solve
+from acdc_jax.evaluation.task_force import spread_samples
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.params import Params
@@ -101,7 +103,86 @@ def test_rows_of_a_small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
         ("all_seeds", 1, 0),
         ("samples_best_seed", 3, 0),
         ("samples_best_seed", 8, 0),
+        ("resampled_experts", 3, 0),
+        ("resampled_experts", 8, 0),
         ("uniform_merge", 1, 0),
         ("random_members", 3, 1),
     ]
     assert len(steps) == baselines.STEPS
+
+
+_SEEDS = ["s0", "s1", "s2"]
+
+
+def test_seeds_as_baselines_answer_with_their_own_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`s2` solves everything by itself, and nothing with the base's configuration."""
+    members, alone = _evaluator(), dataclasses.replace(_evaluator(), skill_threshold=0.25)
+    asked: list[tuple[bool, str, str]] = []  # by itself, the model, the seed whose weights it has
+    sampled: dict[str, Any] = {}
+
+    def evaluate_members(
+        evaluator: Evaluator, models: Any, params_of: Any, tasks: Any, **options: Any
+    ) -> Evaluation:
+        by_itself = evaluator.skill_threshold == alone.skill_threshold
+        asked.extend((by_itself, model, params_of(model, 0)["id"]) for model in models)
+        if options.get("keys"):
+            sampled.update({model: options["keys"][model] for model in models})
+        values = np.asarray([[[float(by_itself)]] for _ in models])
+        return Evaluation(tuple(models), ("x",), values, np.array([1]), ())
+
+    for module in (held_out, baselines):
+        monkeypatch.setattr(module, "evaluate_members", evaluate_members)
+    monkeypatch.setattr(baselines, "merge", lambda *_: {"id": "merge"})
+    skills = SkillMatrix(
+        ("s0", "s1", "s2", "m0"), ("t0", "t1"), np.array([[1, 0], [0, 0], [0, 0], [1, 0]], np.int8)
+    )
+    own_skills = SkillMatrix(("s2",), ("t0", "t1"), np.array([[1, 1]], np.int8))
+    run = FinishedRun(skills, _SEEDS, ["m0", "s2"], {0: skills}, lambda model, _: {"id": model})
+    options = Baselines([{}], [], Sampling(0.7), 0, {"s2": alone}, own_skills)
+    rows = {
+        (row.collective, row.n): row
+        for row in measure_baselines(members, run, [_task(1)], options, {})
+    }
+    assert rows["all_seeds", 3].coverage == 1
+    assert rows["seeds", 3].best_single == 1  # s2 is the best seed, by its own skills
+    assert rows["samples_best_seed", 8].coverage == 1
+    assert rows["resampled_experts", 3].cover_at_half == 0
+    assert rows["resampled_experts", 8].coverage == 1
+    assert rows["uniform_merge", 1].coverage == 0
+    # In the archive, it is a member like any other.
+    assert (False, "s2", "s2") in asked
+    assert (True, "s2", "s2") in asked
+    samples = [(by_itself, model, of) for by_itself, model, of in asked if "sample" in model]
+    assert {(by_itself, of) for by_itself, _, of in samples} == {
+        (False, "s0"),
+        (False, "s1"),
+        (True, "s2"),
+    }
+    assert all(model.startswith(of) for _, model, of in samples)
+    # 8 of the best seed; 3, 3 and 2 of all, of which the 2 of the best are among the 8.
+    assert len(samples) == len({model for _, model, _ in samples}) == 8 + 3 + 3
+    keys = {tuple(jax.random.key_data(key).tolist()) for key in sampled.values()}
+    assert len(keys) == len(samples)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "n", "expected"),
+    [
+        (3, 8, [3, 3, 2, 0]),  # the paper's
+        (3, 3, [1, 1, 1, 0]),
+        (2, 8, [4, 4, 0, 0]),
+        (4, 8, [2, 2, 2, 2]),
+        (1, 3, [3, 0, 0, 0]),
+        (4, 3, [1, 1, 0, 1]),  # those that cover most together
+    ],
+)
+def test_samples_are_spread_evenly(seeds: int, n: int, expected: list[int]) -> None:
+    values = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]], np.int8)
+    names = tuple(f"s{i}" for i in range(seeds))
+    skills = SkillMatrix(names, ("t0", "t1", "t2", "t3"), values[:seeds])
+    samples = spread_samples(skills, n)
+    assert [sum(seed == f"s{i}" for seed, _ in samples) for i in range(4)] == expected
+    assert len(set(samples)) == n
+    assert sorted(number for _, number in samples) == [number for _, number in samples]
