@@ -32,7 +32,7 @@ def _run() -> Any:
     recipes = {m: SimpleNamespace(generation=int(m[1:4])) for m in _RETAINED}
     skills = SkillMatrix(tuple(_RETAINED), tuple(tasks), values)
     return SimpleNamespace(
-        manifest=manifest, tasks=tasks, seeds=SEEDS, skills=skills, recipes=recipes
+        manifest=manifest, pool_tasks=tasks, seeds=SEEDS, skills=skills, recipes=recipes
     )
 
 
