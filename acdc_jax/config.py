@@ -201,6 +201,26 @@ def free_flags() -> set[str]:
     return {name for name, declared in _options().items() if declared.resumable}
 
 
+RECORDED_FLAGS = ("gibberish_filter", "scientist_model", "scientist_max_tokens", "embedding_model")
+"""Flags that may change, so that a run can continue, although they change what it does."""
+
+
+def changes_to_record(config: Config, saved: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the flags that change what a started run does from now on.
+
+    Args:
+        config: The new settings.
+        saved: The run's settings so far.
+
+    Returns:
+        Flag → its old and its new value.
+    """
+    before, after = Config().settings() | _upgrade(saved), config.settings()
+    return {
+        name: (before[name], after[name]) for name in RECORDED_FLAGS if before[name] != after[name]
+    }
+
+
 def first_pool_flags() -> set[str]:
     """Return the flags that the first tasks depend on."""
     fields = ("seeds", "tasks", "novelty", "scientist", "decode", "sandbox")

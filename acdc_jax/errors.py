@@ -15,13 +15,13 @@ class ConfigError(AcdcError):
 
 
 class Preempted(Exception):
-    """SIGTERM ended a run; every finished generation is committed.
+    """A signal ended a run; every finished generation is committed.
 
     Attributes:
         status: Exit status of the command.
     """
 
-    def __init__(self, committed: str, status: int = 0) -> None:
-        """Keep a message about what is committed, and the exit status."""
-        super().__init__(committed)
+    def __init__(self, message: str, status: int = 0) -> None:
+        """Keep a message about the signal and what is committed, and the exit status."""
+        super().__init__(message)
         self.status = status

@@ -23,10 +23,12 @@ from acdc_jax.runtime.background_commit import BackgroundCommits
 from acdc_jax.runtime.measure import measure
 from acdc_jax.runtime.metrics import Log, open_log
 from acdc_jax.runtime.preemption import PreemptionNotice, listen_for_sigterm
+from acdc_jax.runtime.rejected_drafts import warn_of_rejections
 from acdc_jax.runtime.run_reader import Manifest
 from acdc_jax.runtime.setup import RunContext, RunPlan, check_disk, open_context, plan_run
 from acdc_jax.runtime.sources import keep_model_files, keep_sources
 from acdc_jax.runtime.state import Record, State
+from acdc_jax.streams import print_line
 from acdc_jax.tasks.task import Task
 from acdc_jax.tasks.task_sets import check_held_out
 
@@ -53,7 +55,7 @@ def run_experiment(config: Config, console: Console, *, baselines: bool = True) 
     run_dir, processes = Path(config.run.run_dir), config.processes
     with listen_for_sigterm(processes.grace_s, processes.sigterm_status) as notice:
         began = time.monotonic()
-        plan = plan_run(config)
+        plan = plan_run(config, ask_backends=not _is_finished(config))
         with run_directory.lock_run(config) as manifest:
             if (finished := _finished_results(config, manifest)) is not None:
                 return finished
@@ -121,7 +123,14 @@ def _evolve(
         for state, record in run_generations(context, commits, restored):
             _show(context, log, state, record)
         assert state is not None  # there is at least generation 0
-        return run_directory.share_manifest(commits.wait()), state
+        manifest = commits.wait()
+    tasks = state.library.tasks.values()
+    if multihost.is_first() and all(task.draft.kind == "seed" for task in tasks):
+        generations = range(manifest.generation + 1)
+        rejections = [r for g in generations for r in run_reader.read_rejections(run_dir, g)]
+        if warning := warn_of_rejections("the whole run", (), rejections):
+            print_line(warning)
+    return run_directory.share_manifest(manifest), state
 
 
 def _held_out_tasks(plan: RunPlan, context: RunContext) -> list[Task]:
@@ -138,8 +147,8 @@ def _held_out_tasks(plan: RunPlan, context: RunContext) -> list[Task]:
         if longest > generator.max_prompt_tokens:
             raise ConfigError(
                 f"held-out task {task.draft.name}: its instructions take {longest} tokens, but the "
-                f"members' window leaves room for {generator.max_prompt_tokens}; lower "
-                "--max_new_tokens, or remove the task"
+                f"members' window leaves room for {generator.max_prompt_tokens}; shorten "
+                "or remove the task, or lower --max_new_tokens in a new run"
             )
     return tasks
 
@@ -169,6 +178,12 @@ def _show(context: RunContext, log: Log, state: State, record: Record) -> None:
     )
     log(state.generation, metrics)
     context.progress("generations", state.generation, context.config.run.generations, note)
+    tasks = state.library.tasks.values()
+    new_tasks = [task for task in tasks if task.generation == state.generation]
+    if warning := warn_of_rejections(
+        f"generation {state.generation}", new_tasks, record.rejections
+    ):
+        print_line(warning)
 
 
 def _measure(
@@ -185,6 +200,15 @@ def _measure(
     advance = partial(context.progress, "measuring")
     results = measure(context, manifest, state, tasks, advance, baselines=baselines)
     return results | {"held_out": context.config.tasks.held_out, "measured_tasks": len(tasks)}
+
+
+def _is_finished(config: Config) -> bool:
+    """Return whether the run directory seems to hold a run that has nothing left to do."""
+    try:
+        manifest = run_reader.read_manifest(Path(config.run.run_dir))
+        return _finished_results(config, manifest) is not None
+    except AcdcError:
+        return False
 
 
 def _finished_results(config: Config, manifest: Manifest) -> Results | None:

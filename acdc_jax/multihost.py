@@ -13,7 +13,6 @@ instant, so only the generation under way is lost.
 
 import json
 import os
-import sys
 import threading
 import time
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ import jax
 
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.private_apis import coordination
+from acdc_jax.streams import print_line
 
 _TICK_S = 0.5  # between signs of life
 _REMEDY = "the same command resumes from the last commit"
@@ -274,7 +274,7 @@ def _end(problem: str) -> None:
     """End this process, whatever its other threads wait for."""
     if is_first():
         time.sleep(2 * _TICK_S)  # it serves the signs of life: let the others read them, too
-    print(f"acdc: {problem}; {_REMEDY}", file=sys.stderr, flush=True)
+    print_line(f"{problem}; {_REMEDY}")
     os._exit(1)
 
 

@@ -6,6 +6,9 @@ from typing import Literal
 from acdc_jax.errors import AcdcError
 from acdc_jax.options import OptionError, check, option
 from acdc_jax.sandbox import IsolationError, Judge, Limits, Sandbox, launchers
+from acdc_jax.sandbox.cpus import count_cpus
+
+_MAX_WORKERS = 64  # more threads would mostly wait for each other in this process
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class RunOptions:
     init_population: int = option(16, "Members of generation 0, seeds included.", low=1)
     population: int = option(16, "Members that the archive keeps.", low=1)
     children: int = option(8, "Children of each generation.", low=1)
-    gibberish_filter: bool = option(True, "Drop children whose responses are gibberish.")
+    gibberish_filter: bool = option(
+        True, "Drop children whose responses are gibberish.", resumable=True
+    )
     keep_every: int = option(
         5, "Keep the members of every k-th generation's archive on disk.", low=1
     )
@@ -203,15 +208,26 @@ class SandboxOptions:
     """Where task code runs, and what it may use.
 
     Attributes:
-        workers: Processes that run task code.
-        wall_s: Seconds for each scored response.
+        workers: Processes that run task code; None: as many as this process has CPUs.
+        cpu_s: CPU seconds for each scored response.
         memory_mb: Memory of task code, in MiB.
         launcher: Program that adds another layer of isolation, or None.
         allow_unsafe: Whether task code runs if this machine cannot isolate it.
     """
 
-    workers: int = option(2, "Processes that run task code.", low=1, resumable=True)
-    wall_s: float = option(3.0, "Seconds that scoring one response may take.", low=0.05)
+    workers: int | None = option(
+        None,
+        "Processes that run task code. none: one per CPU that this process may use (affinity and "
+        "CPU quota), at most 64.",
+        low=1,
+        resumable=True,
+    )
+    cpu_s: float = option(
+        2.0,
+        "CPU seconds that scoring one response may take. Time in which the machine is busy with "
+        "something else does not count.",
+        low=0.05,
+    )
     memory_mb: int = option(256, "Memory of task code, in MiB.", low=16)
     launcher: str | None = option(
         None,
@@ -219,7 +235,9 @@ class SandboxOptions:
         "podman, docker or runsc as NAME:IMAGE. `acdc sandbox check` tests it.",
         resumable=True,
     )
-    allow_unsafe: bool = option(False, "Run task code even if this machine cannot isolate it.")
+    allow_unsafe: bool = option(
+        False, "Run task code even if this machine cannot isolate it.", resumable=True
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -231,6 +249,11 @@ class SandboxOptions:
                 raise OptionError(self, "launcher", rule) from None
             if self.allow_unsafe:
                 raise OptionError(self, "launcher", "must be none with {allow_unsafe}")
+
+    @property
+    def worker_count(self) -> int:
+        """The number of processes that run task code."""
+        return self.workers or min(count_cpus(), _MAX_WORKERS)
 
     def open(self, judge: Judge | None = None) -> Sandbox:
         """Open the sandbox.
@@ -244,8 +267,8 @@ class SandboxOptions:
         """
         try:
             return Sandbox(
-                self.workers,
-                Limits(wall_s=self.wall_s, memory_mb=self.memory_mb),
+                self.worker_count,
+                Limits(cpu_s=self.cpu_s, memory_mb=self.memory_mb),
                 self.allow_unsafe,
                 judge,
                 launcher=None if self.launcher is None else launchers.parse(self.launcher),

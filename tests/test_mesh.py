@@ -42,7 +42,7 @@ _FLAGS: dict[str, Any] = {
     "max_new_tokens": 8,
     "batch_size": 4,  # so that few prompts, too, decode in the shapes of many
     "sandbox_workers": 1,
-    "sandbox_wall_s": 60,
+    "sandbox_cpu_s": 60,
 }
 
 

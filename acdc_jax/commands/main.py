@@ -5,13 +5,16 @@ import importlib
 import os
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn, cast
 
-from acdc_jax import __version__
+from acdc_jax import __version__, streams
 from acdc_jax.errors import AcdcError, ConfigError, Preempted
 from acdc_jax.options import OptionError
 from acdc_jax.sandbox import SandboxError
+from acdc_jax.streams import print_line
 
 COMMANDS = {
     "run": "coevolve models and tasks, choose a task force, measure it, write a report",
@@ -26,6 +29,8 @@ COMMANDS = {
     "bench": "measure this machine, and compare it with its limits and other libraries",
 }
 
+_CLEANUP_S = 20  # after SIGTERM: batch systems and Kubernetes kill after 30
+
 _USAGE = """acdc: coevolve an archive of merged language models with a pool of tasks (AC/DC)
 
   {commands}
@@ -39,7 +44,11 @@ with a run of five minutes on a laptop, which writes runs/quickstart/report.html
 
 
 class _Terminated(BaseException):
-    """SIGTERM was received; temporary files are removed on the way out."""
+    """A signal ends this command; temporary files are removed on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,31 +89,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         from acdc_jax.config import Config
 
         problem = str(flags.config_error(error, Config))
-        print(f"acdc: {problem}", file=sys.stderr)
+        print_line(problem)
         _shut_down(problem)
         return 2
     except (AcdcError, SandboxError) as error:
-        print(f"acdc: {error}", file=sys.stderr)
+        print_line(str(error))
         _shut_down(str(error))
         return 2 if isinstance(error, ConfigError) else 1
     except Preempted as preempted:
-        print(f"acdc: ended by SIGTERM: {preempted}; the same command resumes", file=sys.stderr)
+        print_line(f"{preempted}; the same command resumes")
         _shut_down()
         return preempted.status
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = f"{where}{error.strerror or error}"
-        print(f"acdc: {reason}; fix this and run the same command again", file=sys.stderr)
+        print_line(f"{reason}; fix this and run the same command again")
         _shut_down(reason)
         return 1
     except KeyboardInterrupt:
-        print("acdc: interrupted; the same command resumes from the last commit", file=sys.stderr)
+        print_line("interrupted; the same command resumes from the last commit")
         _shut_down("it was interrupted")
         return 130
-    except _Terminated:
-        print("acdc: ended by SIGTERM", file=sys.stderr)
-        _shut_down("it was ended by SIGTERM")
-        return 128 + signal.SIGTERM
+    except _Terminated as terminated:
+        print_line(f"ended by {terminated}")
+        _shut_down(f"it was ended by {terminated}")
+        return terminated.status
     except Exception as error:
         _shut_down(f"{type(error).__name__}: {error}")
         raise
@@ -124,16 +133,30 @@ def program() -> NoReturn:
     meanwhile is unwound, which aborts the process, so that a successful run seems to have failed.
     """
 
-    def terminate(number: int, frame: object) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the cleanup
-        raise _Terminated
-
-    if sys.argv[1:2] != ["run"]:  # which has its own handler (`runtime.preemption`)
-        signal.signal(signal.SIGTERM, terminate)
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    streams.make_lasting()
+    if sys.argv[1:2] != ["run"]:  # which has its own handlers (`runtime.preemption`)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores SIGHUP
+                signal.signal(number, _terminate)
+    try:
+        status = main()
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    if problem := streams.finish():
+        print_line(f"standard output cannot be written ({problem})")
+        status = status or 1
     os._exit(status)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the cleanup
+    error = _Terminated(number)
+    # The cleanup waits for threads, which may be inside XLA or a request for long.
+    timer = threading.Timer(_CLEANUP_S, os._exit, [error.status])
+    timer.daemon = True
+    timer.start()
+    raise error
 
 
 if __name__ == "__main__":

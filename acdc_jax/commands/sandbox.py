@@ -49,5 +49,6 @@ def command(argv: Sequence[str]) -> None:
                 f"calls/s, {name}",
                 f"{single:,.0f} (one submission per process), {batched:,.0f} (batched)",
             )
-        rows.add_row("workers", str(config.workers))
+        chosen = "one per CPU" if config.workers is None else "--sandbox_workers"
+        rows.add_row("workers", f"{config.worker_count} ({chosen})")
     console.print(rows)

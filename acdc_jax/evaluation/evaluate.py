@@ -5,6 +5,7 @@ the devices decode other tasks, or the next members.
 """
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from acdc_jax import multihost
-from acdc_jax.evaluation.rescore import score_again, score_of
+from acdc_jax.evaluation.rescore import choose_rechecked, score_again, score_of
 from acdc_jax.evolution.skills import SkillMatrix, from_scores
 from acdc_jax.inference.continuous_batching import Batch, GenerateOptions, generate_tokens
 from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
@@ -37,6 +38,8 @@ NumberOf = Callable[[str, str], int]
 
 Prefetch = Callable[[Sequence[str], int], None]
 """(member ids, index of a device group): these members are needed on that group next."""
+
+_log = logging.getLogger(__name__)
 
 _Item = tuple[int, str]  # position of an instance in its task, and an answer to it
 _Scoring = tuple[list[_Item], Future[list[Outcome]]]
@@ -157,6 +160,7 @@ def evaluate_members(
     keys: Mapping[str, jax.Array] | None = None,
     number_of: NumberOf | None = None,
     log_probs: bool = False,
+    recheck_key: jax.Array | None = None,
 ) -> Evaluation:
     """Evaluate members on tasks, on the device groups of all processes.
 
@@ -171,14 +175,19 @@ def evaluate_members(
         keys: Member → typed PRNG key; needed only for sampling.
         number_of: Numbers prompts for sampling; None: by their place among these tasks.
         log_probs: Whether responses get log-probabilities.
+        recheck_key: Typed PRNG key that chooses the scores to check; None: key 0.
 
-    Scores that the judge or the sandbox failed to give are asked for again.
+    Scores that the judge or the sandbox failed to give are asked for again. So are all scores of a
+    task of which a checked score differs (see `rescore`).
 
     Returns:
         Scores of the members that have params, in every process. Responses by member, then task: of
         all members in the first process, of its own members in the others. Seconds are those of the
         slowest group.
     """
+
+    if recheck_key is None:
+        recheck_key = jax.random.key(0)
 
     def evaluate_share(group: DeviceGroup) -> list[Evaluation]:
         """Evaluate the members of one group; wait for scores after the last response."""
@@ -203,13 +212,18 @@ def evaluate_members(
                     key=key,
                     number_of=number_of,
                     log_probs=log_probs,
+                    recheck_key=recheck_key,
                 )
             )
             del placed
         return [collect() for collect in pending]
 
+    sandbox = evaluator.sandbox
+    trusted = [task for task in tasks if not sandbox.distrusts(task.draft.source)]
     evaluation = _merge(members, tasks, evaluator, evaluator.groups.run(evaluate_share))
-    return _score_missing_again(evaluator.sandbox, tasks, evaluation)
+    distrusted = [task for task in trusted if sandbox.distrusts(task.draft.source)]
+    evaluation = _drop_scores(evaluation, distrusted)
+    return _score_missing_again(sandbox, tasks, evaluation)
 
 
 def _stacked(keys: Sequence[jax.Array], engine: Engine) -> jax.Array:
@@ -234,9 +248,14 @@ def _merge(
     responses: dict[str, list[Response]] = {member: [] for member in members}
     for response in (response for evaluation in local for response in evaluation.responses):
         responses[response.member].append(response)
-    for remote_scores, remote_seconds in multihost.all_gather([scores, seconds]):
+    sandbox, sources = evaluator.sandbox, {task.id: task.draft.source for task in tasks}
+    distrusted = [task for task, source in sources.items() if sandbox.distrusts(source)]
+    exchanged = multihost.all_gather([scores, seconds, distrusted])
+    for remote_scores, remote_seconds, remote_distrusted in exchanged:
         scores |= remote_scores
         seconds = max(seconds, tuple(remote_seconds), key=sum)
+        for task in remote_distrusted:
+            sandbox.distrust(sources[task])
     packed = {
         member: [dataclasses.astuple(response) for response in of_member]
         for member, of_member in responses.items()
@@ -257,6 +276,29 @@ def _merge(
         _instance_counts(tasks, per_task),
         tuple(response for member in members for response in responses[member]),
         *seconds,
+    )
+
+
+def _drop_scores(evaluation: Evaluation, tasks: Sequence[Task]) -> Evaluation:
+    """Return an evaluation without the scores of tasks whose scores depend on other answers."""
+    if not tasks:
+        return evaluation
+    scores, names = evaluation.scores.copy(), [task.id for task in tasks]
+    for task in tasks:
+        scores[:, evaluation.tasks.index(task.id)] = np.nan
+        _log.warning(
+            "task %s (%s): a score depends on what was scored before it; all its answers are "
+            "scored again one by one, now and from now on",
+            task.id,
+            task.draft.name,
+        )
+    return dataclasses.replace(
+        evaluation,
+        scores=scores,
+        responses=tuple(
+            dataclasses.replace(response, score=None) if response.task in names else response
+            for response in evaluation.responses
+        ),
     )
 
 
@@ -328,6 +370,7 @@ def answer_tasks(
     key: jax.Array | None = None,
     number_of: NumberOf | None = None,
     log_probs: bool = False,
+    recheck_key: jax.Array | None = None,
 ) -> Callable[[], Evaluation]:
     """Decode responses of members to tasks on one device group, and start scoring them.
 
@@ -341,6 +384,7 @@ def answer_tasks(
         key: Typed PRNG key, scalar or [population]; needed only for sampling.
         number_of: Numbers prompts for sampling; None: by their place among these tasks.
         log_probs: Whether responses get log-probabilities.
+        recheck_key: Typed PRNG key that chooses the scores to check; None: check none.
 
     Returns:
         A function that waits for the scores and returns the evaluation. The next members can be
@@ -359,7 +403,7 @@ def answer_tasks(
             replies[t, i] = [_reply(engine, batch, m, position) for m in range(len(members))]
             if all((t, other) in replies for other in range(instances[t])):
                 texts = [[r.text for r in replies[t, other]] for other in range(instances[t])]
-                pending.scoring[t] = _start_scoring(evaluator.sandbox, tasks[t], texts)
+                pending.scoring[t] = _start_scoring(evaluator.sandbox, tasks[t], texts, recheck_key)
     pending.decode_s = time.monotonic() - started
     return pending.collect
 
@@ -468,7 +512,9 @@ def _reply(engine: Engine, batch: Batch, m: int, position: int) -> _Reply:
     return _Reply(text, len(tokens), mean(batch.log_probs), mean(batch.mean_log_probs))
 
 
-def _start_scoring(sandbox: Sandbox, task: Task, texts: Sequence[Sequence[str]]) -> _Scoring:
+def _start_scoring(
+    sandbox: Sandbox, task: Task, texts: Sequence[Sequence[str]], recheck_key: jax.Array | None
+) -> _Scoring:
     """Send the answers to a task to the sandbox.
 
     All answers go in one call, because a fork costs more than a score. Equal answers are scored
@@ -478,6 +524,7 @@ def _start_scoring(sandbox: Sandbox, task: Task, texts: Sequence[Sequence[str]])
         sandbox: Where the task's code runs.
         task: The task.
         texts: [instances][members] responses.
+        recheck_key: Typed PRNG key that chooses the scores to check; None: check none.
     """
     instances = list(task.instructions)
     items = list(
@@ -486,7 +533,8 @@ def _start_scoring(sandbox: Sandbox, task: Task, texts: Sequence[Sequence[str]])
         )
     )
     submissions = [(task.instances[instances[i]], answer) for i, answer in items]
-    return items, sandbox.score(task.draft.source, submissions)
+    rechecked = choose_rechecked(recheck_key, task.id, items) if recheck_key is not None else []
+    return items, sandbox.score(task.draft.source, submissions, rechecked=rechecked)
 
 
 def _scores(items: Sequence[_Item], future: Future[list[Outcome]]) -> dict[_Item, float | None]:

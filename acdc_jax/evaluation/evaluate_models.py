@@ -1,7 +1,6 @@
 """Evaluate models on tasks with one call: the `evaluate` of the public API."""
 
 import contextlib
-import os
 from collections.abc import Sequence
 
 import jax
@@ -15,6 +14,7 @@ from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.inference.text_codec import make_text_codec
 from acdc_jax.models.model import Model
 from acdc_jax.sandbox import Limits, Sandbox
+from acdc_jax.sandbox.cpus import count_cpus
 from acdc_jax.tasks.task import CheckedDraft, Draft, Task
 from acdc_jax.tasks.validate import check_drafts
 
@@ -69,7 +69,7 @@ def evaluate(
         raise ValueError("sampling with a temperature needs a key: pass key=jax.random.key(0)")
     with contextlib.ExitStack() as stack:
         if sandbox is None:
-            sandbox = stack.enter_context(Sandbox(os.cpu_count() or 1, Limits()))
+            sandbox = stack.enter_context(Sandbox(count_cpus(), Limits()))
         checked = _checked(tasks, sandbox, skill_threshold)
         names = [str(m) for m in range(len(models))]
         keys = None if key is None else member_keys(key, names)

@@ -1,11 +1,21 @@
-"""Score answers again if the judge or the sandbox failed, before anything is concluded."""
+"""Score answers again: those that the judge or the sandbox failed on, and a sample of the others.
 
+A sample of the answers that share a process is scored once more, alone. If a score differs, the
+scorer depends on other answers, and none of the task's scores is used: they become missing, and are
+computed again one by one.
+"""
+
+import hashlib
 from collections.abc import Sequence
+
+import jax
+import numpy as np
 
 from acdc_jax.sandbox import Outcome, Sandbox
 from acdc_jax.tasks.task import Task
 
 _ATTEMPTS = 2
+_RECHECKED_SHARE = 0.03
 
 Item = tuple[str, str, str]
 """task id, instance key, answer"""
@@ -14,6 +24,26 @@ Item = tuple[str, str, str]
 def score_of(outcome: Outcome) -> float | None:
     """Return the score of an answer; 0 if the task or the answer failed, None if it is missing."""
     return None if outcome.status == "infrastructure" else outcome.score or 0.0
+
+
+def choose_rechecked(key: jax.Array, task: str, answers: Sequence[tuple[int, str]]) -> list[int]:
+    """Return the positions of answers to score once more, alone.
+
+    Whether an answer is chosen depends on nothing but the key, the task and itself. So the choice
+    is the same for any number of processes and device groups.
+
+    Args:
+        key: Typed PRNG key.
+        task: Id of the task.
+        answers: (position of an instance in the task, answer).
+    """
+    chosen, secret = [], np.asarray(jax.random.key_data(key)).tobytes()
+    for position, (instance, answer) in enumerate(answers):
+        data = f"{task} {instance} {answer}".encode("utf-8", "surrogatepass")
+        draw = int.from_bytes(hashlib.blake2b(data, digest_size=8, key=secret).digest(), "big")
+        if draw < _RECHECKED_SHARE * 2**64:
+            chosen.append(position)
+    return chosen
 
 
 def score_again(

@@ -107,10 +107,21 @@ def es_ask(
 ) -> tuple[npt.NDArray[np.float32], StrategyState]:
     """Ask for the solutions of one generation.
 
+    A strategy that has learnt numbers which are not finite starts again.
+
     Returns:
         Standardised solutions, [C, P + G] float32, to be passed to `scales` and to `es_tell`; and
         the state.
     """
+    solutions, asked = _ask(strategy, key, state)
+    if not np.isfinite(solutions).all():
+        solutions, asked = _ask(strategy, key, es_init(strategy, key))
+    return solutions, asked
+
+
+def _ask(
+    strategy: Strategy, key: jax.Array, state: StrategyState
+) -> tuple[npt.NDArray[np.float32], StrategyState]:
     if _waits_for_first(state):
         return np.asarray(state.initial), state
     algorithm, params = _build(strategy)
@@ -166,6 +177,36 @@ def es_tell(
     return StrategyState(inner, state.initial, state.told + 1)
 
 
+def check_strategy(strategy: Strategy) -> None:
+    """Let a strategy propose and learn a few times, as it will in a run.
+
+    Some strategies divide by the number of children less one, or by the spread of their rewards.
+    Equal rewards do occur: when all children solve the same tasks, or all were dropped.
+
+    Raises:
+        ValueError: It fails, or proposes numbers that are not finite.
+    """
+    size, key, problem = strategy.children, jax.random.key(0), ""
+    equal, different = np.zeros(size), np.linspace(0, 1, size)
+    best_alone = np.eye(size)[0]
+    try:
+        state = es_init(strategy, key)
+        for generation, rewards in enumerate((different, equal, best_alone, equal, different)):
+            ask_key, tell_key = jax.random.split(jax.random.fold_in(key, generation))
+            solutions, state = _ask(strategy, ask_key, state)
+            if not np.isfinite(solutions).all():
+                problem = f"its proposals are not finite in generation {generation + 1}"
+                break
+            state = es_tell(strategy, tell_key, state, solutions, rewards)
+    except Exception as error:  # evosax raises whatever arithmetic raises
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+    if problem:
+        raise ValueError(
+            f"{strategy.name} cannot learn from {size} children a generation ({problem}): have "
+            "more children, or choose another strategy"
+        )
+
+
 def to_arrays(state: StrategyState) -> dict[str, npt.NDArray[Any]]:
     """Return the state as numpy arrays by path, for a checkpoint."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
@@ -211,14 +252,14 @@ def _build(strategy: Strategy) -> tuple[Any, Any]:
                 population_size=strategy.children, solution=solution
             )
             return algorithm, algorithm.default_params
-    except AssertionError as error:
-        raise ValueError(
-            f"{strategy.name} cannot propose {strategy.children} children of "
-            f"{solution.size} scales: {error}"
-        ) from error
     except TypeError as error:
         raise ValueError(
             f"{strategy.name} needs settings of its own: choose another strategy"
+        ) from error
+    except Exception as error:  # assertions, and whatever arithmetic raises
+        raise ValueError(
+            f"{strategy.name} cannot propose {strategy.children} children of "
+            f"{solution.size} scales: {error}"
         ) from error
 
 

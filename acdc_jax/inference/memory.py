@@ -108,8 +108,8 @@ def fitting_slots(
     if one > room:
         raise AcdcError(
             f"decoding a sequence of {length} tokens needs {one / _GIB:.2f} GiB, but beside the "
-            f"weights {max(room, 0) / _GIB:.2f} GiB are free; lower max_new_tokens, or shard a "
-            "member over more devices (mesh model:2)"
+            f"weights {max(room, 0) / _GIB:.2f} GiB are free; shard a member over more devices "
+            "(mesh model:2), or start anew with a lower max_new_tokens"
         )
     if slots < batch_size:
         message = "%d sequences decode at once, not %d: memory does not suffice for more"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from acdc_jax.config import free_flags
+from acdc_jax.config import RECORDED_FLAGS, free_flags
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.dns import fitness as fitness_of
 from acdc_jax.evolution.skills import MISSING, SOLVED
@@ -239,4 +239,4 @@ def differing_flags(runs: Sequence[RunRecord]) -> list[str]:
 
 
 # A flag that may change on a run does not change the experiment, but for these two.
-_NO_SETTING = free_flags() - {"generations", "held_out"} | {"seed"}
+_NO_SETTING = free_flags() - {"generations", "held_out", *RECORDED_FLAGS} | {"seed"}

@@ -7,7 +7,6 @@ continue while the main thread decodes. The OpenAI client is imported only if it
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -58,7 +57,7 @@ def open_backends(config: Config, devices: Sequence[jax.Device]) -> Iterator[Bac
     Raises:
         AcdcError: A local model cannot be loaded, or a server or scientist is not configured.
     """
-    task_index = TaskIndex(_open_embedder(config, devices))
+    task_index = TaskIndex(open_embedder(config, devices))
     with start_blocking_portal("asyncio") as portal:
         scientist = _open_scientist(config, devices)
         try:
@@ -85,9 +84,9 @@ def open_chat(
     if options.kind == "openai":
         from acdc_jax.tasks.openai_client import OpenAIChat
 
-        endpoint = _open_endpoint(options, options.url)
+        endpoint = open_endpoint(options, options.url)
         return OpenAIChat(endpoint, _required(options.model), *sampling)
-    model = load_local_model(Path(_required(options.model)), devices)
+    model = load_local_model(_required(options.model), devices)
     return LocalChat(model, *sampling, batch_size)
 
 
@@ -120,17 +119,26 @@ def _make_judge(portal: BlockingPortal, scientist: Scientist) -> Judge | None:
     return judge
 
 
-def _open_embedder(config: Config, devices: Sequence[jax.Device]) -> Embedder:
+def open_embedder(config: Config, devices: Sequence[jax.Device]) -> Embedder:
+    """Return what measures how similar tasks are. The caller closes it.
+
+    Args:
+        config: The run's options.
+        devices: Where a local model is placed.
+
+    Raises:
+        AcdcError: A local model cannot be loaded, or no server is configured.
+    """
     options = config.novelty
     if options.embeddings == "openai":
         from acdc_jax.tasks.openai_client import OpenAIEmbedder
 
         url = options.embedding_url or config.scientist.url
         return OpenAIEmbedder(
-            _open_endpoint(config.scientist, url), _required(options.embedding_model)
+            open_endpoint(config.scientist, url), _required(options.embedding_model)
         )
     if options.embeddings == "local":
-        return LocalEmbedder(load_local_model(Path(_required(options.embedding_model)), devices))
+        return LocalEmbedder(load_local_model(_required(options.embedding_model), devices))
     return NGrams()
 
 
@@ -140,7 +148,8 @@ def _required(model: str | None) -> str:
     return model
 
 
-def _open_endpoint(options: ScientistOptions, url: str | None) -> "Endpoint":
+def open_endpoint(options: ScientistOptions, url: str | None) -> "Endpoint":
+    """Return a server's client, without connecting. The caller closes it."""
     from acdc_jax.tasks.openai_client import Endpoint
 
     return Endpoint(url, options.concurrency, options.timeout_s, options.retries)

@@ -72,7 +72,10 @@ class BackgroundCommits:
         """
         if self._notice.received_anywhere():
             self.wait()
-            raise Preempted(f"generation {generation} is committed", self._notice.status)
+            raise Preempted(
+                f"ended by {self._notice.signal}: generation {generation} is committed",
+                self._notice.status,
+            )
 
     def begin(self, state: State, record: Record) -> None:
         """Start to commit a generation, once the one before is committed.

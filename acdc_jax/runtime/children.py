@@ -6,13 +6,13 @@ from typing import Protocol
 import jax
 
 from acdc_jax.evolution.recipe import Recipe
-from acdc_jax.messages import print_line
 from acdc_jax.params import Params
 from acdc_jax.runtime import replicate
 from acdc_jax.runtime.breed import Child, breed_child, breed_children, breeds_together
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.setup import RunContext
 from acdc_jax.runtime.timer import Timer
+from acdc_jax.streams import print_line
 
 _PARTS = ("store", "breed")  # timed one by one
 

@@ -23,7 +23,6 @@ from acdc_jax.evolution.coverage import coverage, greedy
 from acdc_jax.evolution.operators import Operators
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import SkillMatrix
-from acdc_jax.messages import print_line
 from acdc_jax.prng import host_rng
 from acdc_jax.runtime import replicate
 from acdc_jax.runtime.breed import seed_recipe
@@ -32,6 +31,7 @@ from acdc_jax.runtime.first_pool_commit import first_pool_saver, load_first_pool
 from acdc_jax.runtime.setup import RunContext
 from acdc_jax.runtime.state import Record, State
 from acdc_jax.runtime.timer import Timer
+from acdc_jax.streams import print_line
 from acdc_jax.tasks.adapt import PoolUpdate, adapt_pool
 from acdc_jax.tasks.first_pool import create_pool, shortage
 from acdc_jax.tasks.library import Library
@@ -40,6 +40,7 @@ from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.task import Rejection, Task
 
 _RESPONSES_READ = 3  # by the gibberish filter, of each child
+_RECHECKS = 0x7EC4EC  # folded into the generation's key; chooses the scores to check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +103,11 @@ class Generation:
 
     def split_key(self, number: int) -> jax.Array:
         """Return the generation's PRNG key, split: [number] keys."""
-        key = jax.random.fold_in(jax.random.key(self.config.run.seed), self.number)
-        return jax.random.split(key, number)
+        return jax.random.split(self._key, number)
+
+    @property
+    def _key(self) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(self.config.run.seed), self.number)
 
     def progress(self, step: str, done: int, total: int) -> None:
         """Show how much of a step is done."""
@@ -208,6 +212,7 @@ class Generation:
                 members.weights,
                 tasks,
                 prefetch=members.prefetch,
+                recheck_key=jax.random.fold_in(self._key, _RECHECKS),
             )
         self._responses += evaluation.responses
         self._timer.add("decode_s", evaluation.decode_s)

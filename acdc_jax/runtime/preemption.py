@@ -1,7 +1,10 @@
-"""SIGTERM: finish the generation if there is time, else abandon it; exit cleanly either way.
+"""Signals that end a run: finish the generation if there is time, else abandon it; exit cleanly.
 
-Batch systems, Kubernetes and preemptible machines send SIGTERM some seconds before they kill. A
-kill loses nothing but the generation under way.
+Batch systems, Kubernetes and preemptible machines send SIGTERM some seconds before they kill, and
+a terminal that is closed sends SIGHUP. A kill loses nothing but the generation under way. Another
+SIGTERM changes nothing: some platforms send two. Ctrl-C (SIGINT) abandons the generation at once,
+as a KeyboardInterrupt; if threads keep that from ending the process, the time limit does, and so
+does a second Ctrl-C.
 
 JAX's own preemption service (`multihost_utils.reached_preemption_sync_point`) stays off. It
 replaces the handler of SIGTERM, needs several processes, lets each finish one more step (here a
@@ -18,11 +21,14 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 
 from acdc_jax import multihost
+from acdc_jax.streams import print_line
+
+_INTERRUPTED = 128 + signal.SIGINT  # exit status
+_PRINT_S = 1.0  # patience with the reader of the last line
 
 
 class PreemptionNotice:
@@ -30,23 +36,24 @@ class PreemptionNotice:
 
     Attributes:
         status: Exit status of a preempted process.
-        received: Set when SIGTERM arrives.
+        signal: Name of the signal.
+        received: Set when it arrives.
         wait_for_commit: Waits until nothing is being committed. Called when the time is up.
     """
 
     def __init__(self, status: int = 0) -> None:
-        self.status = status
+        self.status, self.signal = status, "SIGTERM"
         self.received = threading.Event()
         self.wait_for_commit: Callable[[], None] = lambda: None
 
     def received_anywhere(self) -> bool:
-        """Return whether any process has received SIGTERM. All processes call this together."""
+        """Return whether any process has received a signal. All processes call this together."""
         return any(multihost.all_gather(self.received.is_set()))
 
 
 @contextlib.contextmanager
 def listen_for_sigterm(grace_s: float, status: int = 0) -> Iterator[PreemptionNotice]:
-    """Listen for SIGTERM while the body runs; only in the main thread.
+    """Listen for SIGTERM, SIGHUP and SIGINT while the body runs; only in the main thread.
 
     Args:
         grace_s: Seconds between the signal and the end of this process, if the body has not ended
@@ -60,36 +67,56 @@ def listen_for_sigterm(grace_s: float, status: int = 0) -> Iterator[PreemptionNo
     writer.setblocking(False)
     # The first process serves the others' messages, so it ends last.
     seconds = grace_s if multihost.is_first() else 0.8 * grace_s
-    timer = threading.Timer(seconds, _abandon, [notice])
-    timer.daemon = True
+    # `nohup` ignores SIGHUP.
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    timers: list[threading.Timer] = []
+
+    def start_timer(reason: str, status: int) -> None:
+        timer = threading.Timer(seconds, _abandon, [notice, reason, status])
+        timer.daemon = True
+        timers.append(timer)
+        timer.start()
 
     def listen() -> None:
+        interrupts = 0
         while received := reader.recv(1):
-            if received[0] == signal.SIGTERM and not notice.received.is_set():
+            if received[0] == signal.SIGINT:
+                interrupts += 1
+                if interrupts > 1:
+                    _end("interrupted", _INTERRUPTED)
+                start_timer("interrupted", _INTERRUPTED)
+            elif received[0] in numbers and not notice.received.is_set():
+                notice.signal = signal.Signals(received[0]).name
                 notice.received.set()
-                timer.start()
+                start_timer(f"ended by {notice.signal}", status)
 
     listener = threading.Thread(target=listen, name="sigterm", daemon=True)
     listener.start()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    before = {n: signal.signal(n, lambda number, frame: None) for n in numbers}
     wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield notice
     finally:
         signal.set_wakeup_fd(wakeup)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         writer.close()
         listener.join()
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
         reader.close()
 
 
-def _abandon(notice: PreemptionNotice) -> None:
+def _abandon(notice: PreemptionNotice, reason: str, status: int) -> None:
     """End the process in mid-generation, whatever its other threads wait for."""
     notice.wait_for_commit()
-    print(
-        "acdc: ended by SIGTERM in mid-generation; the same command resumes from the last commit",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(notice.status)
+    _end(f"{reason} in mid-generation", status)
+
+
+def _end(reason: str, status: int) -> None:
+    """End the process with a line, which must not delay the end if its reader has stopped."""
+    text = f"{reason}; the same command resumes from the last commit"
+    printer = threading.Thread(target=print_line, args=[text], daemon=True)
+    printer.start()
+    printer.join(_PRINT_S)
+    os._exit(status)

@@ -16,20 +16,20 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import jax
 import numpy as np
 
 from acdc_jax import multihost
-from acdc_jax.config import Config, changed_flags, first_pool_flags
+from acdc_jax.config import Config, changed_flags, changes_to_record, first_pool_flags
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evolution.evosax_strategy import to_arrays
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.files import is_empty, write_atomic
-from acdc_jax.messages import print_line
+from acdc_jax.flags import write
 from acdc_jax.runtime.first_pool_commit import committed_tasks, drafts_to_json, remove_first_pool
 from acdc_jax.runtime.member_files import remove_member
 from acdc_jax.runtime.member_store import MemberStore
@@ -42,6 +42,7 @@ from acdc_jax.runtime.run_reader import (
     read_manifest,
 )
 from acdc_jax.runtime.state import Record, State
+from acdc_jax.streams import print_line
 from acdc_jax.tasks.pool import task_id
 from acdc_jax.tasks.task import save_task
 
@@ -119,11 +120,14 @@ def _prepare(run_dir: Path, config: Config) -> Manifest:
             f"{run_dir} was started with other flags: {'; '.join(changed)}; give the same flags, "
             "or another --run_dir"
         )
+    changes = changes_to_record(config, manifest.flags) if manifest.generation >= 0 else {}
     words = np.asarray(jax.random.key_data(jax.random.key(config.run.seed)))
     manifest = dataclasses.replace(
         manifest, flags=config.settings(), key=tuple(int(word) for word in words)
     )
     try:
+        if changes:
+            _record_changes(run_dir, manifest.generation + 1, changes)
         _write_manifest(run_dir, manifest)
         lines = config.flag_lines()
         write_atomic(run_dir / "flags.txt", "\n".join(lines) + "\n")
@@ -135,6 +139,14 @@ def _prepare(run_dir: Path, config: Config) -> Manifest:
             "make room, or choose another directory"
         ) from None
     return manifest
+
+
+def _record_changes(run_dir: Path, generation: int, changes: Mapping[str, tuple[Any, Any]]) -> None:
+    """Append to `changes.jsonl` which flags change from a generation on, and print them."""
+    with (run_dir / "changes.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"generation": generation, "flags": changes}) + "\n")
+    texts = (f"--{n}={write(new)} (it was {write(old)})" for n, (old, new) in changes.items())
+    print_line(f"{run_dir}: from generation {generation} on, {', '.join(texts)}")
 
 
 def commit(

@@ -27,7 +27,7 @@ from acdc_jax.runtime.member_files import load_recipe
 from acdc_jax.runtime.state import State
 from acdc_jax.tasks.library import library_of, pool_tasks
 from acdc_jax.tasks.pool import Pool, task_id
-from acdc_jax.tasks.task import Draft, Task, load_task
+from acdc_jax.tasks.task import Draft, Rejection, Task, load_task
 
 Json = dict[str, Any]
 
@@ -235,6 +235,17 @@ def read_archive(run_dir: Path, generation: int) -> SkillMatrix:
         rows = [[_SKILLS[symbol] for symbol in member["skills"]] for member in fields["members"]]
         values = np.asarray(rows, np.int8).reshape(len(members), len(fields["tasks"]))
         return SkillMatrix(members, tuple(fields["tasks"]), values)
+
+
+def read_rejections(run_dir: Path, generation: int) -> list[Rejection]:
+    """Return the drafts of a generation that did not become tasks.
+
+    Raises:
+        AcdcError: The file is missing or damaged; names it.
+    """
+    archive = _read_archive_file(run_dir, generation)
+    with _reading(_archive_path(run_dir, generation)):
+        return [Rejection(**rejection) for rejection in archive["rejections"]]
 
 
 def read_pool(run_dir: Path, generation: int) -> Pool:

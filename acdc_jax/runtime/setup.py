@@ -20,7 +20,7 @@ from acdc_jax import multihost, plugins
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.evaluate import Evaluator
-from acdc_jax.evolution.evosax_strategy import Strategy
+from acdc_jax.evolution.evosax_strategy import Strategy, check_strategy
 from acdc_jax.evolution.merge import module_groups
 from acdc_jax.evolution.operators import Operators
 from acdc_jax.inference.device_groups import DeviceGroups
@@ -32,6 +32,7 @@ from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
 from acdc_jax.runtime import run_directory
+from acdc_jax.runtime.backend_checks import check_backends
 from acdc_jax.runtime.backends import Backends, open_backends
 from acdc_jax.runtime.breed import member_id
 from acdc_jax.runtime.compilation_cache import keep_compiled
@@ -143,20 +144,29 @@ def join_processes(config: Config) -> None:
     )
 
 
-def plan_run(config: Config) -> RunPlan:
+def plan_run(config: Config, *, ask_backends: bool = True) -> RunPlan:
     """Return the plan of a run, after all checks that need no weights.
 
+    Args:
+        config: Every setting.
+        ask_backends: Whether the scientist and the embedding model will write tasks, and are asked
+            whether they can.
+
     Raises:
-        AcdcError: A model is missing, or cannot be merged with the others.
+        AcdcError: A model is missing, or cannot be merged with the others; or a server does not
+            answer.
         ConfigError: Flags contradict each other, the models, or the devices; names them.
     """
     families = load_seed_families(config.tasks.seed_families, config.run.seed)
     held_out = load_held_out(config.tasks.held_out, config.run.seed)
     check_held_out(held_out, families)
+    _check_scientist(config)
+    if ask_backends:
+        check_backends(config, families[0])
     keep_compiled(cache_dir(config))
     models = _find_models(config)
     mesh = choose_mesh(config, models.model)
-    _check_scientist(config, mesh)
+    _check_shared_devices(config, mesh)
     _check_lengths(config, models.model)
     operators = make_operators(config, models.model, _count_seeds(models))
     return RunPlan(config, models, mesh, operators, families, held_out)
@@ -191,9 +201,11 @@ def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
         seeds = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
         engines = own_engines(folders, config.decode, evaluator.engine)
         if first:
-            if sandbox.tier != "full":
-                missing = "; ".join(sandbox.isolation.missing)
-                console.print(f"sandbox: {sandbox.tier} ({missing})", markup=False, highlight=False)
+            missing = "; ".join(sandbox.isolation.missing)
+            weaker = f" ({missing})" if missing else ""
+            workers = f"{config.sandbox.worker_count} workers"
+            line = f"sandbox: {sandbox.tier}{weaker}, {workers}"
+            console.print(line, markup=False, highlight=False)
             console.print(decoding, markup=False, highlight=False, soft_wrap=True)
         yield RunContext(
             config=config,
@@ -222,7 +234,7 @@ def open_run(config: Config, console: Console) -> Iterator[RunContext]:
     Raises:
         AcdcError: The run is under way, or something that it needs is missing.
     """
-    plan = plan_run(config)
+    plan = plan_run(config, ask_backends=False)
     with run_directory.lock_run(config), open_context(plan, console) as context:
         yield context
 
@@ -303,19 +315,25 @@ def choose_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
     return make_mesh(spec, devices)
 
 
-def _check_scientist(config: Config, mesh: jax.sharding.Mesh) -> None:
-    """Refuse an unknown scientist, and a local one on devices that members are sharded over.
-
-    A local scientist judges while members decode. If both run programs over several devices, the
-    devices may start these programs in different orders, and wait for each other forever.
-    """
-    options, size = config.scientist, mesh.shape.get("model", 1)
+def _check_scientist(config: Config) -> None:
+    """Refuse an unknown scientist, an LLM without a name, and one that takes all devices."""
+    options = config.scientist
+    _split_devices(config)
     if options.kind not in LLM_SCIENTISTS:
         plugins.load(plugins.SCIENTISTS, options.kind)
     elif options.model is None:
         raise ConfigError(
             f"--scientist_model is missing: --scientist={options.kind} needs the model's name"
         )
+
+
+def _check_shared_devices(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """Refuse a local scientist on devices that members are sharded over.
+
+    It judges while members decode. If both run programs over several devices, the devices may start
+    these programs in different orders, and wait for each other forever.
+    """
+    options, size = config.scientist, mesh.shape.get("model", 1)
     if options.kind == "local" and options.devices is None and size > 1:
         raise ConfigError(
             f"--scientist=local: members are sharded over {size} devices, which they cannot share "
@@ -422,8 +440,11 @@ def make_operators(config: Config, model: ModelConfig, seeds: int) -> Operators:
                 len(groups),
                 config.strategy.spread,
             )
+            check_strategy(strategy)
         except ValueError as error:
-            raise ConfigError(str(error)) from None
+            raise ConfigError(
+                f"--strategy={config.strategy.name}, --children={config.run.children}: {error}"
+            ) from None
     return Operators(proposer, strategy, config.merge, config.mutation.noise(), groups, group_of)
 
 

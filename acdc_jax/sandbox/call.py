@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from acdc_jax.sandbox.host_requests import HostRequests, RequestFailed
+from acdc_jax.sandbox.item_clock import Cut
 from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.jail.wire import Frame, ProtocolError
 
@@ -19,7 +20,7 @@ class Reply:
     Attributes:
         frames: The frames that it sent.
         status: Its wait status.
-        timed_out: It was killed because an item took longer than `wall_s`.
+        cut: Why an item was ended by the sandbox; None if no time limit ended it.
         violation: How it broke the protocol, or None. If it did, none of its frames is trusted.
         request_failure: Why the parent could not answer its question, or None. It was then killed
             through no fault of its own.
@@ -30,7 +31,7 @@ class Reply:
 
     frames: list[Frame] = field(default_factory=list)
     status: int = 0
-    timed_out: bool = False
+    cut: Cut | None = None
     violation: str | None = None
     request_failure: str | None = None
     killed: bool = False

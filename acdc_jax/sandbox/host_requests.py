@@ -6,15 +6,24 @@ and their number and duration are bounded per item.
 
 import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.outcomes import JSON, Limits, Result, SandboxError
 
 Judge = Callable[[str, str, str], float]  # instructions, submission, criteria → grade in [0, 1]
-Run = Callable[[str, str, list[JSON], dict[str, JSON], float], Result]
+
+
+class CallResult(NamedTuple):
+    """The result of a call of a submission's function, and the CPU seconds that it used."""
+
+    result: Result
+    cpu_s: float
+
+
+Run = Callable[[str, str, list[JSON], dict[str, JSON], float], CallResult]
 
 JUDGE_PASS = 0.7
 """The grade from which `eval_with_llm_judge` says yes. Task code gets 1.0 or 0.0, so that code that
@@ -31,7 +40,7 @@ class Spent:
 
     judgements: int = 0
     calls: int = 0
-    call_s: float = 0.0
+    cpu_s: float = 0.0  # of the calls
 
 
 class HostRequests:
@@ -44,7 +53,7 @@ class HostRequests:
             limits: Limits of each item.
             judge: Judges a submission; None if there is no judge.
             run: Calls a function of a submission in another child. Takes source, function,
-                arguments, keyword arguments and seconds.
+                arguments, keyword arguments and CPU seconds.
         """
         self._limits, self._judge, self._run = limits, judge, run
         self.spent = Spent()
@@ -95,15 +104,15 @@ class HostRequests:
         spent.calls += 1
         if spent.calls > limits.calls:
             return _reply(wire.REFUSED, f"more than {limits.calls} calls of the submission")
-        seconds = limits.wall_s - spent.call_s
-        if seconds <= 0:
-            return _reply(wire.FAILED, f"the submission took longer than {limits.wall_s:g} s")
-        start = time.monotonic()
+        remainder = limits.cpu_s - spent.cpu_s
+        if remainder <= 0:
+            return _reply(wire.FAILED, f"the submission used more than {limits.cpu_s:g} s of CPU")
         try:
-            result = self._run(source, function, args, kwargs, seconds)
+            result, used = self._run(source, function, args, kwargs, remainder)
         except SandboxError as error:
             raise RequestFailed(str(error)) from error
-        spent.call_s += time.monotonic() - start
+        # A call that only waits uses no CPU, but the next one would wait, too.
+        spent.cpu_s += remainder if result.status == "timeout" else used
         if result.status == "value":
             return _reply(wire.GRANTED, result.value)
         prefix = "" if result.status == "submission error" else f"{result.status}: "

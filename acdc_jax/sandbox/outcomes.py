@@ -23,8 +23,10 @@ class Limits:
     """What one item (one call of `score`, or one inspection of a family) may use.
 
     Attributes:
-        wall_s: Wall-clock seconds.
+        wall_s: Wall-clock seconds that an item may take without using the CPU.
         cpu_s: CPU seconds.
+        min_share: Share of one core that an item must use to continue after `wall_s`. A process
+            that can run gets more on the busiest machine; one that waits does not.
         memory_mb: MiB of address space beyond the interpreter's own.
         file_mb: MiB of any one file.
         scratch_mb: MiB of all files. They are in memory, in a folder of the child, and need
@@ -33,11 +35,12 @@ class Limits:
         output_kb: KiB of instances and instructions that a family may return, and of each message
             between a scorer, its submission and the judge.
         judgements: Calls of `eval_with_llm_judge`. The clock stops during these calls.
-        calls: Calls of the submission's functions. Together they have another `wall_s`.
+        calls: Calls of the submission's functions. Together they have another `cpu_s`.
     """
 
     wall_s: float = 3.0
-    cpu_s: int = 2
+    cpu_s: float = 2.0
+    min_share: float = 0.05
     memory_mb: int = 256
     file_mb: int = 1
     scratch_mb: int = 4

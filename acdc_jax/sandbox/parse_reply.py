@@ -128,8 +128,10 @@ def _ending(reply: Reply, limits: Limits) -> Outcome:
     """Return why a child ended without reporting an error."""
     if reply.request_failure is not None:
         return Outcome("infrastructure", None, reply.request_failure)
-    if reply.timed_out:
-        return Outcome("timeout", None, f"took longer than {limits.wall_s:g} s")
+    if reply.cut == "idle":
+        return Outcome("timeout", None, f"waited for {limits.wall_s:g} s without using the CPU")
+    if reply.cut == "cpu":
+        return Outcome("timeout", None, f"used more than {limits.cpu_s:g} s of CPU")
     if not os.WIFSIGNALED(reply.status):
         code = os.waitstatus_to_exitcode(reply.status)
         return Outcome("task error", None, f"exited with status {code} instead of returning")
@@ -137,7 +139,7 @@ def _ending(reply: Reply, limits: Limits) -> Outcome:
     if reply.killed:  # in every attempt (see `Worker.call`)
         return Outcome("memory", None, "killed by the kernel, which ran out of memory")
     if number in (signal.SIGXCPU, signal.SIGKILL):
-        return Outcome("timeout", None, f"used more than {limits.cpu_s} s of CPU")
+        return Outcome("timeout", None, f"used more than {limits.cpu_s:g} s of CPU")
     try:
         name = signal.Signals(number).name
     except ValueError:

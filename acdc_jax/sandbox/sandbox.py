@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Self
+from typing import Generic, NamedTuple, Self, TypeVar
 
+from acdc_jax.sandbox.batching import is_batchable
 from acdc_jax.sandbox.call import Reply
-from acdc_jax.sandbox.host_requests import HostRequests, Judge
+from acdc_jax.sandbox.host_requests import CallResult, HostRequests, Judge
 from acdc_jax.sandbox.interpreter import find_interpreter
 from acdc_jax.sandbox.jail import task_helpers, wire
 from acdc_jax.sandbox.launchers import Launcher
@@ -20,13 +20,29 @@ from acdc_jax.sandbox.worker import Worker
 from acdc_jax.sandbox.worker_pool import WorkerPool, join
 from acdc_jax.sandbox.zygote import Zygote
 
+T = TypeVar("T")
+
 _JUDGE = "eval_with_llm_judge"
-# Source that turns text into code, so that one submission could change the score of the next. Most
-# of sympy does so: it evaluates any string argument.
-_EXECUTES_TEXT = re.compile(
-    r"(?<!\.)\b(?:eval|exec|compile)\b|__import__|import_module|\b(?:pickle|marshal|shelve)\b"
-    r"|\bsympy\s*\.|\bfrom\s+sympy\b|\bsympy\s+as\b"
-)
+# A patient second try decides about an item that stood still.
+_PATIENCE = 4  # times `wall_s`; and the item must use only 1/_PATIENCE of `min_share`
+_MAX_SECOND_TRIES = 3  # that also stand still, of one family
+
+
+_Call = tuple[str, str | None, list[JSON], dict[str, JSON]]  # see `Sandbox.run`
+
+
+class _Answer(NamedTuple, Generic[T]):
+    """What a call returned, and whether it was ended because it stood still."""
+
+    value: T
+    idle: bool
+
+
+class _Scores(NamedTuple):
+    """The outcomes of the first items of a child, and whether it could load the source."""
+
+    outcomes: list[Outcome]
+    loaded: bool
 
 
 class Sandbox:
@@ -36,6 +52,11 @@ class Sandbox:
     return futures at once. They block only while a queue is full, so that a fast producer does not
     fill the memory. Do not call them from a future's callback: callbacks run on the threads that
     empty the queue.
+
+    Time limits are CPU seconds, so a busy machine changes no result. An item that uses no CPU is
+    ended after `limits.wall_s` and tried once more, alone and with more patience. If it stands
+    still again, it never ends by itself, and its outcome is `timeout`. After three such items of a
+    family, the others of that family have no second try, so that they do not hold up a run.
 
     Attributes:
         isolation: The tier that works on this machine, and how that was tested.
@@ -76,7 +97,12 @@ class Sandbox:
         interpreter = find_interpreter()
         self.isolation = probe(interpreter, launcher, allow_unsafe=allow_unsafe)
         self.limits = limits
+        self._patient_limits = dataclasses.replace(
+            limits, wall_s=_PATIENCE * limits.wall_s, min_share=limits.min_share / _PATIENCE
+        )
         self._judge = judge
+        self._idle_items: Counter[str] = Counter()  # family → items that stood still twice
+        self._distrusted: set[str] = set()  # families whose items must not share a process
 
         def start(kind: str) -> Zygote:
             return Zygote(interpreter, kind, self.isolation.tier, limits, launcher)
@@ -109,36 +135,68 @@ class Sandbox:
         """
         payload = json.dumps([source, None]).encode()
 
-        def ask(zygote: Zygote) -> Reply:
-            return zygote.call(wire.INSPECT, payload, 1, self.limits)
-
         def job(worker: Worker) -> FamilyReport:
-            return worker.call(source, ask, lambda reply: family_report(reply, self.limits))
+            def ask(limits: Limits) -> _Answer[FamilyReport]:
+                def parse(reply: Reply) -> _Answer[FamilyReport]:
+                    report = family_report(reply, limits)
+                    return _Answer(report, reply.cut == "idle" and report.error is not None)
+
+                return worker.call(
+                    source, lambda zygote: zygote.call(wire.INSPECT, payload, 1, limits), parse
+                )
+
+            return self._settle(source, ask(self.limits), ask)
 
         return self._workers.submit(job)
 
-    def score(self, source: str, items: Sequence[tuple[JSON, str]]) -> Future[list[Outcome]]:
+    def score(
+        self,
+        source: str,
+        items: Sequence[tuple[JSON, str]],
+        *,
+        alone: bool = False,
+        rechecked: Collection[int] = (),
+    ) -> Future[list[Outcome]]:
         """Score submissions to one family.
 
-        The items share a process until one of them ends it; the rest continue in a fresh process.
-        If scoring may execute the text of a submission, each item has a separate process.
+        Items share a process if `is_batchable(source)`. Each then has the module to itself, because
+        the source is executed anew for each. An item that fails behind others is repeated alone,
+        and the result of that counts. If an item of `rechecked` scores differently alone, the
+        family is not trusted again (see `distrusts`), and all items are scored alone.
 
         Args:
             source: Text of `task.py`.
             items: Pairs of an instance, as `inspect` reported it, and a submission.
+            alone: Give each item a process of its own.
+            rechecked: Positions of items to score once more, alone.
 
         Returns:
             A future of one outcome per item, in order.
         """
         items = list(items)
 
-        def job(part: list[tuple[JSON, str]]) -> Callable[[Worker], list[Outcome]]:
-            return lambda worker: self._score_all(worker, source, part)
+        def job(
+            part: list[tuple[JSON, str]], rechecked: Collection[int]
+        ) -> Callable[[Worker], list[Outcome]]:
+            def score(worker: Worker) -> list[Outcome]:
+                if alone or len(part) == 1 or self.distrusts(source) or not is_batchable(source):
+                    return [self._score_alone(worker, source, item) for item in part]
+                return self._score_batches(worker, source, part, rechecked)
+
+            return score
 
         if self._judge_workers is None or _JUDGE not in source:
-            return self._workers.submit(job(items))
+            return self._workers.submit(job(items, rechecked))
         # One job per item, so that the items wait for the judge concurrently.
-        return join([self._judge_workers.submit(job([item])) for item in items])
+        return join([self._judge_workers.submit(job([item], ())) for item in items])
+
+    def distrust(self, source: str) -> None:
+        """Give each item of this family a process of its own from now on."""
+        self._distrusted.add(source)
+
+    def distrusts(self, source: str) -> bool:
+        """Return whether a score of this family was another one when its item was alone."""
+        return source in self._distrusted
 
     def run(
         self,
@@ -146,7 +204,7 @@ class Sandbox:
         function: str | None,
         args: Sequence[JSON] = (),
         kwargs: Mapping[str, JSON] | None = None,
-        wall_s: float | None = None,
+        cpu_s: float | None = None,
     ) -> Future[Result]:
         """Execute a submission, or a benchmark's program, and call one of its functions.
 
@@ -155,15 +213,17 @@ class Sandbox:
             function: The function to call; None to only execute the source.
             args: Its arguments, JSON data.
             kwargs: Its keyword arguments, JSON data.
-            wall_s: Wall-clock and CPU seconds; None for those of the limits.
+            cpu_s: CPU seconds; None for those of the limits.
 
         Returns:
             A future of the result.
         """
 
         def job(worker: Worker) -> Result:
+            seconds = self.limits.cpu_s if cpu_s is None else cpu_s
+            call = source, function, list(args), dict(kwargs or {})
             try:
-                return self._run(worker, source, function, list(args), dict(kwargs or {}), wall_s)
+                return self._run(worker, source, call, seconds).result
             except SandboxError as error:
                 return Result("infrastructure", None, str(error))
 
@@ -175,61 +235,133 @@ class Sandbox:
         if self._judge_workers is not None:
             self._judge_workers.close()
 
-    def _score_all(
-        self, worker: Worker, source: str, items: list[tuple[JSON, str]]
+    def _settle(self, family: str, first: _Answer[T], ask: Callable[[Limits], _Answer[T]]) -> T:
+        """Return an answer, or that of a patient second try if the first one stood still.
+
+        Args:
+            family: The source that is to blame if the second try stands still, too.
+            first: The first answer.
+            ask: Makes the call again.
+        """
+        if not first.idle or self._idle_items[family] >= _MAX_SECOND_TRIES:
+            return first.value
+        second = ask(self._patient_limits)
+        if second.idle:
+            self._idle_items[family] += 1
+        return second.value
+
+    def _score_batches(
+        self,
+        worker: Worker,
+        source: str,
+        items: list[tuple[JSON, str]],
+        rechecked: Collection[int],
     ) -> list[Outcome]:
-        """Score items in as many children as it takes."""
+        """Score items in as few children as possible; recheck some of them alone."""
         outcomes: list[Outcome] = []
-        items_per_child = 1 if _EXECUTES_TEXT.search(source) else wire.MAX_ITEMS
         while len(outcomes) < len(items):
-            rest = items[len(outcomes) : len(outcomes) + items_per_child]
-            outcomes += self._score(worker, source, rest)
+            batch = items[len(outcomes) : len(outcomes) + wire.MAX_ITEMS]
+            outcomes += self._score_batch(worker, source, batch)
+        for i in sorted(rechecked):
+            single = self._score_alone(worker, source, items[i])
+            if "infrastructure" in (single.status, outcomes[i].status):
+                continue
+            if single.score != outcomes[i].score:
+                self.distrust(source)
+                return [self._score_alone(worker, source, item) for item in items]
         return outcomes
 
-    def _score(self, worker: Worker, source: str, items: list[tuple[JSON, str]]) -> list[Outcome]:
+    def _score_batch(
+        self, worker: Worker, source: str, items: list[tuple[JSON, str]]
+    ) -> list[Outcome]:
+        """Score items in one child; return the outcomes of the first ones, at least of one."""
+        (outcomes, loaded), idle = self._score(worker, source, items, self.limits)
+        memory = outcomes[-1].status == "memory"
+        if not loaded and (memory or idle):  # of the first item; the others' data took memory, too
+            return [self._score_alone(worker, source, items[0])]
+        for i, outcome in enumerate(outcomes):
+            if idle and i == len(outcomes) - 1:
+                first = _Answer(outcome, True)
+                outcomes[i] = self._settle(source, first, self._alone(worker, source, items[i]))
+            elif loaded and (
+                outcome.status == "memory"
+                or (i > 0 and outcome.status not in ("score", "infrastructure"))
+            ):
+                outcomes[i] = self._score_alone(worker, source, items[i])
+        return outcomes
+
+    def _score_alone(self, worker: Worker, source: str, item: tuple[JSON, str]) -> Outcome:
+        """Score an item in a child of its own."""
+        ask = self._alone(worker, source, item)
+        return self._settle(source, ask(self.limits), ask)
+
+    def _alone(
+        self, worker: Worker, source: str, item: tuple[JSON, str]
+    ) -> Callable[[Limits], _Answer[Outcome]]:
+        """Return a function that scores an item in a child of its own, within given limits."""
+
+        def ask(limits: Limits) -> _Answer[Outcome]:
+            scores, idle = self._score(worker, source, [item], limits)
+            return _Answer(scores.outcomes[0], idle)
+
+        return ask
+
+    def _score(
+        self, worker: Worker, source: str, items: list[tuple[JSON, str]], limits: Limits
+    ) -> _Answer[_Scores]:
         """Score items in one child; return the outcomes of those it decides."""
         payload = json.dumps([source, items]).encode()
         may_ask = any(name in source for name in task_helpers.NAMES)
 
         def run(
-            code: str, function: str, args: list[JSON], kwargs: dict[str, JSON], wall_s: float
-        ) -> Result:
-            return self._run(worker.sibling, code, function, args, kwargs, wall_s)
+            code: str, function: str, args: list[JSON], kwargs: dict[str, JSON], cpu_s: float
+        ) -> CallResult:
+            return self._run(worker.sibling, source, (code, function, args, kwargs), cpu_s)
 
         def ask(zygote: Zygote) -> Reply:
-            host_requests = HostRequests(self.limits, self._judge, run)
             return zygote.call(
                 wire.SCORE,
                 payload,
                 len(items),
-                self.limits,
-                host_requests=host_requests,
+                limits,
+                host_requests=HostRequests(limits, self._judge, run),
                 eager=may_ask,
             )
 
+        def parse(reply: Reply) -> _Answer[_Scores]:
+            outcomes = score_outcomes(reply, len(items), limits)
+            loaded = any(frame.tag == wire.LOADED for frame in reply.frames[1:2])
+            idle = reply.cut == "idle" and outcomes[-1].status == "timeout"
+            return _Answer(_Scores(outcomes, loaded), idle)
+
         try:
-            return worker.call(
-                source, ask, lambda reply: score_outcomes(reply, len(items), self.limits)
-            )
+            return worker.call(source, ask, parse)
         except SandboxError as error:
-            return [Outcome("infrastructure", None, str(error))] * len(items)
+            outcomes = [Outcome("infrastructure", None, str(error))] * len(items)
+            return _Answer(_Scores(outcomes, loaded=True), idle=False)
 
-    def _run(
-        self,
-        worker: Worker,
-        source: str,
-        function: str | None,
-        args: list[JSON],
-        kwargs: dict[str, JSON],
-        wall_s: float | None,
-    ) -> Result:
-        """Execute a source in one child; see `run`."""
-        payload = json.dumps([source, [function, args, kwargs]]).encode()
-        limits = self.limits
-        if wall_s is not None:
-            limits = dataclasses.replace(limits, wall_s=wall_s, cpu_s=math.ceil(wall_s))
+    def _run(self, worker: Worker, family: str, call: _Call, cpu_s: float) -> CallResult:
+        """Execute a source in one child; see `run`.
 
-        def ask(zygote: Zygote) -> Reply:
-            return zygote.call(wire.RUN, payload, 1, limits)
+        Args:
+            worker: Where.
+            family: The source of the family that called, or the source itself.
+            call: Source, function, arguments and keyword arguments.
+            cpu_s: CPU seconds.
+        """
+        source, *function_call = call
+        payload = json.dumps([source, function_call]).encode()
 
-        return worker.call(source, ask, lambda reply: call_result(reply, limits))
+        def ask(limits: Limits) -> _Answer[CallResult]:
+            limits = dataclasses.replace(limits, cpu_s=cpu_s)
+
+            def parse(reply: Reply) -> _Answer[CallResult]:
+                result = call_result(reply, limits)
+                idle = reply.cut == "idle" and result.status == "timeout"
+                return _Answer(CallResult(result, reply.cpu_s), idle)
+
+            return worker.call(
+                source, lambda zygote: zygote.call(wire.RUN, payload, 1, limits), parse
+            )
+
+        return self._settle(family, ask(self.limits), ask)

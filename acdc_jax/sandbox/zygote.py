@@ -1,6 +1,8 @@
 """The parent's side of one zygote."""
 
 import contextlib
+import dataclasses
+import math
 import os
 import secrets
 import select
@@ -12,12 +14,13 @@ from typing import NamedTuple
 from acdc_jax.sandbox.call import Call, Reply
 from acdc_jax.sandbox.host_requests import HostRequests
 from acdc_jax.sandbox.interpreter import PRELOADED, Interpreter, data_folders
+from acdc_jax.sandbox.item_clock import ItemClock, Reading
 from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.launchers import Launcher
 from acdc_jax.sandbox.outcomes import Limits
 from acdc_jax.sandbox.start_zygote import start_zygote
 
-_GRACE_S = 5.0  # for steps in which no task code runs
+_GRACE_S = 20.0  # for steps in which no task code runs
 _TICK_S = 0.05
 
 
@@ -28,6 +31,13 @@ class Tier(NamedTuple):
     namespaces: bool
     landlock: bool
     seccomp: bool
+
+
+class _Ending(NamedTuple):
+    """How a child ended: its wait status, and the CPU seconds that it used."""
+
+    status: int
+    cpu_s: float
 
 
 class ZygoteLost(Exception):
@@ -102,7 +112,7 @@ class Zygote:
             ZygoteLost: The caller should start another zygote and call again.
         """
         token = secrets.token_bytes(wire.TOKEN_BYTES)
-        header = wire.JOB.pack(token, operation, items, limits.cpu_s, len(payload))
+        header = wire.JOB.pack(token, operation, items, math.ceil(limits.cpu_s), len(payload))
         parent_end, child_end = socket.socketpair()
         try:
             with parent_end:
@@ -130,42 +140,61 @@ class Zygote:
         poller.register(self._control, select.POLLIN)
         if eager:
             poller.register(call.job, select.POLLIN)
-        killed, deadline = False, time.monotonic() + _GRACE_S
+        reply, clock = call.reply, ItemClock(time.monotonic())
+        start_limits = dataclasses.replace(limits, wall_s=_GRACE_S)  # until the child is ready
+        looked = clock.start  # when the clocks were last read
+        asked, killed = None, None  # when an answer was requested, and the child's end
         while True:
             ready = {descriptor for descriptor, _ in poller.poll(_TICK_S * 1000)}
-            ended = self._control.fileno() in ready
+            message = self._receive() if self._control.fileno() in ready else None
+            ended = isinstance(message, _Ending)
             progress, waited_s, more = call.receive(ended)
             if eager and not more and not ended:
                 poller.unregister(call.job)
                 eager = False
-            reply = call.reply
-            if ended:
-                fork_errno, reply.status, reply.cpu_s = self._status()
-                if fork_errno:
-                    raise ZygoteLost(f"fork failed with errno {fork_errno}")
+            if isinstance(message, _Ending):
+                reply.status, reply.cpu_s = message.status, message.cpu_s
                 died_of_kill = os.waitstatus_to_exitcode(reply.status) == -signal.SIGKILL
-                reply.killed = died_of_kill and not killed and reply.cpu_s < limits.cpu_s
+                reply.killed = died_of_kill and killed is None and reply.cpu_s < limits.cpu_s
                 return reply
             now = time.monotonic()
-            if not killed:
-                # A whole frame is progress; single bytes are not, or a task could live forever by
-                # sending them slowly. The number of frames is bounded by the number of items.
-                deadline = now + limits.wall_s if progress else deadline + waited_s
-            failed = reply.violation is not None or reply.request_failure is not None
-            if not killed and (now > deadline or failed):
-                reply.timed_out = not failed
+            # A whole frame is progress; single bytes are not, or a task could live forever by
+            # sending them slowly. The number of frames is bounded by the number of items.
+            clock = ItemClock(now) if progress else clock
+            clock.start += waited_s
+            if isinstance(message, Reading):
+                asked = None
+                if not progress:  # otherwise it may have been made during the item before
+                    clock.read(message)
+            if killed is not None:
+                if now > killed + _GRACE_S:
+                    raise ZygoteLost("a killed child did not end")
+                continue
+            if asked is not None and now > asked + _GRACE_S:
+                raise ZygoteLost("the zygote does not answer")
+            reply.cut = clock.cut(limits if reply.frames else start_limits)
+            if reply.cut is not None or reply.violation is not None or reply.request_failure:
                 self._control.send(wire.KILL)
-                killed, deadline = True, now + _GRACE_S
-            elif killed and now > deadline:
-                raise ZygoteLost("a killed child did not end")
+                killed = now
+            elif asked is None and now > looked + _TICK_S:
+                self._control.send(wire.CLOCKS)
+                asked = looked = now
 
-    def _status(self) -> tuple[int, int, float]:
-        """Return errno of a failed fork or 0, wait status, and CPU seconds."""
+    def _receive(self) -> "_Ending | Reading":
+        """Return the zygote's message.
+
+        Raises:
+            ZygoteLost: The zygote died, or could not fork.
+        """
         packet = self._control.recv(64)
+        if len(packet) == wire.READING.size:
+            return Reading(*wire.READING.unpack(packet))
         if len(packet) != wire.STATUS.size:
             raise ZygoteLost("the zygote died")
         fork_errno, status, cpu_s = wire.STATUS.unpack(packet)
-        return fork_errno, status, cpu_s
+        if fork_errno:
+            raise ZygoteLost(f"fork failed with errno {fork_errno}")
+        return _Ending(status, cpu_s)
 
     def kill(self) -> None:
         """End the zygote and its child at once. The kernel ends a PID namespace with its init."""

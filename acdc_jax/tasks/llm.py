@@ -21,11 +21,24 @@ T = TypeVar("T")
 NO_TEXT = "(no text)"  # stands for an empty answer
 
 
-class ChatError(AcdcError):
+class _NoAnswer(AcdcError):
+    """A request has no answer.
+
+    Attributes:
+        status: HTTP status of the server's response; None without one.
+        reason: What the server says.
+    """
+
+    def __init__(self, message: str, status: int | None = None, reason: str = "") -> None:
+        super().__init__(message)
+        self.status, self.reason = status, reason
+
+
+class ChatError(_NoAnswer):
     """The model cannot be reached or does not answer; nothing is known about the question."""
 
 
-class ChatRefusal(AcdcError):
+class ChatRefusal(_NoAnswer):
     """The model gives no usable answer to this request, but may answer others."""
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from acdc_jax.messages import print_line
 from acdc_jax.prng import host_rng
+from acdc_jax.streams import print_line
 from acdc_jax.tasks import prompts
 from acdc_jax.tasks.ask_llm import ask_number, ask_yes_no
 from acdc_jax.tasks.draft_and_reflect import write_draft

@@ -27,6 +27,7 @@ from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tok
 from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.hub import find_model
 from acdc_jax.models.kernels.options import choose_kernels
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.thoughts import opened_thought
@@ -56,12 +57,13 @@ class LoadedModel:
         return tokenizer.encode_chat(self.tokenizer, request.user, request.system)
 
 
-def load_local_model(folder: Path, devices: Sequence[jax.Device]) -> LoadedModel:
-    """Load a Hugging Face folder, with the params sharded over the devices.
+def load_local_model(name: str | Path, devices: Sequence[jax.Device]) -> LoadedModel:
+    """Load a Hugging Face folder or a Hub id, with the params sharded over the devices.
 
     Raises:
-        AcdcError: The folder is not one, or its architecture is not supported.
+        AcdcError: There is no such model, or its architecture is not supported.
     """
+    folder = find_model(name)
     config = hf.read_config(folder)
     shardings = param_shardings(make_mesh("model:-1", devices), config, population=False)
     tok = tokenizer.load_tokenizer(folder)

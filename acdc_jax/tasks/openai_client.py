@@ -88,12 +88,15 @@ class Endpoint:
             async with self._slots:
                 return await self._retry(attempt)
         except openai.APIStatusError as error:
-            message = self._without_key(str(error.message))
-            if error.status_code in _REFUSAL_CODES:
-                raise ChatRefusal(f"{self._name} refuses the request: {message}") from None
+            status, reason = error.status_code, self._without_key(_reason(error))
+            if status in _REFUSAL_CODES:
+                text = f"{self._name} refuses the request: {reason}"
+                raise ChatRefusal(text, status, reason) from None
             raise ChatError(
-                f"{self._name} answers with status {error.status_code}: {message}; fix this and "
-                "run the same command again"
+                f"{self._name} answers with status {status}: {reason}; fix this and run the same "
+                "command again",
+                status,
+                reason,
             ) from None
         except (openai.OpenAIError, _UnusableAnswer, json.JSONDecodeError) as error:
             message = self._without_key(" ".join(str(error).split()))
@@ -101,6 +104,14 @@ class Endpoint:
                 f"{self._name} does not answer after {self._retries + 1} tries ({message}); start "
                 "the server and run the same command again"
             ) from None
+
+    async def list_models(self) -> list[str]:
+        """Return the models that the server lists; none if it does not list any."""
+        try:
+            answer: Any = await self._client.get("/models", cast_to=object)
+            return [str(model["id"]) for model in answer["data"]]
+        except (openai.OpenAIError, ValueError, LookupError, TypeError):
+            return []
 
     async def close(self) -> None:
         """Close the connections."""
@@ -226,6 +237,13 @@ class OpenAIEmbedder:
             return rows
 
         return await self._endpoint.ask(call)
+
+
+def _reason(error: openai.APIStatusError) -> str:
+    """Return what a server says about an error, in one line."""
+    body = error.body
+    message = body.get("message") if isinstance(body, Mapping) else None
+    return " ".join(str(message or error.message).split())
 
 
 def _format(request: ChatRequest) -> dict[str, Any]:

@@ -158,7 +158,9 @@ class NoveltyOptions:
         "server's /embeddings) or local (mean hidden states of a checkpoint).",
     )
     embedding_model: str | None = option(
-        None, "Embedding model: its name at the server, or its Hugging Face folder."
+        None,
+        "Embedding model: its name at the server, or a Hugging Face folder or Hub id.",
+        resumable=True,
     )
     embedding_url: str | None = option(
         None, "Base URL of the embedding server. none: the scientist's.", resumable=True
@@ -205,7 +207,9 @@ class ScientistOptions:
         "judges answers and recognises gibberish.",
     )
     model: str | None = option(
-        None, "LLM of the scientist: its name at the server, or its Hugging Face folder."
+        None,
+        "LLM of the scientist: its name at the server, or a Hugging Face folder or Hub id.",
+        resumable=True,
     )
     url: str | None = option(
         None,
@@ -226,12 +230,15 @@ class ScientistOptions:
     )
     temperature: float = option(0.7, "Sampling temperature of drafts; decisions are greedy.", low=0)
     top_p: float = option(0.95, "Nucleus of the sampling of drafts.", above=0, high=1)
-    max_tokens: int = option(2000, "Longest answer of the scientist, in tokens.", low=1)
+    max_tokens: int = option(
+        2000, "Longest answer of the scientist, in tokens.", low=1, resumable=True
+    )
     devices: int | None = option(
         None,
         "Reserve the last N devices for a local scientist. none: it shares the members' devices, "
         "which needs members of one device each.",
         low=1,
+        resumable=True,
     )
     reflections: int = option(
         3, "Rounds in which an LLM may improve a draft after seeing its result.", low=0

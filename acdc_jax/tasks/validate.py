@@ -57,14 +57,15 @@ async def check_draft(
     if flaw := _report_flaw(report) or _reference_flaw(draft, report):
         return Rejection.of_draft(draft, flaw)
     items = _trial_items(draft, report)
-    # First one item alone: if it hangs, all would. Then all items twice, in separate processes,
-    # which shows scores that depend on anything else.
+    # First one item alone: if it hangs, all would. Then all items as a run scores them, and again
+    # one by one in the reverse order, which shows scores that depend on anything else.
     runs: list[list[Outcome]] = []
-    for part in (items[:1], items, items):
-        runs.append(await _submit(functools.partial(sandbox.score, draft.source, part)))
+    for part, alone in ((items[:1], True), (items, False), (items[::-1], True)):
+        score = functools.partial(sandbox.score, draft.source, part, alone=alone)
+        runs.append(await _submit(score))
         if flaw := _outcome_flaw(draft, runs[-1]):
             return Rejection.of_draft(draft, flaw)
-    if flaw := _score_flaw(draft, report, runs[1], runs[2], skill_threshold):
+    if flaw := _score_flaw(draft, report, runs[1], runs[2][::-1], skill_threshold):
         return Rejection.of_draft(draft, flaw)
     return CheckedDraft(draft, report.tasks, report.instructions)
 
@@ -174,9 +175,12 @@ def _score_flaw(
     second: Sequence[Outcome],
     threshold: float,
 ) -> str | None:
-    """Return what is wrong with the scores of two equal runs of the trial items, or None."""
+    """Return what is wrong with the scores of two trials of the same items, or None."""
     if [outcome.score for outcome in first] != [outcome.score for outcome in second]:
-        return "scoring is not repeat-stable"
+        return (
+            "scoring is not repeat-stable: an answer's score changes when it is scored again, or "
+            "after other answers"
+        )
     scores = iter([outcome.score or 0.0 for outcome in first])
     for key in report.tasks:
         instructions = report.instructions[key]

@@ -41,7 +41,7 @@ _SMALL = (
     "--cache=64",
     "--members=2",
     "--host_budget_gb=1",
-    "--sandbox_wall_s=60",
+    "--sandbox_cpu_s=60",
 )
 
 
@@ -108,7 +108,7 @@ def test_workload_is_scored_in_the_sandbox() -> None:
     assert work.tokens == sum(work.response_lengths.values())
     assert max(map(len, work.prompts.values())) == 70
     answers = [as_text((n, 7, 9, 4, 5)) for n in range(4)]
-    with Sandbox(1, Limits(wall_s=60.0, memory_mb=512)) as box:
+    with Sandbox(1, Limits(cpu_s=60.0, memory_mb=512)) as box:
         for task in (work.tasks[0], work.tasks[6], work.tasks[8]):
             items = [(task.instances["1"], answer) for answer in answers]
             first, second = (box.score(task.draft.source, items).result() for _ in range(2))

@@ -243,8 +243,8 @@ def test_mesh_that_does_not_fit(
     ("mesh", "own", "said", "status"),
     [
         ("pop:2,model:2", None, "with --scientist_devices=N", 2),
-        ("pop:1,model:2", 2, "m: no such folder", 1),
-        ("pop:4", None, "m: no such folder", 1),
+        ("pop:1,model:2", 2, "model.safetensors", 1),
+        ("pop:4", None, "model.safetensors", 1),
     ],
 )
 def test_scientist_on_devices_over_which_members_are_spread(
@@ -253,16 +253,33 @@ def test_scientist_on_devices_over_which_members_are_spread(
     said: str,
     status: int,
     models: Models,
+    write_model: Callable[..., Path],
     arguments: Any,
     refused: _Expected,
     tmp_path: Path,
 ) -> None:
-    """Before a run directory is made; one that is alone gets as far as its checkpoint."""
+    """Before a run directory is made; one that is alone gets as far as its weights."""
     base, *seeds = models
-    flags = ("--scientist=local", "--scientist_model=m", f"--scientist_devices={str(own).lower()}")
+    folder = write_model(tmp_path / "scientist", max_positions=8192)
+    (folder / "model.safetensors").unlink()
+    flags = (
+        "--scientist=local",
+        f"--scientist_model={folder}",
+        f"--scientist_devices={str(own).lower()}",
+    )
     argv = arguments(tmp_path / "run", base, seeds, *flags, f"--mesh={mesh}")
     refused(argv, said, status=status)
     assert (tmp_path / "run").exists() == (status == 1)
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+def test_a_local_scientist_that_is_missing(
+    models: Models, arguments: Any, refused: _Expected, tmp_path: Path
+) -> None:
+    base, *seeds = models
+    argv = arguments(tmp_path / "run", base, seeds, "--scientist=local", "--scientist_model=m")
+    refused(argv, "m: no such folder")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("nothing_expensive")

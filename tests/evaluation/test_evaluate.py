@@ -39,7 +39,12 @@ class _Sandbox:
         self.calls: list[tuple[str, list[tuple[str, str]]]] = []
         self._broken = broken
 
-    def score(self, source: str, items: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
+    def distrusts(self, source: str) -> bool:
+        return False
+
+    def score(
+        self, source: str, items: Sequence[tuple[str, str]], *, rechecked: Sequence[int] = ()
+    ) -> Future[list[Outcome]]:
         self.calls.append((source, list(items)))
         future: Future[list[Outcome]] = Future()
         future.set_result([self._outcome(*item) for item in items])
@@ -145,7 +150,9 @@ class _Slow(_Sandbox):
         self.owed: list[tuple[Future[list[Outcome]], list[tuple[str, str]]]] = []
         self.answers = answers
 
-    def score(self, source: str, items: Sequence[tuple[str, str]]) -> Future[list[Outcome]]:
+    def score(
+        self, source: str, items: Sequence[tuple[str, str]], *, rechecked: Sequence[int] = ()
+    ) -> Future[list[Outcome]]:
         future: Future[list[Outcome]] = Future()
         self.owed.append((future, list(items)))
         if len(self.owed) == self.answers:

@@ -8,6 +8,7 @@ import pytest
 
 from acdc_jax.evolution.evosax_strategy import (
     Strategy,
+    check_strategy,
     es_ask,
     es_init,
     es_tell,
@@ -97,6 +98,7 @@ def test_another_strategys_checkpoint_is_refused():
         ("Open_ES", 7, "cannot propose 7 children"),
         ("DifferentialEvolution", 3, "cannot propose 3 children"),
         ("CMA_ES", 0, "cannot propose 0 children"),
+        ("iAMaLGaM_Full", 1, "cannot propose 1 children"),
         ("SV_CMA_ES", 8, "settings of its own"),
         ("RandomSearch", 8, "settings of its own"),
     ],
@@ -106,3 +108,20 @@ def test_impossible_strategies_are_refused(name, children, message):
         Strategy(name, children=children, parents=2, groups=3)
     with pytest.raises(ValueError, match="spread 0"):
         Strategy("CMA_ES", 8, 2, 3, spread=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("CMA_ES", "not finite in generation 2"), ("LES", "ValueError")]
+)
+def test_strategies_that_cannot_learn_from_one_child_are_refused(name, reason):
+    with pytest.raises(ValueError, match=f"{name} cannot learn from 1 children .*{reason}"):
+        check_strategy(Strategy(name, children=1, parents=2, groups=1))
+    check_strategy(Strategy(name, children=2, parents=2, groups=1))
+
+
+def test_a_strategy_that_has_learnt_nan_starts_again():
+    state = es_init(CMA, jax.random.key(0))
+    broken = jax.tree.map(lambda leaf: leaf * np.nan if leaf.dtype == np.float32 else leaf, state)
+    solutions, again = es_ask(CMA, jax.random.key(1), broken)
+    assert np.isfinite(solutions).all()
+    assert to_arrays(again)[".told"] == 0

@@ -6,6 +6,7 @@ Real processes, killed with SIGKILL. `tests/bench/kill_resume.py` does the same 
 import dataclasses
 import json
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -153,15 +154,21 @@ def test_other_flags_are_refused(
     assert "--children=6 (the run has 4)" in line
 
 
-def test_two_processes_never_share_a_directory(
+def test_two_processes_never_share_a_directory_and_one_without_a_reader_ends_in_time(
     compiled: Path, tiny_seeds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = short_run_flags(tiny_seeds, tmp_path / "run")
+    flags = short_run_flags(tiny_seeds, tmp_path / "run", progress=True, grace_s=1)
     with started(flags, compiled) as process:
         assert wait_for_commit(process, tmp_path / "run", -1)
         status = main(["run", *flags])
         assert process.poll() is None  # the first was still at it
-        kill_run(process)
+        # `acdc run 2>&1 | tee log`, and both are told to stop.
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stderr.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
     assert status == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "another process" in line

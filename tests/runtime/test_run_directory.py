@@ -1,5 +1,6 @@
 """Commit and restore: what the manifest refers to stays, everything else goes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -204,6 +205,24 @@ def test_other_flags_are_refused_only_once_something_is_committed(tmp_path: Path
     other = Config(run=RunOptions(run_dir=run_dir, children=4))
     with pytest.raises(ConfigError, match="--children=4"), run_directory.lock_run(other):
         pass
+
+
+def test_what_changes_in_mid_run_is_recorded(
+    tmp_path: Path, two_generations: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Config(run=RunOptions(run_dir=str(tmp_path)))
+    (tmp_path / ".lock").touch()
+    manifest = dataclasses.replace(two_generations, flags=before.settings())
+    write_atomic(tmp_path / "manifest.json", json.dumps(dataclasses.asdict(manifest)))
+    after = dataclasses.replace(before.run, gibberish_filter=False, generations=9)
+    for _ in range(2):  # the second time, nothing changes
+        with run_directory.lock_run(dataclasses.replace(before, run=after)):
+            pass
+    (line,) = (tmp_path / "changes.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"generation": 2, "flags": {"gibberish_filter": [True, False]}}
+    assert capsys.readouterr().err == (
+        f"acdc: {tmp_path}: from generation 2 on, --gibberish_filter=false (it was true)\n"
+    )
 
 
 def test_flags_txt_repeats_the_run(tmp_path: Path) -> None:

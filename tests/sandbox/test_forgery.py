@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from acdc_jax.sandbox import Limits, Outcome, Result, Sandbox, call
 from acdc_jax.sandbox.host_requests import HostRequests
+from acdc_jax.sandbox.item_clock import Cut
 from acdc_jax.sandbox.jail import wire
 from acdc_jax.sandbox.parse_reply import family_report, score_outcomes
 from acdc_jax.sandbox.zygote import Reply, ZygoteLost
@@ -171,13 +172,13 @@ def test_frames_round_trip(frames: list[tuple[int, int, bytes]]) -> None:
 @given(
     _frames,
     st.sampled_from([0, 9, 11, 24, 139, 1 << 8, 70 << 8]),
-    st.booleans(),
+    st.sampled_from([None, "cpu", "idle"]),
     st.integers(1, 4),
 )
 def test_parsed_scores_were_always_sent(
-    frames: list[tuple[int, int, bytes]], status: int, timed_out: bool, count: int
+    frames: list[tuple[int, int, bytes]], status: int, cut: Cut | None, count: int
 ) -> None:
-    reply = Reply([wire.Frame(*f) for f in frames], status, timed_out)
+    reply = Reply([wire.Frame(*f) for f in frames], status, cut)
     limits = Limits()
     try:
         outcomes = score_outcomes(reply, count, limits)

@@ -1,6 +1,7 @@
 """Lost zygotes, leaks, closing, and the death of this process."""
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -25,8 +26,10 @@ from acdc_jax.sandbox import (
 )
 from acdc_jax.sandbox.call import Reply
 
-from .helpers import LIMITS, family, open_sandbox
+from .helpers import LIMITS, family
+from .helpers import open_sandbox as _open_sandbox
 
+open_sandbox = functools.partial(_open_sandbox, limits=Limits(wall_s=3.0, memory_mb=128))
 HONEST = family("return float(s)")
 SLOW = family("import time; time.sleep(float(t)); return float(s)")
 
@@ -121,14 +124,12 @@ def test_killed_zygotes_and_children_are_replaced(order: tuple[int, ...]) -> Non
 
 def test_a_call_that_is_killed_in_every_attempt_is_out_of_memory() -> None:
     with open_sandbox() as sandbox:
-        future, old = sandbox.score(SLOW, [(0.0, "0.25"), (1.0, "0.5")]), set[int]()
+        future, old = sandbox.score(SLOW, [(1.0, "0.5")]), set[int]()
         for _ in range(3):
             _, child = inside(sandbox, old)
             old.add(child)
             os.kill(child, signal.SIGKILL)
-        outcomes = future.result()
-        assert outcomes[0] == Outcome("score", 0.25)
-        assert outcomes[1].status == "memory"
+        assert [outcome.status for outcome in future.result()] == ["memory"]
 
 
 @pytest.mark.parametrize("tier", ["full", "landlock + seccomp"])

@@ -2,7 +2,6 @@
 
 import base64
 import pickle
-import re
 
 import pytest
 
@@ -181,19 +180,18 @@ def test_an_executed_submission_changes_no_other_score(
     name: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = family(
-        "if s == 'honest': return float(MARK)\ntry:\n    "
+        "if s == 'honest': return float(abs(-0.25))\ntry:\n    "
         + MEDDLERS[name].replace("\n", "\n    ")
-        + "\nexcept Exception: pass\nreturn 0.0",
-        "MARK = 0.25",
+        + "\nexcept Exception: pass\nreturn 0.0"
     )
-    code = "__import__('sys').modules['task'].__dict__.update(MARK=1.0)"
+    code = "__import__('builtins').__dict__.update(abs=callable)"
     if name == "pickle":
         code = base64.b64encode(pickle.dumps(_Runs(code))).decode()
     items = [({}, code), ({}, "honest")]
     assert sandbox.score(source, items).result()[1] == Outcome("score", 0.25)
     # Control: it would, in a shared process.
-    monkeypatch.setattr("acdc_jax.sandbox.sandbox._EXECUTES_TEXT", re.compile("(?!)"))
-    assert sandbox.score(source, items).result()[1] == Outcome("score", 1.0)
+    monkeypatch.setattr("acdc_jax.sandbox.sandbox.is_batchable", lambda source: True)
+    assert sandbox.score(source, items).result()[1] == Outcome("score", 0.0)
 
 
 class _Runs:
@@ -219,10 +217,10 @@ def test_run_a_benchmarks_program(sandbox: Sandbox) -> None:
     program = "def f(x):\n    return x + 1\n\ndef check(f):\n    assert f(1) == {}\n\ncheck(f)\n"
     passed = sandbox.run(program.format(2), None).result()
     failed = sandbox.run(program.format(3), None).result()
-    hung = sandbox.run("while True: pass", None, wall_s=0.2).result()
+    hung = sandbox.run("while True: pass", None, cpu_s=0.2).result()
     assert [r.status for r in (passed, failed, hung)] == ["value", "submission error", "timeout"]
     assert failed.detail.startswith("AssertionError")
-    assert hung.detail == "took longer than 0.2 s"
+    assert hung.detail == "used more than 0.2 s of CPU"
 
 
 @pytest.mark.parametrize(

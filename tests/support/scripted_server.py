@@ -43,6 +43,8 @@ class Script:
         usage: tokens that every answer reports.
         refused: how often a response format was refused.
         down: requests to which the answer is 503.
+        refusal: what answer other than 200 a request gets: status and message.
+        models: what /models lists; None: there is no such route.
         seen: bodies of the requests that were answered.
         failed: how often each fault was produced.
     """
@@ -58,6 +60,8 @@ class Script:
     )
     refused: int = 0
     down: Callable[[dict[str, Any]], bool] = lambda body: False
+    refusal: Callable[[dict[str, Any]], tuple[int, str] | None] = lambda body: None
+    models: Sequence[str] | None = None
     seen: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     failed: Counter[str] = dataclasses.field(default_factory=Counter)
     keys: set[str] = dataclasses.field(default_factory=set)
@@ -81,6 +85,13 @@ async def _running(script: Script, port: int = 0) -> Any:
     application = web.Application(client_max_size=1 << 26)
     application.router.add_post("/v1/chat/completions", _handler(script, _chat))
     application.router.add_post("/v1/embeddings", _handler(script, _embeddings))
+    if script.models is not None:
+        listed = {"data": [{"id": name, "object": "model"} for name in script.models]}
+
+        async def models(request: web.Request) -> web.StreamResponse:
+            return web.json_response({"object": "list"} | listed)
+
+        application.router.add_get("/v1/models", models)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port)
@@ -113,6 +124,8 @@ def _handler(
             if "response_format" in body and (refuses(body) if callable(refuses) else refuses):
                 script.refused += 1
                 return _error(400, "response_format is not supported")
+            if refusal := script.refusal(body):
+                return _error(*refusal)
             if script.down(body):
                 return _error(503, "gone", {"retry-after-ms": "1"})
             if answer is _chat:

@@ -93,7 +93,7 @@ def _time_generations(
     one_device: float | None = None
     options = scenario.config.sandbox
     with generation.open_backends() as backends, options.open() as sandbox:
-        yield f"sandbox: {sandbox.tier}, {options.workers} processes"
+        yield f"sandbox: {sandbox.tier}, {options.worker_count} processes"
         for mesh in meshes:
             for line in generation.measure(scenario, mesh, sandbox, backends):
                 if isinstance(line, str):

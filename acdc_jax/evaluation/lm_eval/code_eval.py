@@ -16,7 +16,7 @@ import numpy as np
 from acdc_jax.errors import AcdcError
 from acdc_jax.sandbox import Result, Sandbox, SandboxError
 
-_WALL_S = 3.0  # of one program, as in code_eval
+_CPU_S = 3.0  # of one program, as in code_eval
 
 
 class CodeEval:
@@ -94,7 +94,7 @@ class CodeEval:
             if self._open is None:
                 raise SandboxError("no sandbox is open for a benchmark's programs")
             self._sandbox = self._open()
-        return self._sandbox.run(program, None, wall_s=_WALL_S).result
+        return self._sandbox.run(program, None, cpu_s=_CPU_S).result
 
 
 CODE_EVAL = CodeEval()

@@ -1,4 +1,4 @@
-"""Refuse task source that uses dynamic code, processes or sockets, before any of it runs.
+"""Refuse task source that executes text, or uses processes or sockets, before any of it runs.
 
 This is a lint, not isolation. An honest task needs none of these: it calls a submission's functions
 through `get_function_name_to_callable`. A task that executed a submission in its own process would
@@ -11,6 +11,8 @@ _NAMES = frozenset(("exec", "eval", "compile", "__import__", "__builtins__"))
 _MODULES = frozenset(
     (
         *("builtins", "code", "codeop", "imp", "importlib", "pkgutil", "runpy", "zipimport"),
+        *("_pickle", "bdb", "cProfile", "doctest", "marshal", "pdb", "pickle", "profile"),
+        *("shelve", "timeit", "trace"),
         *("multiprocessing", "pty", "subprocess", "_posixsubprocess"),
         *("ctypes", "_ctypes", "socket", "_socket"),
     )
@@ -21,6 +23,8 @@ _PROGRAMS = frozenset(
         *("execl", "execle", "execlp", "execv", "execve", "execvp", "execvpe"),
     )
 )
+# Functions of other modules that execute text, whatever they are called on.
+_EXECUTORS = frozenset(("get_type_hints", "get_annotations", "runctx", "runsource", "runcode"))
 
 
 class ForbiddenCode(Exception):
@@ -54,7 +58,15 @@ def _forbidden_name(node: ast.AST) -> str | None:
     if isinstance(node, ast.ImportFrom):
         root = (node.module or "").partition(".")[0]
         programs = (alias.name for alias in node.names if alias.name in _PROGRAMS)
-        return root if root in _MODULES else next(programs, None) if root == "os" else None
+        executors = (alias.name for alias in node.names if alias.name in _EXECUTORS)
+        if root in _MODULES:
+            return root
+        return next(programs if root == "os" else executors, None)
+    if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+        never = isinstance(node.value, ast.Constant) and node.value.value is False
+        return None if never else "allow_pickle"
+    if isinstance(node, ast.Attribute) and node.attr in _EXECUTORS:
+        return node.attr
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         full = f"{node.value.id}.{node.attr}"
         if full == "sys.modules" or (node.value.id == "os" and node.attr in _PROGRAMS):

@@ -45,8 +45,9 @@ def run(config: dict[str, Any]) -> NoReturn:
     try:
         if operation == wire.INSPECT:
             forbidden_code.check(source)
-        module = load(source, name, helpers)
-        family = None if operation == wire.RUN else _family(module)
+        code = compile_source(source, name)
+        module = execute(code, name, helpers)
+        family: Any = None if operation == wire.RUN else _family(module)
     except BaseException as error:
         _send_error(channel, error, name)
         os._exit(0)
@@ -54,7 +55,18 @@ def run(config: dict[str, Any]) -> NoReturn:
     if operation == wire.SCORE:
         for channel.item, (instance, submission) in enumerate(job):
             _start_cpu_budget(cpu_s, max_cpu)
-            _score(channel, family, instance, submission)
+            try:
+                if channel.item:  # what the scorer kept must affect no other item
+                    family = None
+                    module.clear()
+                    module = execute(code, name, helpers)
+                    family = _family(module)
+                _seed()
+                value = as_float(family.score(instance, submission))
+            except BaseException as error:
+                _send_error(channel, error, TASK)
+            else:
+                channel.send(wire.VALUE, wire.DOUBLE.pack(value))
     elif operation == wire.INSPECT:
         _inspect(channel, family)
     else:
@@ -62,14 +74,26 @@ def run(config: dict[str, Any]) -> NoReturn:
     os._exit(0)
 
 
-def load(source: str, name: str, helpers: Mapping[str, Any]) -> dict[str, Any]:
+def compile_source(source: str, name: str) -> types.CodeType:
+    """Compile a source; `name` is that of its module."""
+    return compile(source, f"{name}.py", "exec", dont_inherit=True)
+
+
+def execute(code: types.CodeType, name: str, helpers: Mapping[str, Any]) -> dict[str, Any]:
     """Execute a source, with the helpers among its globals, and return all globals."""
     module = types.ModuleType(name)
     module.__dict__.update(helpers)
     sys.modules[name] = module  # dataclasses look up their module there
-    random.seed(0)
-    exec(compile(source, f"{name}.py", "exec", dont_inherit=True), module.__dict__)
+    _seed()
+    exec(code, module.__dict__)
     return module.__dict__
+
+
+def _seed() -> None:
+    """Seed the generators that a source may use, so that it computes the same in every call."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
 
 
 def _family(module: Mapping[str, Any]) -> Any:
@@ -84,20 +108,6 @@ def _start_cpu_budget(cpu_s: int, hard_limit: int) -> None:
     """Let the next item use `cpu_s` CPU seconds, whatever earlier items used."""
     soft_limit = min(math.ceil(time.process_time()) + cpu_s, hard_limit)
     resource.setrlimit(resource.RLIMIT_CPU, (soft_limit, hard_limit))
-
-
-def _score(channel: Channel, family: Any, instance: Any, submission: str) -> None:
-    """Score a submission and send the score or the error."""
-    # An item's score must not depend on which items were scored before it.
-    random.seed(0)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(0)
-    try:
-        value = as_float(family.score(instance, submission))
-    except BaseException as error:
-        _send_error(channel, error, TASK)
-    else:
-        channel.send(wire.VALUE, wire.DOUBLE.pack(value))
 
 
 def as_float(score: object) -> float:

@@ -3,8 +3,9 @@
 There are two channels, and neither carries pickles:
 
 * *control*, a SOCK_SEQPACKET pair between parent and zygote. A new zygote first sends one JSON
-  packet. Then the parent sends `FORK` with one descriptor attached, or `KILL`, and the zygote
-  answers each fork with one `STATUS` record.
+  packet. Then the parent sends `FORK` with one descriptor attached, `CLOCKS` or `KILL`. The zygote
+  answers each fork with one `STATUS` record, and before it, while the child runs, each `CLOCKS`
+  with one `READING`.
 * *job*, a stream pair for one call. The parent sends a `JOB` header and a JSON payload, and the
   child sends frames. The parent answers a frame `ASK` with a `REPLY` header and JSON. The zygote
   passes its end on and never reads from it, because the data would stay in its heap, which the
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 
 FORK = b"F"
 KILL = b"K"
+CLOCKS = b"C"
 
 TOKEN_BYTES = 16
 JOB = struct.Struct("<16sBHHI")  # token, operation, items, CPU seconds per item, payload length
@@ -45,6 +47,7 @@ CALL = "call"  # [CALL, source, function, arguments, keyword arguments] → resu
 
 DOUBLE = struct.Struct("<d")
 STATUS = struct.Struct("<iid")  # errno of a failed fork or 0, wait status, CPU seconds
+READING = struct.Struct("<ddx")  # CPU seconds, seconds of the monotonic clock; longer than STATUS
 
 MAX_DETAIL = 500  # bytes of an error text; the child cuts longer ones, the parent refuses them
 MAX_DEPTH = 32  # nesting of a JSON value

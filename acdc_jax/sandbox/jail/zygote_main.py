@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from typing import Any, NoReturn
 
 from . import runner, wire, zygote_isolation
@@ -112,7 +113,8 @@ def _prepare(config: dict[str, Any]) -> ChildIsolation:
 def _warm_up() -> None:
     """Do everything once that is slow on first use: imports, caches, specialised bytecode."""
     for _ in range(20):
-        family = runner.load(_SAMPLE, runner.TASK, {})["TaskFamily"]
+        code = runner.compile_source(_SAMPLE, runner.TASK)
+        family = runner.execute(code, runner.TASK, {})["TaskFamily"]
         [[name, instance]] = json.loads(json.dumps(list(family.get_tasks().items())))
         family.get_instructions(instance)
         runner.as_float(family.score(instance, name))
@@ -137,7 +139,7 @@ def _serve(control: socket.socket, config: dict[str, Any], isolation: ChildIsola
         if not message:
             os._exit(0)
         if message != wire.FORK or not descriptors:
-            continue  # a KILL that arrived after its call had ended
+            continue  # KILL or CLOCKS that arrived after its call had ended
         job = descriptors[0]
         try:
             isolation.before_fork()
@@ -155,19 +157,34 @@ def _serve(control: socket.socket, config: dict[str, Any], isolation: ChildIsola
 
 
 def _await(child: int, control: socket.socket) -> tuple[int, float]:
-    """Wait for the child, and kill it on request; return wait status and CPU seconds."""
+    """Wait for the child; read its clock and kill it on request.
+
+    Returns:
+        Wait status and CPU seconds.
+    """
     handle = os.pidfd_open(child)
     poller = select.poll()
     poller.register(handle, select.POLLIN)
     poller.register(control, select.POLLIN)
     while not any(descriptor == handle for descriptor, _ in poller.poll()):
         message = control.recv(16)
+        if message == wire.CLOCKS:
+            control.send(wire.READING.pack(_cpu_seconds(child), time.monotonic()))
+            continue
         os.kill(child, signal.SIGKILL)
         if not message:  # the parent has closed the channel
             os._exit(0)
     os.close(handle)
     _, status, usage = os.wait4(child, 0)
     return status, usage.ru_utime + usage.ru_stime
+
+
+def _cpu_seconds(child: int) -> float:
+    """Return the CPU seconds of a running child; 0 if this kernel does not tell."""
+    try:
+        return time.clock_gettime(~child << 3 | 2)  # as clock_getcpuclockid(3) computes it
+    except OSError:
+        return 0.0
 
 
 def _become_child(job: int, config: dict[str, Any], isolation: ChildIsolation) -> NoReturn:
