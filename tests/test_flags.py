@@ -199,7 +199,7 @@ def test_a_flag_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         (["--max_parents=20"], "--max_parents"),
         (["--medium_novel_probability=nan"], "--medium_novel_probability"),
         (["--initial_tasks=0"], "must be positive with --active_seed_families=false"),
-        (["--seed_models=a,b"], "--base_model"),
+        (["--seed_models=a,b", "--scientist=procedural"], "--base_model"),
         (["--distance=hamming"], "--distance: unknown flag"),
         (["--density=0.5"], "--density=0.5: must be 1"),
         (["--merge_method=dare_ties"], "density"),
