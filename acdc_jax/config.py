@@ -4,6 +4,7 @@
 `acdc run` and under which name.
 """
 
+import contextlib
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -180,6 +181,10 @@ def _upgrade(settings: Mapping[str, Any]) -> dict[str, Any]:
             upgraded[name] = None
         elif isinstance(value, str) and typing.get_origin(declared.type) is tuple:
             upgraded[name] = list(flags.read(value, declared.type))
+        if declared.path and name in upgraded:  # older versions kept `~`
+            with contextlib.suppress(ValueError):
+                paths = _from_json(upgraded[name])
+                upgraded[name] = _to_json(flags.expand_paths(paths, declared))
     if settings.get("mutation") == "none":
         upgraded["mutation"] = None
     for name, value in _EARLIER_RULES.items():

@@ -19,6 +19,18 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         os.close(directory)
 
 
+def expand_user(path: str) -> str:
+    """Return a path whose `~` or `~user` at the beginning is replaced by the home folder.
+
+    Raises:
+        ValueError: There is no such user.
+    """
+    expanded = os.path.expanduser(path)  # noqa: PTH111  (leaves the rest of the text as it is)
+    if expanded.startswith("~"):
+        raise ValueError(f"there is no such home folder; a file of this name is ./{path}")
+    return expanded
+
+
 def is_empty(folder: Path) -> bool:
     """Return whether a folder holds nothing but what file systems and file managers add."""
     return all(path.name.startswith(".") or path.name == "lost+found" for path in folder.iterdir())

@@ -6,13 +6,17 @@ r"""Command-line flags, generated from option dataclasses.
     int, float          `--name=3`
     str                 `--name=text`; a text in double quotes is a JSON string: `--name="a\nb"`
     Literal["a", "b"]   `--name=a`
-    tuple[T, ...]       `--name=a,b`; in an item, `\,` is a comma, `\n` a newline, `\\` a backslash
+    tuple[T, ...]       `--name=a,b`; in an item, `\,` is a comma, `\n` a newline, `\\` a backslash;
+                        an item in double quotes is a JSON string
     T | None            as T; `--name=none` and `--name=` are None
 
-The last value of a repeated flag counts: lists replace each other, too.
+The last value of a repeated flag counts: lists replace each other, too. In a path, `~` at the
+beginning is the home folder.
 
 `--flagfile=FILE` stands for the flags in a file, one on each line. Lines that begin with `#` are
-comments. A file may include others: a relative path is relative to the file that names it.
+comments. Single quotes around a whole value are dropped, as by a shell. A file may include others,
+whose relative paths are relative to the file that names them. All other relative paths are relative
+to the working directory, wherever they are written.
 
 Library code raises `OptionError` about options; here it becomes a `ConfigError` about flags.
 """
@@ -31,6 +35,7 @@ from typing import Any, TypeVar, cast
 from absl import flags
 
 from acdc_jax.errors import ConfigError
+from acdc_jax.files import expand_user
 from acdc_jax.options import (
     Option,
     OptionError,
@@ -234,13 +239,13 @@ def write(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):
-        text = ",".join(re.sub(r"[\\,]", r"\\\g<0>", str(item)) for item in value)
+        text = ",".join(re.sub(r'[\\,]|^"', r"\\\g<0>", str(item)) for item in value)
     else:
         text = str(value)
     if not isinstance(value, str) and not text:
         return text
     fits = text == text.strip() and len(text.splitlines()) == 1 and text.lower() != "none"
-    return text if fits and not text.startswith('"') else json.dumps(text)
+    return text if fits and not text.startswith(('"', "'")) else json.dumps(text)
 
 
 def read(text: str, kind: Any) -> Any:
@@ -269,20 +274,44 @@ def read(text: str, kind: Any) -> Any:
     return value
 
 
+def expand_paths(value: Any, option: Option) -> Any:
+    """Return the value of an option whose paths do not begin with `~`.
+
+    Raises:
+        ValueError: There is no such home folder.
+    """
+    if not option.path or value is None:
+        return value
+    if isinstance(value, tuple):
+        return tuple(expand_user(item.strip()) for item in value)
+    return expand_user(value)
+
+
 def _convert(text: str, kind: Any) -> Any:
     if kind is bool:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower())
     if typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
-        return tuple(_convert(_unescape(part), item) for part in _split(text))
+        return tuple(_convert(_read_item(part), item) for part in _split(text))
     if kind is str:
         return text
     return text.strip() if choices_of(kind) else kind(text)
 
 
 def _split(text: str) -> list[str]:
-    """Split a text at its commas, except those after a backslash; empty items are dropped."""
-    return re.findall(r"(?:\\.|[^,])+", text, re.DOTALL)
+    """Split a text at its commas, except those after a backslash or in a JSON string.
+
+    Empty items are dropped.
+    """
+    return re.findall(r'(?:(?<![^,])"(?:\\.|[^"\\])*"(?=,|$)|\\.|[^,])+', text, re.DOTALL)
+
+
+def _read_item(item: str) -> str:
+    """Return an item without quotes or backslashes."""
+    if item.startswith('"'):
+        with contextlib.suppress(ValueError):
+            return str(json.loads(item))
+    return _unescape(item)
 
 
 def _unescape(item: str) -> str:
@@ -295,17 +324,18 @@ def _unescape(item: str) -> str:
 class _Parser(flags.ArgumentParser[Any]):
     """Reads the value of an option."""
 
-    def __init__(self, kind: Any) -> None:
-        self.kind = kind
+    def __init__(self, option: Option) -> None:
+        self.option = option
         super().__init__()
 
     def parse(self, argument: Any) -> Any:
-        return read(argument, self.kind)
+        value = read(argument, self.option.type)
+        return expand_paths(value, self.option)
 
 
 def _define(name: str, option: Option, values: flags.FlagValues) -> None:
     """Define a flag with the default None."""
-    parser = _Parser(option.type)
+    parser = _Parser(option)
     if option.type is bool:
         flag: Any = flags.BooleanFlag(name, None, option.help)  # `--name` and `--noname`
         flag.parser = parser
@@ -358,7 +388,10 @@ def _expand(argv: Sequence[str], stack: tuple[Path, ...] = ()) -> Iterator[str]:
         path = (path if equals else next(arguments, "")).strip()
         if not path:
             raise ConfigError(f"--flagfile needs a file{_included_by(stack)}")
-        file = Path(path).expanduser()
+        try:
+            file = Path(expand_user(path))
+        except ValueError as error:
+            raise ConfigError(f"--flagfile={path}: {error}{_included_by(stack)}") from None
         if stack:
             file = stack[-1].parent / file
         if any(file.resolve() == other.resolve() for other in stack):
@@ -381,7 +414,12 @@ def _lines(path: Path, stack: tuple[Path, ...]) -> list[str]:
             raise ConfigError(
                 f"{path}:{number}: {line.strip()!r} is not a flag: write --name=value"
             )
-    return [line.strip() for line in lines if line.strip().startswith("-")]
+    return [_unquote(line.strip()) for line in lines if line.strip().startswith("-")]
+
+
+def _unquote(line: str) -> str:
+    """Return a line without single quotes around the value."""
+    return re.sub(r"^([^=']+=)'(.*)'$", r"\1\2", line)
 
 
 def _included_by(stack: tuple[Path, ...]) -> str:

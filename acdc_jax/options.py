@@ -42,6 +42,7 @@ class Option:
         high: Largest number allowed, or None.
         above: Number that the value must exceed, or None.
         resumable: Whether an existing run may continue with another value.
+        path: Whether a text, or each of several, is a path, or may be one instead of a name.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Option:
     high: float | None
     above: float | None
     resumable: bool
+    path: bool
 
 
 class OptionError(ValueError):
@@ -85,10 +87,11 @@ def option(
     high: float | None = None,
     above: float | None = None,
     resumable: bool = False,
+    path: bool = False,
 ) -> Any:
     """Declare a dataclass field as an option; see `Option` for the arguments."""
     bounds = {"low": low, "high": high, "above": above}
-    declared = {"help": help, "resumable": resumable, **bounds}
+    declared = {"help": help, "resumable": resumable, "path": path, **bounds}
     return dataclasses.field(default=default, metadata={_KEY: declared})
 
 

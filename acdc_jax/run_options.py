@@ -38,6 +38,7 @@ class RunOptions:
         "runs/run",
         "Directory of the run. If it holds a run, that run resumes.",
         resumable=True,
+        path=True,
     )
     seed: int = option(
         0, "PRNG seed. The same flags and seed give the same archive.", low=0, high=2**32 - 1
@@ -78,6 +79,7 @@ class RunOptions:
         "Folder for registered seed models and compiled programs. none: acdc_jax in "
         "$XDG_CACHE_HOME or ~/.cache.",
         resumable=True,
+        path=True,
     )
     progress: bool = option(True, "Show progress bars.", resumable=True)
     tensorboard: bool = option(
@@ -91,6 +93,7 @@ class RunOptions:
         "Folder for a jax.profiler trace of one generation: the second one after the start, which "
         "compiles nothing any more, or else the last.",
         resumable=True,
+        path=True,
     )
 
     def __post_init__(self) -> None:
@@ -115,11 +118,13 @@ class SeedOptions:
         "Models of one architecture, each a Hugging Face folder or a Hub id such as "
         "owner/model@revision; or the name of a registered set (tiny is the quickstart's, trained "
         "once and cached). Required.",
+        path=True,
     )
     base_model: str | None = option(
         None,
         "Folder or Hub id of the base that the seeds were tuned from. A registered set brings its "
         "own.",
+        path=True,
     )
     adopt_base_config: bool = option(
         False,

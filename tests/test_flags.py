@@ -44,6 +44,8 @@ class _Options:
     limit: float | None = option(None, "A limit; none: no limit.", low=0)
     name: str | None = option(None, "A name; none: no name.")
     names: tuple[str, ...] | None = option(None, "Names; none: all.")
+    path: str = option(".", "A path.", path=True)
+    paths: tuple[str, ...] = option((), "Paths.", path=True)
 
     def __post_init__(self) -> None:
         check(self)
@@ -78,9 +80,19 @@ def _parse(*argv: str) -> _Options:
         (["--name=x", "--name="], {"name": None}),
         (['--name="none"'], {"name": "none"}),
         (["--names=a,b"], {"names": ("a", "b")}),
+        (['--texts="a","b,c",d'], {"texts": ("a", "b,c", "d")}),
+        (['--texts="a'], {"texts": ('"a',)}),
+        (["--path=~/x"], {"path": "/home/me/x"}),
+        (["--path", "~/x"], {"path": "/home/me/x"}),
+        (["--path=~"], {"path": "/home/me"}),
+        (["--path=a/~/x"], {"path": "a/~/x"}),
+        (["--path=./~"], {"path": "./~"}),
+        (["--paths=~/x, ~/y,z"], {"paths": ("/home/me/x", "/home/me/y", "z")}),
+        (["--text=~/x"], {"text": "~/x"}),
     ],
 )
-def test_values(argv: list[str], values: dict[str, Any]) -> None:
+def test_values(argv: list[str], values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
     assert _parse(*argv) == _Options(**values)
 
 
@@ -157,6 +169,50 @@ def test_flag_files_that_cannot_be_read_name_both_files(tmp_path: Path) -> None:
         _parse(f"--flagfile={outer}")
     with pytest.raises(ConfigError, match="--flagfile needs a file"):
         _parse("--flagfile")
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_quotes_around_a_value_are_dropped_in_flag_files(
+    tmp_path: Path, quote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    values = {"path": "~/my run", "text": "a b", "texts": "a,b", "count": "3", "switch": "true"}
+    lines = [f"--{name}={quote}{value}{quote}\r\n" for name, value in values.items()]
+    (tmp_path / "flags").write_text("\ufeff" + "".join(lines), encoding="utf-8", newline="")
+    options = _Options(path="/home/me/my run", text="a b", texts=("a", "b"), count=3, switch=True)
+    assert _parse(f"--flagfile={tmp_path / 'flags'}") == options
+
+
+def test_relative_paths_in_flag_files_are_relative_to_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "inner").write_text("--path=runs/x\n")
+    (tmp_path / "outer").write_text("--flagfile=inner\n")  # but for other flag files
+    assert _parse(f"--flagfile={tmp_path / 'outer'}").path == "runs/x"
+
+
+@pytest.mark.parametrize("flag", ["--path", "--paths", "--flagfile"])
+def test_the_home_of_nobody_is_refused(flag: str) -> None:
+    with pytest.raises(ConfigError, match=f"{flag}=~no_such_user/x: there is no such home folder"):
+        _parse(f"{flag}=~no_such_user/x")
+
+
+def test_every_path_of_a_run_may_begin_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    sections = flags.sections_of(Config).values()
+    paths = {name for part in sections for name, o in part.flags().items() if o.path}
+    assert paths == {
+        "base_model",
+        "cache_dir",
+        "chat_template",
+        "embedding_model",
+        "held_out",
+        "profile",
+        "run_dir",
+        "scientist_model",
+        "seed_families",
+        "seed_models",
+    }
+    assert _config("--run_dir=~/x").run.run_dir == "/home/me/x"
+    assert _config("--seed_models=~/a,~/b").seeds.seed_models == ("/home/me/a", "/home/me/b")
 
 
 def test_a_file_may_be_included_twice(tmp_path: Path) -> None:

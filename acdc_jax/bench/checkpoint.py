@@ -33,7 +33,9 @@ class CheckpointBench(ModelBench):
     """Checkpoints"""
 
     folder: str = option(
-        tempfile.gettempdir(), "Folder on the disk to measure; a temporary one is made in it."
+        tempfile.gettempdir(),
+        "Folder on the disk to measure; a temporary one is made in it.",
+        path=True,
     )
 
 

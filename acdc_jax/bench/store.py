@@ -55,7 +55,9 @@ class StoreBench(ModelBench):
     )
     device_members: int = option(1, "Members that the device may hold.", low=0)
     folder: str = option(
-        tempfile.gettempdir(), "Folder on the disk to measure; a temporary one is made in it."
+        tempfile.gettempdir(),
+        "Folder on the disk to measure; a temporary one is made in it.",
+        path=True,
     )
     disk_gb: float | None = option(
         None, "Disk space for members, in 10⁹ bytes; none: three quarters of what is free.", low=0

@@ -34,7 +34,7 @@ class ExportOptions:
     """A whole task force"""
 
     task_force: int | None = option(None, "Write the task force of this size.", low=1)
-    out: str | None = option(None, "Folder to write it to; must not exist, or be empty.")
+    out: str | None = option(None, "Folder to write it to; must not exist, or be empty.", path=True)
 
     def __post_init__(self) -> None:
         check(self)

@@ -12,6 +12,7 @@ from typing import NoReturn, cast
 
 from acdc_jax import __version__, streams
 from acdc_jax.errors import AcdcError, ConfigError, Preempted
+from acdc_jax.files import expand_user
 from acdc_jax.options import OptionError
 from acdc_jax.sandbox import SandboxError
 from acdc_jax.streams import print_line
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"acdc_jax.commands.{name}")
         if argv is None:  # only as a command: another program keeps its own garbage collection
             gc.freeze()  # so that no collection visits the million objects of imported modules
-        cast(Callable[[list[str]], None], module.command)(arguments[1:])
+        cast(Callable[[list[str]], None], module.command)(_expand_paths(arguments[1:]))
         _shut_down()
     except OptionError as error:  # of options that a command changed after parsing
         from acdc_jax import flags
@@ -118,6 +119,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         _shut_down(f"{type(error).__name__}: {error}")
         raise
     return 0
+
+
+def _expand_paths(arguments: Sequence[str]) -> list[str]:
+    """Return arguments in which `~/run` is a path, as for a shell."""
+    expanded = list(arguments)
+    for i, text in enumerate(arguments):
+        if text.startswith("~"):
+            try:
+                expanded[i] = expand_user(text)
+            except ValueError as error:
+                raise ConfigError(f"{text}: {error}") from None
+    return expanded
 
 
 def _shut_down(problem: str = "") -> None:

@@ -26,7 +26,9 @@ Several runs become an ablation table. Runs with equal flags are repetitions ove
 class ReportOptions:
     """The page"""
 
-    out: str | None = option(None, "File to write. none: report.html of the run, if it is one.")
+    out: str | None = option(
+        None, "File to write. none: report.html of the run, if it is one.", path=True
+    )
 
 
 def command(argv: Sequence[str]) -> None:

@@ -27,7 +27,9 @@ class DecodeOptions:
         "System message of every task. none: no system message.",
     )
     chat_template: str | None = option(
-        None, "File with a Jinja chat template. none: that of the first seed's tokenizer."
+        None,
+        "File with a Jinja chat template. none: that of the first seed's tokenizer.",
+        path=True,
     )
     thinking: bool = option(
         False, "Ask for thoughts before the answer, if the chat template offers it (Qwen3)."

@@ -46,6 +46,7 @@ class TaskPoolOptions:
         "Task families to start from: general (knowledge, mathematics, code, logic, language, "
         "instructions, creativity), another registered set (tiny is the quickstart's), or a folder "
         "of your own families.",
+        path=True,
     )
     held_out: str | None = option(
         None,
@@ -53,6 +54,7 @@ class TaskPoolOptions:
         "a registered set (tiny is the quickstart's) or a folder. none: the run's own tasks. "
         "With other families, a finished run is measured again.",
         resumable=True,
+        path=True,
     )
     active_seed_families: bool = option(
         False,
@@ -161,6 +163,7 @@ class NoveltyOptions:
         None,
         "Embedding model: its name at the server, or a Hugging Face folder or Hub id.",
         resumable=True,
+        path=True,
     )
     embedding_url: str | None = option(
         None, "Base URL of the embedding server. none: the scientist's.", resumable=True
@@ -210,6 +213,7 @@ class ScientistOptions:
         None,
         "LLM of the scientist: its name at the server, or a Hugging Face folder or Hub id.",
         resumable=True,
+        path=True,
     )
     url: str | None = option(
         None,

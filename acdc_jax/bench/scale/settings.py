@@ -41,7 +41,7 @@ class ScaleBench(ModelBench):
     cache: int = option(1024, "Tokens of each of them.", low=16)
     members: int = option(16, "Members that are written to the disk and read.", low=1)
     folder: str | None = option(
-        None, "Folder of the members that do not fit into memory; none: $TMPDIR."
+        None, "Folder of the members that do not fit into memory; none: $TMPDIR.", path=True
     )
     device_budget_gb: float | None = option(
         None, "Memory of each device for members, in 10⁹ bytes, as for `acdc run`.", above=0

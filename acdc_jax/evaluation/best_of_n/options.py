@@ -44,13 +44,14 @@ class BestOfNOptions:
         "OPENAI_API_KEY) or local (a checkpoint on this engine). Default: the run's scientist.",
     )
     judge_model: str | None = option(
-        None, "The judge's name at its server, or its Hugging Face folder."
+        None, "The judge's name at its server, or its Hugging Face folder.", path=True
     )
     judge_url: str | None = option(None, "Base URL of the judge's server. Default: that of OpenAI.")
     reward_model: str | None = option(
         None,
         "Folder or Hub id of a reward model: a …ForSequenceClassification with one label, of a "
         "model family that members can have.",
+        path=True,
     )
 
     def __post_init__(self) -> None:

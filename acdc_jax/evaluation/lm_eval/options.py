@@ -18,8 +18,9 @@ class BenchmarkOptions:
         (),
         "Tasks, groups or YAML files of lm-evaluation-harness (the extra `harness`). `held_out` is "
         "the run's own held-out tasks. Several runs make one table.",
+        path=True,
     )
-    include_path: tuple[str, ...] = option((), "Folders with further tasks (YAML).")
+    include_path: tuple[str, ...] = option((), "Folders with further tasks (YAML).", path=True)
     limit: int | None = option(
         None, "Number of questions per task, from the first on. Default: all.", low=1
     )
@@ -59,7 +60,9 @@ class BenchmarkOptions:
     by_generation: bool = option(
         False, "Also measure the smallest task force of each kept generation."
     )
-    larger_model: str | None = option(None, "Folder or Hub id of a larger model to compare with.")
+    larger_model: str | None = option(
+        None, "Folder or Hub id of a larger model to compare with.", path=True
+    )
     bootstrap: int = option(1000, "Bootstrap resamples of the items for intervals.", low=10)
 
     def __post_init__(self) -> None:
