@@ -13,6 +13,7 @@ import ast
 import builtins
 import functools
 import importlib
+import re
 import types
 from collections.abc import Iterable
 
@@ -93,6 +94,7 @@ _BUILTINS = _words(
 }
 _HELPERS = frozenset((*task_helpers.NAMES, "SubmissionError"))
 _UNLISTED_BUILTINS = frozenset(dir(builtins)) - _BUILTINS
+_SPECIAL_TEXT = re.compile("__(?!main__)[a-z]+__")  # a key of what a class is made from
 _SPECIAL = frozenset(("__class__", "__doc__", "__init__", "__name__"))
 _FRAMES = _words(
     """
@@ -165,6 +167,9 @@ def _uses_listed_names(nodes: Iterable[ast.AST]) -> bool:
         own |= set(_bound_names(node))
         if isinstance(node, ast.Attribute):
             bases[node.value] = node
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and _SPECIAL_TEXT.fullmatch(text):
+            return False
     if own & (imported.keys() | _UNLISTED_BUILTINS):
         return False
     of_modules: set[ast.AST] = set()  # attributes that are names of modules, checked

@@ -12,6 +12,7 @@ import pytest
 
 from acdc_jax.evaluation import evaluate
 from acdc_jax.evaluation.evaluate import Evaluation, Evaluator, answer_tasks, evaluate_members
+from acdc_jax.evaluation.rescore import choose_rechecked
 from acdc_jax.inference.continuous_batching import Batch
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
@@ -289,6 +290,61 @@ def test_an_infrastructure_failure_is_missing(engine: Engine) -> None:
     found = answer_tasks(_evaluator(engine, _Sandbox("x1")), {}, _MEMBERS, tasks)()
     assert found.skills(0.5).values.tolist() == [[-1, 1], [-1, 0], [-1, 1]]
     assert {r.score for r in found.responses if (r.task, r.instance) == ("x", "1")} == {None}
+
+
+class _Depends(_Sandbox):
+    """Scores of task x are 0 in company; checks find that after `unchecked` calls."""
+
+    def __init__(self, unchecked: int) -> None:
+        super().__init__()
+        self.unchecked, self.distrusted = unchecked, set[str]()
+
+    def score(
+        self, source: str, items: Sequence[tuple[str, str]], *, rechecked: Sequence[int] = ()
+    ) -> Future[list[Outcome]]:
+        future = super().score(source, items)
+        if source == "source of x" and source not in self.distrusted:
+            future = Future()
+            future.set_result([Outcome("score", 0.0)] * len(items))
+            self.unchecked -= 1
+            if self.unchecked < 0:
+                self.distrust(source)
+        return future
+
+    def distrust(self, source: str) -> None:
+        self.distrusted.add(source)
+
+    def distrusts(self, source: str) -> bool:
+        return source in self.distrusted
+
+
+def test_no_score_of_a_task_that_a_check_refutes_is_used(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also not those of members that were scored before the check."""
+    tasks, engine = [_task("x", 2), _task("y", 1)], dataclasses.replace(engine, population=2)
+    sandbox = _Depends(unchecked=1)  # the third member's answers, after those of the first two
+    found = evaluate_members(_evaluator(engine, sandbox), _MEMBERS, lambda member, group: {}, tasks)
+    assert found.scores[:, 0].tolist() == [[1, 0], [0, 0], [1, 0]]  # the third speaks as the first
+    assert {r.score for r in found.responses if r.task == "x" and r.text == "x0"} == {1.0}
+    assert "task x (x): a score depends on what was scored before it" in caplog.text
+    calls = len(sandbox.calls)
+    caplog.clear()
+    again = evaluate_members(_evaluator(engine, sandbox), _MEMBERS, lambda member, group: {}, tasks)
+    assert again.scores[:, 0].tolist() == found.scores[:, 0].tolist()
+    assert len(sandbox.calls) == calls + 4  # nothing is asked twice
+    assert not caplog.records
+
+
+def test_three_per_cent_of_scores_are_checked_and_the_key_says_which() -> None:
+    answers = [(i % 8, f"answer {i}") for i in range(5_000)]
+    chosen = choose_rechecked(jax.random.key(1), "t00001", answers)
+    assert 100 < len(chosen) < 200
+    assert chosen != choose_rechecked(jax.random.key(2), "t00001", answers)
+    assert chosen != choose_rechecked(jax.random.key(1), "t00002", answers)
+    # The same answers, dealt to two processes.
+    parts = [choose_rechecked(jax.random.key(1), "t00001", answers[p::2]) for p in range(2)]
+    assert sorted(2 * i + p for p in range(2) for i in parts[p]) == chosen
 
 
 def test_populations_are_padded_to_one_size() -> None:

@@ -99,6 +99,35 @@ def test_bad_drafts_are_rejected_with_the_reason(sandbox: Sandbox, name: str) ->
     assert reason in verdict.reason
 
 
+def test_a_scorer_that_depends_on_other_answers_is_rejected(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same order twice, in two processes, would not show it."""
+    remembers = _GOOD.replace(
+        "return 1.0 if",
+        "import math\n        first = not hasattr(math, 'seen')\n        math.seen = True\n"
+        "        if first and not submission: return 0.25\n        return 1.0 if",
+    )
+    (verdict,) = check_drafts([draft(remembers)], sandbox, 0.5)
+    assert isinstance(verdict, CheckedDraft)  # one process per answer: every answer is the first
+    monkeypatch.setattr("acdc_jax.sandbox.sandbox.is_batchable", lambda source: True)
+    (verdict,) = check_drafts([draft(remembers)], sandbox, 0.5)
+    assert isinstance(verdict, Rejection)
+    assert "repeat-stable" in verdict.reason
+
+
+def test_a_busy_machine_rejects_no_draft() -> None:
+    """Each call takes longer than `wall_s`, on more workers than cores."""
+    slow = _GOOD.replace(
+        "return 1.0 if",
+        "import time\n        end = time.process_time() + 0.06\n"
+        "        while time.process_time() < end: pass\n        return 1.0 if",
+    )
+    with Sandbox(8, Limits(wall_s=0.05)) as sandbox:
+        verdicts = check_drafts([draft(slow)] * 2, sandbox, 0.5)
+    assert [type(verdict) for verdict in verdicts] == [CheckedDraft] * 2
+
+
 def test_a_bad_draft_does_not_affect_others(sandbox: Sandbox) -> None:
     endless = _GOOD.replace("return 1.0 if", "while True: pass\n        return 1.0 if")
     verdicts = check_drafts([draft(), draft(endless), draft()], sandbox, 0.5)
