@@ -9,6 +9,7 @@ traceback.
 
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -31,6 +32,8 @@ from acdc_jax.runtime.memory_budget import LEAVES_IN_FLIGHT
 HOST_MEMORY = "pinned_host"  # page-locked: devices copy from it at the full rate of their link
 _CHUNK_BYTES = 2**26  # large enough for the disk, small enough that a leaf is read by many threads
 _FOREIGN = re.compile(r"\.nfs.*|\.DS_Store|\._.*")  # of file systems and file managers
+# A leaf has a folder, a header and a last block that is not full; a member has a few files.
+_BLOCK_BYTES, _BLOCKS_OF_LEAF, _BLOCKS_OF_MEMBER = 4096, 3, 10
 _CHUNK = re.compile(r"\d+(\.\d+)*")  # a zarr array's file of nothing but numbers
 _REMEDY = "restore the folder from a copy, or start a new run"
 
@@ -114,6 +117,17 @@ def check_member(folder: Path, weights: Params, recipe: Recipe) -> None:
             f"{folder}: is damaged (its weights hash to {actual}, but its recipe says "
             f"{recipe.content}); {_REMEDY}"
         )
+
+
+def disk_bytes(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Return the bytes that a member takes on a disk, at most.
+
+    Args:
+        shapes: Path → shape and dtype of the weights.
+    """
+    blocks = _BLOCKS_OF_LEAF * len(shapes) + _BLOCKS_OF_MEMBER
+    weights: int = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes.values())
+    return weights + blocks * _BLOCK_BYTES
 
 
 def load_recipe(folder: Path) -> Recipe:

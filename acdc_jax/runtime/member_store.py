@@ -5,7 +5,6 @@ folders, and rebuilds it from its recipe as the last resort. Nothing here delete
 `members/`; `run_directory.py` does, after a commit.
 """
 
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from acdc_jax.params import Params
 from acdc_jax.runtime.member_files import (
     HOST_MEMORY,
     check_member,
+    disk_bytes,
     load_member,
     on_disk,
     remove_member,
@@ -83,9 +83,7 @@ class MemberStore:
             )
             for path, leaf in shapes.items()
         }
-        self.bytes_of_member = sum(
-            math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in shapes.values()
-        )
+        self.disk_bytes = disk_bytes(shapes)  # of one member
         self._device_room = budget.members_on_device(shapes)  # of each group
         self._host_room = budget.members_on_host(shapes)
         self._device: OrderedDict[tuple[int, str], Params] = OrderedDict()

@@ -31,7 +31,7 @@ from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.files import is_empty, write_atomic
 from acdc_jax.flags import write
 from acdc_jax.runtime.first_pool_commit import committed_tasks, drafts_to_json, remove_first_pool
-from acdc_jax.runtime.member_files import remove_member
+from acdc_jax.runtime.member_files import on_disk, remove_member
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.run_reader import (
     GLOBAL_SKILLS,
@@ -45,8 +45,6 @@ from acdc_jax.runtime.state import Record, State
 from acdc_jax.streams import print_line
 from acdc_jax.tasks.pool import task_id
 from acdc_jax.tasks.task import save_task
-
-_MEMBER_OVERHEAD = 2**17  # upper bound of a member's files, except its weights, in bytes
 
 
 @contextlib.contextmanager
@@ -210,10 +208,11 @@ def save_skills(run_dir: Path, skills: SkillMatrix, name: str = GLOBAL_SKILLS) -
 def _write_members(run_dir: Path, manifest: Manifest, state: State, store: MemberStore) -> None:
     """Write the archive's new members."""
     (run_dir / "members").mkdir(exist_ok=True)
-    on_disk = set(manifest.retained)
-    new = [member for member in state.archive if member not in on_disk]
-    # Check the space first, instead of failing after minutes of writing.
-    size = len(new) * (store.bytes_of_member + _MEMBER_OVERHEAD)
+    committed = set(manifest.retained)
+    new = [member for member in state.archive if member not in committed]
+    # Check the space first, instead of failing after minutes of writing. Members that did not fit
+    # into memory are on the disk already.
+    size = store.disk_bytes * sum(not on_disk(run_dir / "members" / member) for member in new)
     if shutil.disk_usage(run_dir).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run_dir / "members"))
     for member in new:

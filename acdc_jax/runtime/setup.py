@@ -7,7 +7,6 @@ both for an existing run, for every command that evaluates its members.
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -455,15 +454,4 @@ def _check_lengths(config: Config, model: ModelConfig) -> None:
         raise ConfigError(
             f"--max_new_tokens={longest}: the models' window is {model.max_positions} tokens, "
             "prompt included; lower it"
-        )
-
-
-def check_disk(config: Config, model: ModelConfig) -> None:
-    """Refuse to start if not even two archives of members fit on the disk."""
-    one = weight_bytes(model)
-    size, free = 2 * config.run.population * one, shutil.disk_usage(config.run.run_dir).free
-    if free < size:
-        raise AcdcError(
-            f"--run_dir={config.run.run_dir}: {free / 2**30:.1f} GiB are free, but two archives of "
-            f"{config.run.population} members take {size / 2**30:.1f} GiB; make room"
         )

@@ -358,10 +358,10 @@ def test_full_disk(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 1 MiB."""
+    """A real file system of 4 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount")
     yield folder
@@ -369,19 +369,27 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_real_full_disk(
-    models: Models, acdc_run: Any, arguments: Any, refused: _Expected, small_disk: Path
+    models: Models,
+    acdc_run: Any,
+    arguments: Any,
+    refused: _Expected,
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base, *seeds = models
     run_dir = small_disk / "run"
     argv = arguments(run_dir, base, seeds)
     refused([*argv, "--population=200"], f"--run_dir={run_dir}", "make room")
 
-    (small_disk / "filler").write_bytes(bytes(2**20 - 150_000))  # room to start, not to commit
-    refused(argv, f"{run_dir}/members", "cannot be written (No space left on device)")
+    (small_disk / "filler").write_bytes(bytes(2**22 - 150_000))
+    refused(argv, f"--run_dir={run_dir}", "0.0 GiB are free", "make room")
+    with monkeypatch.context() as patch:  # as if it filled up after the start
+        patch.setattr(experiment, "check_disk", lambda *_: None)
+        refused(argv, f"{run_dir}/members", "cannot be written (No space left on device)")
     assert run_reader.read_manifest(run_dir).generation == -1
 
     with pytest.raises(OSError, match="No space"):
-        (small_disk / "more").write_bytes(bytes(2**20))  # not even room for a manifest
+        (small_disk / "more").write_bytes(bytes(2**22))  # not even room for a manifest
     refused(argv, f"--run_dir={run_dir}", "cannot be written (No space left on device)")
 
     (small_disk / "filler").unlink()

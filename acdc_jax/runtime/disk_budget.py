@@ -1,0 +1,52 @@
+"""How much disk space a run still needs."""
+
+import shutil
+from pathlib import Path
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.transformer import param_shapes
+from acdc_jax.run_options import RunOptions
+from acdc_jax.runtime.member_files import disk_bytes
+
+_GIB = 2**30
+
+
+def members_to_write(options: RunOptions, generation: int) -> int:
+    """Return how many members a run still writes and keeps, by estimate.
+
+    The first archive, then half of an archive for each kept generation, and one generation's
+    children, which are written before the members that they replace are removed. From one kept
+    generation to the next, an archive changes by all of its members at most; by half is the
+    estimate.
+
+    Args:
+        options: Sizes of the run.
+        generation: The last committed one; -1 for a new run.
+    """
+    first = options.population if generation < 0 else 0
+    kept = -(-options.generations // options.keep_every) - max(generation, 0) // options.keep_every
+    changed = -(-min(options.population, options.keep_every * options.children) // 2)
+    return first + max(kept, 0) * changed + min(options.population, options.children)
+
+
+def check_disk(options: RunOptions, model: ModelConfig, generation: int) -> None:
+    """Refuse to start or continue a run that the disk has no room for.
+
+    Args:
+        options: Sizes and directory of the run.
+        model: Architecture of the members.
+        generation: The last committed one; -1 for a new run.
+
+    Raises:
+        AcdcError: There is not enough room.
+    """
+    members, one = members_to_write(options, generation), disk_bytes(param_shapes(model))
+    free = shutil.disk_usage(Path(options.run_dir)).free
+    if free < members * one:
+        fewer = ", or keep fewer generations (--keep_every)" if generation < 0 else ""
+        raise AcdcError(
+            f"--run_dir={options.run_dir}: {free / _GIB:.1f} GiB are free, but the run needs about "
+            f"{members * one / _GIB:.1f} GiB: {members} members, if half of the archive changes in "
+            f"{options.keep_every} generations; make room{fewer}"
+        )
