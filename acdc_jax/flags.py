@@ -405,7 +405,8 @@ def _lines(path: Path, stack: tuple[Path, ...]) -> list[str]:
         lines = re.split(r"\r\n|\r|\n", path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"--flagfile={path}: {reason}{_included_by(stack)}") from None
+        remedy = ", and relative paths in it start at its own folder" if stack else ""
+        raise ConfigError(f"--flagfile={path}: {reason}{_included_by(stack)}{remedy}") from None
     except UnicodeError as error:
         problem = f"is not UTF-8 text ({error})"
         raise ConfigError(f"--flagfile={path}: {problem}{_included_by(stack)}") from None

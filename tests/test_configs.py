@@ -36,7 +36,8 @@ def test_task_forces_by_another_method(method: str) -> None:
 
 
 @pytest.mark.parametrize("path", _RUNS, ids=lambda path: path.stem)
-def test_flag_file(path: Path) -> None:
+def test_flag_file(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # they include one another from any directory
     settings = _settings(path.name)
     if path.stem.startswith("ablation"):
         paper = _settings("paper_qwen2_5_7b.flags")

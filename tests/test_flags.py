@@ -153,11 +153,36 @@ def test_nested_files_are_found_beside_the_file_that_names_them(
     assert _parse("--flagfile", "~/outer.flags") == options
 
 
+def test_flag_files_nest_from_any_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each path is relative to the file that it is in; only the first to the working directory."""
+    for name, text in {
+        "mine.flags": "--flagfile=configs/paper_a.flags\n--count=3\n",
+        "configs/paper_a.flags": "--flagfile=paper.flags\n--share=2\n",
+        "configs/paper.flags": "--flagfile=../common/all.flags\n--text=paper\n",
+        "common/all.flags": "--count=1\n--share=1\n--text=all\n--switch\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    options = _Options(count=3, share=2.0, text="paper", switch=True)
+    for folder, path in (
+        (tmp_path, "mine.flags"),
+        (tmp_path / "configs", "../mine.flags"),
+        (tmp_path / "common", tmp_path / "mine.flags"),
+    ):
+        monkeypatch.chdir(folder)
+        assert _parse(f"--flagfile={path}") == options
+
+
 def test_flag_files_that_cannot_be_read_name_both_files(tmp_path: Path) -> None:
     outer = tmp_path / "outer.flags"
     outer.write_text("--flagfile=inner.flags\n")
     inner = tmp_path / "inner.flags"
-    missing = f"--flagfile={inner}: No such file or directory; {outer} includes it"
+    missing = (
+        f"--flagfile={inner}: No such file or directory; {outer} includes it, and relative paths "
+        "in it start at its own folder"
+    )
     with pytest.raises(ConfigError, match=re.escape(missing)):
         _parse(f"--flagfile={outer}")
     inner.write_text("--flagfile=outer.flags\n")
