@@ -87,8 +87,9 @@ def step(generation: Generation, state: State) -> State:
     offspring, proposed = reproduce(generation, state, child_key, filter_key)
     state = select(generation, state, offspring)
     state = tell_strategy(generation, state, offspring, proposed, strategy_key)
-    state = generation.retry_missing_scores(state)
-    return adapt_tasks(generation, state, adapt_key) if generation.adapts_tasks else state
+    if generation.adapts_tasks:
+        state = adapt_tasks(generation, state, adapt_key)
+    return generation.discard_unscored_tasks(state)
 
 
 def reproduce(
@@ -131,7 +132,12 @@ def reproduce(
 
 
 def select(generation: Generation, state: State, offspring: Offspring) -> State:
-    """Let archive and offspring compete: dominated novelty search over their skills (§3.4)."""
+    """Let archive and offspring compete: dominated novelty search over their skills (§3.4).
+
+    Scores that the archive lacks are asked for again first. Candidates are compared on the tasks
+    for which each has a score.
+    """
+    state = generation.retry_missing_scores(state)
     candidates = generation.join_candidates(state.skills, offspring.skills)
     recipes = {**state.recipes, **offspring.recipes}
     with jax.profiler.TraceAnnotation("select"):
@@ -143,6 +149,7 @@ def select(generation: Generation, state: State, offspring: Offspring) -> State:
             options=generation.config.selection,
         )
     generation.novelty = dict(zip(candidates.members, selected.novelty.tolist(), strict=True))
+    generation.fitness = dict(zip(candidates.members, selected.fitness.tolist(), strict=True))
     archive = tuple(candidates.members[i] for i in selected.indices)
     generation.adopt(archive, recipes)
     return replace(
@@ -166,6 +173,8 @@ def tell_strategy(
     if strategy is None or proposed.learnt is None or proposed.solutions is None:
         return state
     rewards = generation.rewards(offspring)
+    if rewards is None:
+        return state
     learnt = es_tell(strategy, key, proposed.learnt, proposed.solutions, rewards)
     return replace(state, strategy=learnt)
 

@@ -76,6 +76,11 @@ def incomplete(skills: SkillMatrix) -> list[str]:
     return [skills.members[i] for i in np.flatnonzero((skills.values == MISSING).any(1))]
 
 
+def incomplete_tasks(skills: SkillMatrix) -> list[str]:
+    """Return the tasks that have a missing entry."""
+    return [skills.tasks[t] for t in np.flatnonzero((skills.values == MISSING).any(0))]
+
+
 def pass_rates(skills: SkillMatrix) -> dict[str, float]:
     """Return task id → share of members that solve it, of the tasks for which each has a score."""
     complete = (skills.values != MISSING).all(0) & (len(skills.members) > 0)

@@ -6,12 +6,14 @@ devices, host and disk; scores may be missing; and everything is counted for `me
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Self
 
 import jax
+import numpy as np
 
 from acdc_jax import multihost
 from acdc_jax.config import Config
@@ -19,6 +21,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.evaluate import Response, evaluate_members
 from acdc_jax.evolution import dns
 from acdc_jax.evolution import skills as skill_matrix
+from acdc_jax.evolution.comparable import incomparable
 from acdc_jax.evolution.coverage import coverage, greedy
 from acdc_jax.evolution.operators import Operators
 from acdc_jax.evolution.recipe import Recipe
@@ -36,7 +39,7 @@ from acdc_jax.tasks.adapt import PoolUpdate, adapt_pool
 from acdc_jax.tasks.first_pool import create_pool, shortage
 from acdc_jax.tasks.library import Library
 from acdc_jax.tasks.llm import add_costs, cost_per_task, gather
-from acdc_jax.tasks.pool import Pool
+from acdc_jax.tasks.pool import Pool, discard_unscored
 from acdc_jax.tasks.task import Rejection, Task
 
 _RESPONSES_READ = 3  # by the gibberish filter, of each child
@@ -84,6 +87,7 @@ class Generation:
         config: The run's settings.
         operators: Propose, merge and mutate.
         novelty: Candidate id → novelty at the archive's update, once that is done.
+        fitness: Candidate id → fitness at the archive's update, once that is done.
     """
 
     def __init__(self, context: RunContext, number: int) -> None:
@@ -96,7 +100,12 @@ class Generation:
         self._recipes: dict[str, Recipe] = {}
         self._gibberish: list[str] = []
         self._non_finite: list[str] = []
+        self._incomparable: list[str] = []
+        self._unscored_tasks: list[str] = []
         self.novelty: Mapping[str, float] = {}
+        self.fitness: Mapping[str, float] = {}
+        self._problem = ""
+        self._asked, self._scored = Counter[bool](), Counter[bool]()  # by whether a judge is asked
         self._responses: list[Response] = []
         self._rejections: list[Rejection] = []
         self._costs: Mapping[str, float] = {}  # of the first pool
@@ -215,6 +224,11 @@ class Generation:
                 recheck_key=jax.random.fold_in(self._key, _RECHECKS),
             )
         self._responses += evaluation.responses
+        self._problem = self._problem or evaluation.problem
+        for t, task in enumerate(tasks):
+            scores = evaluation.scores[:, t, : evaluation.instances[t]]
+            self._asked[task.draft.asks_judge] += scores.size
+            self._scored[task.draft.asks_judge] += int((~np.isnan(scores)).sum())
         self._timer.add("decode_s", evaluation.decode_s)
         self._timer.add("scoring_s", evaluation.scoring_s)
         self._timer.lap(members.timed_as)
@@ -265,11 +279,14 @@ class Generation:
         return await gather(scientist.is_gibberish(sample) for sample in samples)
 
     def join_candidates(self, archive: SkillMatrix, offspring: SkillMatrix) -> SkillMatrix:
-        """Return the skills of archive and offspring.
+        """Return the skills of archive and offspring, without children that lack too many scores.
 
         Raises:
             AcdcError: No task has a score for all of them.
         """
+        self._incomparable = incomparable(archive, offspring)
+        competing = [name for name in offspring.members if name not in self._incomparable]
+        offspring = skill_matrix.take(offspring, competing, offspring.tasks)
         candidates = skill_matrix.join(archive, offspring)
         if not (candidates.values != skill_matrix.MISSING).all(0).any():
             raise AcdcError(
@@ -281,26 +298,50 @@ class Generation:
     def adopt(self, archive: Sequence[str], recipes: Mapping[str, Recipe]) -> None:
         """Rebuild the members of the new archive that only another process has."""
         replicate.rebuild_missing(self._context, archive, recipes)
+        self._timer.lap("selection")
 
-    def rewards(self, offspring: Offspring) -> list[float]:
-        """Return each child's reward for the strategy; 0, the least, for those dropped."""
-        rewards = self.novelty
-        if self.config.strategy.reward == "fitness":
-            skills = offspring.skills
-            fitness = dns.fitness(skills.values).tolist()
-            rewards = dict(zip(skills.members, fitness, strict=True))
-        return [rewards.get(name, 0.0) for name in offspring.recipes]
+    def rewards(self, offspring: Offspring) -> list[float] | None:
+        """Return each child's reward for the strategy.
+
+        The least, 0, is for those dropped. Children that could not be compared, because scores are
+        missing, get the median of those that were.
+
+        Returns:
+            A reward per child; None if no child could be compared.
+        """
+        values = self.fitness if self.config.strategy.reward == "fitness" else self.novelty
+        compared = [values[name] for name in offspring.skills.members if name in values]
+        if self._incomparable and not compared:
+            return None
+        rewards = dict.fromkeys(offspring.recipes, 0.0)
+        rewards |= {name: float(np.median(compared)) for name in self._incomparable}
+        return [values.get(name, reward) for name, reward in rewards.items()]
 
     def retry_missing_scores(self, state: State) -> State:
-        """Evaluate the archive again on tasks whose scores failed because of infrastructure."""
-        self._timer.lap("selection")
-        missing = (state.skills.values == skill_matrix.MISSING).any(0)
-        names = [task for task, retry in zip(state.skills.tasks, missing, strict=True) if retry]
-        tasks = [state.library.tasks[name] for name in names]
-        skills, _ = self.evaluate(self.stored(state.archive), tasks)
+        """Evaluate the members again that lack a score, on the tasks that some of them lack."""
+        members = skill_matrix.incomplete(state.skills)
+        rows = skill_matrix.take(state.skills, members, state.skills.tasks)
+        tasks = [state.library.tasks[name] for name in skill_matrix.incomplete_tasks(rows)]
+        skills, _ = self.evaluate(self.stored(members), tasks)
         skills = skill_matrix.join(state.skills, skills)
         skills = skill_matrix.take(skills, state.archive, state.skills.tasks)
         return dataclasses.replace(state, skills=skills)
+
+    def discard_unscored_tasks(self, state: State) -> State:
+        """Remove tasks of which a score of the archive could not be had for several generations.
+
+        This is a task's fault only if most scores of its kind, by the judge or computed, did come.
+        """
+        missing = skill_matrix.incomplete_tasks(state.skills)
+        failed = set[str]()
+        for name in missing:
+            judged = state.library.tasks[name].draft.asks_judge
+            if 2 * self._scored[judged] > self._asked[judged]:
+                failed.add(name)
+        pool = discard_unscored(state.pool, failed, missing)
+        self._unscored_tasks = [task for task in state.pool.active if task not in pool.active]
+        skills = skill_matrix.take(state.skills, state.archive, pool.active)
+        return dataclasses.replace(state, pool=pool, skills=skills)
 
     # ------------------------------------------------------------------------------------ record
 
@@ -308,16 +349,44 @@ class Generation:
         """Decide what stays on disk; return the state and the record of the generation."""
         if self.number % self.config.run.keep_every == 0:
             state = dataclasses.replace(state, kept={**state.kept, self.number: state.archive})
+        if multihost.is_first():
+            self._print_missing()
         record = Record(
             children=list(self._recipes.values()),
             gibberish=self._gibberish,
             non_finite=self._non_finite,
+            incomparable=self._incomparable,
+            unscored_tasks=self._unscored_tasks,
             novelty=self.novelty,
             responses=self._responses,
             rejections=self._rejections,
             metrics=self._metrics(state),
         )
         return state, record
+
+    def _missing(self) -> list[tuple[str, str, str]]:
+        """Return member, task and instance of the responses that got no score in the end."""
+        scores = {(r.member, r.task, r.instance): r.score for r in self._responses}
+        return [key for key, score in scores.items() if score is None]
+
+    def _print_missing(self) -> None:
+        """Print what is missing, and what follows from it."""
+        if missing := self._missing():
+            member, task, _ = missing[0]
+            print_line(
+                f"generation {self.number}: {len(missing)} scores are missing, such as that of "
+                f"{member} on {task} ({self._problem}); they are asked for again"
+            )
+        if names := self._incomparable:
+            print_line(
+                f"generation {self.number}: {', '.join(names)} cannot enter the archive, because "
+                "too many of their scores are missing"
+            )
+        if names := self._unscored_tasks:
+            print_line(
+                f"generation {self.number}: {', '.join(names)} left the task pool, because scores "
+                "of them could not be had in 3 generations"
+            )
 
     def _metrics(self, state: State) -> dict[str, float]:
         solved = state.skills.values == skill_matrix.SOLVED
@@ -340,8 +409,10 @@ class Generation:
             "new_members": sum(name in self._recipes for name in state.archive),
             "gibberish": len(self._gibberish),
             "non_finite": len(self._non_finite),
+            "incomparable": len(self._incomparable),
+            "unscored_tasks": len(self._unscored_tasks),
             "rejected_drafts": len(self._rejections),
-            "missing_scores": sum(response.score is None for response in self._responses),
+            "missing_scores": len(self._missing()),
             "responses": len(self._responses),
             "tokens": tokens,
             "tokens_per_s": round(tokens / max(times["decode_s"], 1e-3), 1),

@@ -241,6 +241,8 @@ def _write_generation(run_dir: Path, manifest: Manifest, state: State, record: R
         "children": [recipe.to_json() for recipe in record.children],
         "gibberish": list(record.gibberish),
         "non_finite": list(record.non_finite),
+        "incomparable": list(record.incomparable),
+        "unscored_tasks": list(record.unscored_tasks),
         "rejections": [dataclasses.asdict(rejection) for rejection in record.rejections],
     }
     write_atomic(run_dir / "archive" / f"{name}.json", json.dumps(archive))

@@ -257,7 +257,8 @@ def read_pool(run_dir: Path, generation: int) -> Pool:
     path = run_dir / "pool" / f"g{generation:03d}.json"
     with _reading(path):
         fields = json.loads(path.read_text(encoding="utf-8"))
-        return Pool(tuple(fields["active"]), fields["limbo"], fields["next_id"])
+        unscored = fields.get("unscored", {})
+        return Pool(tuple(fields["active"]), fields["limbo"], fields["next_id"], unscored)
 
 
 def read_tasks(run_dir: Path, manifest: Manifest) -> list[Task]:

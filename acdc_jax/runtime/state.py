@@ -63,6 +63,8 @@ class Record:
         children: Recipes of all members made, kept or not.
         gibberish: Ids of the children that the filter dropped.
         non_finite: Ids of the children that were dropped because a weight is not finite.
+        incomparable: Ids of the children that lacked too many scores to compete.
+        unscored_tasks: Ids of the tasks that left because a score of them could not be had.
         novelty: Candidate id → novelty at the archive's update.
         responses: All responses of the generation.
         rejections: Drafts that did not become tasks.
@@ -72,6 +74,8 @@ class Record:
     children: Sequence[Recipe] = ()
     gibberish: Sequence[str] = ()
     non_finite: Sequence[str] = ()
+    incomparable: Sequence[str] = ()
+    unscored_tasks: Sequence[str] = ()
     novelty: Mapping[str, float] = dataclasses.field(default_factory=dict)
     responses: Sequence[Response] = ()
     rejections: Sequence[Rejection] = ()

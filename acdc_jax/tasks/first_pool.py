@@ -27,7 +27,6 @@ from acdc_jax.tasks.scientist import TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection
 
 _MAX_TRIES = 3  # drafts for each valid one that is asked for
-_JUDGE_HELPER = "eval_with_llm_judge"
 
 
 class Batch(NamedTuple):
@@ -229,7 +228,7 @@ async def _admit_seed_families(generator: TaskGenerator, families: Sequence[Draf
     """
     verdicts = await gather(generator.check(draft) for draft in families)
     for draft, verdict in zip(families, verdicts, strict=True):
-        if isinstance(verdict, Rejection) and _JUDGE_HELPER not in draft.source:
+        if isinstance(verdict, Rejection) and not draft.asks_judge:
             raise AcdcError(f"seed task family {draft.name}: {verdict.reason}")
     admit_all = NoveltyFilter(generator.novelty_filter.index, threshold=1.0, applies_to="none")
     library, tasks, rejections = await admit_drafts(

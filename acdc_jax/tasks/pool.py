@@ -1,7 +1,8 @@
 """The task pool and its adaptation to the archive (paper §3.3), as pure functions.
 
 An easier or harder child replaces its parent, which waits in *limbo* and returns if the child turns
-out to be impossible. `LimboRule` says when.
+out to be impossible. `LimboRule` says when. A task of which a score cannot be had in several
+generations leaves the pool.
 """
 
 import dataclasses
@@ -12,6 +13,8 @@ import numpy as np
 from acdc_jax.tasks.options import LimboRule, TaskPoolOptions
 from acdc_jax.tasks.task import Kind, Task
 
+_PATIENCE = 3  # generations in which a task may lack a score that could not be had
+
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
@@ -21,11 +24,13 @@ class Pool:
         active: Task ids, oldest first.
         limbo: Child id → id of the parent that it replaced.
         next_id: Number of the next task. Numbers are never reused.
+        unscored: Active task id → generations in which a score of it could not be had.
     """
 
     active: tuple[str, ...] = ()
     limbo: Mapping[str, str] = dataclasses.field(default_factory=dict)
     next_id: int = 0
+    unscored: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def task_id(number: int) -> str:
@@ -57,7 +62,8 @@ def add_tasks(
         replaced = {}
     leaving = set(replaced.values()) - (set(failed) if limbo == "one_failed" else set())
     active = [i for i in pool.active if i not in leaving]
-    return Pool(
+    return dataclasses.replace(
+        pool,
         active=tuple(sorted([*active, *(task.id for task in tasks)])),
         limbo={**pool.limbo, **replaced},
         next_id=max([pool.next_id, *(int(task.id[1:]) + 1 for task in tasks)]),
@@ -87,7 +93,7 @@ def settle_limbo(
     else:
         undecided = {i: parent for i, parent in pool.limbo.items() if i not in impossible}
     active = (set(pool.active) - impossible) | returning
-    return Pool(active=tuple(sorted(active)), limbo=undecided, next_id=pool.next_id)
+    return dataclasses.replace(pool, active=tuple(sorted(active)), limbo=undecided)
 
 
 def discard_impossible(pool: Pool, pass_rate: Mapping[str, float]) -> Pool:
@@ -101,7 +107,37 @@ def discard_impossible(pool: Pool, pass_rate: Mapping[str, float]) -> Pool:
 
 def prune(pool: Pool, max_tasks: int) -> Pool:
     """Keep the newest `max_tasks` tasks. Children that cannot become active again leave limbo."""
-    active = pool.active[-max_tasks:]
+    return _keep(pool, pool.active[-max_tasks:])
+
+
+def discard_unscored(pool: Pool, failed: Collection[str], unknown: Collection[str] = ()) -> Pool:
+    """Remove tasks of which a score could not be had in three generations, unless all are such.
+
+    A judge that fails for one answer would otherwise be asked in every generation, and the task
+    would count for nobody. Limbo is as after `prune`.
+
+    Args:
+        pool: The pool after a generation.
+        failed: Active tasks that lack a score of the archive, although those of other tasks came.
+        unknown: Active tasks that lack one, but so do others: the judge or the sandbox was gone.
+            Their count neither grows nor starts anew.
+
+    Returns:
+        The pool, with the counts of the tasks that lack a score.
+    """
+    counts = {
+        task: pool.unscored.get(task, 0) + (task in failed)
+        for task in pool.active
+        if task in failed or task in unknown
+    }
+    active = tuple(task for task in pool.active if counts.get(task, 0) < _PATIENCE)
+    kept = _keep(pool, active or pool.active)
+    unscored = {task: n for task, n in counts.items() if n and task in kept.active}
+    return dataclasses.replace(kept, unscored=unscored)
+
+
+def _keep(pool: Pool, active: tuple[str, ...]) -> Pool:
+    """Return a pool with some of its active tasks, and the limbo that may become active again."""
     alive = set(active)
     for child in sorted(pool.limbo, reverse=True):  # a child before its parent, which is older
         if child in alive:

@@ -45,6 +45,11 @@ class Draft:
     reference: Mapping[str, str] | None = None
     metadata: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
+    @property
+    def asks_judge(self) -> bool:
+        """Whether the family's scores may come from the LLM judge."""
+        return "eval_with_llm_judge" in self.source
+
     def text(self) -> str:
         """Return the text that is embedded: name, description and capability.
 

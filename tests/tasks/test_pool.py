@@ -145,6 +145,24 @@ def test_a_parent_waits_for_a_child_whose_scores_are_missing() -> None:
     assert again == Pool(("t00000", "t00001"), {}, 4)
 
 
+def test_a_task_whose_scores_cannot_be_had_leaves_after_three_generations() -> None:
+    pool = Pool(("t00001", "t00002", "t00003"), {"t00002": "t00000"}, 4)
+    for count in (1, 2):
+        pool = task_pool.discard_unscored(pool, {"t00002"})
+        assert pool == Pool(
+            ("t00001", "t00002", "t00003"), {"t00002": "t00000"}, 4, {"t00002": count}
+        )
+    assert task_pool.discard_unscored(pool, {"t00002"}) == Pool(("t00001", "t00003"), {}, 4)
+    # A score that came, or an outage, between two failures.
+    assert task_pool.discard_unscored(pool, set()).unscored == {}
+    assert task_pool.discard_unscored(pool, set(), {"t00002", "t00003"}).unscored == {"t00002": 2}
+    # Adapting keeps the count, and the pool is never empty.
+    assert task_pool.add_tasks(pool, [_task(4)]).unscored == {"t00002": 2}
+    assert task_pool.settle_limbo(pool, {"t00002": 0.5}).unscored == {"t00002": 2}
+    pool = Pool(("t00002",), {}, 3, {"t00002": 2})
+    assert task_pool.discard_unscored(pool, {"t00002"}).active == ("t00002",)
+
+
 def test_pruned_children_leave_limbo() -> None:
     pool = Pool(("t00001", "t00002"), {"t00001": "t00000"}, 3)
     assert task_pool.prune(pool, 1) == Pool(("t00002",), {}, 3)
