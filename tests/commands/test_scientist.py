@@ -1,7 +1,6 @@
 """Whole runs in which an LLM writes, compares and judges the tasks."""
 
 import dataclasses
-import functools
 import gzip
 import itertools
 import json
@@ -141,20 +140,49 @@ def _run(acdc_run: Run, folder: Path, script: Script, *more: str) -> int:
             folder,
             *_FLAGS,
             *("--scientist=openai", "--scientist_model=m", f"--scientist_url={url}"),
-            *("--scientist_timeout_s=1", *more),
+            *("--scientist_timeout_s=1", "--scientist_retries=2", *more),
         )
 
 
+def _poisoned(poisoned: Counter[str]) -> Callable[[dict[str, Any]], bool]:
+    """Whether a request fails: every 20th of the judge's about members' answers, in four tries.
+
+    With two retries, such a score is missing at first.
+    """
+    numbers: dict[str, int] = {}
+
+    def fails(body: dict[str, Any]) -> bool:
+        text = body["messages"][-1]["content"] if "messages" in body else ""
+        trial = any(f"~~~~\n{junk}" in text for junk in ("right", "I do not know", "\n~~~~"))
+        if purpose(body) != "judge" or trial or _is_echo(text):
+            return False
+        if numbers.setdefault(text, len(numbers)) % 20:
+            return False
+        poisoned[text] += 1
+        return poisoned[text] < 5
+
+    return fails
+
+
 @pytest.fixture
-def straight(acdc_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Straight:
+def seeds(write_model: Callable[..., Path], tmp_path: Path) -> tuple[str, ...]:
+    """Flags for seeds of another rotary base than the base model's."""
+    folders = [write_model(tmp_path / f"seed-{i}", 1 + i, rope_theta=1e6) for i in range(2)]
+    return f"--seed_models={','.join(map(str, folders))}", "--adopt_base_config"
+
+
+@pytest.fixture
+def straight(
+    acdc_run: Run, seeds: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Straight:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
     script = Script(_rule)
-    assert _run(acdc_run, tmp_path / "straight", script) == 0
+    assert _run(acdc_run, tmp_path / "straight", script, *seeds) == 0
     return Straight(tmp_path / "straight", script)
 
 
 def test_a_run_with_a_scientist_behind_a_server_and_again_with_faults(
-    straight: Straight, acdc_run: Run, tmp_path: Path
+    straight: Straight, seeds: tuple[str, ...], acdc_run: Run, tmp_path: Path
 ) -> None:
     # Every duty was asked for, with the key, which is nowhere in the run.
     purposes = Counter(purpose(body) for body in straight.script.seen)
@@ -191,9 +219,13 @@ def test_a_run_with_a_scientist_behind_a_server_and_again_with_faults(
     assert any("lacks score" in reason for reason in reasons)
     assert any("not interestingly new" in reason for reason in reasons)
 
-    # The same archive although a tenth of the calls fail, in every way.
-    faulty = Script(_rule, fault_rate=0.1, stall=1.5)
-    assert _run(acdc_run, tmp_path / "faulty", faulty) == 0
+    # The same archive although a tenth of the calls fail, in every way, and one in twenty of the
+    # judge's fails again and again.
+    poisoned = Counter[str]()
+    faulty = Script(_rule, fault_rate=0.1, stall=1.5, down=_poisoned(poisoned))
+    assert _run(acdc_run, tmp_path / "faulty", faulty, *seeds) == 0
+    assert len(poisoned) >= 3
+    assert set(poisoned.values()) == {5}
     assert sum(faulty.failed.values()) > 20
     assert len(faulty.failed) >= 8
     one, other = _left(straight.folder), _left(tmp_path / "faulty")
@@ -208,41 +240,6 @@ def test_adapting_ahead_is_deterministic(acdc_run: Run, tmp_path: Path) -> None:
     one, other = _left(tmp_path / "one"), _left(tmp_path / "other")
     assert [name for name in {*one, *other} if one.get(name) != other.get(name)] == []
     assert _metrics(tmp_path / "one")[2]["new_tasks"] > 0
-
-
-def test_scores_of_a_judge_that_was_gone_are_missing_and_had_later(
-    acdc_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("acdc_jax.tasks.llm_scientist._JUDGE_PAUSE_S", 0.0)
-    gone: list[str] = []
-
-    def down(body: dict[str, Any]) -> bool:
-        """A few questions about members' answers, not those of acceptance."""
-        text = body["messages"][-1]["content"] if purpose(body) == "judge" else "~~~~\nright"
-        tried = any(f"~~~~\n{junk}" in text for junk in ("right", "I do not know", "\n~~~~"))
-        if tried or _is_echo(text) or len(gone) >= 6:
-            return False
-        gone.append(text)
-        return True
-
-    script = Script(functools.partial(_rule, judged=1.0), down=down)
-    flags = (
-        "--generations=2",
-        "--task_interval=none",
-        "--scientist_retries=0",
-        "--initial_tasks=8",
-    )
-    assert _run(acdc_run, tmp_path / "run", script, *flags) == 0
-    missing = [line["missing_scores"] for line in _metrics(tmp_path / "run")]
-    assert sum(missing) >= 6
-    assert missing[-1] == 0
-    archives = sorted((tmp_path / "run" / "archive").iterdir())
-    skills = [
-        "".join(member["skills"] for member in json.loads(path.read_text())["members"])
-        for path in archives
-    ]
-    assert "-" in skills[0]
-    assert "-" not in skills[-1]
 
 
 def test_a_local_scientist_that_speaks_nonsense_leaves_the_pool_as_it_is(
