@@ -6,6 +6,7 @@ versions still have them. If one is missing, the function here raises an error o
 
 import importlib.metadata
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from acdc_jax.errors import AcdcError
@@ -74,3 +75,22 @@ def sequential_transfers() -> Any:
             return priority
 
     return Sequential()
+
+
+def set_template_clock(template: str, strftime_now: Callable[[str], str]) -> None:
+    """Replace the function by which a chat template writes the date.
+
+    transformers gives every template its own `strftime_now`, and turns functions that are passed to
+    a template into texts. It keeps compiled templates. Without this, such templates write today's
+    date.
+
+    Args:
+        template: The template's text.
+        strftime_now: Returns a date in a format of `strftime`.
+    """
+    try:
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        _compile_jinja_template(template).globals["strftime_now"] = strftime_now
+    except (ImportError, AttributeError) as error:
+        _log.warning("chat templates may write today's date: %s", error)

@@ -37,6 +37,15 @@ def test_orbax_without_its_callback_is_done_without(
     assert "as a whole" in caplog.text
 
 
+def test_transformers_without_its_templates_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr("transformers.utils.chat_template_utils._compile_jinja_template")
+    with caplog.at_level(logging.WARNING):
+        private_apis.set_template_clock("{{ strftime_now('%d') }}", str)
+    assert "today's date" in caplog.text
+
+
 def test_nothing_else_imports_private_modules() -> None:
     root = Path(acdc_jax.__file__).parent
     for path in set(root.rglob("*.py")) - {root / "private_apis.py"}:

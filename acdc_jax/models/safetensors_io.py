@@ -98,7 +98,7 @@ def read_json(path: Path) -> dict[str, Any]:
         AcdcError: The file is missing, unreadable, or not a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise AcdcError(f"{path}: {error.strerror or error}") from None
     except ValueError as error:

@@ -1,5 +1,6 @@
 """Tokenizers and chat templates of Hugging Face folders; transformers is imported on first use."""
 
+import datetime
 import functools
 import hashlib
 import itertools
@@ -8,16 +9,15 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.safetensors_io import read_json
 from acdc_jax.models.thoughts import CHANNEL, HARMONY, MARKS
+from acdc_jax.private_apis import set_template_clock
 
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt")
-# Llama 3's templates insert today's date unless they get one, and a run that is resumed tomorrow
-# would have other prompts. This date is their own default; other templates ignore it.
-DATE_STRING = "26 Jul 2024"
+# Some templates insert today's date, and a run that is resumed tomorrow would have other prompts.
+# This date is the default of Llama 3's.
+_TODAY = datetime.datetime(2024, 7, 26)
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -84,7 +84,7 @@ def encode_chat(
     try:
         messages = [("system", system), ("user", instructions)]
         return _encode_messages(tokenizer, messages, options)
-    except _RefusedMessages:
+    except RefusedMessages:
         return _encode_messages(tokenizer, [("user", f"{system}\n\n{instructions}")], options)
 
 
@@ -98,8 +98,35 @@ def encode_exchange(tokenizer: Any, question: str, answer: str) -> list[int]:
     return _encode_messages(tokenizer, messages, {"add_generation_prompt": False})
 
 
-class _RefusedMessages(AcdcError):
-    """A chat template refuses the messages."""
+class RefusedMessages(AcdcError):
+    """A chat template refuses the messages, or fails."""
+
+
+def render_chat(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], options: Mapping[str, bool]
+) -> str:
+    """Return messages as text, in the tokenizer's chat template, always on the same day.
+
+    Args:
+        tokenizer: From `load_tokenizer`; it has a template.
+        messages: Each with "role" and "content".
+        options: Further variables of the template.
+
+    Raises:
+        RefusedMessages: The template refuses the messages, or fails.
+    """
+    try:
+        if "strftime_now" in (template := tokenizer.get_chat_template()):
+            set_template_clock(template, lambda format: _TODAY.strftime(format))
+        date = _TODAY.strftime("%d %b %Y")
+        return str(
+            tokenizer.apply_chat_template(
+                list(messages), tokenize=False, date_string=date, **options
+            )
+        )
+    except Exception as error:  # a template is a program: it can raise anything
+        reason = " ".join(str(error).split())[:300]
+        raise RefusedMessages(f"{tokenizer.name_or_path}: chat template: {reason}") from error
 
 
 def _encode_messages(
@@ -110,17 +137,10 @@ def _encode_messages(
         raise AcdcError(
             f"{tokenizer.name_or_path}: the tokenizer has no chat template; set chat_template"
         )
-    try:
-        text = tokenizer.apply_chat_template(
-            [{"role": role, "content": content} for role, content in messages],
-            tokenize=False,
-            date_string=DATE_STRING,
-            **options,
-        )
-    except TemplateError as error:
-        raise _RefusedMessages(f"{tokenizer.name_or_path}: chat template: {error}") from error
+    fields = [{"role": role, "content": content} for role, content in messages]
+    text = render_chat(tokenizer, fields, options)
     # The template contains the special tokens.
-    return [int(token) for token in tokenizer.encode(str(text), add_special_tokens=False)]
+    return [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
 
 
 def with_rows(tokenizer: Any, tokens: list[int], rows: int) -> list[int]:

@@ -220,7 +220,7 @@ def chat_template(config: DecodeOptions) -> str | None:
     if config.chat_template is None:
         return None
     try:
-        return Path(config.chat_template).read_text(encoding="utf-8")
+        return Path(config.chat_template).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"--chat_template={config.chat_template}: {error}") from None
 

@@ -165,7 +165,7 @@ def load_task(folder: Path) -> Task:
 def _read_json(folder: Path) -> dict[str, Json]:
     """Read `task.json`."""
     try:
-        record = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / "task.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise AcdcError(f"{folder / 'task.json'}: cannot be read ({error})") from None
     if not isinstance(record, dict):
@@ -182,7 +182,7 @@ def _draft(folder: Path, record: dict[str, Json]) -> Draft:
             capability=record["capability"],
             difficulty=record["difficulty"],
             example_instruction=record["example_instruction"],
-            source=(folder / "task.py").read_text(encoding="utf-8"),
+            source=(folder / "task.py").read_text(encoding="utf-8-sig"),
             kind=record["lineage"]["kind"],
             parent=record["lineage"]["parent"],
             reference=record.get("reference"),

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -84,6 +85,8 @@ def test_save_beside_a_bare_tokenizer(chat_tokenizer_folder: Path, tmp_path: Pat
         '{%- set date_string = strftime_now("%d %b %Y") %}{%- else %}'
         '{%- set date_string = "26 Jul 2024" %}{%- endif %}{%- endif %}{{ date_string }}',
         "26 Jul 2024",
+        "{{ strftime_now('%d %b %Y') }}",  # does not look at date_string
+        "{% set form = '%d %b %Y' %}{{ strftime_now(format=form) }}",
     ],
 )
 def test_templates_write_the_same_date_on_every_day(day: str, chat_tokenizer_folder: Path) -> None:
@@ -92,6 +95,25 @@ def test_templates_write_the_same_date_on_every_day(day: str, chat_tokenizer_fol
     loaded.chat_template = f"{day} {CHAT_TEMPLATE}"
     prompt = loaded.decode(tokenizer.encode_chat(loaded, "why?"))
     assert prompt == "26 Jul 2024 <s>user why?</s><s>assistant "
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% if tools|length > 0 %}{{ tools }}{% endif %}", "object of type 'NoneType'"),
+        ("{{ 'Turn ' + 1 }}", "can only concatenate str"),
+        ("{{ messages[7].content }}", "no element 7"),
+        ("{% for %}", "Expected"),
+        ({"rag": "x", "tool_use": "y"}, "multiple chat templates with no default"),
+    ],
+)
+def test_a_template_that_fails_is_one_line(
+    template: Any, reason: str, chat_tokenizer_folder: Path
+) -> None:
+    loaded = tokenizer.load_tokenizer(chat_tokenizer_folder)
+    loaded.chat_template = template
+    with pytest.raises(AcdcError, match=f"{chat_tokenizer_folder}: chat template: .*{reason}"):
+        tokenizer.encode_chat(loaded, "why?", "briefly")
 
 
 def test_special_tokens_of_a_generation_configuration(

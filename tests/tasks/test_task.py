@@ -34,6 +34,14 @@ def test_round_trip(tmp_path: Path) -> None:
     assert load_draft(tmp_path / "t00007") == _task().draft
 
 
+def test_byte_order_marks_are_skipped(tmp_path: Path) -> None:
+    save_task(_task(), tmp_path / "t")
+    for name in ("task.json", "task.py"):
+        path = tmp_path / "t" / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_task(tmp_path / "t") == _task()
+
+
 @pytest.mark.parametrize("field", ["name", "lineage", "instances", "id"])
 def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
     save_task(_task(), tmp_path / "t")

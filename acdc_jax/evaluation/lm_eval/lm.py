@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-from jinja2 import TemplateError
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -26,7 +25,7 @@ from acdc_jax.inference.score import log_likelihoods
 from acdc_jax.inference.stop_strings import make_stop_strings
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.thoughts import cut_thoughts, opened_thought
-from acdc_jax.models.tokenizer import DATE_STRING, pad_token, with_rows
+from acdc_jax.models.tokenizer import RefusedMessages, pad_token, render_chat, with_rows
 from acdc_jax.models.transformer import FusedParams
 from acdc_jax.params import Params
 
@@ -160,10 +159,10 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         """
         try:
             return self._render(chat_history, add_generation_prompt)
-        except TemplateError as error:
+        except RefusedMessages:
             first, *rest = chat_history
             if first["role"] != "system" or not rest:
-                raise AcdcError(f"{self.tokenizer.name_or_path}: chat template: {error}") from error
+                raise
             user = {**rest[0], "content": f"{first['content']}\n\n{rest[0]['content']}"}
             return self._render([user, *rest[1:]], add_generation_prompt)
 
@@ -173,15 +172,12 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                 f"{self.tokenizer.name_or_path}: the tokenizer has no chat template; ask without "
                 "one (apply_chat_template=False)"
             )
-        text = self.tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-            enable_thinking=self._model.text.thinking,
-            date_string=DATE_STRING,
-        )
-        return str(text)
+        options = {
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": not add_generation_prompt,
+            "enable_thinking": self._model.text.thinking,
+        }
+        return render_chat(self.tokenizer, messages, options)
 
     # ---------------------------------------------------------------------------------- responses
 
