@@ -8,6 +8,7 @@ gibberish filter's when all of them have answered.
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 
 from anyio.from_thread import start_blocking_portal
 
@@ -15,6 +16,7 @@ from acdc_jax import multihost
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.models import hf, tokenizer
+from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.hub import find_model
 from acdc_jax.runtime.backends import open_chat, open_embedder, open_endpoint
 from acdc_jax.tasks import prompts
@@ -70,7 +72,7 @@ def check_backends(config: Config, family: Draft) -> None:
     if scientist.kind == "local":
         _check_local_scientist(scientist, family)
     if novelty.embeddings == "local":
-        hf.declared_config(find_model(novelty.embedding_model or "", weights=False))
+        _read_local_config("--embedding_model", novelty.embedding_model or "")
     if multihost.is_first() and "openai" in (scientist.kind, novelty.embeddings):
         with start_blocking_portal("asyncio") as portal:
             if scientist.kind == "openai":
@@ -171,6 +173,10 @@ def _explain(server: _Server, error: ChatError | ChatRefusal, models: list[str])
             f"the server refuses the API key for {server.model} ({said}); set OPENAI_API_KEY to a "
             "key of this server"
         )
+    if error.status == 404 and not models and not (server.url or "/v1").rstrip("/").endswith("/v1"):
+        return (
+            f"the server has no such address ({said}); most end in /v1: correct {server.url_flag}"
+        )
     listed = ", ".join(models[:_SHOWN_MODELS]) + ("…" if len(models) > _SHOWN_MODELS else "")
     if server.model not in models and (models or error.status == 404):
         return (
@@ -179,15 +185,15 @@ def _explain(server: _Server, error: ChatError | ChatRefusal, models: list[str])
             + f" {server.model_flag}, or name another server with {server.url_flag}"
         )
     return (
-        f"the server refuses a first question to {server.model} ({said}); use a server and a "
-        f"model ({server.model_flag}) that take {server.contents}"
+        f"the server refuses a first request to {server.model} ({said}); name a server and a model "
+        f"({server.url_flag}, {server.model_flag}) that take {server.contents}"
     )
 
 
 def _check_local_scientist(options: ScientistOptions, family: Draft) -> None:
     """Compare the window of a local scientist with a first prompt and the longest answer."""
-    folder = find_model(options.model or "", weights=False)
-    window = hf.declared_config(folder).max_positions
+    folder, config = _read_local_config("--scientist_model", options.model or "")
+    window = config.max_positions
     prompt = prompts.propose("novel", Task("", family, 0, {}, {}), [])
     tok = tokenizer.load_tokenizer(folder)
     length = len(tokenizer.encode_chat(tok, prompt.user, prompt.system))
@@ -198,3 +204,16 @@ def _check_local_scientist(options: ScientistOptions, family: Draft) -> None:
             f"room for {room} in {options.model}'s window of {window}; "
             + ("lower it" if room else "use another --scientist_model")
         )
+
+
+def _read_local_config(flag: str, name: str) -> tuple[Path, ModelConfig]:
+    """Return the folder and the configuration of a local model; no weights are fetched.
+
+    Raises:
+        AcdcError: There is no such model, or it is not supported; names the flag.
+    """
+    try:
+        folder = find_model(name, weights=False)
+        return folder, hf.declared_config(folder)
+    except AcdcError as error:
+        raise AcdcError(f"{flag}={name}: {error}; or use a server that has the model") from None

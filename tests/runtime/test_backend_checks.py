@@ -98,6 +98,26 @@ def test_embeddings_at_a_server_of_another_model(models: Sequence[str] | None) -
     assert (f"it lists {_CHAT}: name one of these with --embedding_model" in error) == bool(models)
 
 
+def test_a_chat_model_where_an_embedding_model_belongs() -> None:
+    """vLLM lists the model, but refuses to embed with it."""
+
+    def refusal(body: dict[str, Any]) -> tuple[int, str] | None:
+        return (400, "The model does not support Embeddings API") if "input" in body else None
+
+    with serving(Script(scientist, refusal=refusal, models=[_CHAT, _EMBEDDINGS])) as url:
+        error = _refusal(_config(url))
+    assert "refuses a first request to intfloat/e5" in error
+    assert "(status 400: The model does not support Embeddings API)" in error
+    assert "(--embedding_url, --embedding_model)" in error
+
+
+def test_an_address_without_v1() -> None:
+    with serving(Script(scientist, models=[_CHAT])) as url:
+        error = _refusal(_config(url.removesuffix("/v1")))
+    assert "(status 404: " in error
+    assert "most end in /v1: correct --scientist_url" in error
+
+
 def test_another_model_name() -> None:
     script = Script(scientist, refusal=_only("qwen"), models=["qwen", *map(str, range(20))])
     with serving(script) as url:
@@ -131,11 +151,9 @@ def test_a_wrong_key(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_scientist_that_refuses_what_each_request_contains(refusal: Refusal, said: str) -> None:
     with serving(Script(scientist, refusal=refusal, models=[_CHAT])) as url:
         error = _refusal(_config(url))
-    assert error.startswith(
-        f"--scientist_url={url}: the server refuses a first question to {_CHAT}"
-    )
+    assert error.startswith(f"--scientist_url={url}: the server refuses a first request to {_CHAT}")
     assert said in error
-    assert "(--scientist_model) that take a system message, seed" in error
+    assert "(--scientist_url, --scientist_model) that take a system message, seed" in error
 
 
 @pytest.mark.parametrize("status", [400, 500])
@@ -237,4 +255,13 @@ def test_a_local_scientist_with_a_short_window(
         assert f"window of 4096; {remedy}" in error
     options = ScientistOptions(kind="local", model=str(tmp_path / "gone"))
     gone = dataclasses.replace(Config(), scientist=options)
-    assert "no such folder" in _refusal(gone, AcdcError)
+    assert f"--scientist_model={tmp_path / 'gone'}: " in _refusal(gone, AcdcError)
+    (folder / "config.json").write_text('{"architectures": ["MistralModel"]}')
+    local = NoveltyOptions(embeddings="local", embedding_model=str(folder))
+    unsupported = dataclasses.replace(
+        Config(), novelty=local, scientist=ScientistOptions(kind="procedural")
+    )
+    error = _refusal(unsupported, AcdcError)
+    assert error.startswith(f"--embedding_model={folder}: ")
+    assert "unsupported architecture 'MistralModel'" in error
+    assert error.endswith("or use a server that has the model")
