@@ -13,6 +13,7 @@ instant, so only the generation under way is lost.
 
 import json
 import os
+import socket
 import threading
 import time
 from typing import Any, ClassVar
@@ -81,6 +82,8 @@ def initialise(
     numbers: dict[str, Any] = (
         {} if detect else {"num_processes": num_processes, "process_id": process_id}
     )
+    if coordinator is not None:
+        _check_address(coordinator, listens=process_id == 0)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -102,6 +105,50 @@ def initialise(
         ) from None
     _Connection.client, _Connection.me, _Connection.count = coordination()
     threading.Thread(target=_watch, args=(timeout_s,), name="peers", daemon=True).start()
+
+
+def _check_address(coordinator: str, *, listens: bool) -> None:
+    """Refuse a coordinator that JAX would wait for in vain, or abort this process for.
+
+    Args:
+        coordinator: host:port.
+        listens: Whether this process will listen there.
+
+    Raises:
+        AcdcError: There is no such host, or another program listens at that port.
+    """
+    host, _, port = coordinator.rpartition(":")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except (OSError, OverflowError) as error:
+        raise AcdcError(
+            f"--coordinator={coordinator}: there is no such host or port ({error}); give the "
+            "address of the first process"
+        ) from None
+    if not listens:
+        return
+    family, everywhere = (socket.AF_INET6, "::") if _has_ipv6() else (socket.AF_INET, "")
+    with socket.socket(family) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a killed run left
+        if family == socket.AF_INET6:
+            trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            trial.bind((everywhere, int(port)))
+        except OSError as error:
+            raise AcdcError(
+                f"--coordinator={coordinator}: cannot listen at port {port} of this machine "
+                f"({error.strerror}); give all processes another port"
+            ) from None
+
+
+def _has_ipv6() -> bool:
+    """Return whether this machine has IPv6 addresses, as JAX's service finds out."""
+    try:
+        with socket.socket(socket.AF_INET6) as trial:
+            trial.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def is_first() -> bool:

@@ -1,5 +1,6 @@
 """Options of a run as a whole: sizes, places, seed models, processes and the sandbox."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,12 @@ from acdc_jax.sandbox import IsolationError, Judge, Limits, Sandbox, launchers
 from acdc_jax.sandbox.cpus import count_cpus
 
 _MAX_WORKERS = 64  # more threads would mostly wait for each other in this process
+
+
+def _is_address(text: str) -> bool:
+    """Return whether a text is host:port; an IPv6 address is in brackets."""
+    match = re.fullmatch(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):([0-9]{1,5})", text)
+    return match is not None and 0 < int(match[1]) < 2**16
 
 
 @dataclass(frozen=True)
@@ -197,6 +204,8 @@ class ProcessOptions:
         check(self)
         if (self.num_processes > 1) != (self.coordinator is not None):
             raise OptionError(self, "num_processes", "must be given with {coordinator}: give both")
+        if self.coordinator is not None and not _is_address(self.coordinator):
+            raise OptionError(self, "coordinator", "must be host:port, such as 10.0.0.1:8476")
         if self.distributed and self.coordinator is not None:
             raise OptionError(self, "coordinator", "must be none with {distributed}")
         if self.process_id >= self.num_processes:

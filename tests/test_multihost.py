@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from acdc_jax import multihost
+from acdc_jax.errors import AcdcError
 from tests.support.short_runs import free_address
 
 _SILENCE_S = 3.0
@@ -74,6 +77,27 @@ def test_exchanges_and_what_they_cost(count: int) -> None:
     pieces = [-(-size // 2**20) for size in (*sizes, whole)]
     assert told["long"] == sum(pieces)
     assert first["long"][3] == size + whole + 2 * 4
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "", "::"])
+def test_a_port_that_another_program_has_is_refused(host: str) -> None:
+    """JAX's service would abort the process."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind((host, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(AcdcError, match=f"cannot listen at port {port} of this machine"):
+            multihost.initialise(f"localhost:{port}", 2, 0, False, 3.0)
+
+
+def test_a_coordinator_that_is_nowhere_is_refused() -> None:
+    with pytest.raises(
+        AcdcError, match=r"--coordinator=no\.such\.host\.invalid:1: there is no such"
+    ):
+        multihost.initialise("no.such.host.invalid:1", 2, 1, False, 3.0)
 
 
 @pytest.mark.parametrize("victim", [1, 0])

@@ -116,9 +116,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         _shut_down(f"it was ended by {terminated}")
         return terminated.status
     except Exception as error:
+        if reason := _missing_devices():
+            print_line(reason)
+            _shut_down(reason)
+            return 1
         _shut_down(f"{type(error).__name__}: {error}")
         raise
     return 0
+
+
+def _missing_devices() -> str:
+    """Return why JAX has no devices, if it has none: what it raises does not always say so."""
+    if (jax := sys.modules.get("jax")) is None:
+        return ""
+    try:
+        jax.devices()
+    except Exception as error:
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        reason = " ".join(str(error).partition(" (set JAX_PLATFORMS")[0].split()) or "not installed"
+        return (
+            f"JAX_PLATFORMS={platforms}: JAX finds no such device ({reason}); unset the variable, "
+            "or install JAX for that platform"
+        )
+    return ""
 
 
 def _expand_paths(arguments: Sequence[str]) -> list[str]:

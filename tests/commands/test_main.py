@@ -1,5 +1,6 @@
 """The command's process as a whole."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -29,3 +30,17 @@ def test_sigterm_takes_temporary_files_away(tmp_path: Path) -> None:
     assert bench.returncode == 128 + signal.SIGTERM
     assert said == "acdc: ended by SIGTERM\n"
     assert not any(tmp_path.iterdir())
+
+
+def test_devices_that_are_not_there_are_one_line() -> None:
+    bench = subprocess.run(
+        [sys.executable, "-m", "acdc_jax", "bench", "transfer"],
+        env={**os.environ, "JAX_PLATFORMS": "cuda"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    (line,) = bench.stderr.splitlines()
+    assert bench.returncode == 1
+    assert line.startswith("acdc: JAX_PLATFORMS=cuda: JAX finds no such device (")
