@@ -19,16 +19,17 @@ from acdc_jax.tasks.task import Kind, Task
 _LONGEST_RESPONSE = 600  # characters
 _VERDICTS = {SOLVED: "solved", MISSING: "missing"}
 
-State = Literal["active", "limbo", "gone"]
+State = Literal["active", "limbo", "parent", "gone"]
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskFilter:
     """Which tasks are listed"""
 
-    state: Literal["active", "limbo", "gone", "all"] = option(
+    state: Literal["active", "limbo", "parent", "gone", "all"] = option(
         "active",
-        "active, limbo (parents that wait for the first rating of their child), gone, or all.",
+        "active, limbo (replaced by a child, but may return), parent (seed families that are only "
+        "parents), gone, or all.",
     )
     kind: Kind | None = option(None, "How the task came about. none: any way.")
     capability: str | None = option(
@@ -68,6 +69,7 @@ class TaskBrowser:
         pool = run.pools[-1]
         self._waiting = frozenset(pool.limbo.values())
         self._active = frozenset(pool.active)
+        self._answered = frozenset(run.pool_tasks)
 
     def select(self, options: TaskFilter) -> list[Task]:
         """Return the tasks that a filter admits, the hardest first and unrated ones last."""
@@ -137,7 +139,9 @@ class TaskBrowser:
     def _state(self, name: str) -> State:
         if name in self._active:
             return "active"
-        return "limbo" if name in self._waiting else "gone"
+        if name in self._waiting:
+            return "limbo"
+        return "gone" if name in self._answered else "parent"
 
     def _description(self, task: Task) -> Iterator[str]:
         draft, rate = task.draft, self._rates.get(task.id)
@@ -160,7 +164,9 @@ class TaskBrowser:
             line.insert(0, tasks[parent])
         children = [other for other in tasks.values() if other.draft.parent == task.id]
         for depth, each in [*enumerate(line), *((len(line), child) for child in children)]:
-            waits = " ← waits for the rating of its child" if each.id in self._waiting else ""
+            waits = (
+                " ← waits in case no member solves its child" if each.id in self._waiting else ""
+            )
             yield (
                 f"{'  ' * depth}{each.id} {each.draft.kind} (generation {each.generation}, "
                 f"{self._state(each.id)}) {each.draft.name}{waits}"

@@ -180,7 +180,7 @@ class NoveltyOptions:
     @property
     def gate(self) -> float | None:
         """Similarity from which the scientist sees a task; None for all. N-grams have no gate."""
-        return None if self.embeddings == "ngrams" else self.threshold
+        return None if self.embeddings == "ngrams" else self.threshold or None
 
 
 @dataclass(frozen=True)

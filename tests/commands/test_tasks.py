@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from acdc_jax.commands.main import main
+from acdc_jax.config import Config
 from acdc_jax.report.task_browser import TaskBrowser, TaskFilter
 from acdc_jax.runtime.run_reader import SCHEMA, Manifest, read_run
 from acdc_jax.tasks.task import Task, save_task
@@ -16,7 +17,7 @@ from acdc_jax.tasks.task_sets import general
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """Five tasks: 0 waits for its harder child 3; 4 is novel; 1 is gone."""
+    """Five tasks: 0 waits for its harder child 3; 4 is novel and lacks a score; 1 is gone."""
     drafts = general(0)[:5]
     drafts[3] = dataclasses.replace(drafts[3], kind="harder", parent="t00000")
     drafts[4] = dataclasses.replace(drafts[4], kind="novel", parent="t00003", difficulty=5)
@@ -54,13 +55,13 @@ def run_dir(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("wanted", "found"),
     [
-        ({}, [4, 3, 2]),
-        ({"state": "all"}, [4, 3, 2, 0, 1]),
+        ({}, [3, 2, 4]),
+        ({"state": "all"}, [3, 2, 0, 1, 4]),
         ({"state": "limbo"}, [0]),
         ({"state": "gone"}, [1]),
         ({"kind": "harder"}, [3]),
         ({"min_pass_rate": 0.5}, [3, 2]),
-        ({"max_pass_rate": 0.5, "state": "all"}, [4, 3]),
+        ({"max_pass_rate": 0.5, "state": "all"}, [3]),
         ({"min_difficulty": 5}, [4]),
         ({"capability": "CREATIV", "state": "all"}, [3]),
     ],
@@ -123,3 +124,11 @@ def test_mistakes_are_told(
 ) -> None:
     assert main(["tasks", *(text.replace("{run}", str(run_dir)) for text in arguments)]) == status
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_seed_families_that_are_only_parents_have_their_own_state(run_dir: Path) -> None:
+    run = read_run(run_dir)
+    assert [t.id for t in TaskBrowser(run).select(TaskFilter(state="parent"))] == []
+    settings = {**Config().settings(), "seed_models": ["a"]}  # those of a new run
+    run = dataclasses.replace(run, manifest=dataclasses.replace(run.manifest, flags=settings))
+    assert [t.id for t in TaskBrowser(run).select(TaskFilter(state="parent"))] == ["t00001"]
