@@ -17,6 +17,7 @@ import numpy as np
 
 from acdc_jax import multihost
 from acdc_jax.evaluation.rescore import choose_rechecked, score_again, score_of
+from acdc_jax.evaluation.truncation import WARN_ABOVE, truncated_shares, truncation_warning
 from acdc_jax.evolution.skills import SkillMatrix, from_scores
 from acdc_jax.inference.continuous_batching import Batch, GenerateOptions, generate_tokens
 from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
@@ -83,6 +84,8 @@ class Response:
         log_prob: Mean log-probability of the tokens, stop token included, before temperature and
             truncation; None if it was not requested.
         mean_log_prob: Mean, over the same tokens, of the mean log-probability of the vocabulary.
+        truncated: Whether it reached the limit of tokens before it ended; False in records of
+            versions that did not record it.
     """
 
     member: str
@@ -93,6 +96,12 @@ class Response:
     tokens: int = 0
     log_prob: float | None = None
     mean_log_prob: float | None = None
+    truncated: bool = False
+
+    @property
+    def answer(self) -> str:
+        """The answer that the response declares; "" if none."""
+        return extract_answer(self.text, truncated=self.truncated)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields; log-probabilities only if they were requested."""
@@ -223,7 +232,18 @@ def evaluate_members(
     evaluation = _merge(members, tasks, evaluator, evaluator.groups.run(evaluate_share))
     distrusted = [task for task in trusted if sandbox.distrusts(task.draft.source)]
     evaluation = _drop_scores(evaluation, distrusted)
+    _warn_of_truncation(evaluator.engine, evaluation.responses)
     return _score_missing_again(sandbox, tasks, evaluation)
+
+
+def _warn_of_truncation(engine: Engine, responses: Sequence[Response]) -> None:
+    """Log a line if too many of all responses reach the limit of tokens."""
+    total = sum(response.truncated for response in responses)
+    shares = truncated_shares((response.member, response.truncated) for response in responses)
+    line = truncation_warning(shares, engine.max_new_tokens)
+    # A single damaged member may write without end, and no limit would suffice.
+    if line and total > WARN_ABOVE * len(responses) and multihost.is_first():
+        _log.warning("%s", line)
 
 
 def _stacked(keys: Sequence[jax.Array], engine: Engine) -> jax.Array:
@@ -316,7 +336,7 @@ def _score_missing_again(
     problem = ""
     if multihost.is_first():
         unscored = [response for response in evaluation.responses if response.score is None]
-        items = [(r.task, r.instance, extract_answer(r.text)) for r in unscored]
+        items = [(r.task, r.instance, r.answer) for r in unscored]
         known, problem = score_again(sandbox, tasks, items)
         found = [
             (response.member, response.task, response.instance, known[item])
@@ -350,13 +370,15 @@ class _Reply:
     """A response before it is scored; see `Response`."""
 
     text: str
+    answer: str
     tokens: int
     log_prob: float | None
     mean_log_prob: float | None
+    truncated: bool
 
     def scored(self, member: str, task: str, instance: str, score: float | None) -> Response:
         """Return the response with its score."""
-        figures = (self.tokens, self.log_prob, self.mean_log_prob)
+        figures = (self.tokens, self.log_prob, self.mean_log_prob, self.truncated)
         return Response(member, task, instance, self.text, score, *figures)
 
 
@@ -402,8 +424,10 @@ def answer_tasks(
             t, i, _ = questions[index]
             replies[t, i] = [_reply(engine, batch, m, position) for m in range(len(members))]
             if all((t, other) in replies for other in range(instances[t])):
-                texts = [[r.text for r in replies[t, other]] for other in range(instances[t])]
-                pending.scoring[t] = _start_scoring(evaluator.sandbox, tasks[t], texts, recheck_key)
+                answers = [[r.answer for r in replies[t, other]] for other in range(instances[t])]
+                pending.scoring[t] = _start_scoring(
+                    evaluator.sandbox, tasks[t], answers, recheck_key
+                )
     pending.decode_s = time.monotonic() - started
     return pending.collect
 
@@ -448,7 +472,7 @@ class _Pending:
         responses = []
         for t, i, instance in self.questions:
             for m, (member, reply) in enumerate(zip(self.members, self.replies[t, i], strict=True)):
-                score = score_of[t][i, extract_answer(reply.text)]
+                score = score_of[t][i, reply.answer]
                 scores[m, t, i] = np.nan if score is None else score
                 responses.append(reply.scored(member, self.tasks[t].id, instance, score))
         return Evaluation(
@@ -502,18 +526,28 @@ def _decode(
 
 
 def _reply(engine: Engine, batch: Batch, m: int, position: int) -> _Reply:
-    """Return one response of a batch as text, with its mean log-probabilities."""
+    """Return one response of a batch as text, with its answer and mean log-probabilities."""
 
     def mean(values: list[list[list[float]]] | None) -> float | None:
         return None if values is None else float(np.mean(values[m][position]))
 
-    tokens = batch.tokens[m][position]
-    text = engine.decode(tuple(tokens))
-    return _Reply(text, len(tokens), mean(batch.log_probs), mean(batch.mean_log_probs))
+    tokens = tuple(batch.tokens[m][position])
+    text = engine.decode(tokens)
+    # The limit includes the stop token, which `tokens` is without.
+    reached_limit = len(tokens) >= engine.max_new_tokens
+    truncated = reached_limit and not (engine.stopped and engine.stopped(tokens))
+    return _Reply(
+        text,
+        extract_answer(text, truncated=truncated),
+        len(tokens),
+        mean(batch.log_probs),
+        mean(batch.mean_log_probs),
+        truncated,
+    )
 
 
 def _start_scoring(
-    sandbox: Sandbox, task: Task, texts: Sequence[Sequence[str]], recheck_key: jax.Array | None
+    sandbox: Sandbox, task: Task, answers: Sequence[Sequence[str]], recheck_key: jax.Array | None
 ) -> _Scoring:
     """Send the answers to a task to the sandbox.
 
@@ -523,13 +557,13 @@ def _start_scoring(
     Args:
         sandbox: Where the task's code runs.
         task: The task.
-        texts: [instances][members] responses.
+        answers: [instances][members] answers.
         recheck_key: Typed PRNG key that chooses the scores to check; None: check none.
     """
     instances = list(task.instructions)
     items = list(
         dict.fromkeys(
-            (i, extract_answer(text)) for i, of_instance in enumerate(texts) for text in of_instance
+            (i, answer) for i, of_instance in enumerate(answers) for answer in of_instance
         )
     )
     submissions = [(task.instances[instances[i]], answer) for i, answer in items]

@@ -51,6 +51,7 @@ from acdc_jax.evaluation.held_out import held_out_tasks
 from acdc_jax.files import write_atomic
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models.hub import find_model
+from acdc_jax.models.thoughts import cut_thoughts
 from acdc_jax.runtime import run_reader
 from acdc_jax.runtime.backends import open_chat
 from acdc_jax.runtime.member_files import on_disk
@@ -232,10 +233,11 @@ def _read_answers(
         assert response.log_prob is not None
         assert response.mean_log_prob is not None
         return Answer(
-            response.text,
+            cut_thoughts(response.text),
             response.log_prob,
             self_certainty(response.mean_log_prob, vocabulary),
             None if response.score is None else response.score >= threshold,
+            response.truncated,
         )
 
     return {

@@ -414,6 +414,7 @@ class Generation:
             "rejected_drafts": len(self._rejections),
             "missing_scores": len(self._missing()),
             "responses": len(self._responses),
+            "truncated": sum(r.truncated for r in self._responses) / max(len(self._responses), 1),
             "tokens": tokens,
             "tokens_per_s": round(tokens / max(times["decode_s"], 1e-3), 1),
             **costs,

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from acdc_jax.evaluation import evaluate
-from acdc_jax.evaluation.evaluate import Evaluation, Evaluator, answer_tasks, evaluate_members
+from acdc_jax.evaluation.evaluate import (
+    Evaluation,
+    Evaluator,
+    Response,
+    answer_tasks,
+    evaluate_members,
+)
 from acdc_jax.evaluation.rescore import choose_rechecked
 from acdc_jax.inference.continuous_batching import Batch
 from acdc_jax.inference.device_groups import DeviceGroups
@@ -358,3 +364,44 @@ def test_members_without_params_are_left_out() -> None:
     weights = {"a": None, "b": {"w": jax.numpy.ones(2)}, "c": None, "d": None}
     assert [names for names, _ in in_populations("abcd", weights.__getitem__, 2)] == [["b"]]
     assert [names for names, _ in in_populations("abcd", weights.__getitem__, 1)] == [["b"]]
+
+
+def test_responses_that_reach_the_limit_are_truncated(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is cut is no answer; neither a stop token nor a stop string is a cut."""
+    said = {"x 0": "Answer: 1", "x 1": "Answer: 1.", "y 0": "Answer: 1!", "z 0": "Answer: 1"}
+    length = {"x 0": 4, "x 1": 3, "y 0": 4, "z 0": 4}  # with a stop token one more
+    asked = list(said)
+
+    def generate(
+        config: object, weights: Params, prompts: Sequence[Sequence[int]], *_: object
+    ) -> list[Batch]:
+        return [Batch([i], [[[p[0]] * length[asked[p[0]]]]]) for i, p in enumerate(prompts)]
+
+    monkeypatch.setattr(evaluate, "generate_tokens", generate)
+    monkeypatch.setattr(evaluate, "fuse_weights", lambda model, params: params)
+    engine = Engine(
+        TINY,
+        lambda text: [asked.index(text)],
+        lambda tokens: said[asked[tokens[0]]],
+        (1,),
+        0,
+        max_new_tokens=4,
+        batch_size=4,
+        stopped=lambda tokens: "!" in said[asked[tokens[0]]],
+    )
+    tasks = [_task("x", 2), _task("y", 1), _task("z", 1)]
+    sandbox = _Sandbox()
+    found = evaluate_members(_evaluator(engine, sandbox), ["m"], lambda m, g: {}, tasks)
+    assert [r.truncated for r in found.responses] == [True, False, False, True]
+    answers = [answer for _, items in sandbox.calls for _, answer in items]
+    assert answers == ["", "1.", "1!", ""]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        "m reaches the limit of 4 tokens in 50 % of its responses; an answer that is cut counts as "
+        "wrong: raise --max_new_tokens"
+    )
+    assert [Response(**r.to_json()) for r in found.responses] == list(found.responses)
+    old = {name: v for name, v in found.responses[0].to_json().items() if name != "truncated"}
+    assert not Response(**old).truncated  # of a run before this was recorded

@@ -9,7 +9,7 @@ import pytest
 from acdc_jax.evaluation.evaluate_models import evaluate
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models.model import Model, load_hf
-from acdc_jax.tasks.task import Draft
+from acdc_jax.tasks.task import Draft, Task
 
 _SOURCE = """
 class TaskFamily:
@@ -37,10 +37,11 @@ def model(models: tuple[Path, Path, Path]) -> Model:
 
 
 def test_skills_of_models(model: Model) -> None:
-    # A random model says something, but neither nothing nor what it was told.
+    # A random model never ends its response, which is cut: it has no answer.
     never = _draft("never", "submission == 'the right answer'")
-    always = _draft("always", "submission not in ('', 'I do not know.', 'say ' + t)")
-    skills = evaluate([model, model], [never, always], max_new_tokens=4)
+    instances = {"0": "a", "1": "b"}
+    nothing = Task("t", _draft("nothing", "submission == ''"), 0, instances, instances)
+    skills = evaluate([model, model], [never, nothing], max_new_tokens=4)
     assert skills.dtype == np.int8
     assert skills.tolist() == [[0, 1], [0, 1]]
 

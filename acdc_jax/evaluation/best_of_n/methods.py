@@ -26,21 +26,23 @@ class Answer:
     """One of the N answers to a question.
 
     Attributes:
-        text: The whole response.
+        text: The whole response, without thoughts.
         log_prob: Mean log-probability of its tokens, in nats.
         self_certainty: See `self_certainty`, in nats.
         solved: Whether the answer is right; None if the infrastructure failed. For the oracle only.
+        truncated: Whether the response was cut at the limit of tokens.
     """
 
     text: str
     log_prob: float = 0.0
     self_certainty: float = 0.0
     solved: bool | None = None
+    truncated: bool = False
 
     @property
     def declared(self) -> str:
         """The final answer that the response declares, with spaces and case normalised."""
-        return " ".join(extract_answer(self.text).split()).casefold()
+        return " ".join(extract_answer(self.text, truncated=self.truncated).split()).casefold()
 
 
 class Rewards(Protocol):
