@@ -128,7 +128,7 @@ def _undeclared(text: str) -> str:
     if CODE.match(text) or _is_json(text):
         return text
     several = re.search(r"\n[ \t]*\n", text)
-    return "" if several or _SPEAKS_OF_ANSWER.search(text) else _clean(text)
+    return "" if several or _SPEAKS_OF_ANSWER.search(text) else text
 
 
 def _main_block(text: str) -> str:

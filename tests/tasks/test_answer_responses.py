@@ -203,6 +203,7 @@ RESPONSES = [
     ("japanese", "答え：42", "42"),
     # -------------------------------------------------------------------------------- undeclared
     ("bare", "Paris", "Paris"),
+    ("bare symbols", "**bb**", "**bb**"),
     ("bare sentence", "The ladder is too long.", "The ladder is too long."),
     ("bare poem", _POEM, _POEM),
     ("bare json", _JSON, _JSON),
