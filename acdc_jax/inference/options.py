@@ -23,7 +23,8 @@ class DecodeOptions:
         128, "Most prompts of a member that decode at once; fewer if memory is short.", low=1
     )
     system_prompt: str | None = option(
-        "Think step by step. End with one line of the form `Answer: <your answer>`.",
+        "Think step by step. End with `Answer:` and your final answer, which may have several "
+        "lines. Write nothing after it.",
         "System message of every task. none: no system message.",
     )
     chat_template: str | None = option(
