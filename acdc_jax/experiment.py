@@ -200,7 +200,8 @@ def _measure(
     tasks = held_out or state.active_tasks
     advance = partial(context.progress, "measuring")
     results = measure(context, manifest, state, tasks, advance, baselines=baselines)
-    return results | {"held_out": context.config.tasks.held_out, "measured_tasks": len(tasks)}
+    count = len(tasks) - results["missing_tasks"]
+    return results | {"held_out": context.config.tasks.held_out, "measured_tasks": count}
 
 
 def _is_finished(config: Config) -> bool:

@@ -20,6 +20,7 @@ from acdc_jax.evaluation.held_out import (
     Row,
     Solved,
     collective_row,
+    complete_tasks,
     solve,
 )
 from acdc_jax.evaluation.task_force import fittest, greedy_task_force, spread_samples
@@ -64,7 +65,7 @@ def measure_baselines(
     baselines: Baselines,
     solved: Solved,
     advance: Callable[[], None] = lambda: None,
-) -> list[Row]:
+) -> tuple[list[Row], np.ndarray]:
     """Measure the seeds without evolution, and members drawn at random.
 
     Args:
@@ -74,6 +75,10 @@ def measure_baselines(
         baselines: How to make the baselines.
         solved: Results of the models that have already been evaluated on `tasks`.
         advance: Called `STEPS` times.
+
+    Returns:
+        The rows; and [tasks] bool, the tasks of which every model has all scores. Rows are over
+        these tasks.
     """
     seed_skills = skill_matrix.join(
         skill_matrix.take(run.skills, run.seeds, run.skills.tasks),
@@ -85,34 +90,41 @@ def measure_baselines(
     solved = solved | solve(evaluator, others, run.params_of, tasks)
     by_seed = solved | _solve_own(run, baselines, {seed: seed for seed in baselines.own}, tasks)
     advance()
-    rows = [
-        collective_row("seeds", greedy_task_force(seed_skills, TASK_FORCES[0]), best, by_seed),
-        collective_row("all_seeds", run.seeds, best, by_seed),
-    ]
-    rows += _sample_rows(evaluator, run, seed_skills, tasks, baselines)
+    samples, of_samples = _solve_samples(evaluator, run, seed_skills, tasks, baselines)
     advance()
     uniform = _uniform_merge(run, baselines)
     scale = _best_on_pool(evaluator, [str(s) for s in _UNIFORM_SCALES], uniform, baselines.pool)
     advance()
-    solved_by_merge = solve(evaluator, [scale], uniform, tasks)
+    of_merge = solve(evaluator, [scale], uniform, tasks)
     advance()
-    rows.append(collective_row("uniform_merge", [scale], scale, solved_by_merge))
+    complete = complete_tasks(solved, by_seed, of_samples, of_merge)
+    force = greedy_task_force(seed_skills, TASK_FORCES[0])
+    rows = [
+        collective_row("seeds", force, best, by_seed, complete),
+        collective_row("all_seeds", run.seeds, best, by_seed, complete),
+        *(collective_row(*sample, of_samples, complete) for sample in samples),
+        collective_row("uniform_merge", [scale], scale, of_merge, complete),
+    ]
     rng = np.random.default_rng(baselines.prng_seed)
     finalists = skill_matrix.take(run.skills, run.archive, run.skills.tasks)
     sizes = [n for n in TASK_FORCES if n <= len(run.archive)]
-    return rows + [_random_row(solved, finalists, n, rng) for n in sizes]
+    rows += [_random_row(solved, complete, finalists, n, rng) for n in sizes]
+    return rows, complete
 
 
-def _sample_rows(
+def _solve_samples(
     evaluator: Evaluator,
     run: FinishedRun,
     seed_skills: SkillMatrix,
     tasks: Sequence[Task],
     baselines: Baselines,
-) -> list[Row]:
-    """Return rows of samples of the best seed, and of samples spread over all seeds.
+) -> tuple[list[tuple[str, list[str], str]], Solved]:
+    """Evaluate samples of the best seed, and samples spread over all seeds.
 
-    Each sample has its own PRNG key. Samples of the best seed come first and are in both rows.
+    Each sample has its own PRNG key. Samples of the best seed come first and are in both.
+
+    Returns:
+        Name, samples and best sample of each collective; and what the samples solve.
     """
     best = fittest(seed_skills)
     of_best = [(best, i) for i in range(max(TASK_FORCES))]
@@ -126,15 +138,15 @@ def _sample_rows(
         evaluator, alike, lambda name, group: run.params_of(seed_of[name], group), tasks, **options
     )
     solved |= _solve_own(run, baselines, seed_of, tasks, **options)
-    rows = []
+    collectives = []
     for collective, samples_of in (
         ("samples_best_seed", {n: of_best[:n] for n in TASK_FORCES}),
         ("resampled_experts", spread),
     ):
         for samples in samples_of.values():
             names = [_name(sample) for sample in samples]
-            rows.append(collective_row(collective, names, _first_of(best, samples), solved))
-    return rows
+            collectives.append((collective, names, _first_of(best, samples)))
+    return collectives, solved
 
 
 def _solve_own(
@@ -193,12 +205,18 @@ def _best_on_pool(
     return fittest(evaluation.skills(evaluator.skill_threshold))
 
 
-def _random_row(solved: Solved, finalists: SkillMatrix, n: int, rng: np.random.Generator) -> Row:
+def _random_row(
+    solved: Solved,
+    complete: np.ndarray,
+    finalists: SkillMatrix,
+    n: int,
+    rng: np.random.Generator,
+) -> Row:
     """Return the mean row over draws of `n` members of the final archive."""
     draws = []
     for _ in range(_RANDOM_DRAWS):
         names = [str(name) for name in rng.choice(finalists.members, n, replace=False)]
         best = fittest(skill_matrix.take(finalists, names, finalists.tasks))
-        draws.append(collective_row("", names, best, solved))
+        draws.append(collective_row("", names, best, solved, complete))
     figures = [dataclasses.astuple(draw)[2:] for draw in draws]
     return Row("random_members", n, *np.mean(figures, axis=0).tolist())

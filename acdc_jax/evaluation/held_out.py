@@ -2,7 +2,8 @@
 
 Held-out tasks enter neither training nor evolution. Every collective is chosen on the pool's tasks
 and measured here. *Coverage* is the share of tasks that at least one of its models solves (paper
-§3.5). A run without held-out tasks is measured on its pool.
+§3.5). A run without held-out tasks is measured on its pool. A task for which any model of the table
+lacks a score is left out for all.
 """
 
 import dataclasses
@@ -17,17 +18,19 @@ from acdc_jax.evaluation.coverage_statistics import covered, covered_at
 from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, evaluate_members
 from acdc_jax.evaluation.task_force import fittest, greedy_task_force
 from acdc_jax.evolution import skills as skill_matrix
-from acdc_jax.evolution.skills import SkillMatrix
+from acdc_jax.evolution.skills import MISSING, SkillMatrix
 from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.tasks.task import Draft, Rejection, Task
 from acdc_jax.tasks.validate import check_drafts
 
 TASK_FORCES = (3, 8)
-_ATTEMPTS = 2  # to score responses, if the sandbox fails
+_ATTEMPTS = 2  # to answer, if scores are missing
+_LEAST_SHARE = 0.5  # of the tasks; if a model has scores of fewer, the judge or the sandbox is gone
 
 Solved = dict[str, np.ndarray]
-"""Model → [tasks, instances] float64: 1 solved, 0 failed, NaN if the task has no such instance."""
+"""Model → [tasks, instances] float64: 1 solved, 0 failed, -1 missing, NaN if the task has no such
+instance."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,32 +104,54 @@ def measure_run(
         advance: Called once.
 
     Returns:
-        JSON-ready `rows`, `coverage_by_generation` (of task forces of 3) and `task_force`
-        (size → ids); and what the models solved.
+        From `evolved_results`; and what the models solved.
     """
-    # From the final archive alone. Among all retained members, those of generation 0 would lend
-    # their diversity to any selection rule, and the table would hide what the archive achieves.
+    best, forces, trace = _choose(run)
+    models = sorted({best}.union(*forces.values(), *trace.values()))
+    solved = solve(evaluator, models, run.params_of, tasks)
+    advance()
+    return evolved_results(run, solved, complete_tasks(solved)), solved
+
+
+def evolved_results(run: FinishedRun, solved: Solved, complete: np.ndarray) -> dict[str, Any]:
+    """Return the figures of the task forces of a run.
+
+    Args:
+        run: The run.
+        solved: From `measure_run`.
+        complete: From `complete_tasks`.
+
+    Returns:
+        JSON-ready `rows`, `coverage_by_generation` (of task forces of 3), `task_force` (size → ids)
+        and `missing_tasks`, the number of tasks left out.
+    """
+    best, forces, trace = _choose(run)
+    # In a small archive, task forces of several sizes are the same.
+    distinct = {len(force): force for force in forces.values()}
+    rows = [collective_row("evolved", force, best, solved, complete) for force in distinct.values()]
+    return {
+        "rows": [dataclasses.asdict(entry) for entry in rows],
+        "coverage_by_generation": {
+            str(g): collective_row("", force, force[0], solved, complete).coverage
+            for g, force in trace.items()
+        },
+        "task_force": {str(n): force for n, force in forces.items()},
+        "missing_tasks": int((~complete).sum()),
+    }
+
+
+def _choose(run: FinishedRun) -> tuple[str, dict[int, list[str]], dict[int, list[str]]]:
+    """Return the fittest finalist, task forces by size, and those of 3 by generation.
+
+    From the final archive alone. Among all retained members, those of generation 0 would lend
+    their diversity to any selection rule, and the table would hide what the archive achieves.
+    """
     finalists = skill_matrix.take(run.skills, run.archive, run.skills.tasks)
-    best = fittest(finalists)
     forces = {n: greedy_task_force(finalists, n) for n in TASK_FORCES}
     trace = {
         g: greedy_task_force(matrix, TASK_FORCES[0]) for g, matrix in sorted(run.archives.items())
     }
-    models = sorted({best}.union(*forces.values(), *trace.values()))
-    solved = solve(evaluator, models, run.params_of, tasks)
-    advance()
-    # In a small archive, task forces of several sizes are the same.
-    distinct = {len(force): force for force in forces.values()}
-    rows = [collective_row("evolved", force, best, solved) for force in distinct.values()]
-    results = {
-        "rows": [dataclasses.asdict(entry) for entry in rows],
-        "coverage_by_generation": {
-            str(g): collective_row("", force, force[0], solved).coverage
-            for g, force in trace.items()
-        },
-        "task_force": {str(n): force for n, force in forces.items()},
-    }
-    return results, solved
+    return fittest(finalists), forces, trace
 
 
 def solve(
@@ -149,11 +174,12 @@ def solve(
         keys: Model → typed PRNG key; needed only for sampling.
 
     Raises:
-        AcdcError: The sandbox failed twice. A missing score is not a wrong answer.
+        AcdcError: Half of a model's scores are missing. A missing score is not a wrong answer.
     """
     instances = max(len(task.instructions) for task in tasks)
     evaluator = dataclasses.replace(evaluator, instances_per_task=instances)
     solved: Solved = {}
+    incomplete: Solved = {}
     for _ in range(_ATTEMPTS):
         missing = [model for model in models if model not in solved]
         if not missing:
@@ -163,17 +189,45 @@ def solve(
         )
         exists = np.arange(instances) < evaluation.instances[:, None]
         for model, scores in zip(missing, evaluation.scores, strict=True):
-            if not np.isnan(scores[exists]).any():
-                solved[model] = np.where(exists, scores >= evaluator.skill_threshold, np.nan)
-    if missing := [model for model in models if model not in solved]:
+            known = np.where(np.isnan(scores), MISSING, scores >= evaluator.skill_threshold)
+            incomplete[model] = np.where(exists, known, np.nan)
+            if not (incomplete[model] == MISSING).any():
+                solved[model] = incomplete.pop(model)
+    if lost := [
+        model
+        for model, values in incomplete.items()
+        if (values != MISSING).all(1).mean() < _LEAST_SHARE
+    ]:
         raise AcdcError(
-            f"the sandbox could not score the answers of {', '.join(missing)}; the run is "
-            "committed, so run the same command again to measure it"
+            f"the judge or the sandbox could not score the answers of {', '.join(lost)}; the run "
+            "is committed, so run the same command again to measure it"
         )
-    return solved
+    return solved | incomplete
 
 
-def collective_row(collective: str, models: Sequence[str], best: str, solved: Solved) -> Row:
+def complete_tasks(*results: Solved) -> np.ndarray:
+    """Return [tasks] bool: the tasks of which every model has all scores.
+
+    Raises:
+        AcdcError: There is none.
+    """
+    values = np.stack([values for solved in results for values in solved.values()])
+    complete: np.ndarray = (values != MISSING).all((0, 2))
+    if not complete.any():
+        raise AcdcError(
+            "no task has a score for every model of the table; the run is committed, so run the "
+            "same command again to measure it"
+        )
+    return complete
+
+
+def collective_row(
+    collective: str,
+    models: Sequence[str],
+    best: str,
+    solved: Solved,
+    complete: np.ndarray | None = None,
+) -> Row:
     """Return the figures of a collective.
 
     Args:
@@ -181,8 +235,11 @@ def collective_row(collective: str, models: Sequence[str], best: str, solved: So
         models: Its models.
         best: The model that is fittest on the pool.
         solved: From `solve`, of these models.
+        complete: [tasks] bool, the tasks that count; by default, those that `solved` has all scores
+            of.
     """
-    values = np.stack([solved[model] for model in models])
+    complete = complete_tasks(solved) if complete is None else complete
+    values = np.stack([solved[model][complete] for model in models])
     first = values[:, :, 0] == 1
     return Row(
         collective,
@@ -190,5 +247,5 @@ def collective_row(collective: str, models: Sequence[str], best: str, solved: So
         float(covered(first).mean()),
         float(covered_at(first, 0.5).mean()),
         float((np.nanmean(values, axis=2) > 0.5).any(0).mean()),
-        float(np.nanmean(solved[best])),
+        float(np.nanmean(solved[best][complete])),
     )

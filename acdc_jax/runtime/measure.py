@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
+from acdc_jax import multihost
 from acdc_jax.evaluation import baselines as baseline
 from acdc_jax.evaluation.global_skills import batches, complete_skills
-from acdc_jax.evaluation.held_out import FinishedRun, measure_run
+from acdc_jax.evaluation.held_out import FinishedRun, evolved_results, measure_run
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.runtime import run_directory, run_reader
@@ -19,6 +20,7 @@ from acdc_jax.runtime.run_reader import Manifest
 from acdc_jax.runtime.setup import RunContext, open_run
 from acdc_jax.runtime.sources import read_sources
 from acdc_jax.runtime.state import State
+from acdc_jax.streams import print_line
 from acdc_jax.tasks.library import pool_tasks
 from acdc_jax.tasks.task import Task
 
@@ -127,8 +129,9 @@ def measure(
         baselines: Whether to measure the baselines too.
 
     Returns:
-        JSON-ready `rows`, `coverage_by_generation` and `task_force`; see `measure_run`. With
-        baselines also `own_configurations`, the differences of seeds from members by seed.
+        JSON-ready `rows`, `coverage_by_generation`, `task_force` and `missing_tasks`; see
+        `evolved_results`. With baselines also `own_configurations`, the differences of seeds from
+        members by seed.
     """
     run_dir, evaluator = Path(context.config.run.run_dir), context.evaluator
     answered = pool_tasks(state.library.tasks, context.config.tasks)
@@ -162,9 +165,15 @@ def measure(
             {seed: context.own_evaluator(seed) for seed in context.own},
             complete_seed_skills(context, answered, step),
         )
-        rows = baseline.measure_baselines(evaluator, run, tasks, options, solved, step)
+        rows, complete = baseline.measure_baselines(evaluator, run, tasks, options, solved, step)
+        results = evolved_results(run, solved, complete)
         results["rows"] += [dataclasses.asdict(row) for row in rows]
         results["own_configurations"] = {
             seed: list(engine.differences) for seed, engine in context.own.items()
         }
+    if (missing := results["missing_tasks"]) and multihost.is_first():
+        print_line(
+            f"the table leaves out {missing} of {len(tasks)} tasks, because a score of one of its "
+            "models could not be had"
+        )
     return results

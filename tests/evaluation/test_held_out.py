@@ -11,7 +11,14 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation import baselines, held_out
 from acdc_jax.evaluation.baselines import Baselines, measure_baselines
 from acdc_jax.evaluation.evaluate import Evaluation, Evaluator
-from acdc_jax.evaluation.held_out import FinishedRun, collective_row, measure_run, solve
+from acdc_jax.evaluation.held_out import (
+    FinishedRun,
+    collective_row,
+    complete_tasks,
+    evolved_results,
+    measure_run,
+    solve,
+)
 from acdc_jax.evaluation.task_force import spread_samples
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.inference.sampling import Sampling
@@ -34,9 +41,11 @@ def _no_weights(model: str, group: int) -> Params:
     return {}
 
 
-@pytest.mark.parametrize("failures", [1, 2])
-def test_a_missing_score_is_not_a_wrong_one(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models with a missing score are evaluated once more; then it is an error."""
+@pytest.mark.parametrize(("failures", "tasks_lost"), [(1, 1), (2, 1), (2, 2)])
+def test_a_missing_score_is_not_a_wrong_one(
+    failures: int, tasks_lost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models with a missing score are evaluated once more; then the task counts for nobody."""
     calls: list[list[str]] = []
 
     def evaluate_members(
@@ -46,18 +55,21 @@ def test_a_missing_score_is_not_a_wrong_one(failures: int, monkeypatch: pytest.M
         scores = np.ones((len(members), 2, 3))
         scores[:, 1, 2] = np.nan  # there is no such instance
         if len(calls) < failures:
-            scores[-1, 0, 1] = np.nan
+            scores[-1, :tasks_lost, 1] = np.nan
         calls.append(list(members))
         return Evaluation(tuple(members), ("x", "y"), scores, np.array([3, 2]), ())
 
     monkeypatch.setattr(held_out, "evaluate_members", evaluate_members)
     tasks = [_task(3), _task(2)]
-    if failures == 2:
+    if tasks_lost == 2:
         with pytest.raises(AcdcError, match="could not score the answers of m1"):
             solve(_evaluator(), ["m0", "m1"], _no_weights, tasks)
     else:
         solved = solve(_evaluator(), ["m0", "m1"], _no_weights, tasks)
-        assert collective_row("both", ["m0", "m1"], "m0", solved).coverage == 1
+        assert complete_tasks(solved).tolist() == [failures == 1, True]
+        for models in (["m0"], ["m1"], ["m0", "m1"]):
+            row = collective_row("", models, models[0], solved)
+            assert dataclasses.astuple(row)[2:] == (1, 1, 1, 1)
     assert calls == [["m0", "m1"], ["m1"]]
 
 
@@ -95,9 +107,10 @@ def test_rows_of_a_small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
 
     options = Baselines([], [], Sampling(0.7), prng_seed=0)
     steps: list[None] = []
-    rows = measure_baselines(
+    rows, complete = measure_baselines(
         _evaluator(), run, [_task(1)], options, solved, lambda: steps.append(None)
     )
+    assert evolved_results(run, solved, complete) == results
     assert [(entry.collective, entry.n, entry.best_single) for entry in rows] == [
         ("seeds", 1, 0),
         ("all_seeds", 1, 0),
@@ -143,7 +156,7 @@ def test_seeds_as_baselines_answer_with_their_own_configuration(
     options = Baselines([{}], [], Sampling(0.7), 0, {"s2": alone}, own_skills)
     rows = {
         (row.collective, row.n): row
-        for row in measure_baselines(members, run, [_task(1)], options, {})
+        for row in measure_baselines(members, run, [_task(1)], options, {})[0]
     }
     assert rows["all_seeds", 3].coverage == 1
     assert rows["seeds", 3].best_single == 1  # s2 is the best seed, by its own skills
@@ -165,6 +178,39 @@ def test_seeds_as_baselines_answer_with_their_own_configuration(
     assert len(samples) == len({model for _, model, _ in samples}) == 8 + 3 + 3
     keys = {tuple(jax.random.key_data(key).tolist()) for key in sampled.values()}
     assert len(keys) == len(samples)
+
+
+def test_all_rows_are_over_the_same_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first task is poisoned for one sample, the second for a member; nobody gains by it."""
+    poisoned = {("s0 sample 1", 0), ("m1", 1)}
+
+    def evaluate_members(
+        evaluator: Any, members: Any, weights: Any, tasks: Any, **options: Any
+    ) -> Evaluation:
+        values = np.zeros((len(members), 4, 1))
+        values[:, 0] = values[:, 2] = 1
+        for m, member in enumerate(members):
+            for task in range(4):
+                if (member, task) in poisoned:
+                    values[m, task] = np.nan
+        return Evaluation(tuple(members), tuple("wxyz"), values, np.ones(4, np.int64), ())
+
+    for module in (held_out, baselines):
+        monkeypatch.setattr(module, "evaluate_members", evaluate_members)
+    monkeypatch.setattr(baselines, "_best_on_pool", lambda *_: "1.0")
+    skills = SkillMatrix(("s0", "m1"), ("t0", "t1"), np.array([[1, 0], [0, 1]], np.int8))
+    run = FinishedRun(skills, ["s0"], ["s0", "m1"], {0: skills}, _no_weights)
+    tasks = [_task(1)] * 4
+    results, solved = measure_run(_evaluator(), run, tasks)
+    assert results["missing_tasks"] == 1
+    rows, complete = measure_baselines(
+        _evaluator(), run, tasks, Baselines([], [], Sampling(0.7), 0), solved
+    )
+    assert complete.tolist() == [False, False, True, True]
+    results = evolved_results(run, solved, complete)
+    assert results["missing_tasks"] == 2
+    every = [*results["rows"], *map(dataclasses.asdict, rows)]
+    assert {(row["coverage"], row["best_single"]) for row in every} == {(0.5, 0.5)}
 
 
 @pytest.mark.parametrize(

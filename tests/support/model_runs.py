@@ -136,6 +136,7 @@ def _skip_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
         "task_force": {"3": ["g000-m00"]},
         "held_out": "",
         "measured_tasks": 0,
+        "missing_tasks": 0,
     }
     monkeypatch.setattr(experiment, "_measure", lambda *_: dict(results))
     monkeypatch.setattr(experiment, "draw_run", lambda *_: None)
