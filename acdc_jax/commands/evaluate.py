@@ -40,7 +40,9 @@ made twice. A choice that failed, because of a judge or the sandbox, is missing 
 same command tries again.
 
 With --harness_tasks, members are evaluated on benchmarks of lm-evaluation-harness: task forces and,
-for comparison, as many seeds, samples of the best seed, and members drawn at random.
+for comparison, as many seeds, samples of the best seed, samples spread over the seeds, and members
+drawn at random. In these controls, seeds answer with their own configuration, chat template and
+stop tokens; in task forces, they are members like any other, which have the base's.
 RUN/benchmarks.json holds, by benchmark, `results` (the harness's own, by model) and `collectives`,
 each with `coverage`, `cover_at_half` (Cover@0.5: items that at least half of the members solve),
 `covered_by_at_least` (1, 2, … members), `plurality` (of the answers that the harness's filter

@@ -9,7 +9,11 @@ from rich.table import Table
 from acdc_jax.report.summary import interval
 from acdc_jax.report.tables import NAMES
 
-_MORE_NAMES = {"larger_model": "larger model", "members": "members of --members"}
+_MORE_NAMES = {
+    "larger_model": "larger model",
+    "samples_larger_model": "samples of the larger model",
+    "members": "members of --members",
+}
 _COLLECTIVE = {
     "coverage": "Coverage",
     "coverage_gain": "task force's gain",

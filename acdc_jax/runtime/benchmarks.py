@@ -1,11 +1,9 @@
 """Benchmarks of lm-evaluation-harness on the members of a run; writes `benchmarks.json`."""
 
-import dataclasses
 import importlib.metadata
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +66,17 @@ def run_benchmarks(
     larger = _find_larger_model(options)
     path = run.run_dir / "benchmarks.json"
     earlier = _read_benchmarks(path)
-    benchmarks, results, plan = _evaluate(run, options, plan, prompting, larger, prng_seed, console)
+    sizes = [len(options.members)] if options.members else list(forces)
+    benchmarks, results, plan = _evaluate(
+        run,
+        options,
+        plan,
+        prompting,
+        larger,
+        sizes if "samples" in options.collectives else [],
+        prng_seed,
+        console,
+    )
     entries = _score(run, options, plan, benchmarks, results, prng_seed)
     report = {
         "harness": version,
@@ -160,14 +168,20 @@ def _plan(
         archives = {g: run_reader.read_archive(run.run_dir, g) for g in generations}
         plan = plan_comparison(
             forces,
-            Candidates(run.skills, run.seeds, run.manifest.archive, archives),
+            Candidates(
+                run.skills,
+                run.seeds,
+                run.manifest.archive,
+                archives,
+                own=read_sources(run.run_dir).own,
+                own_skills=run.own_skills,
+            ),
             collectives=options.collectives,
             random_draws=options.random_draws,
             prng_seed=prng_seed,
         )
     seeds = read_sources(run.run_dir).seeds
-    for model in plan.models:
-        member = plan.samples[model].member if model in plan.samples else model
+    for member in {plan.variant(model).member: None for model in plan.models}:
         if member not in seeds and not on_disk(run.run_dir / "members" / member):
             latest = ", ".join(run.manifest.retained[-8:])
             raise AcdcError(
@@ -208,12 +222,13 @@ def _evaluate(
     plan: Plan,
     prompting: "Prompting",
     larger: Path | None,
+    sizes: Sequence[int],
     prng_seed: int,
     console: Console,
 ) -> tuple[list["Benchmark"], dict[str, dict[str, Any]], Plan]:
     """Return the benchmarks, the harness's results, and the plan with the larger model."""
     from acdc_jax.evaluation.lm_eval.code_eval import CODE_EVAL
-    from acdc_jax.evaluation.lm_eval.models import folder_model, folder_name
+    from acdc_jax.evaluation.lm_eval.models import folder_name
     from acdc_jax.evaluation.lm_eval.run import benchmark_models
     from acdc_jax.evaluation.lm_eval.tasks import load_benchmarks
 
@@ -224,43 +239,57 @@ def _evaluate(
             include.append(_write_held_out(folder, config))
         with console.status("loading tasks"):
             benchmarks = load_benchmarks(options.tasks, include, prompting)
-        models, count = _member_models(run, options, plan, prng_seed), len(plan.models)
+        models = _member_models(run, options, plan, prng_seed)
         if larger is not None:
-            collective = Collective("larger_model", ((folder_name(larger),),))
-            plan = dataclasses.replace(plan, collectives=(*plan.collectives, collective))
-            decode = config.decode
-            load = partial(
-                folder_model,
-                larger,
-                decode.batch_size,
-                thinking=decode.thinking,
-                think_end_token=options.think_end_token,
-                prng_seed=prng_seed,
-            )
-            models, count = itertools.chain(models, (load() for _ in range(1))), count + 1
+            plan = plan.with_larger_model(folder_name(larger), sizes, prng_seed)
+            models = itertools.chain(models, _larger_models(larger, run, options, plan, prng_seed))
         with show_progress(console, config.run.progress) as advance:
+            count = len(plan.models)
             results = benchmark_models(models, count, benchmarks, prompting, folder, advance)
     return benchmarks, results, plan
+
+
+def _larger_models(
+    folder: Path, run: RunRecord, options: BenchmarkOptions, plan: Plan, prng_seed: int
+) -> Iterator["HarnessModel"]:
+    """Yield the larger model and its samples; it is loaded when it is its turn."""
+    from acdc_jax.evaluation.lm_eval.models import folder_model, with_samples
+
+    model = folder_model(
+        folder,
+        run.settings.decode.batch_size,
+        thinking=run.settings.decode.thinking,
+        think_end_token=options.think_end_token,
+    )
+    yield from with_samples(model, plan, prng_seed)
 
 
 def _member_models(
     run: RunRecord, options: BenchmarkOptions, plan: Plan, prng_seed: int
 ) -> Iterator["HarnessModel"]:
     """Yield the members of a plan, with the tokenizer and stop tokens of the run's seeds."""
-    from acdc_jax.evaluation.lm_eval.models import member_models, model_groups, text_format
+    from acdc_jax.evaluation.lm_eval.models import (
+        member_models,
+        model_groups,
+        own_configuration,
+        text_format,
+    )
 
     model = run_reader.read_model(run.run_dir)
-    seeds = [Path(folder) for folder in read_sources(run.run_dir).seeds.values()]
-    folders = [run.run_dir / "model", *(folder for folder in seeds if folder.is_dir())]
+    seeds = {seed: Path(folder) for seed, folder in read_sources(run.run_dir).seeds.items()}
+    folders = [run.run_dir / "model", *(folder for folder in seeds.values() if folder.is_dir())]
     groups, decode = model_groups(model), run.settings.decode
+    text = text_format(folders, thinking=decode.thinking, think_end_token=options.think_end_token)
+    own = {variant.member for variant in plan.variants.values() if variant.own}
     return member_models(
         plan,
         model,
         groups,
         open_members(run, [sharded_param_shapes(groups.local[0].mesh, model)]).get,
-        text_format(folders, thinking=decode.thinking, think_end_token=options.think_end_token),
+        text,
         decode.batch_size,
         jax.random.key(prng_seed),
+        {seed: own_configuration(seeds[seed], model, text) for seed in sorted(own)},
     )
 
 

@@ -58,6 +58,7 @@ from acdc_jax.runtime.member_files import on_disk
 from acdc_jax.runtime.progress import Progress, show_progress
 from acdc_jax.runtime.run_reader import RunRecord
 from acdc_jax.runtime.setup import open_run
+from acdc_jax.runtime.sources import read_sources
 from acdc_jax.tasks.llm import ChatModel
 from acdc_jax.tasks.options import LLM_SCIENTISTS, ScientistOptions
 from acdc_jax.tasks.task import Task
@@ -134,7 +135,7 @@ def run_best_of_n(
     """
     per_task = run.settings.tasks.instances_per_task
     task_sets = _task_sets(run, options)
-    panels = _panels(forces, options, samples, prng_seed)
+    panels = _panels(run, forces, options, samples, prng_seed)
     samplers = list(dict.fromkeys(sampler for panel in panels for sampler in panel.samplers))
     _complete_answers(
         run, samplers, [task for tasks in task_sets.values() for task in tasks], console
@@ -179,14 +180,15 @@ def _task_sets(run: RunRecord, options: BestOfNOptions) -> dict[str, list[Task]]
 
 
 def _panels(
+    run: RunRecord,
     forces: Mapping[int, Sequence[str]],
     options: BestOfNOptions,
     samples: Sampling,
     prng_seed: int,
 ) -> list[_Panel]:
     if member := options.samples_of:
-        sampling = samples
-        samplers = [Sampler(member, sampling, i, prng_seed) for i in range(max(forces))]
+        own = member in read_sources(run.run_dir).own  # a seed is asked as a baseline here
+        samplers = [Sampler(member, samples, i, prng_seed, own) for i in range(max(forces))]
         return [_Panel(f"{n} samples of {member}", samplers[:n]) for n in forces]
     return [
         _Panel(f"task force of {n}", [Sampler(member) for member in force])
@@ -207,8 +209,9 @@ def _complete_answers(
     if not missing:
         return
     with open_run(config, console) as context:
+        own = {sampler.member for sampler in missing if sampler.own}  # at most one
         cost = complete_answers(
-            context.evaluator,
+            context.own_evaluator(own.pop()) if own else context.evaluator,
             context.store.get,
             run.run_dir,
             tasks,

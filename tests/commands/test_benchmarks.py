@@ -156,7 +156,15 @@ def test_collectives_on_benchmarks(
     say = found["say"]
     assert (say["metric"], say["filter"], say["items"]) == ("exact_match", "first", 6)
     rows = {row["collective"]: row for row in say["collectives"]}
-    assert list(rows) == ["evolved", "seeds", "samples_best_seed", "random_members", "larger_model"]
+    assert {name: row["n"] for name, row in rows.items()} == {
+        "evolved": 2,
+        "seeds": 2,
+        "samples_best_seed": 2,
+        "resampled_experts": 2,
+        "random_members": 2,
+        "larger_model": 1,
+        "samples_larger_model": 2,
+    }
     for row in rows.values():
         right = []
         for draw in row["members"]:

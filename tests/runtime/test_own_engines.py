@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from acdc_jax.commands.main import main
+from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation import evaluate
 from acdc_jax.evaluation.evaluate import Evaluation, Evaluator
 from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.runtime import best_of_n
 from acdc_jax.runtime.own_engines import OwnEngine, own_engines
 from acdc_jax.runtime.run_reader import read_run, read_skills
 from acdc_jax.runtime.seed_models import check_folders, text_codec
@@ -160,6 +162,11 @@ def test_a_shorter_window(models: tuple[Path, Path, Path], seeds: list[Path]) ->
     assert engine.longest is None
 
 
+def _stop_with_base(evaluator: Evaluator, *arguments: Any) -> None:
+    (sampler,) = arguments[3]
+    raise AcdcError(f"{evaluator.engine.model.rope_theta} {sampler.name}")
+
+
 def test_a_run_measures_seeds_both_ways(
     models: tuple[Path, Path, Path],
     write_model: Callable[..., Path],
@@ -205,6 +212,12 @@ def test_a_run_measures_seeds_both_ways(
     assert not members.any()
     assert run.own_skills.members == ("g000-m01",)
     assert run.own_skills.values.all()
+    # Samples of a seed are a baseline, too.
+    asked.clear()
+    monkeypatch.setattr(best_of_n, "complete_answers", _stop_with_base)
+    flags = ("--best_of_n=oracle", "--samples_of=g000-m01", "--questions=run", "--task_force=1")
+    assert main(["evaluate", str(run_dir), *flags]) == 1
+    assert f"{_OWN_BASE} g000-m01-own.t0.7-k0-p1-m0-s0.00" in capsys.readouterr().err
     # `acdc evaluate` completes both matrices, and asks nobody twice.
     asked.clear()
     (run_dir / "seed_skills.npz").unlink()

@@ -2,8 +2,9 @@
 
 `RUN/best_of_n/answers/NAME.jsonl.gz` has one line per answer of one member (`g012-m03.greedy`) or
 of one of its samples (`g012-m03.t0.7-k0-p1-m0-s0.03`: temperature, top-k, top-p, min-p, PRNG seed,
-number). Each line is a JSON object with the fields of `Response`; ids of held-out tasks begin with
-"h". A score that is null is missing, because the infrastructure failed; it is computed next time.
+number). `g000-m01-own` is a seed with its own configuration. Each line is a JSON object with the
+fields of `Response`; ids of held-out tasks begin with "h". A score that is null is missing, because
+the infrastructure failed; it is computed next time.
 """
 
 import dataclasses
@@ -34,22 +35,24 @@ class Sampler:
         sampling: How tokens are drawn.
         number: Number of the sample; samples with different numbers draw independently.
         prng_seed: Seed of all samples.
+        own: Whether it is a seed that answers with its own configuration.
     """
 
     member: str
     sampling: Sampling = GREEDY
     number: int = 0
     prng_seed: int = 0
+    own: bool = False
 
     @property
     def name(self) -> str:
         """Unique name, also of the file with the answers."""
-        sampling = self.sampling
+        sampling, model = self.sampling, f"{self.member}-own" if self.own else self.member
         if sampling.greedy:
-            return f"{self.member}.greedy"
+            return f"{model}.greedy"
         top_k = sampling.top_k or 0
         options = f"t{sampling.temperature:g}-k{top_k}-p{sampling.top_p:g}-m{sampling.min_p:g}"
-        return f"{self.member}.{options}-s{self.prng_seed}.{self.number:02d}"
+        return f"{model}.{options}-s{self.prng_seed}.{self.number:02d}"
 
     @property
     def key(self) -> jax.Array:

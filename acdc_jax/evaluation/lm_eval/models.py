@@ -1,19 +1,22 @@
 """Members of a run, and other models, as models of lm-evaluation-harness."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.evaluation.lm_eval.lm import HarnessModel, TextFormat
-from acdc_jax.evaluation.lm_eval.plan import Plan
+from acdc_jax.evaluation.lm_eval.plan import Plan, Variant
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.sampling import Sampling, stable_number
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import fuse_weights
+from acdc_jax.models.merge_compatibility import own_config
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.transformer import FusedParams
 from acdc_jax.params import Params
@@ -24,6 +27,19 @@ _SAMPLING = Sampling(temperature=0.7)  # the paper's
 _MODELS_AT_ONCE = 2
 
 
+@dataclass(frozen=True)
+class Configuration:
+    """With what a model's params are computed.
+
+    Attributes:
+        model: Architecture.
+        text: How it reads and writes text.
+    """
+
+    model: ModelConfig
+    text: TextFormat
+
+
 def member_models(
     plan: Plan,
     model: ModelConfig,
@@ -32,6 +48,7 @@ def member_models(
     text: TextFormat,
     batch_size: int,
     key: jax.Array,
+    own: Mapping[str, Configuration] = MappingProxyType({}),
 ) -> Iterator[HarnessModel]:
     """Yield every model of a plan; params are read when it is the model's turn.
 
@@ -45,25 +62,20 @@ def member_models(
         text: Tokenizer and stop tokens of the members.
         batch_size: Largest number of sequences that a group decodes at once.
         key: Typed PRNG key of all samples.
+        own: Seed → its own configuration, of those that the plan asks with it.
     """
-    loaded, params = "", list[FusedParams]()
+    of_members, loaded, params = Configuration(model, text), "", list[FusedParams]()
     for name in plan.models:
-        sample = plan.samples.get(name)
-        member = sample.member if sample else name
-        if member != loaded:  # samples of one member use the same copies
-            params = []  # free memory for the next member
-            params = _fused_copies(lambda: params_of(member), model, groups)  # noqa: B023
-            loaded = member
-        yield HarnessModel(
-            name,
-            model,
-            groups,
-            params,
-            text,
-            batch_size,
-            _SAMPLING if sample else None,
-            _model_key(key, member, sample.number if sample else 0),
+        variant = plan.variant(name)
+        if variant.member != loaded:  # samples of one member use the same copies
+            params, loaded = [], variant.member  # free memory for the next member
+            params = _fused_copies(lambda: params_of(loaded), model, groups)  # noqa: B023
+        configuration = own[variant.member] if variant.own else of_members
+        answers = HarnessModel(
+            name, configuration.model, groups, params, configuration.text, batch_size
         )
+        yield _draw(answers, variant, key)
+        del answers  # its params
 
 
 def folder_model(
@@ -91,8 +103,44 @@ def folder_model(
     params = _fused_copies(lambda: hf.load_weights(folder, model, shardings), model, groups)
     text = text_format([folder], thinking=thinking, think_end_token=think_end_token)
     name = folder_name(folder)
-    key = _model_key(jax.random.key(prng_seed), name, 0)
-    return HarnessModel(name, model, groups, params, text, batch_size, key=key)
+    answers = HarnessModel(name, model, groups, params, text, batch_size)
+    return _draw(answers, Variant(name), jax.random.key(prng_seed))
+
+
+def with_samples(model: HarnessModel, plan: Plan, prng_seed: int) -> Iterator[HarnessModel]:
+    """Yield all variants of a model in a plan, the model itself included.
+
+    Args:
+        model: From `folder_model`.
+        plan: What is evaluated.
+        prng_seed: Seed of all samples.
+    """
+    for name in plan.models:
+        if (variant := plan.variant(name)).member == model.name:
+            yield _draw(replace(model, name=name), variant, jax.random.key(prng_seed))
+
+
+def own_configuration(folder: Path, model: ModelConfig, text: TextFormat) -> Configuration:
+    """Return a seed's own configuration.
+
+    Args:
+        folder: Folder of the seed.
+        model: Architecture of the members, whose weights the seed's are adapted to.
+        text: How members read and write text. A seed without a chat template gets theirs; one whose
+            chat template cannot ask a question is asked as they are.
+
+    Raises:
+        AcdcError: The folder is gone, or cannot be read.
+    """
+    if not folder.is_dir():
+        raise AcdcError(f"{folder}: the seed is gone; put it back")
+    own = text_format([folder], thinking=text.thinking, think_end_token=text.think_end_token)
+    own.tokenizer.chat_template = own.tokenizer.chat_template or text.tokenizer.chat_template
+    try:
+        tokenizer.encode_chat(own.tokenizer, "")
+    except AcdcError:
+        own = text
+    return Configuration(own_config(hf.read_config(folder), model), own)
 
 
 def check_folder_model(folder: Path, *, chat: bool) -> None:
@@ -137,12 +185,15 @@ def text_format(
     return TextFormat(tokenizers[0], stop_tokens, thinking, think_end_token)
 
 
-def _model_key(key: jax.Array, model: str, number: int) -> jax.Array:
-    """Return the PRNG key of a sample of a model.
+def _draw(model: HarnessModel, variant: Variant, key: jax.Array) -> HarnessModel:
+    """Return a model with the sampling of a variant, and a key of its own.
 
     Models must not share draws: their errors would be alike, and their Coverage too small.
     """
-    return jax.random.fold_in(jax.random.fold_in(key, stable_number(model)), number)
+    key = jax.random.fold_in(key, stable_number(variant.member))
+    if variant.number is None:
+        return replace(model, key=jax.random.fold_in(key, 0))
+    return replace(model, sampling=_SAMPLING, key=jax.random.fold_in(key, variant.number))
 
 
 def _fused_copies(

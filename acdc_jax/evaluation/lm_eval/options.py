@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from acdc_jax import options
 from acdc_jax.options import OptionError, option
 
-CollectiveName = Literal["task_force", "seeds", "samples", "random"]
+CollectiveName = Literal["task_force", "seeds", "samples", "resampled", "random"]
 COLLECTIVES: tuple[CollectiveName, ...] = get_args(CollectiveName)
 
 
@@ -51,8 +51,9 @@ class BenchmarkOptions:
     )
     collectives: tuple[CollectiveName, ...] = option(
         COLLECTIVES,
-        "What is compared: the task forces, as many seeds, as many samples of the best seed at "
-        "temperature 0.7, and members of the archive drawn at random.",
+        "What is compared: the task forces; as many seeds; samples (temperature 0.7) of the best "
+        "seed and of --larger_model; samples spread over the seeds (resampled); and members of the "
+        "archive drawn at random.",
     )
     random_draws: int = option(
         32, "Number of random collectives of each size; their mean is reported.", low=1

@@ -15,7 +15,7 @@ from acdc_jax.evaluation.lm_eval import models as harness_models
 from acdc_jax.evaluation.lm_eval import run as harness_run
 from acdc_jax.evaluation.lm_eval.lm import HarnessLM, HarnessModel, sampling_of
 from acdc_jax.evaluation.lm_eval.models import check_folder_model, folder_model, member_models
-from acdc_jax.evaluation.lm_eval.plan import Collective, Plan
+from acdc_jax.evaluation.lm_eval.plan import Collective, Plan, Variant
 from acdc_jax.evaluation.lm_eval.tasks import Benchmark, Prompting
 from acdc_jax.inference import device_groups
 from acdc_jax.inference.device_groups import DeviceGroups
@@ -155,6 +155,63 @@ def test_a_token_that_spans_context_and_continuation(model: HarnessModel) -> Non
     (two,) = HarnessLM(model).loglikelihood([Request(("ab then", " "))], disable_tqdm=True)
     assert one[0] < 0
     assert two[0] < 0
+
+
+# ------------------------------------------------------------------------- own configurations
+
+
+def test_a_seed_by_itself_is_the_model_in_its_folder(
+    models: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """The members' weights with the seed's own configuration, against what reads the folder."""
+    common = hf.read_config(models[1])
+    folder = Path(shutil.copytree(models[1], tmp_path / "seed"))
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | {"rope_theta": 3.0, "max_position_embeddings": 40}
+    if "rope_parameters" in config:
+        config["rope_parameters"] |= {"rope_theta": 3.0}
+    path.write_text(json.dumps(config))
+    (folder / "chat_template.jinja").write_text("{{ messages[-1].content }} then ")
+    groups = DeviceGroups(harness_models.model_groups(common).local[:1], 1)
+    text = harness_models.text_format([models[1]])
+    own = {"s": harness_models.own_configuration(folder, common, text)}
+    variants = {
+        "s-own": Variant("s", own=True),
+        "s-own-sample-0-1": Variant("s", own=True, number=1),
+    }
+    plan = Plan((Collective("seeds", (("s", *variants),)),), variants, {})
+    loads: list[str] = []
+
+    def load(member: str) -> Params:
+        loads.append(member)
+        return hf.load_weights(models[1], common)
+
+    key = jax.random.key(0)
+    answers = {
+        model.name: model
+        for model in member_models(plan, common, groups, load, text, 8, key, own=own)
+    }
+    assert loads == ["s"]  # the weights are the same
+    alone = dataclasses.replace(_on_groups(folder_model(folder, batch_size=8), 1), key=None)
+    assert _say(answers["s-own"]) == _say(alone)
+    as_member = _say(answers["s"])
+    assert as_member == _say(_on_groups(folder_model(models[1], batch_size=8), 1))
+    assert _say(answers["s-own"]) != as_member
+    pairs = [Request((f"ab{i}", text)) for i in range(3) for text in ("c", "defg", "h")]
+    ours, theirs = (
+        HarnessLM(model).loglikelihood(pairs, disable_tqdm=True)
+        for model in (answers["s-own"], alone)
+    )
+    assert [score for score, _ in ours] == pytest.approx([score for score, _ in theirs], abs=1e-4)
+    one, other = HarnessLM(answers["s-own"]), HarnessLM(alone)
+    chat = [{"role": "user", "content": "u"}]
+    assert one.apply_chat_template(chat) == other.apply_chat_template(chat) == "u then "
+    assert one.max_length == other.max_length == 40
+    sample = answers["s-own-sample-0-1"]
+    assert sample.sampling is not None
+    assert sample.model == answers["s-own"].model
+    with pytest.raises(AcdcError, match="the seed is gone; put it back"):
+        harness_models.own_configuration(tmp_path / "gone", common, text)
 
 
 # ------------------------------------------------------------------------------------- memory
