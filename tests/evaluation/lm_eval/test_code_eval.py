@@ -11,7 +11,7 @@ from lm_eval.api.model import LM
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.lm_eval.code_eval import CODE_EVAL, pass_at
 from acdc_jax.evaluation.lm_eval.tasks import Prompting, run_benchmark
-from acdc_jax.sandbox import Limits, Result, Sandbox, SandboxError
+from acdc_jax.sandbox import Limits, Sandbox, SandboxError
 from tests.support import harness_tasks
 
 pytestmark = [pytest.mark.xdist_group("harness"), pytest.mark.filterwarnings("ignore")]
@@ -135,7 +135,11 @@ def test_a_failing_sandbox_is_no_wrong_answer(
     opened: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert CODE_EVAL.compute(references=["assert f() == 1"], predictions=[["f = lambda: 1"]])[0]
-    monkeypatch.setattr(Sandbox, "_run", lambda *_: Result("infrastructure", None, "no fork"))
+
+    def fail(*_: object) -> None:
+        raise SandboxError("no fork")
+
+    monkeypatch.setattr(Sandbox, "_run", fail)
     with pytest.raises(SandboxError, match="no fork"):
         CODE_EVAL.compute(references=["pass"], predictions=[["pass"]])
 
