@@ -5,12 +5,21 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write, fsync and rename, so that a kill at any instant leaves the old file or the new."""
+    """Write, fsync and rename, so that a kill at any instant leaves the old file or the new.
+
+    Raises:
+        OSError: It cannot be written; `filename` is the file.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # a full disk does not say which file
+        error.filename = str(path)
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
     directory = os.open(path.parent, os.O_RDONLY)
     try:

@@ -181,6 +181,7 @@ def save(
     tokenizer_from: str | Path,
     max_shard_bytes: int = 5 * 10**9,
     texts: Mapping[str, str] = MappingProxyType({}),
+    stop_tokens: Sequence[int] = (),
 ) -> None:
     """Write a folder that transformers and vLLM load; it appears complete or not at all.
 
@@ -192,6 +193,7 @@ def save(
             copied.
         max_shard_bytes: Largest size of a weight file, unless one tensor is larger.
         texts: Name → text of further files, such as a model card.
+        stop_tokens: Ids that end a response; by default those of `tokenizer_from`.
 
     Raises:
         AcdcError: The folder is not empty or cannot be written, or a weight is missing, has no
@@ -215,6 +217,8 @@ def save(
             copy_text_files(source, partial)
             write_json(partial / "generation_config.json", generation)
             write_json(partial / "config.json", fields | special)
+            if stop_tokens:
+                keep_stop_tokens(partial, stop_tokens)
             for name, text in texts.items():
                 (partial / name).write_text(text, encoding="utf-8")
             partial.replace(folder)

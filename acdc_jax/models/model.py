@@ -99,6 +99,10 @@ def save_hf(model: Model, folder: str | Path) -> None:
     Raises:
         AcdcError: The folder is not empty or cannot be written, or a weight is not finite.
     """
-    hf.save(folder, model.config, jax.tree.map(jnp.asarray, model.params), model.folders[0])
-    if len(model.folders) > 1:
-        hf.keep_stop_tokens(Path(folder), model.stop_tokens)
+    hf.save(
+        folder,
+        model.config,
+        jax.tree.map(jnp.asarray, model.params),
+        model.folders[0],
+        stop_tokens=model.stop_tokens if len(model.folders) > 1 else (),
+    )

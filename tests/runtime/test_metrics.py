@@ -68,6 +68,28 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert second == first  # the id too
 
 
+def test_a_log_that_fails_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    package = types.ModuleType("wandb")
+    package.init = lambda **_: types.SimpleNamespace(log=fail, finish=fail)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    with open_log(_config(tmp_path, wandb="grown"), -1) as log:
+        log(0, {"coverage_3": 0.25})
+        log(1, {"coverage_3": 0.25})
+    (line,) = capsys.readouterr().err.splitlines()  # once
+    assert line.startswith("acdc: metrics are no longer logged: [Errno 28] No space left")
+    package.init = fail  # type: ignore[attr-defined]
+    with (
+        pytest.raises(AcdcError, match=r"--wandb=grown: cannot start .*No space"),
+        open_log(_config(tmp_path, wandb="grown"), -1),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "package"),
     [("tensorboard", True, "tensorboardX"), ("wandb", "grown", "wandb")],

@@ -241,12 +241,14 @@ def test_write_atomic_leaves_the_old_file_or_the_new(
     write_atomic(path, "old")
 
     def fail(*_: object) -> None:
-        raise OSError("killed")
+        raise OSError(5, "killed")
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", fail)
-        with pytest.raises(OSError, match="killed"):
+        with pytest.raises(OSError, match="killed") as error:
             write_atomic(path, "new")
+    assert error.value.filename == str(path)
     assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
     write_atomic(path, b"new")
     assert path.read_text() == "new"
