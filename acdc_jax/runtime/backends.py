@@ -97,7 +97,7 @@ def _open_scientist(config: Config, devices: Sequence[jax.Device]) -> Scientist:
         chat = open_chat(options, devices, config.decode.batch_size)
         # What a local model decodes in one batch must not depend on timing.
         in_flight = _BATCHES_IN_FLIGHT if options.kind == "openai" else 1
-        return LlmScientist(chat, options.reflections, in_flight)
+        return LlmScientist(chat, options.reflections, in_flight, config.tasks.judged_tasks)
     make = plugins.load(plugins.SCIENTISTS, options.kind)
     scientist: object = make(options, config.run.seed)
     if not isinstance(scientist, Scientist):

@@ -59,6 +59,10 @@ class TaskGenerator:
         Raises:
             AcdcError: The sandbox or its judge failed.
         """
+        if draft.asks_judge and not self.options.judged_tasks:
+            return Rejection.of_draft(
+                draft, "it asks an LLM judge, which --nojudged_tasks excludes"
+            )
         verdict = await check_draft(draft, self.sandbox, self.options.skill_threshold)
         if isinstance(verdict, Rejection):
             return verdict

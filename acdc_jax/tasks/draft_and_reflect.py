@@ -48,6 +48,7 @@ async def write_draft(
     check: Check,
     reflections: int,
     rng: np.random.Generator,
+    judged: bool = True,
 ) -> CheckedDraft | Rejection:
     """Write a draft and let the model improve it.
 
@@ -58,6 +59,7 @@ async def write_draft(
         check: Runs a draft in the sandbox.
         reflections: Maximum number of rounds in which the model may improve the draft.
         rng: Chooses the tasks to show and the seeds of the model's sampling.
+        judged: Whether the draft may ask an LLM judge.
 
     Returns:
         The last version that passed `check`, or the reason why there is none.
@@ -71,13 +73,19 @@ async def write_draft(
     versions: list[_Version] = []
     try:
         async with chat.drafting():
-            prompt = prompts.propose(request.kind, request.parent, others)
+            prompt = prompts.propose(request.kind, request.parent, others, judged)
             answer = await _complete(chat, "propose", prompt, seeds[0])
             versions.append(await _check_answer(answer, request, check))
             for round_ in range(1, 1 + reflections):
                 last = versions[-1]
                 prompt = prompts.reflect(
-                    request.kind, request.parent, last.source, _result(last), round_, reflections
+                    request.kind,
+                    request.parent,
+                    last.source,
+                    _result(last),
+                    round_,
+                    reflections,
+                    judged,
                 )
                 answer = await _complete(chat, "reflect", prompt, seeds[round_])
                 if _is_done(answer) and isinstance(last.verdict, CheckedDraft):

@@ -24,10 +24,20 @@ _JUDGE_PAUSE_S = 30.0  # without questions, after the judge was found to be gone
 class LlmScientist(Scientist):
     """A `Scientist` and `Grader` that asks a chat model."""
 
-    def __init__(self, chat: ChatModel, reflections: int, batches_in_flight: int = 1) -> None:
-        """Ask `chat`, with at most `reflections` rounds to improve each draft."""
+    def __init__(
+        self, chat: ChatModel, reflections: int, batches_in_flight: int = 1, judged: bool = True
+    ) -> None:
+        """Ask `chat`, with at most `reflections` rounds to improve each draft.
+
+        Args:
+            chat: The model.
+            reflections: Maximum number of rounds.
+            batches_in_flight: See `Scientist`.
+            judged: Whether drafts may ask an LLM judge.
+        """
         self._chat, self._reflections = OneFailureChat(chat), reflections
         self.batches_in_flight = batches_in_flight
+        self._judged = judged
         self._grades: dict[bytes, asyncio.Task[float]] = {}
         self._judge_pause_end = 0.0
         self._gibberish_warned = False
@@ -42,7 +52,9 @@ class LlmScientist(Scientist):
     ) -> list[CheckedDraft | Rejection]:
         """See `Scientist.write`. All drafts are written concurrently."""
         return await gather(
-            write_draft(self._chat, request, active_tasks, check, self._reflections, rng)
+            write_draft(
+                self._chat, request, active_tasks, check, self._reflections, rng, self._judged
+            )
             for request, rng in zip(requests, host_rng(key).spawn(len(requests)), strict=True)
         )
 

@@ -39,6 +39,7 @@ class TaskPoolOptions:
         discard_impossible: Whether adapting drops tasks that no member solves.
         skill_threshold: Score from which a task counts as solved.
         instances_per_task: Instances of a family that count.
+        judged_tasks: Whether tasks may ask an LLM to judge answers.
     """
 
     seed_families: str = option(
@@ -111,6 +112,11 @@ class TaskPoolOptions:
     discard_impossible: bool = option(True, "Drop tasks that no member solves when adapting.")
     skill_threshold: float = option(0.5, "Score from which a task counts as solved.", low=0, high=1)
     instances_per_task: int = option(1, "Instances of a family that count.", low=1)
+    judged_tasks: bool = option(
+        True,
+        "Tasks may ask an LLM to judge answers. Otherwise such drafts and seed families are left "
+        "out, and every score is computed.",
+    )
 
     def __post_init__(self) -> None:
         check(self)

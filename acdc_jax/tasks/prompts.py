@@ -53,22 +53,34 @@ code fence around it; empty if it declares none. Say in the instructions exactly
 answer is wanted, and let `score` forgive what does not matter (case, spaces, a trailing full stop).
 
 The module may import the standard library, numpy and sympy. It has no files, no network and no
-other processes, and each call has a few seconds. Random choices need a fixed seed. Two helpers are
+other processes, and each call has a few seconds. Random choices need a fixed seed. Already
 defined:
+'''
+
+_JUDGE_HELPER = """\
     eval_with_llm_judge(instructions: str, submission: str, criteria: list[str]) -> float
         for answers that cannot be computed, such as a poem: 1.0 if a strict judge says that the
         submission does what the instructions ask and meets all criteria, else 0.0; nothing between.
         State criteria that two strict readers would apply alike, and test what can be computed in
         code first.
+"""
+
+_OTHER_HELPERS = """\
     get_function_name_to_callable(text: str) -> dict
         for answers that are Python functions: name -> callable, run in isolation.
-Prefer scores that are computed. Do not reward an empty answer or a repetition of the question.'''
+Prefer scores that are computed. Do not reward an empty answer or a repetition of the question."""
 
 _WRITER = (
     "You are a scientist who designs tasks that show what language models can and cannot do. A "
     "good task is short to state, has one checkable outcome, needs a definite skill, and tells "
     "strong solvers from weak ones. You write each as a small Python module.\n\n" + _FORMAT
 )
+
+
+def _writer(judged: bool) -> str:
+    """Return the system message of an author."""
+    return _WRITER + (_JUDGE_HELPER if judged else "") + _OTHER_HELPERS
+
 
 _ANSWER = """\
 Answer with one JSON object with these fields:
@@ -153,22 +165,29 @@ _TOP_GRADE = 10
 _GRADE = {"type": "integer", "minimum": 0, "maximum": _TOP_GRADE}
 
 
-def propose(kind: Kind, parent: Task, others: Sequence[Task]) -> Prompt:
+def propose(kind: Kind, parent: Task, others: Sequence[Task], judged: bool = True) -> Prompt:
     """Ask for a new family: novel, inspired, harder, easier, or novel but related.
 
     Args:
         kind: The kind of family.
         parent: The task to start from, shown in full.
         others: Existing tasks, shown by description only.
+        judged: Whether a family may ask an LLM judge.
     """
     listed = "\n".join(_line(task.draft) for task in others)
     known = f"Families that exist already, as a sample:\n{listed}\n\n" if listed else ""
     user = f"{known}A family in full:\n{_family(parent.draft)}\n\n{_REQUESTED[kind]}\n\n{_ANSWER}"
-    return Prompt(_WRITER, user, _DRAFT_SCHEMA, "name")
+    return Prompt(_writer(judged), user, _DRAFT_SCHEMA, "name")
 
 
 def reflect(
-    kind: Kind, parent: Task, draft: str, evaluation: str, round_: int, rounds: int
+    kind: Kind,
+    parent: Task,
+    draft: str,
+    evaluation: str,
+    round_: int,
+    rounds: int,
+    judged: bool = True,
 ) -> Prompt:
     """Ask for a better version of a draft, given the draft and the result of running it.
 
@@ -179,9 +198,10 @@ def reflect(
         evaluation: The result of running the draft.
         round_: This round, from 1.
         rounds: Maximum number of rounds.
+        judged: Whether a family may ask an LLM judge.
     """
     return Prompt(
-        _WRITER,
+        _writer(judged),
         f"What was asked for: {_REQUESTED[kind]}\n\nThe family to start from was:\n"
         f"{_line(parent.draft)}\n\nYour draft:\n{_fence(draft, _SHOWN_SOURCE)}\n\n"
         f"It was run. Result: {evaluation}\n\n"

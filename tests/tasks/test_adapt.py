@@ -13,6 +13,7 @@ from acdc_jax.quickstart.scientist import ProceduralScientist
 from acdc_jax.quickstart.source import spec_of
 from acdc_jax.quickstart.task_sets import seed_families
 from acdc_jax.sandbox import Limits, Sandbox
+from acdc_jax.tasks import prompts
 from acdc_jax.tasks.adapt import PoolUpdate, TaskGenerator, adapt_pool
 from acdc_jax.tasks.embeddings import NGrams, TaskIndex
 from acdc_jax.tasks.first_pool import FirstPool, create_pool, shortage
@@ -223,6 +224,24 @@ def test_instructions_longer_than_the_window_are_rejected(sandbox: Sandbox) -> N
     verdict = asyncio.run(generator.check(_FAMILIES[0]))
     assert isinstance(verdict, Rejection)
     assert "room for 5" in verdict.reason
+
+
+def test_without_judged_tasks_every_score_is_computed(sandbox: Sandbox) -> None:
+    """Judged seed families and drafts are left out, and authors hear of no judge."""
+    judged = dataclasses.replace(_FAMILIES[1], source=_FAMILIES[1].source + "# eval_with_llm_judge")
+    flags = dataclasses.replace(_FLAGS, initial_tasks=0)
+    assert len(_first(sandbox, flags, families=[_FAMILIES[0], judged]).library.tasks) == 2
+    flags = dataclasses.replace(flags, judged_tasks=False)
+    first = _first(sandbox, flags, families=[_FAMILIES[0], judged])
+    assert [rejection.name for rejection in first.rejections] == [judged.name]
+    (parent,) = first.library.tasks.values()
+    for prompt in (
+        prompts.propose("novel", parent, [], judged=False),
+        prompts.reflect("novel", parent, "code", "it runs.", 1, 3, judged=False),
+    ):
+        assert "judge" not in prompt.system + prompt.user
+        assert "get_function_name_to_callable" in prompt.system
+    assert "eval_with_llm_judge" in prompts.propose("novel", parent, []).system
 
 
 def test_adaptation(sandbox: Sandbox) -> None:
