@@ -9,24 +9,21 @@ See `acdc_jax.tasks.scientist` for the rules that a scientist keeps. To use this
 """
 
 from collections.abc import Sequence
+from string import ascii_lowercase
 from typing import Any
 
 import jax
+import numpy as np
 
 from acdc_jax.prng import host_rng
 from acdc_jax.tasks.scientist import Check, Scientist, TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection, Task
 
 _SOURCE = """
-import random
-from string import ascii_lowercase
-
-
 class TaskFamily:
     @staticmethod
     def get_tasks() -> dict[str, str]:
-        rng = random.Random({seed})
-        return {{str(i): "".join(rng.choices(ascii_lowercase, k={length})) for i in range(4)}}
+        return {words}
 
     @staticmethod
     def get_instructions(t: str) -> str:
@@ -55,7 +52,7 @@ class SpellingScientist(Scientist):
         rng = host_rng(key)
         lengths = rng.integers(3, 12, len(requests))
         return [
-            await check(_draft(request, int(length), int(rng.integers(2**31))))
+            await check(_draft(request, int(length), rng))
             for request, length in zip(requests, lengths, strict=True)
         ]
 
@@ -66,22 +63,25 @@ class SpellingScientist(Scientist):
         )
 
 
-def _draft(request: TaskRequest, random_length: int, seed: int) -> Draft:
+def _draft(request: TaskRequest, random_length: int, rng: np.random.Generator) -> Draft:
     """Return a family of words, longer than the parent's if a harder task is requested."""
     parent_length = request.parent.draft.metadata.get("length")
     step = _STEPS.get(request.kind)
     length = random_length
     if step is not None and isinstance(parent_length, int):
         length = max(1, parent_length + step)
+    words = {str(i): "".join(rng.choice(list(ascii_lowercase), length)) for i in range(4)}
     return Draft(
         name=f"spell {length} letters backwards",
         description=f"Spell words of {length} letters backwards.",
         capability="spelling",
         difficulty=min(5, 1 + length // 3),
         example_instruction="Spell backwards: abc",
-        source=_SOURCE.format(seed=seed, length=length),
+        source=_SOURCE.format(words=words),
         kind=request.kind,
         parent=request.parent.id,
+        # A draft is accepted only if an answer is known to pass.
+        reference={key: word[::-1] for key, word in words.items()},
         metadata={"length": length},
     )
 

@@ -7,6 +7,7 @@ that do not overlap: one for training (fixed), one for the pool and one held out
 """
 
 import dataclasses
+import functools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -15,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from acdc_jax.quickstart import operations as ops
+from acdc_jax.tasks.trial_answers import GUESSES
 
 Words = tuple[str, ...]
 Draw = Callable[[random.Random, int], str]  # (rng, below) → a sum or difference
@@ -98,6 +100,7 @@ TASK_ALPHABETS = ("letters", "digits")
 _MAX_LENGTH = 7
 _HELD_OUT_SINGLES, _HELD_OUT_PAIRS = 60, 140
 PAIR_LENGTHS = range(2, 7)
+_SAMPLES = 40  # answers by which a spec is found to be guessable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +181,13 @@ def instances(spec: Spec, n: int, seed: int) -> list[str]:
     """Return the texts of a family's instances; its code draws the same from the same seed."""
     rng = random.Random(seed)
     return [draw_text(spec.words, spec.length, spec.alphabet, rng) for _ in range(n)]
+
+
+@functools.cache
+def is_guessable(spec: Spec) -> bool:
+    """Return whether most answers can be guessed, such as a single digit."""
+    texts = instances(spec, _SAMPLES, 0)
+    return sum(answer(spec.words, text) in GUESSES for text in texts) > _SAMPLES / 2
 
 
 def is_plain(text: str) -> bool:

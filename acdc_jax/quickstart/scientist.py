@@ -1,7 +1,8 @@
 """A scientist without an LLM: it writes task families in the skill language.
 
 It reads the spec of an earlier task from `Draft.metadata`, and so can write a harder, easier or
-related one. It repeats no spec while there are new ones, and never uses one that is held out.
+related one. It repeats no spec while there are new ones, and never uses one that is held out or
+whose answers can be guessed.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import numpy as np
 from acdc_jax.prng import host_rng
 from acdc_jax.quickstart.gibberish import is_gibberish
 from acdc_jax.quickstart.ideas import ideas
-from acdc_jax.quickstart.language import Spec, Split, split
+from acdc_jax.quickstart.language import Spec, Split, is_guessable, split
 from acdc_jax.quickstart.source import spec_of, write_draft
 from acdc_jax.tasks.llm import gather
 from acdc_jax.tasks.scientist import Check, Scientist, TaskRequest
@@ -68,7 +69,7 @@ class ProceduralScientist(Scientist):
         origin = None if parent is None else spec_of(parent.draft.metadata)
         spec = self._choose(kind, origin, earlier_specs | {origin}, rng)
         parent_id = None if parent is None else parent.id
-        return write_draft(spec, kind, parent_id, self.instances, rng)
+        return write_draft(spec, kind, parent_id, self.instances, rng, guessable=False)
 
     async def is_new(self, draft: Draft, nearest: Sequence[Task]) -> bool:
         """See `Scientist.is_new`: a task is new if its spec is."""
@@ -90,12 +91,15 @@ class ProceduralScientist(Scientist):
             spec.words for spec in earlier_specs if spec is not None and len(spec.words) > 1
         )
         for idea in ideas(kind, origin, self.split, self.max_steps, rng):
-            fresh = [s for s in idea if s not in earlier_specs and not self.split.is_held_out(s)]
+            fresh = [s for s in idea if s not in earlier_specs and self._may_use(s)]
             if fresh:
                 # Pairs take turns: other words make a task newer than another length does.
                 fewest = min(times[s.words] for s in fresh)
                 return _pick([s for s in fresh if times[s.words] == fewest], rng)
-        return _pick(self.split.pool_pair_specs, rng)
+        return _pick([spec for spec in self.split.pool_pair_specs if self._may_use(spec)], rng)
+
+    def _may_use(self, spec: Spec) -> bool:
+        return not self.split.is_held_out(spec) and not is_guessable(spec)
 
 
 def procedural_scientist(options: object, prng_seed: int) -> ProceduralScientist:

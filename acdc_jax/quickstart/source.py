@@ -9,6 +9,7 @@ import numpy as np
 from acdc_jax.quickstart import language, operations
 from acdc_jax.quickstart.language import ALPHABETS, BY_WORD, Spec
 from acdc_jax.tasks.task import Draft, Json, Kind
+from acdc_jax.tasks.trial_answers import GUESSES
 
 _TEMPLATE = '''\
 """{description}"""
@@ -36,7 +37,13 @@ class TaskFamily:
 
 
 def write_draft(
-    spec: Spec, kind: Kind, parent: str | None, instances: int, rng: np.random.Generator
+    spec: Spec,
+    kind: Kind,
+    parent: str | None,
+    instances: int,
+    rng: np.random.Generator,
+    *,
+    guessable: bool = True,
 ) -> Draft:
     """Write the family of a spec.
 
@@ -46,11 +53,13 @@ def write_draft(
         parent: Id of the task that it was made from, if any.
         instances: Number of instances.
         rng: Draws the seed of the instances, which the source contains.
+        guessable: Whether answers may be equal, or among those that a solver may guess. The check
+            of drafts for the pool refuses these.
 
     Returns:
         The draft, with reference solutions and the spec in its metadata.
     """
-    seed = _instance_seed(spec, instances, rng)
+    seed = _instance_seed(spec, instances, rng, guessable=guessable)
     texts = language.instances(spec, instances, seed)
     description = _description(spec)
     return Draft(
@@ -77,11 +86,14 @@ def spec_of(metadata: Mapping[str, Json]) -> Spec | None:
     return Spec(tuple(words), length, alphabet)
 
 
-def _instance_seed(spec: Spec, instances: int, rng: np.random.Generator) -> int:
+def _instance_seed(spec: Spec, instances: int, rng: np.random.Generator, *, guessable: bool) -> int:
     """Draw a seed for which no text happens to be a word of the language."""
     while True:
         seed = int(rng.integers(2**31))
-        if all(map(language.is_plain, language.instances(spec, instances, seed))):
+        texts = language.instances(spec, instances, seed)
+        answers = {language.answer(spec.words, text) for text in texts}
+        different = len(answers) == instances and not answers & set(GUESSES)
+        if all(map(language.is_plain, texts)) and (guessable or different):
             return seed
 
 

@@ -412,6 +412,7 @@ class Generation:
             "incomparable": len(self._incomparable),
             "unscored_tasks": len(self._unscored_tasks),
             "rejected_drafts": len(self._rejections),
+            "unchecked_drafts": sum(r.cause == "infrastructure" for r in self._rejections),
             "missing_scores": len(self._missing()),
             "responses": len(self._responses),
             "truncated": sum(r.truncated for r in self._responses) / max(len(self._responses), 1),

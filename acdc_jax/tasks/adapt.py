@@ -14,7 +14,7 @@ from acdc_jax.tasks.library import Library, admit_drafts
 from acdc_jax.tasks.novelty import NoveltyFilter
 from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.pool import Pool
-from acdc_jax.tasks.scientist import Scientist, TaskRequest
+from acdc_jax.tasks.scientist import Scientist, Solver, TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection
 from acdc_jax.tasks.validate import check_draft
 
@@ -56,14 +56,19 @@ class TaskGenerator:
     async def check(self, draft: Draft) -> CheckedDraft | Rejection:
         """Run a draft in the sandbox, and check that members can read its instructions.
 
-        Raises:
-            AcdcError: The sandbox or its judge failed.
+        Seed families are trusted (see `check_draft`), because a person chose them.
         """
         if draft.asks_judge and not self.options.judged_tasks:
             return Rejection.of_draft(
                 draft, "it asks an LLM judge, which --nojudged_tasks excludes"
             )
-        verdict = await check_draft(draft, self.sandbox, self.options.skill_threshold)
+        verdict = await check_draft(
+            draft,
+            self.sandbox,
+            self.options.skill_threshold,
+            self.scientist.solve if isinstance(self.scientist, Solver) else None,
+            trusted=draft.kind == "seed",
+        )
         if isinstance(verdict, Rejection):
             return verdict
         try:
@@ -117,6 +122,7 @@ async def adapt_pool(
     library, tasks, rejections = await admit_drafts(
         library, drafts, generator.novelty_filter, generation=generation, next_id=pool.next_id
     )
-    failed = {r.parent for r in rejections if r.kind in ("easier", "harder") and r.parent}
+    invalid = [r for r in rejections if r.cause == "draft"]
+    failed = {r.parent for r in invalid if r.kind in ("easier", "harder") and r.parent}
     pool = task_pool.add_tasks(pool, tasks, failed, options.limbo)
     return PoolUpdate(library, task_pool.prune(pool, options.max_tasks), rejections)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from acdc_jax.tasks import prompts
-from acdc_jax.tasks.llm import ChatModel, ChatRefusal, ChatRequest
+from acdc_jax.tasks.llm import ChatFailure, ChatModel, ChatRefusal, ChatRequest
 from acdc_jax.tasks.llm_output import extract_code, extract_object, is_true
 from acdc_jax.tasks.scientist import Check, TaskRequest
-from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection, Task
+from acdc_jax.tasks.task import Cause, CheckedDraft, Draft, Rejection, Task
 
 _SHOWN_TASKS = 3  # of the pool, by description
 _SHOWN_ANSWER = 4_000  # characters shown of an answer that contains no draft
@@ -65,7 +65,7 @@ async def write_draft(
         The last version that passed `check`, or the reason why there is none.
 
     Raises:
-        AcdcError: The model or the sandbox failed.
+        ChatError: The model is gone.
     """
     indices = rng.choice(len(active_tasks), min(_SHOWN_TASKS, len(active_tasks)), replace=False)
     others = [active_tasks[i] for i in indices if active_tasks[i].id != request.parent.id]
@@ -78,6 +78,8 @@ async def write_draft(
             versions.append(await _check_answer(answer, request, check))
             for round_ in range(1, 1 + reflections):
                 last = versions[-1]
+                if isinstance(last.verdict, Rejection) and last.verdict.cause == "infrastructure":
+                    break
                 prompt = prompts.reflect(
                     request.kind,
                     request.parent,
@@ -92,8 +94,10 @@ async def write_draft(
                     break
                 versions.append(await _check_answer(answer, request, check))
     except ChatRefusal as error:
-        if not versions:
-            return Rejection(request.kind, request.parent.id, "", str(error))
+        cause: Cause = "infrastructure" if isinstance(error, ChatFailure) else "draft"
+        reason = Rejection(request.kind, request.parent.id, "", str(error), cause=cause)
+        if not versions or cause == "infrastructure":
+            versions.append(_Version("", reason))
     for version in reversed(versions):
         if isinstance(version.verdict, CheckedDraft):
             return version.verdict
@@ -143,14 +147,15 @@ async def _check_answer(answer: str, request: TaskRequest, check: Check) -> _Ver
 
 def _result(version: _Version) -> str:
     """Describe the check's result to the author."""
+    advice = version.verdict.advice
     if isinstance(version.verdict, Rejection):
-        return f"it cannot be used, because {version.verdict.reason}."
+        return f"it cannot be used, because {version.verdict.reason}. {advice}".rstrip()
     instructions = "\n".join(
         f"instance {key}: {text}" for key, text in version.verdict.instructions.items()
     )
     return (
-        "it runs; its scoring is stable, and wrong answers fail. What a solver would be asked:\n"
-        f"{instructions[:_TEXT]}"
+        f"it runs; its scoring is stable, and wrong answers fail. {advice}\nWhat a solver would be "
+        f"asked:\n{instructions[:_TEXT]}"
     )
 
 

@@ -17,6 +17,7 @@ import jax
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.prng import host_rng
+from acdc_jax.streams import print_line
 from acdc_jax.tasks import pool as task_pool
 from acdc_jax.tasks.adapt import TaskGenerator
 from acdc_jax.tasks.library import Library, admit_drafts, library_of
@@ -230,6 +231,8 @@ async def _admit_seed_families(generator: TaskGenerator, families: Sequence[Draf
     for draft, verdict in zip(families, verdicts, strict=True):
         if isinstance(verdict, Rejection) and not draft.asks_judge:
             raise AcdcError(f"seed task family {draft.name}: {verdict.reason}")
+        if isinstance(verdict, Rejection):
+            print_line(f"seed task family {draft.name} is left out: {verdict.reason}")
     admit_all = NoveltyFilter(generator.novelty_filter.index, threshold=1.0, applies_to="none")
     library, tasks, rejections = await admit_drafts(
         Library(), verdicts, admit_all, generation=0, next_id=0

@@ -20,7 +20,7 @@ _FENCE_LANGUAGE = re.compile(r"[\w+.-]*[ \t]*\n")
 # Code in a block may contain the block's own marks. Those at its end are followed by the end of the
 # object, or by its next key.
 _BLOCK_END = r"{mark}(?=\s*(?:[}}\]]|,\s*(?:[}}\]]|[\"']?\w+[\"']?\s*:)))"
-_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_ESCAPE = re.compile(r"(?:\\u[0-9a-fA-F]{4})+|\\(.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", '"': '"', "\\": "\\", "/": "/"}
 _CONSTANTS = {"true": True, "false": False, "null": None, "none": None}
 
@@ -38,10 +38,9 @@ def unescape(text: str, quote: str = '"') -> str:
     r"""Replace the escapes of a text in quotes. Others are kept, such as the `\d` of a pattern."""
 
     def value(match: re.Match[str]) -> str:
-        escape = match[1]
-        if len(escape) > 1:
-            return chr(int(escape[1:], 16))
-        return quote if escape == quote else _ESCAPED.get(escape, match[0])
+        if match[1] is None:  # code points, of which two may be one character
+            return str(json.loads(f'"{match[0]}"'))
+        return quote if match[1] == quote else _ESCAPED.get(match[1], match[0])
 
     return _ESCAPE.sub(value, text)
 

@@ -66,16 +66,16 @@ async def admit_drafts(
     remembered = [
         Task(f"{draft.name}, which was rejected", draft, 0, {}, {}) for draft in library.rejected
     ]
-    reasons = iter(await novelty_filter.rejection_reasons([*earlier, *remembered], new_drafts))
+    decisions = iter(await novelty_filter.rejections([*earlier, *remembered], new_drafts))
     tasks: list[Task] = []
     rejected = list(library.rejected)
     rejections: list[Rejection] = []
     for item in drafts:
         if isinstance(item, Rejection):
             rejections.append(item)
-        elif (reason := next(reasons)) is not None:
-            rejections.append(Rejection.of_draft(item.draft, reason))
-            if generation == 0:
+        elif (rejection := next(decisions)) is not None:
+            rejections.append(rejection)
+            if generation == 0 and rejection.cause == "draft":
                 rejected.append(item.draft)
         else:
             name = task_id(next_id + len(tasks))

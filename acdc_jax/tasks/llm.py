@@ -42,6 +42,10 @@ class ChatRefusal(_NoAnswer):
     """The model gives no usable answer to this request, but may answer others."""
 
 
+class ChatFailure(ChatRefusal):
+    """The model failed to answer this request, but answers others."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ChatRequest:
     """One question to a chat model.
@@ -104,7 +108,7 @@ def cost_per_task(costs: Mapping[str, float], tasks: int) -> dict[str, float]:
         `llm_calls_per_task` etc.; empty without tasks or without calls.
     """
     sums: collections.Counter[str] = collections.Counter()
-    for purpose in ("propose", "reflect", "novelty"):
+    for purpose in ("propose", "reflect", "solve", "novelty"):
         for unit in ("calls", "prompt_tokens", "new_tokens", "seconds"):
             sums[unit] += costs.get(f"llm_{purpose}_{unit}", 0)  # type: ignore[assignment]
     if not sums["calls"] or not tasks:

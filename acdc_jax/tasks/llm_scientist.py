@@ -9,9 +9,19 @@ import jax
 from acdc_jax.prng import host_rng
 from acdc_jax.streams import print_line
 from acdc_jax.tasks import prompts
+from acdc_jax.tasks.answer_extraction import extract_answer
 from acdc_jax.tasks.ask_llm import ask_number, ask_yes_no
 from acdc_jax.tasks.draft_and_reflect import write_draft
-from acdc_jax.tasks.llm import ChatError, ChatModel, ChatRefusal, digest, gather
+from acdc_jax.tasks.llm import (
+    ChatError,
+    ChatFailure,
+    ChatModel,
+    ChatRefusal,
+    ChatRequest,
+    content_seed,
+    digest,
+    gather,
+)
 from acdc_jax.tasks.one_failure import OneFailureChat
 from acdc_jax.tasks.scientist import Check, Scientist, TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection, Task
@@ -22,7 +32,7 @@ _JUDGE_PAUSE_S = 30.0  # without questions, after the judge was found to be gone
 
 
 class LlmScientist(Scientist):
-    """A `Scientist` and `Grader` that asks a chat model."""
+    """A `Scientist`, `Solver` and `Grader` that asks a chat model."""
 
     def __init__(
         self, chat: ChatModel, reflections: int, batches_in_flight: int = 1, judged: bool = True
@@ -63,6 +73,8 @@ class LlmScientist(Scientist):
         try:
             prompt = prompts.interestingly_new(draft, nearest)
             return await ask_yes_no(self._chat, "novelty", prompt)
+        except ChatFailure:
+            raise
         except ChatRefusal:
             return False
 
@@ -79,6 +91,22 @@ class LlmScientist(Scientist):
             self._gibberish_warned = True
             self._chat.usage.count("gibberish_unreadable")
             return False
+
+    async def solve(self, instructions: str) -> str:
+        """See `Solver.solve`. The answer is empty if the model refuses to give one.
+
+        Raises:
+            ChatError: The model cannot be reached.
+            ChatFailure: The model failed.
+        """
+        seed = content_seed("solve", instructions)
+        request = ChatRequest("solve", prompts.SOLVER, instructions, seed, sampled=False)
+        try:
+            return extract_answer(await self._chat.complete(request))
+        except ChatFailure:
+            raise
+        except ChatRefusal:
+            return ""
 
     async def grade(self, instructions: str, submission: str, criteria: str) -> float:
         """See `Grader.grade`. Equal questions are asked once.
@@ -113,6 +141,8 @@ class LlmScientist(Scientist):
         prompt = prompts.judge(instructions, submission, criteria)
         try:
             return await ask_number(self._chat, "judge", prompt, 0, _TOP_GRADE) / _TOP_GRADE
+        except ChatFailure as error:
+            raise ChatError(str(error)) from None
         except ChatRefusal as error:
             raise ChatError(f"{NO_GRADE} ({error})") from None
         except ChatError:

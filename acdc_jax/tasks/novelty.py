@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from acdc_jax.tasks.embeddings import TaskIndex, similarities
-from acdc_jax.tasks.llm import gather
+from acdc_jax.tasks.llm import ChatFailure, gather
 from acdc_jax.tasks.options import NoveltyScope
 from acdc_jax.tasks.scientist import Scientist
-from acdc_jax.tasks.task import Draft, Task
+from acdc_jax.tasks.task import Draft, Rejection, Task
 
 _NEIGHBOURS = 3  # shown to the scientist that decides
 
@@ -40,9 +40,9 @@ class NoveltyFilter:
         adapted = draft.kind in ("easier", "harder")
         return self.applies_to == "all" or (self.applies_to == "new_ideas" and not adapted)
 
-    async def rejection_reasons(
+    async def rejections(
         self, tasks: Sequence[Task], drafts: Sequence[Draft]
-    ) -> list[str | None]:
+    ) -> list[Rejection | None]:
         """Return for each draft why it is not new, or None if it is.
 
         A draft is compared with `tasks` and with the new drafts before it. Each decision waits
@@ -50,7 +50,8 @@ class NoveltyFilter:
         concurrently, and none depends on timing.
 
         Raises:
-            AcdcError: The embedder or the scientist failed.
+            AcdcError: The embedder failed, or the scientist is gone. A draft on which the scientist
+                fails alone is rejected.
         """
         texts = [draft.text() for draft in drafts]
         similarity = await similarities(
@@ -60,26 +61,29 @@ class NoveltyFilter:
         batch = [Task(f"{draft.name} of this batch", draft, 0, {}, {}) for draft in drafts]
         earlier = [*tasks, *batch]
         loop = asyncio.get_running_loop()
-        reasons: list[asyncio.Future[str | None]] = [loop.create_future() for _ in drafts]
+        decisions: list[asyncio.Future[Rejection | None]] = [loop.create_future() for _ in drafts]
 
-        async def decide(i: int) -> str | None:
+        async def decide(i: int) -> Rejection | None:
             if not self.must_be_new(drafts[i]):
-                reasons[i].set_result(reason := _copy_reason(drafts[i], earlier[: len(tasks) + i]))
-                return reason
+                rejection = _reject_copy(drafts[i], earlier[: len(tasks) + i])
+                decisions[i].set_result(rejection)
+                return rejection
             cosines = similarity[i, : len(tasks) + i]
             nearest: list[tuple[Task, float]] = []
             for j in np.argsort(-cosines, kind="stable"):
                 if len(nearest) == _NEIGHBOURS:
                     break
-                if j < len(tasks) or await asyncio.shield(reasons[j - len(tasks)]) is None:
+                if j < len(tasks) or await asyncio.shield(decisions[j - len(tasks)]) is None:
                     nearest.append((earlier[j], float(cosines[j])))
-            reason = await self._reason(drafts[i], nearest)
-            reasons[i].set_result(reason)
-            return reason
+            rejection = await self._decide(drafts[i], nearest)
+            decisions[i].set_result(rejection)
+            return rejection
 
         return await gather(decide(i) for i in range(len(drafts)))
 
-    async def _reason(self, draft: Draft, nearest: Sequence[tuple[Task, float]]) -> str | None:
+    async def _decide(
+        self, draft: Draft, nearest: Sequence[tuple[Task, float]]
+    ) -> Rejection | None:
         """Return why a draft is not new compared with its nearest tasks, nearest first, or None."""
         if self.scientist is not None and self.gate is not None:
             nearest = [(task, cosine) for task, cosine in nearest if cosine >= self.gate]
@@ -88,15 +92,22 @@ class NoveltyFilter:
         if self.scientist is None:
             task, cosine = nearest[0]
             similar = cosine > self.threshold
-            return f"too similar to {task.id} (cosine {cosine:.3f})" if similar else None
+            reason = f"too similar to {task.id} (cosine {cosine:.3f})"
+            return Rejection.of_draft(draft, reason) if similar else None
         tasks = [task for task, _ in nearest]
-        if await self.scientist.is_new(draft, tasks):
-            return None
-        return f"not interestingly new beside {', '.join(task.id for task in tasks)}"
+        try:
+            if await self.scientist.is_new(draft, tasks):
+                return None
+        except ChatFailure as error:
+            return Rejection.of_draft(draft, str(error), cause="infrastructure")
+        names = ", ".join(task.id for task in tasks)
+        return Rejection.of_draft(draft, f"not interestingly new beside {names}")
 
 
-def _copy_reason(draft: Draft, earlier: Sequence[Task]) -> str | None:
-    """Return which earlier task has the same source, or None."""
+def _reject_copy(draft: Draft, earlier: Sequence[Task]) -> Rejection | None:
+    """Return a rejection if an earlier task has the same source, or None."""
     copies = (task.id for task in earlier if task.draft.source == draft.source)
     original = next(copies, None)
-    return None if original is None else f"has the same source as {original}"
+    if original is None:
+        return None
+    return Rejection.of_draft(draft, f"has the same source as {original}")

@@ -6,6 +6,7 @@ import contextlib
 from acdc_jax.tasks import prompts
 from acdc_jax.tasks.llm import (
     ChatError,
+    ChatFailure,
     ChatModel,
     ChatRefusal,
     ChatRequest,
@@ -24,7 +25,7 @@ class OneFailureChat:
     """A `ChatModel` whose failures concern one request, unless the model is gone.
 
     If a request fails after all retries, the model is asked a few harmless questions. If it answers
-    any of them, the failure becomes a `ChatRefusal` of this request. A `ChatError` then means that
+    any of them, the failure becomes a `ChatFailure` of this request. A `ChatError` then means that
     the model is gone.
     """
 
@@ -44,7 +45,7 @@ class OneFailureChat:
                 self._probe = asyncio.ensure_future(self._is_there())
             if not await asyncio.shield(self._probe):
                 raise
-            raise ChatRefusal(f"the model answers others, but not this request: {error}") from None
+            raise ChatFailure(f"the model answers others, but not this request: {error}") from None
 
     def drafting(self) -> contextlib.AbstractAsyncContextManager[None]:
         """See `ChatModel.drafting`."""

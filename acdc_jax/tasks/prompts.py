@@ -37,7 +37,7 @@ A task family is one Python module that defines
 class TaskFamily:
     @staticmethod
     def get_tasks() -> dict[str, dict]:
-        """At least two instances, keyed "1", "2", …; JSON values only, the same in every call."""
+        """Two or more instances, keyed "1", "2", …; JSON values only, the same in every call."""
 
     @staticmethod
     def get_instructions(t: dict) -> str:
@@ -51,6 +51,11 @@ The solver is a language model that sees the instructions and nothing else; `sub
 final answer that it declares, of one line or of several: what it writes behind `Answer:`, without a
 code fence around it; empty if it declares none. Say in the instructions exactly in which form the
 answer is wanted, and let `score` forgive what does not matter (case, spaces, a trailing full stop).
+
+A draft is accepted if an answer is known to pass: your reference, or what a solver submits for one
+instance. No right answer may be easy to guess: an instance that is passed by yes, no, true, false,
+a letter from A to E, or a whole number from 0 to 10 does not count, and neither does a family for
+which one answer fits most instances.
 
 The module may import the standard library, numpy and sympy. It has no files, no network and no
 other processes, and each call has a few seconds. Random choices need a fixed seed. Already
@@ -69,6 +74,12 @@ _OTHER_HELPERS = """\
     get_function_name_to_callable(text: str) -> dict
         for answers that are Python functions: name -> callable, run in isolation.
 Prefer scores that are computed. Do not reward an empty answer or a repetition of the question."""
+
+SOLVER = (
+    "You solve tasks. Think step by step, then write your final answer behind `Answer:`, and "
+    "nothing after it."
+)
+"""System message of a scientist that solves an instance of its own draft."""
 
 _WRITER = (
     "You are a scientist who designs tasks that show what language models can and cannot do. A "
@@ -90,8 +101,8 @@ Answer with one JSON object with these fields:
   "capability": the skill that it shows, in a few words
   "difficulty": your estimate, an integer from 1 (easy) to 5 (hard)
   "example_instruction": the instructions of one instance
-  "reference": a right submission for each instance, as a list of objects with the fields
-     "instance" and "submission"; an empty list if there is no one right answer
+  "reference": right submissions, as a list of objects with the fields "instance" (its key) and
+     "submission" (the bare answer); leave an instance out unless you are sure of its answer
   "code": the whole Python module, as one string"""
 
 _REQUESTED: Mapping[Kind, str] = {

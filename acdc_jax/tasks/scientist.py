@@ -2,15 +2,21 @@
 
 To write your own, subclass `Scientist` and implement `write`: make one `Draft` per request and pass
 each to `check`. The other methods have defaults. A scientist that also judges answers implements
-`Grader`. `examples/new_scientist.py` is a complete example.
+`Grader`; one that solves tasks implements `Solver`. `examples/new_scientist.py` is a complete
+example.
+
+A draft needs an answer that is known to pass: give each a `reference`, a right submission per
+instance. Without one, `check` accepts only what the scientist, as a `Solver`, solves.
 
 Determinism. Equal arguments must give equal results, whatever the order in which concurrent calls
 finish. Draw all random numbers from `key`. Keep nothing between calls that changes a result: a
 resumed run starts with a new instance. Then a run is repeatable, and a resumed run continues as
 if it had never stopped.
 
-Errors. Return a `Rejection` for a bad draft. Raise `AcdcError` if the infrastructure fails, e.g. a
-server is down: the run then ends with the message, and continues from its last commit later.
+Errors. Return a `Rejection` for a bad draft. If the sandbox or the judge fails, `check` tries the
+draft again, and at last returns a `Rejection` with the cause "infrastructure". Raise `AcdcError` if
+the infrastructure fails for all drafts, e.g. a server is down: the run then ends with the message,
+and continues from its last commit later.
 
 Concurrency. All methods are coroutines on one event loop, in a separate thread. The run awaits
 one `write` at a time (in generation 0, `batches_in_flight` of them), but calls `is_new` and
@@ -96,6 +102,20 @@ class Scientist(abc.ABC):
 
     async def close(self) -> None:  # noqa: B027 (a default, not abstract)
         """Free the resources. The run calls it once, at its end."""
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """A scientist with this method also solves tasks, which shows that an answer can pass."""
+
+    async def solve(self, instructions: str) -> str:
+        """Return the answer to an instance, as `score` gets it.
+
+        Equal arguments must give equal answers.
+
+        Raises:
+            AcdcError: There is no answer; nothing is known about the draft.
+        """
 
 
 @runtime_checkable

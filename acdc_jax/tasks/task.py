@@ -15,6 +15,7 @@ from acdc_jax.errors import AcdcError
 
 Json = Any  # what `json.loads` returns
 Kind = Literal["seed", "novel", "inspired", "harder", "easier", "related"]
+Cause = Literal["draft", "infrastructure"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +67,13 @@ class CheckedDraft:
         draft: The draft.
         instances: Instance key → what `get_tasks()` returned for it.
         instructions: Instance key → text of `get_instructions`.
+        advice: What right answers scored, for the author.
     """
 
     draft: Draft
     instances: Mapping[str, Json]
     instructions: Mapping[str, str]
+    advice: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +86,9 @@ class Rejection:
         name: The draft's name; empty if there is no draft.
         reason: The reason, in one line.
         source: The draft's source, if there is any.
+        cause: "infrastructure" if a server or the sandbox failed, so that nothing is known about
+            the draft.
+        advice: More for the author: what may be wrong, and what right answers scored.
     """
 
     kind: Kind
@@ -90,11 +96,19 @@ class Rejection:
     name: str
     reason: str
     source: str = ""
+    cause: Cause = "draft"
+    advice: str = ""
 
     @classmethod
-    def of_draft(cls, draft: Draft, reason: str) -> "Rejection":
+    def of_draft(
+        cls,
+        draft: Draft,
+        reason: str,
+        cause: Cause = "draft",
+        advice: str = "",
+    ) -> "Rejection":
         """Return the rejection of `draft` for `reason`."""
-        return cls(draft.kind, draft.parent, draft.name, reason, draft.source)
+        return cls(draft.kind, draft.parent, draft.name, reason, draft.source, cause, advice)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """Check a draft by running it in the sandbox (paper §3.3).
 
 A draft passes if its three methods run within the limits, scoring is repeatable, wrong answers
-fail, the instructions do not give the answer away, and the reference solution, if any, passes.
+fail, the instructions do not give the answer away, no instance that members are asked is passed by
+a guess, and some answer is known to pass (`proof.py`).
 """
 
 import ast
 import asyncio
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +18,16 @@ from anyio.from_thread import start_blocking_portal
 from acdc_jax.errors import AcdcError
 from acdc_jax.sandbox import FamilyReport, Outcome, Sandbox, SandboxError
 from acdc_jax.tasks.llm import gather
-from acdc_jax.tasks.task import CheckedDraft, Draft, Json, Rejection
+from acdc_jax.tasks.proof import (
+    FlawError,
+    References,
+    Score,
+    Solve,
+    prove,
+    sort_references,
+)
+from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection
+from acdc_jax.tasks.trial_answers import GUESSES, JUDGED_GUESSES, JUNK
 
 T = TypeVar("T")
 
@@ -24,10 +35,12 @@ T = TypeVar("T")
 # the fault of the draft's criteria.
 NO_GRADE = "the judge gives no grade"
 
-_WRONG_ANSWERS = ("", "I do not know.")
+# Pauses before a draft is checked again, after the sandbox, the judge or the solver failed.
+_RETRY_DELAYS_S: tuple[float, ...] = (1.0, 10.0, 40.0)
 # A shorter answer may occur in honest instructions by chance ("first letter of abc").
 _MIN_LEAK_LENGTH = 16
 _MIN_INSTANCES = 2  # a single one can be memorised, or passed by chance
+_MAX_JUDGED_INSTANCES = 3  # that are tried, because each answer costs requests to the judge
 _MAX_SOURCE_LENGTH = 30_000
 _MAX_LIST_LENGTH = 200  # characters shown of a list of instances
 
@@ -39,47 +52,53 @@ _SUBMITTERS = ThreadPoolExecutor(8, "sandbox-submit")
 
 
 async def check_draft(
-    draft: Draft, sandbox: Sandbox, skill_threshold: float
+    draft: Draft,
+    sandbox: Sandbox,
+    skill_threshold: float,
+    solve: Solve | None = None,
+    *,
+    trusted: bool = False,
 ) -> CheckedDraft | Rejection:
     """Run a draft in the sandbox and check how it behaves.
+
+    If the sandbox, its judge or the solver fails, the draft waits and is checked again a few times.
 
     Args:
         draft: The draft.
         sandbox: Where it runs.
         skill_threshold: Score from which a submission passes.
+        solve: Solves an instance, to show that an answer can pass; None if there is no solver.
+        trusted: Whether a person chose the family. Its answers may then be easy to guess, and it
+            needs no answer that is known to pass.
 
-    Raises:
-        AcdcError: The sandbox or its judge failed; nothing is known about the draft.
+    Returns:
+        The draft, without references that are wrong and without instances that a guess passes; or
+        why it cannot be used.
     """
-    if flaw := source_flaw(draft.source):
-        return Rejection.of_draft(draft, flaw)
-    report = await _submit(functools.partial(sandbox.inspect, draft.source))
-    if flaw := _report_flaw(report) or _reference_flaw(draft, report):
-        return Rejection.of_draft(draft, flaw)
-    items = _trial_items(draft, report)
-    # First one item alone: if it hangs, all would. Then all items as a run scores them, and again
-    # one by one in the reverse order, which shows scores that depend on anything else.
-    runs: list[list[Outcome]] = []
-    for part, alone in ((items[:1], True), (items, False), (items[::-1], True)):
-        score = functools.partial(sandbox.score, draft.source, part, alone=alone)
-        runs.append(await _submit(score))
-        if flaw := _outcome_flaw(draft, runs[-1]):
-            return Rejection.of_draft(draft, flaw)
-    if flaw := _score_flaw(draft, report, runs[1], runs[2][::-1], skill_threshold):
-        return Rejection.of_draft(draft, flaw)
-    return CheckedDraft(draft, report.tasks, report.instructions)
+    error: AcdcError | None = None
+    for delay in (0.0, *_RETRY_DELAYS_S):
+        await asyncio.sleep(delay)
+        try:
+            return await _check(draft, sandbox, skill_threshold, solve, trusted=trusted)
+        except FlawError as flaw:
+            return Rejection.of_draft(draft, flaw.reason, advice=flaw.advice)
+        except AcdcError as failure:
+            error = failure
+    return Rejection.of_draft(draft, f"it could not be checked: {error}", cause="infrastructure")
 
 
 def check_drafts(
-    drafts: Sequence[Draft], sandbox: Sandbox, skill_threshold: float
+    drafts: Sequence[Draft], sandbox: Sandbox, skill_threshold: float, *, trusted: bool = False
 ) -> list[CheckedDraft | Rejection]:
-    """Check drafts concurrently. See `check_draft`.
+    """Check drafts concurrently, without a solver. See `check_draft`.
 
     The event loop is in a thread of its own: a notebook's thread has a running one already.
     """
 
     async def check_all() -> list[CheckedDraft | Rejection]:
-        return await gather(check_draft(draft, sandbox, skill_threshold) for draft in drafts)
+        return await gather(
+            check_draft(draft, sandbox, skill_threshold, trusted=trusted) for draft in drafts
+        )
 
     with start_blocking_portal("asyncio") as portal:
         return portal.call(check_all)
@@ -103,6 +122,62 @@ def source_flaw(source: str) -> str | None:
     return f"TaskFamily lacks {', '.join(missing)}" if missing else None
 
 
+async def _check(
+    draft: Draft, sandbox: Sandbox, threshold: float, solve: Solve | None, *, trusted: bool
+) -> CheckedDraft:
+    """Check a draft once.
+
+    Raises:
+        FlawError: It cannot be used.
+        AcdcError: The sandbox, its judge or the solver failed; nothing is known about the draft.
+    """
+    if flaw := source_flaw(draft.source):
+        raise FlawError(flaw)
+    report = await _submit(functools.partial(sandbox.inspect, draft.source))
+    if flaw := _report_flaw(report) or _reference_flaw(draft, report):
+        raise FlawError(flaw)
+    judged = draft.asks_judge
+    tried = list(report.tasks)[: _MAX_JUDGED_INSTANCES if judged else None]
+    reference = {key: text for key, text in (draft.reference or {}).items() if key in tried}
+    score = functools.partial(_scores, draft, sandbox, report)
+
+    wrong = [(key, text) for key in tried for text in (*JUNK, report.instructions[key])]
+    scores = await _stable_scores(score, [*wrong, *reference.items()])
+    for (key, text), value in zip(wrong, scores[: len(wrong)], strict=True):
+        if value >= threshold and text in JUNK:
+            raise FlawError(f"instance {key} is passed by junk: {text!r}")
+        if value >= threshold or _leaks(reference.get(key, ""), report.instructions[key]):
+            raise FlawError(f"the instructions of instance {key} give the answer away")
+    references = await sort_references(reference, scores[len(wrong) :], score, threshold)
+    if trusted:
+        references.require_all()
+        return CheckedDraft(draft, report.tasks, report.instructions)
+
+    guesses = await _passing_guesses(tried, JUDGED_GUESSES if judged else GUESSES, score, threshold)
+    keys = [key for key in report.tasks if key not in guesses]
+    if len(keys) < _MIN_INSTANCES:
+        key, guess = next(iter(guesses.items()))
+        raise FlawError(
+            f"instance {key} is passed by the answer {guess!r}, which can be guessed, and fewer "
+            f"than {_MIN_INSTANCES} instances have no such answer"
+        )
+    instances = {key: report.tasks[key] for key in keys}
+    instructions = {key: report.instructions[key] for key in keys}
+    references = References(
+        {key: text for key, text in references.passing.items() if key in instances},
+        {key: pair for key, pair in references.failing.items() if key in instances},
+    )
+    proof = await prove(instances, instructions, references, score, threshold, solve)
+    if not judged:
+        await _require_different_answers(proof.answers, keys, score, threshold)
+    left_out = [
+        f" Instance {key} is left out, because {guess!r} can be guessed."
+        for key, guess in guesses.items()
+    ]
+    checked = dataclasses.replace(draft, reference=dict(proof.reference) or None)
+    return CheckedDraft(checked, instances, instructions, proof.advice + "".join(left_out))
+
+
 async def _submit(call: Callable[[], Future[T]]) -> T:
     """Return the result of a sandbox call.
 
@@ -116,19 +191,74 @@ async def _submit(call: Callable[[], Future[T]]) -> T:
         raise AcdcError(str(error)) from error
 
 
-def _trial_items(draft: Draft, report: FamilyReport) -> list[tuple[Json, str]]:
-    """Return (instance, submission) to try: wrong answers, the instructions, the reference."""
-    return [
-        (instance, submission)
-        for key, instance in report.tasks.items()
-        for submission in (*_WRONG_ANSWERS, report.instructions[key], *_reference(draft, key))
-    ]
+async def _scores(
+    draft: Draft,
+    sandbox: Sandbox,
+    report: FamilyReport,
+    answers: Sequence[tuple[str, str]],
+    *,
+    alone: bool = False,
+) -> list[float]:
+    """Return the scores of (instance, submission) pairs; 0 if the submission's own code fails.
+
+    With `alone`, each is scored in a process of its own.
+
+    Raises:
+        FlawError: `score` fails on one of them.
+        AcdcError: The sandbox or its judge failed.
+    """
+    if not answers:
+        return []
+    pairs = [(report.tasks[key], text) for key, text in answers]
+    outcomes = await _submit(functools.partial(sandbox.score, draft.source, pairs, alone=alone))
+    if flaw := _outcome_flaw(draft, outcomes):
+        raise FlawError(flaw)
+    return [outcome.score or 0.0 for outcome in outcomes]
 
 
-def _reference(draft: Draft, key: str) -> tuple[str, ...]:
-    """Return the reference submission of an instance, if there is one."""
-    reference = (draft.reference or {}).get(key)
-    return () if reference is None else (reference,)
+async def _stable_scores(score: Score, answers: Sequence[tuple[str, str]]) -> list[float]:
+    """Return the scores, which must depend on nothing but the answer."""
+    # First one item alone: if it hangs, all would. Then all items as a run scores them, and again
+    # one by one in the reverse order.
+    await score(answers[:1], alone=True)
+    first = await score(answers)
+    if first != (await score(answers[::-1], alone=True))[::-1]:
+        raise FlawError(
+            "scoring is not repeat-stable: an answer's score changes when it is scored again, or "
+            "after other answers"
+        )
+    return first
+
+
+async def _passing_guesses(
+    keys: Sequence[str], guesses: Sequence[str], score: Score, threshold: float
+) -> dict[str, str]:
+    """Return the instances that a guess passes, with the guess."""
+    pairs = [(key, guess) for key in keys for guess in guesses]
+    scores = await score(pairs)
+    passed = [pair for pair, value in zip(pairs, scores, strict=True) if value >= threshold]
+    return dict(reversed(passed))
+
+
+async def _require_different_answers(
+    answers: Sequence[str], keys: Sequence[str], score: Score, threshold: float
+) -> None:
+    """Check that no answer passes more than half of the instances."""
+    different = list(dict.fromkeys(answers))
+    scores = await score([(key, answer) for answer in different for key in keys])
+    for i, answer in enumerate(different):
+        part = scores[i * len(keys) : (i + 1) * len(keys)]
+        passed = sum(value >= threshold for value in part)
+        if passed > len(keys) / 2:
+            raise FlawError(
+                f"the answer {answer[:_MAX_LIST_LENGTH]!r} passes {passed} of {len(keys)} "
+                "instances; they must need different ones"
+            )
+
+
+def _leaks(reference: str, instructions: str) -> bool:
+    """Return whether the instructions contain a reference that is not there by chance."""
+    return len(reference) >= _MIN_LEAK_LENGTH and reference in instructions
 
 
 def _report_flaw(report: FamilyReport) -> str | None:
@@ -165,35 +295,4 @@ def _outcome_flaw(draft: Draft, outcomes: Sequence[Outcome]) -> str | None:
             raise AcdcError(f"the sandbox failed on draft {draft.name}: {outcome.detail}")
         if outcome.score is None and outcome.status != "submission error":
             return f"score() fails: {outcome.status} ({outcome.detail})"
-    return None
-
-
-def _score_flaw(
-    draft: Draft,
-    report: FamilyReport,
-    first: Sequence[Outcome],
-    second: Sequence[Outcome],
-    threshold: float,
-) -> str | None:
-    """Return what is wrong with the scores of two trials of the same items, or None."""
-    if [outcome.score for outcome in first] != [outcome.score for outcome in second]:
-        return (
-            "scoring is not repeat-stable: an answer's score changes when it is scored again, or "
-            "after other answers"
-        )
-    scores = iter([outcome.score or 0.0 for outcome in first])
-    for key in report.tasks:
-        instructions = report.instructions[key]
-        reference = _reference(draft, key)
-        wrong_scores = [next(scores) for _ in _WRONG_ANSWERS]
-        instructions_score = next(scores)
-        reference_scores = [next(scores) for _ in reference]
-        if max(wrong_scores) >= threshold:
-            return f"instance {key} is passed by junk"
-        if instructions_score >= threshold or any(
-            len(answer) >= _MIN_LEAK_LENGTH and answer in instructions for answer in reference
-        ):
-            return f"the instructions of instance {key} give the answer away"
-        if reference_scores and min(reference_scores) < threshold:
-            return f"the reference solution fails on instance {key}"
     return None

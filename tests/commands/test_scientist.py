@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from acdc_jax.tasks.task import load_task
+from acdc_jax.tasks.trial_answers import GUESSES, JUNK
 from tests.support.chat_model import write_chat_model
 from tests.support.scripted_server import Script, draft, purpose, serving
 
@@ -46,14 +47,14 @@ _FLAGS = (
 # random members then find easy, medium, hard and impossible tasks. Short for the members' window.
 _LUCK = """\
 import hashlib
-        if submission.strip() == "right":
-            return 1.0
-        if len(submission) < 2 or submission in (t["text"], "I do not know."):
+        if submission.startswith("right"):
+            return float(submission.strip() == "right " + t["text"][-2:])
+        if len(submission) < 2 or submission in (t["text"], *{junk}):
             return 0.0
         return float(hashlib.sha256((t["text"] + submission).encode()).digest()[0] < {chance})"""
 _JUDGED = """\
-if submission.strip() == "right":
-            return 1.0
+if submission.startswith("right"):
+            return float(submission.strip() == "right " + t["text"][-2:])
         return eval_with_llm_judge(t["text"], submission, "luck")"""
 _CODE = """
 class TaskFamily:
@@ -69,6 +70,7 @@ class TaskFamily:
     def score(t, submission):
         {score}
 """
+_JUNK = (*JUNK, *GUESSES)
 _KINDS = {
     "unrelated to the ones": ("novel", 110),
     "takes up one idea": ("inspired", 110),
@@ -83,8 +85,13 @@ def _write(body: dict[str, Any], judged: float) -> dict[str, Any]:
     kind, chance = next(_KINDS[words] for words in _KINDS if words in text)
     rng = random.Random(seed)
     word = "".join(rng.choices("abcdefgh", k=5))
-    score = _JUDGED if rng.random() < judged else _LUCK.format(chance=chance if seed % 4 else 110)
-    references = [{"instance": key, "submission": "right"} for key in ("1", "2")]
+    score = (
+        _JUDGED
+        if rng.random() < judged
+        else _LUCK.format(chance=chance if seed % 4 else 110, junk=_JUNK)
+    )
+    pairs = [("1", "right ab"), ("2", "right cd")]
+    references = [{"instance": key, "submission": text} for key, text in pairs]
     code = _CODE.format(word=word, score=score)
     if rng.random() < 0.2 or "lacks score" in text:
         code = code.replace("def score", "def scor")
@@ -98,19 +105,20 @@ def _rule(body: dict[str, Any], judged: float = 0.3) -> str:
         return json.dumps(_write(body, judged))
     if asked == "reflect":
         return json.dumps(_write(body, judged) | {"done": luck.random() < 0.6})
+    if asked == "solve":
+        return f"Answer: right {text.strip()[-2:]}"
     if asked == "novelty":
         return json.dumps({"thought": "", "new": luck.random() < 0.8})
     if asked == "gibberish":
         return json.dumps({"thought": "", "gibberish": luck.random() < 0.1})
-    junk = "~~~~\nI do not know.\n" in text or "~~~~\n\n~~~~" in text
-    score = 0 if junk else luck.choice([0, 0, 10, 10, 10])
-    return json.dumps({"thought": "", "score": 0 if _is_echo(text) else score})
+    score = 0 if _is_trial(text) else luck.choice([0, 0, 10, 10, 10])
+    return json.dumps({"thought": "", "score": score})
 
 
-def _is_echo(text: str) -> bool:
-    """Whether the answer to be judged is the task itself."""
+def _is_trial(text: str) -> bool:
+    """Whether the answer to be judged is one that is tried on drafts, and no member's."""
     asked, answer = (part.split("\n~~~~")[0] for part in text.split("~~~~\n")[1::4])
-    return asked == answer
+    return answer == asked or answer in _JUNK
 
 
 def _left(run_dir: Path) -> dict[str, str]:
@@ -153,8 +161,7 @@ def _poisoned(poisoned: Counter[str]) -> Callable[[dict[str, Any]], bool]:
 
     def fails(body: dict[str, Any]) -> bool:
         text = body["messages"][-1]["content"] if "messages" in body else ""
-        trial = any(f"~~~~\n{junk}" in text for junk in ("right", "I do not know", "\n~~~~"))
-        if purpose(body) != "judge" or trial or _is_echo(text):
+        if purpose(body) != "judge" or _is_trial(text):
             return False
         if numbers.setdefault(text, len(numbers)) % 20:
             return False
@@ -186,7 +193,7 @@ def test_a_run_with_a_scientist_behind_a_server_and_again_with_faults(
 ) -> None:
     # Every duty was asked for, with the key, which is nowhere in the run.
     purposes = Counter(purpose(body) for body in straight.script.seen)
-    assert set(purposes) == {"propose", "reflect", "novelty", "gibberish", "judge"}
+    assert set(purposes) == {"propose", "reflect", "solve", "novelty", "gibberish", "judge"}
     assert straight.script.keys == {"Bearer sk-0123456789"}
     for path in filter(Path.is_file, straight.folder.rglob("*")):
         assert b"sk-0123" not in path.read_bytes()
@@ -210,7 +217,7 @@ def test_a_run_with_a_scientist_behind_a_server_and_again_with_faults(
     assert sum(line["gibberish"] for line in metrics) > 0
     assert not any(line["missing_scores"] for line in metrics)
     assert all("llm_calls_per_task" in line for line in metrics[::2])
-    for name in ("propose", "reflect", "novelty", "judge", "gibberish"):
+    for name in ("propose", "reflect", "solve", "novelty", "judge", "gibberish"):
         calls = sum(line.get(f"llm_{name}_calls", 0) for line in metrics)
         at_start = 6 if name == "judge" else 0  # three greedy and three sampled ones
         assert calls == purposes[name] - at_start
@@ -258,10 +265,8 @@ def test_a_local_scientist_that_speaks_nonsense_leaves_the_pool_as_it_is(
     assert status == 0
     lines = capsys.readouterr().err.splitlines()
     warnings = [line for line in lines if line.startswith("acdc: warning: ")]
-    for warning, where in zip(
-        warnings, ("generation 0", "generation 2", "the whole run"), strict=True
-    ):
-        drafts = 4 if where == "the whole run" else 2
+    counts = {"generation 0": 6, "generation 2": 2, "the whole run": 8}
+    for warning, (where, drafts) in zip(warnings, counts.items(), strict=True):
         assert f"{where}: none of {drafts} drafts became a task (" in warning
         assert "no JSON object with" in warning
     pools = [json.loads(p.read_text()) for p in sorted((tmp_path / "run" / "pool").iterdir())]

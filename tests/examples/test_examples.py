@@ -69,7 +69,7 @@ def test_new_merge_method(folders: list[str]) -> None:
 def test_new_task_library(folders: list[str], sandbox: Sandbox) -> None:
     drafts = new_task_library.arithmetic(0)
     assert drafts == new_task_library.arithmetic(0)
-    checked = check_drafts(drafts, sandbox, 0.5)
+    checked = check_drafts(drafts, sandbox, 0.5, trusted=True)
     assert all(isinstance(verdict, CheckedDraft) for verdict in checked)
     skills = acdc.evaluate([acdc.load_hf(folders[1])], drafts[:1], max_new_tokens=4)
     assert skills.shape == (1, 1)

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import random
+import re
 import socket
 import struct
 from collections import Counter
@@ -230,6 +231,8 @@ def _direction(text: str) -> list[float]:
 
 def purpose(body: dict[str, Any]) -> str:
     """What a chat request is for, as its schema or its prompt tells."""
+    if "messages" in body and body["messages"][0]["content"].startswith("You solve tasks."):
+        return "solve"
     named = body.get("response_format", {}).get("json_schema", {}).get("name")
     if named:
         return str(named)
@@ -285,13 +288,15 @@ def draft(seed: int, kind: str = "novel", score: str = "", instruction: str = ""
 
 
 def scientist(body: dict[str, Any]) -> str:
-    """Proposes sums, is content with every draft, finds all of them new, and grades by length."""
+    """Proposes and solves sums, is content with every draft, finds all new, grades by length."""
     asked, seed = purpose(body), int(body.get("seed", 0))
     text = body["messages"][-1]["content"]
     if asked == "propose":
         return json.dumps(draft(seed))
     if asked == "reflect":
         return json.dumps({**draft(seed), "done": True})
+    if asked == "solve":
+        return f"Answer: {sum(map(int, re.findall(r'[0-9]+', text)))}"
     if asked == "novelty":
         return json.dumps({"thought": "", "new": True})
     if asked == "gibberish":

@@ -1,6 +1,7 @@
 """Exact conversations about a draft, with the real sandbox."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.tasks.draft_and_reflect import write_draft
-from acdc_jax.tasks.llm import ChatError, ChatRefusal
+from acdc_jax.tasks.llm import ChatError, ChatFailure, ChatRefusal
+from acdc_jax.tasks.proof import Solve
 from acdc_jax.tasks.scientist import TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Rejection, Task
 from acdc_jax.tasks.task_sets import general
@@ -32,12 +34,16 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 def _write(
-    sandbox: Sandbox, *answers: Any, kind: Kind = "harder", reflections: int = 3
+    sandbox: Sandbox,
+    *answers: Any,
+    kind: Kind = "harder",
+    reflections: int = 3,
+    solve: Solve | None = None,
 ) -> tuple[CheckedDraft | Rejection, Replies]:
     chat = Replies(in_turn(*answers))
 
     async def check(draft: Draft) -> CheckedDraft | Rejection:
-        return await check_draft(draft, sandbox, 0.5)
+        return await check_draft(draft, sandbox, 0.5, solve)
 
     request = TaskRequest(kind, _POOL[3])
     rng = np.random.default_rng(0)
@@ -82,7 +88,7 @@ def test_the_last_valid_version_is_returned(sandbox: Sandbox) -> None:
 def test_a_draft_that_is_never_valid_is_rejected_with_reason_and_source(sandbox: Sandbox) -> None:
     found, chat = _write(sandbox, "What?", _BROKEN | _DONE, _WRONG | _NOT_DONE, _WRONG | _DONE)
     assert isinstance(found, Rejection)
-    assert found.reason == "the reference solution fails on instance 1"
+    assert found.reason == "the reference solution fails on instance 1: '0' scores 0"
     assert found.source.strip() == _WRONG["code"].strip()
     assert (found.kind, found.parent, found.name) == ("harder", "t00003", _WRONG["name"])
     assert len(chat.asked) == 4  # "done" does not end an invalid draft
@@ -112,10 +118,32 @@ def test_each_kind_has_its_own_prompt(kind: Kind, sandbox: Sandbox) -> None:
     assert word in " ".join(chat.asked[0].user.split())
 
 
-def test_a_refusal_rejects_the_draft_and_an_error_is_raised(sandbox: Sandbox) -> None:
+def test_a_refusal_rejects_the_draft(sandbox: Sandbox) -> None:
     found, _ = _write(sandbox, ChatRefusal("too long"))
     assert found == Rejection("harder", "t00003", "", "too long")
     found, _ = _write(sandbox, _GOOD, ChatRefusal("too long now"))
     assert isinstance(found, CheckedDraft)
-    with pytest.raises(ChatError):
-        _write(sandbox, _GOOD, ChatError("gone"))
+
+
+def test_a_model_that_is_gone_is_an_error_and_one_failure_is_not(sandbox: Sandbox) -> None:
+    for answers in ([ChatError("gone")], [_GOOD, ChatError("gone")]):
+        with pytest.raises(ChatError):
+            _write(sandbox, *answers)
+    found, _ = _write(sandbox, _GOOD, ChatFailure("status 500"))
+    assert isinstance(found, CheckedDraft)
+    for answers in ([ChatFailure("status 500")], [_BROKEN, ChatFailure("status 500")]):
+        found, _ = _write(sandbox, *answers)
+        assert isinstance(found, Rejection)
+        assert (found.cause, found.reason) == ("infrastructure", "status 500")
+
+
+def test_the_author_learns_what_right_answers_scored(sandbox: Sandbox) -> None:
+    async def solve(instructions: str) -> str:
+        return str(sum(map(int, re.findall(r"\d+", instructions))))
+
+    found, chat = _write(sandbox, _WRONG, _GOOD | _DONE, solve=solve)
+    assert isinstance(found, CheckedDraft)
+    assert found.draft.reference is None
+    right = _GOOD["reference"][0]["submission"]
+    assert f"submitted '{right}', which scores 1" in chat.asked[1].user
+    assert "the reference solution fails on instance 1: '0' scores 0" in chat.asked[1].user

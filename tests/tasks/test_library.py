@@ -99,6 +99,17 @@ def test_a_failed_novelty_decision_is_an_error() -> None:
         _admit(batch, novelty_filter)
 
 
+def test_a_failed_decision_about_one_draft_rejects_it_alone() -> None:
+    def rule(request: ChatRequest) -> str | Exception:
+        return ChatError("status 500") if "n3 " in request.user else json.dumps({"new": True})
+
+    novelty_filter = NoveltyFilter(TaskIndex(NGrams()), 0.0, LlmScientist(Replies(rule), 0))
+    batch: list[CheckedDraft | Rejection] = [_candidate(f"n{i}", f"number {i}") for i in range(5)]
+    _, tasks, (rejection,) = _admit(batch[:4], novelty_filter)
+    assert [task.draft.name for task in tasks] == ["n0", "n1", "n2"]
+    assert (rejection.name, rejection.cause) == ("n3", "infrastructure")
+
+
 def test_a_parent_is_kept() -> None:
     plus = _candidate("plus", "Add two numbers.")
     child = dataclasses.replace(plus.draft, kind="harder", parent="t00001")

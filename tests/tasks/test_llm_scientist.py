@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import pytest
 
-from acdc_jax.tasks.llm import ChatError, ChatRefusal, ChatRequest
+from acdc_jax.tasks.llm import ChatError, ChatFailure, ChatRefusal, ChatRequest
 from acdc_jax.tasks.llm_scientist import LlmScientist
 from acdc_jax.tasks.scientist import TaskRequest
 from acdc_jax.tasks.task import Rejection, Task
@@ -117,22 +117,32 @@ def test_whether_a_gone_judge_is_there_is_asked_once() -> None:
 
 
 def test_no_request_that_fails_alone_ends_a_run() -> None:
-    """A draft is rejected, or not new; a member stays."""
+    """A draft is rejected as one of which nothing is known; a member stays."""
     scientist, _ = _scientist(
         lambda request: json.dumps({"score": 5}) if request.purpose == "judge" else _GONE
     )
     check: Any = None
     request = TaskRequest("novel", _TASKS[0])
 
-    async def ask() -> tuple[Any, bool, bool]:
+    async def ask() -> tuple[Any, bool]:
         [written] = await scientist.write([request], _TASKS, _TASKS, check, jax.random.key(0))
-        new = await scientist.is_new(_DRAFTS[0], _TASKS[1:4])
-        return written, new, await scientist.is_gibberish([("Say a.", "a")])
+        for question in (scientist.is_new(_DRAFTS[0], _TASKS[1:4]), scientist.solve("Say a.")):
+            with pytest.raises(ChatFailure, match="gone"):
+                await question
+        return written, await scientist.is_gibberish([("Say a.", "a")])
 
-    written, *decisions = asyncio.run(ask())
+    written, gibberish = asyncio.run(ask())
     assert isinstance(written, Rejection)
+    assert (written.cause, gibberish) == ("infrastructure", False)
     assert "gone" in written.reason
-    assert decisions == [False, False]
+
+
+def test_solve() -> None:
+    scientist, chat = _scientist(in_turn("I think it is 4.\nAnswer: 5", ChatRefusal("too long")))
+    assert asyncio.run(scientist.solve("Add 2 and 3.")) == "5"
+    assert asyncio.run(scientist.solve("Add 2 and 3.")) == ""
+    assert (chat.asked[0].user, chat.asked[0].sampled) == ("Add 2 and 3.", False)
+    assert chat.asked[0] == chat.asked[1]
 
 
 def test_is_gibberish(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,11 @@ import re
 import textwrap
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from acdc_jax.tasks.draft_and_reflect import parse_draft
+from acdc_jax.tasks.lenient_json import decode_object
 from acdc_jax.tasks.scientist import TaskRequest
 from acdc_jax.tasks.task import Draft, Task
 from tests.support.scripted_server import draft
@@ -166,3 +169,21 @@ def test_references(written: object, reference: object) -> None:
 
 def test_names_are_cut() -> None:
     assert len(_parse(json.dumps(draft(1) | {"name": "x" * 500})).name) == 80
+
+
+_PRINTABLE = st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=8)
+_VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), _PRINTABLE),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(_PRINTABLE, values, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(_PRINTABLE, _VALUES, max_size=4), st.booleans())
+def test_json_and_python_dicts_mean_themselves(fields: dict[str, object], spaces: bool) -> None:
+    for text in (repr(fields), json.dumps(fields), json.dumps(fields, ensure_ascii=False)):
+        padded = f"{text.removesuffix('}')}{',' if fields else ''} # done\n}}" if spaces else text
+        assert decode_object(padded + "}", 0) == (fields, len(padded))
+        if fields:
+            with pytest.raises(ValueError, match="character"):
+                decode_object(text[:-1], 0)

@@ -45,6 +45,7 @@ def test_all_are_accepted_with_a_reference_for_every_instance(name: str, sandbox
         assert isinstance(verdict, CheckedDraft), f"{draft.name}: {verdict}"
         assert draft.reference is not None
         assert set(draft.reference) == set(verdict.instances)
+        assert verdict.draft == draft  # no instance can be guessed, and no reference is wrong
         assert draft.example_instruction == next(iter(verdict.instructions.values()))
 
 

@@ -1,0 +1,22 @@
+"""Answers that are tried on every draft and must not pass: junk, and guesses."""
+
+JUNK = ("", "I do not know.")
+
+_LABELS = (
+    *("yes", "no", "true", "false", "none", "unknown", "odd", "even", "valid", "invalid"),
+    *("positive", "negative", "possible", "impossible"),
+)
+
+GUESSES: tuple[str, ...] = (
+    *(str(number) for number in range(-1, 11)),
+    *"ABCDE",
+    *(form for word in _LABELS for form in (word, word.capitalize(), word.upper())),
+    *("[]", "{}"),
+    # These pass a score that only looks for the answer in the submission.
+    *("0 1 2 3 4 5 6 7 8 9 10", "yes no true false", "A B C D E"),
+)
+"""Answers that a solver may give to any question without reading it. An instance that one of them
+passes shows no skill."""
+
+JUDGED_GUESSES = ("yes", "no", "true", "0", "1", "A")
+"""The guesses for a draft whose score asks an LLM judge, where each costs requests."""
