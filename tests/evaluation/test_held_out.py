@@ -178,6 +178,11 @@ def test_seeds_as_baselines_answer_with_their_own_configuration(
     assert len(samples) == len({model for _, model, _ in samples}) == 8 + 3 + 3
     keys = {tuple(jax.random.key_data(key).tolist()) for key in sampled.values()}
     assert len(keys) == len(samples)
+    for i in range(8):  # as before there were other seeds' samples
+        key = jax.random.fold_in(jax.random.key(0), i)
+        assert jax.random.key_data(sampled[f"s2 sample {i}"]).tolist() == (
+            jax.random.key_data(key).tolist()
+        )
 
 
 def test_all_rows_are_over_the_same_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
