@@ -136,8 +136,8 @@ class SeedOptions:
     adopt_base_config: bool = option(
         False,
         "Accept seeds whose rotary base or scaling, window or norm epsilon differs from the base's "
-        "(such as Qwen2.5-Math with base Qwen2.5), and compute them with the base's values, like "
-        "their merges.",
+        "(such as Qwen2.5-Math with base Qwen2.5). As members they are computed with the base's "
+        "values, like their merges; as baselines of the final table with their own.",
     )
     dtype: Literal["bfloat16", "float16", "float32"] | None = option(
         None, "Dtype of all members; models in another one are cast. none: the base's."

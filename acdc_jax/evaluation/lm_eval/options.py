@@ -47,7 +47,9 @@ class BenchmarkOptions:
         "first score and filter of the task.",
     )
     members: tuple[str, ...] = option(
-        (), "Ids of members that are measured as one collective, instead of the collectives."
+        (),
+        "Ids of members that are measured as one collective, instead of the collectives. A seed "
+        "among them has the base's configuration; --larger_model=FOLDER has its own.",
     )
     collectives: tuple[CollectiveName, ...] = option(
         COLLECTIVES,
