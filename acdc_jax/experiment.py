@@ -20,7 +20,7 @@ from acdc_jax.report.page import write_page
 from acdc_jax.report.picture import draw_run
 from acdc_jax.runtime import run_directory, run_reader
 from acdc_jax.runtime.background_commit import BackgroundCommits
-from acdc_jax.runtime.disk_budget import check_disk
+from acdc_jax.runtime.disk_budget import required_bytes
 from acdc_jax.runtime.measure import measure
 from acdc_jax.runtime.metrics import Log, open_log
 from acdc_jax.runtime.preemption import PreemptionNotice, listen_for_sigterm
@@ -60,7 +60,7 @@ def run_experiment(config: Config, console: Console, *, baselines: bool = True) 
         with run_directory.lock_run(config) as manifest:
             if (finished := _finished_results(config, manifest)) is not None:
                 return finished
-            check_disk(config.run, plan.model, manifest.generation)
+            required_bytes(config.run, plan.model, manifest.generation)
             with open_context(plan, console) as context:
                 # A held-out task that is not valid shows now, and not after all generations.
                 held_out = _held_out_tasks(plan, context)
@@ -99,7 +99,7 @@ def coevolve(config: Config) -> Iterator[State]:
     console = Console(quiet=True)
     plan = plan_run(config)
     with run_directory.lock_run(config) as manifest:
-        check_disk(config.run, plan.model, manifest.generation)
+        required_bytes(config.run, plan.model, manifest.generation)
         with open_context(plan, console) as context:
             _record_models(plan, context, manifest)
             run_dir = Path(config.run.run_dir)

@@ -6,7 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from acdc_jax.commands.run import parse_config
+from acdc_jax import flags as flag_parser
+from acdc_jax.config import Config
 from acdc_jax.experiment import coevolve
 from acdc_jax.runtime.run_members import open_members
 from acdc_jax.runtime.run_reader import read_run
@@ -17,13 +18,13 @@ def test_each_state_is_a_pytree_and_a_run_resumes(
 ) -> None:
     base, *seeds = models
     _, *flags = arguments(tmp_path / "run", base, seeds, "--keep_every=9")
-    states = list(coevolve(parse_config(flags)))
+    states = list(coevolve(flag_parser.parse_flags(Config, flags)))
     assert [state.generation for state in states] == [0, 1]
     for state in states:
         (skills,) = jax.tree.leaves(state)
         assert skills.shape == (len(state.archive), len(state.pool.active))
         assert jax.tree.map(np.array, state).archive == state.archive
-    more = parse_config([*flags, "--generations=2"])
+    more = flag_parser.parse_flags(Config, [*flags, "--generations=2"])
     assert [state.generation for state in coevolve(more)] == [2]
 
     run = read_run(tmp_path / "run")

@@ -1,13 +1,18 @@
 """`acdc run`: coevolve, choose the task force, measure it, report."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from acdc_jax import flags, multihost
 from acdc_jax.config import Config
+from acdc_jax.dry_run import dry_run
 from acdc_jax.experiment import run_experiment
+from acdc_jax.options import option
 from acdc_jax.report.tables import measured_on, own_configurations, results_table
 from acdc_jax.runtime.setup import join_processes
 
@@ -19,14 +24,28 @@ If the run directory holds a run, it is resumed. Flags come from the command lin
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class _Flags:
+    """This command"""
+
+    dry_run: bool = option(
+        False,
+        "Check flags, servers, models, tasks, devices, memory and disk, print what the run will "
+        "take, and exit. Downloads no weights and writes nothing.",
+    )
+
+
 def command(argv: Sequence[str]) -> None:
     """Run `acdc run`."""
     if "--help" in argv or "-h" in argv:
-        print(_HELP + flags.help_text([Config]))
+        print(_HELP + flags.help_text([Config, _Flags]))
         return
-    config = parse_config(argv)
+    config, check_only = _parse(argv)
     join_processes(config)
     console = Console()
+    if check_only:
+        _print_plan(dry_run(config), console)
+        return
     results = run_experiment(config, console)
     if not multihost.is_first():
         return
@@ -48,13 +67,27 @@ def command(argv: Sequence[str]) -> None:
     )
 
 
-def parse_config(argv: Sequence[str]) -> Config:
-    """Return the settings that flags give.
+def _parse(argv: Sequence[str]) -> tuple[Config, bool]:
+    """Return the settings that flags give, and whether they are only to be checked.
 
     Raises:
         ConfigError: A flag is wrong, or there is an argument that is none.
     """
-    return flags.parse_flags(Config, argv)
+    (config, command_flags), rest = flags.parse([Config, _Flags], argv)
+    flags.no_arguments(rest)
+    return config, command_flags.dry_run
+
+
+def _print_plan(plan: Mapping[str, str], console: Console) -> None:
+    """Print each topic of a plan beside its text."""
+    if not multihost.is_first():
+        return
+    table = Table(box=None, show_header=False, title="Plan of the run", title_justify="left")
+    for topic, text in plan.items():
+        table.add_row(Text(topic), Text(text))
+    console.print(table)
+    line = "No fault found. Nothing was written; the same command without --dry_run starts."
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def title_of(results: Mapping[str, Any]) -> str:

@@ -5,7 +5,9 @@ Only configurations, tokenizers and weights are downloaded, never code. PyTorch'
 downloaded only from models that have no safetensors.
 """
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from acdc_jax.errors import AcdcError
@@ -49,12 +51,52 @@ def find_model(name: str | Path, *, weights: bool = True) -> Path:
             snapshot_download(model, revision=revision or None, allow_patterns=list(patterns))
         )
 
-    try:
+    with _hub_errors(name):
         if not weights:
             return download(*_TEXT)
         folder = download(*_TEXT, *_SAFETENSORS)
         has_safetensors = any(next(folder.glob(pattern), None) for pattern in _SAFETENSORS)
         return folder if has_safetensors else download(*_TEXT, *_PYTORCH)
+
+
+def bytes_to_download(name: str | Path) -> int:
+    """Return the bytes of weights that `find_model` would download; 0 for a local folder.
+
+    Args:
+        name: As for `find_model`.
+
+    Raises:
+        AcdcError: As `find_model`, or the model has no weights in a supported format.
+    """
+    if Path(name).expanduser().is_dir():
+        return 0
+    model, _, revision = str(name).partition("@")
+    from huggingface_hub import snapshot_download
+
+    for patterns in (_SAFETENSORS, _PYTORCH):
+        with _hub_errors(name):
+            files = snapshot_download(
+                model, revision=revision or None, allow_patterns=list(patterns), dry_run=True
+            )
+        if files:
+            return sum(file.file_size or 0 for file in files if file.will_download)
+    raise AcdcError(
+        f"{name}: has no {_SAFETENSORS[0]} and no {_PYTORCH[0]}; other weight files are not read"
+    )
+
+
+def hub_cache() -> Path:
+    """Return the folder that the Hub's files are downloaded to."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+@contextlib.contextmanager
+def _hub_errors(name: str | Path) -> Iterator[None]:
+    """Turn any error of the Hub into one line."""
+    try:
+        yield
     except Exception as error:  # of network, Hub and file system: unrelated classes
         reason = " ".join(str(error).split()) or repr(error)
         raise AcdcError(

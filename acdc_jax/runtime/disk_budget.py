@@ -30,8 +30,8 @@ def members_to_write(options: RunOptions, generation: int) -> int:
     return first + max(kept, 0) * changed + min(options.population, options.children)
 
 
-def check_disk(options: RunOptions, model: ModelConfig, generation: int) -> None:
-    """Refuse to start or continue a run that the disk has no room for.
+def required_bytes(options: RunOptions, model: ModelConfig, generation: int) -> int:
+    """Return the bytes that a run still needs, by estimate.
 
     Args:
         options: Sizes and directory of the run.
@@ -39,10 +39,10 @@ def check_disk(options: RunOptions, model: ModelConfig, generation: int) -> None
         generation: The last committed one; -1 for a new run.
 
     Raises:
-        AcdcError: There is not enough room.
+        AcdcError: The disk has no room for them.
     """
     members, one = members_to_write(options, generation), disk_bytes(param_shapes(model))
-    free = shutil.disk_usage(Path(options.run_dir)).free
+    free = shutil.disk_usage(existing_parent(Path(options.run_dir))).free
     if free < members * one:
         fewer = ", or keep fewer generations (--keep_every)" if generation < 0 else ""
         raise AcdcError(
@@ -50,3 +50,10 @@ def check_disk(options: RunOptions, model: ModelConfig, generation: int) -> None
             f"{members * one / _GIB:.1f} GiB: {members} members, if half of the archive changes in "
             f"{options.keep_every} generations; make room{fewer}"
         )
+    return members * one
+
+
+def existing_parent(path: Path) -> Path:
+    """Return a path, or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())

@@ -110,14 +110,7 @@ def _prepare(run_dir: Path, config: Config) -> Manifest:
     manifest = Manifest(SCHEMA, -1, (), {}, 0, (), {})
     if (run_dir / "manifest.json").exists():
         manifest = read_manifest(run_dir)
-    fixed = None  # all flags
-    if manifest.generation < 0:  # Flags may be corrected, except those of tasks that are written.
-        fixed = first_pool_flags() if committed_tasks(run_dir) else set()
-    if changed := changed_flags(config, manifest.flags, fixed):
-        raise ConfigError(
-            f"{run_dir} was started with other flags: {'; '.join(changed)}; give the same flags, "
-            "or another --run_dir"
-        )
+    check_flags(run_dir, config, manifest)
     changes = changes_to_record(config, manifest.flags) if manifest.generation >= 0 else {}
     words = np.asarray(jax.random.key_data(jax.random.key(config.run.seed)))
     manifest = dataclasses.replace(
@@ -137,6 +130,22 @@ def _prepare(run_dir: Path, config: Config) -> Manifest:
             "make room, or choose another directory"
         ) from None
     return manifest
+
+
+def check_flags(run_dir: Path, config: Config, manifest: Manifest) -> None:
+    """Refuse flags that would change what a run has already done.
+
+    Raises:
+        ConfigError: Some differ; names them.
+    """
+    fixed = None  # all flags
+    if manifest.generation < 0:  # Flags may be corrected, except those of tasks that are written.
+        fixed = first_pool_flags() if committed_tasks(run_dir) else set()
+    if changed := changed_flags(config, manifest.flags, fixed):
+        raise ConfigError(
+            f"{run_dir} was started with other flags: {'; '.join(changed)}; give the same flags, "
+            "or another --run_dir"
+        )
 
 
 def _record_changes(run_dir: Path, generation: int, changes: Mapping[str, tuple[Any, Any]]) -> None:

@@ -18,7 +18,7 @@ from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.inference.text_codec import TextCodec, make_text_codec
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.hub import find_model
+from acdc_jax.models.hub import bytes_to_download, find_model
 from acdc_jax.models.merge_compatibility import ModelDescription, adapt, common_config
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
@@ -102,6 +102,7 @@ def check_folders(
     *,
     adopt_base_config: bool = False,
     dtype: str | None = None,
+    fetch_weights: bool = True,
 ) -> Folders:
     """Find the models, and refuse those that cannot be merged before any weight is downloaded.
 
@@ -112,6 +113,8 @@ def check_folders(
         seeds: Folders or Hub ids; at least one.
         adopt_base_config: See `common_config`.
         dtype: Dtype of all members; None: the base's.
+        fetch_weights: Whether to download the weights that the cache lacks. Otherwise models are
+            described by their configuration, and only weights that are there are looked at.
 
     Raises:
         AcdcError: A model is missing, or differs from the base in a field; names it.
@@ -137,10 +140,12 @@ def check_folders(
             *common_config(models[0], models[1:], adopt=adopt_base_config, dtype=dtype),
         )
 
-    agree(False, hf.declared_config)
-    folders, configs, model, notes = agree(True, hf.read_config)
-    for name, folder in zip(names, folders, strict=True):
-        notes += [f"{name}: {cast}" for cast in hf.describe_casts(folder, model)]
+    complete = fetch_weights or all(bytes_to_download(name) == 0 for name in names)
+    folders, configs, model, notes = agree(False, hf.declared_config)
+    if complete:
+        folders, configs, model, notes = agree(True, hf.read_config)
+        for name, folder in zip(names, folders, strict=True):
+            notes += [f"{name}: {cast}" for cast in hf.describe_casts(folder, model)]
     for note in dict.fromkeys(notes):
         _log.warning("%s", note)
     stored = dict(zip(folders, configs, strict=True))

@@ -143,13 +143,14 @@ def join_processes(config: Config) -> None:
     )
 
 
-def plan_run(config: Config, *, ask_backends: bool = True) -> RunPlan:
+def plan_run(config: Config, *, ask_backends: bool = True, fetch_weights: bool = True) -> RunPlan:
     """Return the plan of a run, after all checks that need no weights.
 
     Args:
         config: Every setting.
         ask_backends: Whether the scientist and the embedding model will write tasks, and are asked
             whether they can.
+        fetch_weights: Whether to download weights that the Hub's cache lacks.
 
     Raises:
         AcdcError: A model is missing, or cannot be merged with the others; or a server does not
@@ -163,7 +164,7 @@ def plan_run(config: Config, *, ask_backends: bool = True) -> RunPlan:
     if ask_backends:
         check_backends(config, families[0])
     keep_compiled(cache_dir(config))
-    models = _find_models(config)
+    models = _find_models(config, fetch_weights)
     mesh = choose_mesh(config, models.model)
     _check_shared_devices(config, mesh)
     _check_lengths(config, models.model)
@@ -355,7 +356,7 @@ def _split_devices(config: Config) -> tuple[Sequence[jax.Device], Sequence[jax.D
     return (devices[:-reserved], devices[-reserved:]) if reserved else (devices, devices)
 
 
-def _find_models(config: Config) -> Folders | SeedSet:
+def _find_models(config: Config, fetch_weights: bool) -> Folders | SeedSet:
     """Return the base and the seeds that the flags name.
 
     Raises:
@@ -380,7 +381,11 @@ def _find_models(config: Config) -> Folders | SeedSet:
     if base is None:
         raise ConfigError("--base_model is missing: merging needs the base of --seed_models")
     return check_folders(
-        base, names, adopt_base_config=options.adopt_base_config, dtype=options.dtype
+        base,
+        names,
+        adopt_base_config=options.adopt_base_config,
+        dtype=options.dtype,
+        fetch_weights=fetch_weights,
     )
 
 

@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from acdc_jax.commands.run import parse_config
+from acdc_jax import flags as flag_parser
 from acdc_jax.config import Config
 
 _LAUNCH = Path(__file__).parents[2] / "launch"
@@ -46,7 +46,7 @@ def settings(jobset: dict[str, Any], process: int) -> Config:
     assert "args" not in container
     words = [word.replace("$(JOB_COMPLETION_INDEX)", str(process)) for word in container["command"]]
     assert "$(" not in " ".join(words)
-    return parse_config(words[2:])
+    return flag_parser.parse_flags(Config, words[2:])
 
 
 def _job(jobset: dict[str, Any]) -> dict[str, Any]:

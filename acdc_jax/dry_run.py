@@ -1,0 +1,283 @@
+"""`acdc run --dry_run`: check a run and say what it will take, without weights.
+
+Everything that can be wrong is looked at as a run looks at it: flags, servers, configurations,
+tokenizers, chat template, task families, devices, memory and disk. Nothing is written, and of
+models only configurations and tokenizers are downloaded.
+"""
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from acdc_jax.bench.limits import copy_bandwidth
+from acdc_jax.config import Config
+from acdc_jax.errors import AcdcError
+from acdc_jax.evaluation.held_out import held_out_tasks
+from acdc_jax.inference.memory import (
+    device_room,
+    parameter_count,
+    token_bytes,
+    weight_bytes,
+)
+from acdc_jax.inference.text_codec import TextCodec
+from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.hub import bytes_to_download, hub_cache
+from acdc_jax.models.param_shardings import sharded_param_shapes
+from acdc_jax.models.transformer import param_shapes
+from acdc_jax.runtime.disk_budget import existing_parent, members_to_write, required_bytes
+from acdc_jax.runtime.member_files import disk_bytes
+from acdc_jax.runtime.memory_budget import bytes_on_device, choose_budget
+from acdc_jax.runtime.run_directory import check_flags
+from acdc_jax.runtime.run_reader import read_manifest
+from acdc_jax.runtime.seed_models import Folders, text_codec
+from acdc_jax.runtime.setup import RunPlan, plan_run
+from acdc_jax.sandbox import Sandbox
+from acdc_jax.sharding import pop_groups
+from acdc_jax.tasks.options import LLM_SCIENTISTS
+from acdc_jax.tasks.task import Rejection
+from acdc_jax.tasks.validate import check_drafts
+
+_GIB = 2**30
+_COPY_SHARE = 0.75  # of the copy rate, at which decoding reads; measured at the 7B shape
+_SHORT = 1 / 4  # of the longest response: the shorter of the two means that times are given for
+_PROMPT = 256  # tokens, for the cache's size
+_REQUESTS_EACH = 2  # of a draft that is accepted at once: written, and confirmed
+_REQUEST_S = (10, 30)  # of one request: 500 tokens at 50 or 17 tokens a second
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """How much a run does.
+
+    Attributes:
+        evolution: Responses of its generations.
+        afterwards: Responses for the global skill matrix, at most.
+        drafts: Drafts that the scientist writes, if each first one is valid.
+    """
+
+    evolution: int
+    afterwards: int
+    drafts: int
+
+
+def dry_run(config: Config) -> Mapping[str, str]:
+    """Check a run, and return what it will take: topic → text.
+
+    Raises:
+        AcdcError: Something is missing or does not fit; as in a run.
+        ConfigError: Flags contradict each other, the models or the devices.
+    """
+    run_dir = Path(config.run.run_dir)
+    generation = -1
+    if (run_dir / "manifest.json").exists():
+        manifest = read_manifest(run_dir)
+        check_flags(run_dir, config, manifest)
+        generation = manifest.generation
+    plan = plan_run(config, fetch_weights=False)
+    lines = {"models": _models(plan)}
+    with config.sandbox.open() as sandbox:
+        codec = _codec(plan)
+        lines["tasks"] = _tasks(plan, sandbox, codec)
+        lines["sandbox"] = f"{sandbox.tier}, {config.sandbox.worker_count} workers"
+    if codec is not None:
+        lines["prompt"] = repr(codec.decode(tuple(codec.encode("INSTRUCTIONS"))))
+    lines["servers"] = _servers(config)
+    lines["devices"], lines["memory"] = _devices(plan), _memory(plan)
+    lines["disk"] = _disk(plan, generation)
+    work = count_work(config)
+    lines["work"] = (
+        f"{work.evolution:,} responses in {config.run.generations} generations, up to "
+        f"{work.afterwards:,} afterwards for the global skill matrix; {work.drafts:,} drafts"
+    )
+    lines["time"] = _time(plan, work)
+    return lines
+
+
+def count_work(config: Config) -> Work:
+    """Return how much a run does, with a full pool and only valid drafts."""
+    run, tasks = config.run, config.tasks
+    pool = min(tasks.max_tasks, tasks.initial_tasks) or tasks.max_tasks
+    adaptations = run.generations // tasks.task_interval if tasks.task_interval else 0
+    first = run.init_population * pool
+    children = run.generations * run.children * pool
+    adapted = adaptations * run.population * min(tasks.new_tasks, tasks.max_tasks)
+    members = members_to_write(run, -1) - min(run.population, run.children)
+    every = tasks.initial_tasks + adaptations * tasks.new_tasks
+    return Work(
+        (first + children + adapted) * tasks.instances_per_task,
+        members * max(every - pool, 0) * tasks.instances_per_task,
+        tasks.initial_tasks + adaptations * tasks.new_tasks,
+    )
+
+
+def decode_seconds(
+    model: ModelConfig, responses: int, tokens: int, sequences: int, bandwidth: float
+) -> float:
+    """Return the seconds in which one device decodes responses of one member after the other.
+
+    A step reads all weights, and the cache of each sequence; it is limited by memory.
+
+    Args:
+        model: The decoder.
+        responses: Number of responses.
+        tokens: Mean length of a response.
+        sequences: Sequences that decode at once.
+        bandwidth: Bytes that the device copies per second, read and written.
+    """
+    cache = sequences * (_PROMPT + tokens / 2) * token_bytes(model)
+    step = (weight_bytes(model) + cache) / (_COPY_SHARE * bandwidth)
+    return responses * tokens / sequences * step
+
+
+def _models(plan: RunPlan) -> str:
+    model, one = plan.model, weight_bytes(plan.model)
+    text = (
+        f"{model.architecture}, {parameter_count(model) / 1e9:.3g} billion parameters in "
+        f"{model.dtype}, {one / _GIB:.3g} GiB; {plan.seeds} seeds"
+    )
+    if not isinstance(plan.models, Folders):
+        return f"{text}, made when the run starts"
+    options = plan.config.seeds
+    names = dict.fromkeys((options.base_model or "", *options.seed_models))
+    missing = sum(bytes_to_download(name) for name in names)
+    if not missing:
+        return f"{text}; all weights are here"
+    cache, free = hub_cache(), shutil.disk_usage(existing_parent(hub_cache())).free
+    if free < missing:
+        raise AcdcError(
+            f"{cache}: {free / _GIB:.1f} GiB are free, but {missing / _GIB:.1f} GiB of weights are "
+            "to be downloaded; make room, or set HF_HUB_CACHE to another disk"
+        )
+    return f"{text}; {missing / _GIB:.1f} GiB to download"
+
+
+def _codec(plan: RunPlan) -> TextCodec | None:
+    """Return tokenizer and template; None for a registered set, which is not made yet."""
+    if not isinstance(plan.models, Folders):
+        return None
+    return text_codec(plan.models.seeds, plan.config.decode, plan.model.vocab_size)
+
+
+def _tasks(plan: RunPlan, sandbox: Sandbox, codec: TextCodec | None) -> str:
+    """Check the families as a run does, except those that ask a judge."""
+    config = plan.config
+    threshold = config.tasks.skill_threshold
+    judged = [draft for draft in plan.families if draft.asks_judge]
+    scored = [draft for draft in plan.families if not draft.asks_judge]
+    checked = check_drafts(scored, sandbox, threshold)
+    texts: list[tuple[str, str]] = []
+    for verdict in checked:
+        if isinstance(verdict, Rejection):
+            raise AcdcError(f"seed task family {verdict.name}: {verdict.reason}")
+        texts += [(verdict.draft.name, text) for text in verdict.instructions.values()]
+    held_out = held_out_tasks(
+        [draft for draft in plan.held_out if not draft.asks_judge], sandbox, threshold
+    )
+    texts += [(task.draft.name, text) for task in held_out for text in task.instructions.values()]
+    room = plan.model.max_positions - config.decode.max_new_tokens
+    if codec is not None and texts:
+        name, longest = max(((n, len(codec.encode(t))) for n, t in texts), key=lambda pair: pair[1])
+        if longest > room:
+            raise AcdcError(
+                f"task family {name}: its instructions take {longest} tokens, but the members' "
+                f"window leaves room for {room}; shorten it, or lower --max_new_tokens"
+            )
+    judge = f" ({len(judged)} of them ask the judge: not tried)" if judged else ""
+    measured = f"{len(plan.held_out)} held-out tasks" if plan.held_out else "the run's own tasks"
+    return f"{len(plan.families)} seed families{judge}; measured on {measured}"
+
+
+def _servers(config: Config) -> str:
+    options, novelty = config.scientist, config.novelty
+    answers = []
+    if options.kind == "openai":
+        answers.append(f"{options.model} at {options.url or 'OpenAI'} answers")
+    if novelty.embeddings == "openai":
+        where = novelty.embedding_url or options.url or "OpenAI"
+        answers.append(f"{novelty.embedding_model} at {where} answers")
+    return "; ".join(answers) or "none needed"
+
+
+def _devices(plan: RunPlan) -> str:
+    devices, groups = plan.mesh.devices.flat, pop_groups(plan.mesh)
+    kind, each = next(iter(devices)).device_kind, groups[0].devices.size
+    shape = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.shape.items())
+    return f"{plan.mesh.devices.size} x {kind}; {shape}: a member on {each} of them at a time"
+
+
+def _memory(plan: RunPlan) -> str:
+    """Say how many members fit where.
+
+    Raises:
+        AcdcError: A group of devices cannot hold what breeding needs.
+    """
+    config, group = plan.config, pop_groups(plan.mesh)[0]
+    shapes = sharded_param_shapes(group, plan.model)
+    one, room = bytes_on_device(shapes), device_room()
+    needed = (2 + config.proposer.max_parents) * one
+    if needed > room:
+        raise AcdcError(
+            f"--mesh={config.run.mesh}: breeding needs {needed / _GIB:.1f} GiB on each device, "
+            f"which has {room / _GIB:.1f} GiB; shard members over more devices (model:2)"
+        )
+    budget = choose_budget(config.run.device_budget_gb, config.run.host_budget_gb, shapes)
+    archive = max(config.run.population, config.run.init_population)
+    device = min(budget.members_on_device(shapes), archive)
+    host = min(budget.members_on_host(shapes), archive)
+    return (
+        f"{one / _GIB:.3g} GiB of a member on each device of {room / _GIB:.3g} GiB; of {archive} "
+        f"members, the devices of a group hold {device} and the host {host}, the disk all"
+    )
+
+
+def _disk(plan: RunPlan, generation: int) -> str:
+    options = plan.config.run
+    needed = required_bytes(options, plan.model, generation)
+    members, one = members_to_write(options, generation), disk_bytes(param_shapes(plan.model))
+    free = shutil.disk_usage(existing_parent(Path(options.run_dir))).free
+    return (
+        f"{needed / _GIB:.1f} GiB for about {members} members of {one / _GIB:.3g} GiB; "
+        f"{free / _GIB:.1f} GiB are free at {options.run_dir}"
+    )
+
+
+def _time(plan: RunPlan, work: Work) -> str:
+    """Estimate hours from the copy rate of the first device, which is measured now."""
+    config, groups = plan.config, pop_groups(plan.mesh)
+    bandwidth = copy_bandwidth() * groups[0].devices.size
+    longest = config.decode.max_new_tokens
+    lengths = (max(math.ceil(_SHORT * longest), 1), longest)
+
+    def hours(responses: int) -> list[float]:
+        batch = config.decode.batch_size
+        return [
+            decode_seconds(plan.model, -(-responses // len(groups)), n, batch, bandwidth) / 3600
+            for n in lengths
+        ]
+
+    evolution, afterwards = hours(work.evolution), hours(work.afterwards)
+    devices = plan.mesh.devices.size
+    total = [devices * (e + a) for e, a in zip(evolution, afterwards, strict=True)]
+    text = (
+        f"decoding {_range(evolution)} h, and up to {_range(afterwards)} h afterwards: "
+        f"{_range(total)} device hours, for responses of {lengths[0]} to {lengths[1]} tokens at "
+        f"{_COPY_SHARE:.0%} of the copy rate ({bandwidth / 1e9:,.0f} GB/s, measured now)"
+    )
+    if config.scientist.kind in LLM_SCIENTISTS:
+        rounds = _REQUESTS_EACH, 2 + 2 * config.scientist.reflections
+        waiting = [
+            work.drafts * n * s / config.scientist.concurrency / 3600
+            for n, s in zip(rounds, _REQUEST_S, strict=True)
+        ]
+        text += (
+            f"; the scientist {_range(waiting)} h, for {rounds[0]} to {rounds[1]} requests a draft "
+            f"of {_REQUEST_S[0]} to {_REQUEST_S[1]} s each, {config.scientist.concurrency} at once"
+        )
+    return f"{text}. Compiling, breeding, scoring and judging come on top"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = (f"{value:,.2g}" if value < 100 else f"{value:,.0f}" for value in values)
+    return low if low == high else f"{low}-{high}"
