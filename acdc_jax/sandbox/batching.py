@@ -18,6 +18,7 @@ import types
 from collections.abc import Iterable
 
 from acdc_jax.sandbox.jail import task_helpers
+from acdc_jax.sandbox.syntax import parse
 
 
 def _words(text: str) -> frozenset[str]:
@@ -112,7 +113,7 @@ def is_batchable(source: str) -> bool:
         source: Text of `task.py`. It is parsed, not executed.
     """
     try:
-        nodes = list(ast.walk(ast.parse(source)))
+        nodes = list(ast.walk(parse(source)))
         return all(_imports(node) is not None for node in nodes) and _uses_listed_names(nodes)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False

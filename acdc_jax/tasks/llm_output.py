@@ -5,7 +5,6 @@ chain of thought, write code with real line breaks inside a JSON string, or writ
 JSON (`lenient_json.py`).
 """
 
-import ast
 import json
 import re
 import textwrap
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from acdc_jax.models.thoughts import cut_thoughts
+from acdc_jax.sandbox.syntax import parse
 from acdc_jax.tasks.lenient_json import decode_object, unescape
 
 # A fence in the middle of a line of code does not end the block.
@@ -138,7 +138,7 @@ def _plain(code: str) -> str:
 def _parses(code: str) -> bool:
     """Return whether code is valid Python."""
     try:
-        ast.parse(code)
+        parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True

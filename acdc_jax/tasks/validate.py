@@ -17,6 +17,7 @@ from anyio.from_thread import start_blocking_portal
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.sandbox import FamilyReport, Outcome, Sandbox, SandboxError
+from acdc_jax.sandbox.syntax import parse
 from acdc_jax.tasks.llm import gather
 from acdc_jax.tasks.proof import (
     FlawError,
@@ -109,7 +110,7 @@ def source_flaw(source: str) -> str | None:
     if len(source) > _MAX_SOURCE_LENGTH:
         return f"the source has {len(source)} characters, more than {_MAX_SOURCE_LENGTH}"
     try:
-        module = ast.parse(source)
+        module = parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"the source does not parse: {' '.join(str(error).split())}"
     families = [
