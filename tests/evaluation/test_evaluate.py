@@ -342,6 +342,21 @@ def test_no_score_of_a_task_that_a_check_refutes_is_used(
     assert not caplog.records
 
 
+def test_a_check_in_another_process_counts_here(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox, tasks = _Depends(unchecked=10), [_task("x", 2), _task("y", 1)]
+    monkeypatch.setattr(
+        evaluate.multihost, "all_gather", lambda value: [value, [{}, [0.0, 0.0], ["x"]]]
+    )
+    found = evaluate_members(
+        _evaluator(engine, sandbox), _MEMBERS[:1], lambda member, group: {}, tasks
+    )
+    assert found.scores[0, 0].tolist() == [1, 0]
+    assert sandbox.distrusts("source of x")
+    assert not sandbox.distrusts("source of y")
+
+
 def test_three_per_cent_of_scores_are_checked_and_the_key_says_which() -> None:
     answers = [(i % 8, f"answer {i}") for i in range(5_000)]
     chosen = choose_rechecked(jax.random.key(1), "t00001", answers)
