@@ -153,13 +153,13 @@ def test_a_child_that_could_not_be_compared_has_the_median_reward(
 
 
 def test_a_missing_score_raises_no_reward(start: Callable[..., Generation]) -> None:
-    """A child that lacks its hard scores has the reward of its complete twin."""
+    """A child that lacks a hard score has the reward of its complete twin."""
     skills = _true_skills()
     skills.values[3:] = [1, 0, 0, 1, 0, 1, 1, 1, 1, 1]
-    skills.values[4, 1:3] = MISSING
+    skills.values[4, 1] = MISSING
     generation, offspring = start(_truth(skills), "fitness"), _offspring(skills)
     select(generation, _state(skills), offspring)
-    assert generation.rewards(offspring) == [7 / 8, 7 / 8]
+    assert generation.rewards(offspring) == [7 / 9, 7 / 9]
 
 
 def _discard(generation: Generation, state: State, children: Sequence[str] = _CHILDREN) -> State:
