@@ -181,9 +181,9 @@ def _show(context: RunContext, log: Log, state: State, record: Record) -> None:
     context.progress("generations", state.generation, context.config.run.generations, note)
     tasks = state.library.tasks.values()
     new_tasks = [task for task in tasks if task.generation == state.generation]
-    if warning := warn_of_rejections(
-        f"generation {state.generation}", new_tasks, record.rejections
-    ):
+    where = f"generation {state.generation}"
+    # The first pool has a line of its own.
+    if state.generation and (warning := warn_of_rejections(where, new_tasks, record.rejections)):
         print_line(warning)
 
 

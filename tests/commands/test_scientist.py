@@ -265,9 +265,10 @@ def test_a_local_scientist_that_speaks_nonsense_leaves_the_pool_as_it_is(
     assert status == 0
     lines = capsys.readouterr().err.splitlines()
     warnings = [line for line in lines if line.startswith("acdc: warning: ")]
-    counts = {"generation 0": 6, "generation 2": 2, "the whole run": 8}
-    for warning, (where, drafts) in zip(warnings, counts.items(), strict=True):
-        assert f"{where}: none of {drafts} drafts became a task (" in warning
+    assert any("only 0 of 6 drafts for the first pool are valid" in line for line in lines)
+    drafts = {"generation 2": 2, "the whole run": 8}
+    for warning, (where, count) in zip(warnings, drafts.items(), strict=True):
+        assert f"{where}: none of {count} drafts became a task (" in warning
         assert "no JSON object with" in warning
     pools = [json.loads(p.read_text()) for p in sorted((tmp_path / "run" / "pool").iterdir())]
     assert len(pools) == 3
