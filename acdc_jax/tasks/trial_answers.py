@@ -1,6 +1,11 @@
 """Answers that are tried on every draft and must not pass: junk, and guesses."""
 
-JUNK = ("", "I do not know.")
+_FILLER = (
+    "This is a text of several sentences about the subject. It says nothing in particular, but it "
+    "is written in plain English, and it has commas, numbers such as 3 and 12, and full stops. "
+)
+
+JUNK = ("", "I do not know.", _FILLER.partition(". ")[0] + ".", _FILLER * 3)
 
 _LABELS = (
     *("yes", "no", "true", "false", "none", "unknown", "odd", "even", "valid", "invalid"),

@@ -119,7 +119,8 @@ def test_create_pool_writes_in_micro_batches(sandbox: Sandbox) -> None:
     first = _first(sandbox, progress=progress)
     library, pool, rejections = first.library, first.pool, first.rejections
     assert progress == [5, 10, 12]
-    assert len(library.tasks) + len(rejections) == len(_FAMILIES) + 12
+    assert not rejections  # the quickstart's scientist knows what passes
+    assert len(library.tasks) == len(_FAMILIES) + 12
     assert list(library.tasks) == [f"t{i:05d}" for i in range(len(library.tasks))]
     assert pool == Pool(tuple(library.tasks), {}, len(library.tasks))
     assert [task.draft for task in library.tasks.values()][: len(_FAMILIES)] == _FAMILIES
@@ -314,3 +315,69 @@ def test_instructions_with_a_special_token_are_rejected(sandbox: Sandbox) -> Non
     verdict = asyncio.run(generator.check(_FAMILIES[0]))
     assert isinstance(verdict, Rejection)
     assert "[PAD]" in verdict.reason
+
+
+_LINES = """
+class TaskFamily:
+    @staticmethod
+    def get_tasks():
+        return {{"1": "first {name}", "2": "second {name}"}}
+
+    @staticmethod
+    def get_instructions(t):
+        return f"Write a line about the {{t}}."
+
+    @staticmethod
+    def score(t, submission):
+        return eval_with_llm_judge(t, submission, ["It is a line about it."])
+"""
+
+
+class _Lines(Scientist):
+    """Writes families that ask a judge."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    async def write(
+        self,
+        requests: Sequence[TaskRequest],
+        all_tasks: Sequence[Task],
+        active_tasks: Sequence[Task],
+        check: Check,
+        key: jax.Array,
+    ) -> list[CheckedDraft | Rejection]:
+        verdicts = []
+        for request in requests:
+            self._number += 1
+            name = f"line {self._number}."
+            source = _LINES.format(name=name)
+            reference = {"1": f"A first {name}", "2": f"A second {name}"}
+            kind, parent = request.kind, request.parent.id
+            draft = Draft(name, name, "c", 1, "", source, kind, parent, reference)
+            verdicts.append(await check(draft))
+        return verdicts
+
+
+def test_a_judge_that_fails_while_a_draft_is_tried_ends_no_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once, the draft waits for it. Again and again, the draft is no task, and nothing else."""
+    monkeypatch.setattr("acdc_jax.tasks.validate._RETRY_DELAYS_S", (0.0, 0.0))
+    failed: list[str] = []
+
+    def judge(topic: str, submission: str, criteria: str) -> float:
+        if "line 3." in topic or ("line 5." in topic and not failed.count(topic)):
+            failed.append(topic)
+            raise RuntimeError("502 Bad Gateway")
+        return 0.9 if submission == f"A {topic}" else 0.2
+
+    flags = TaskPoolOptions(initial_tasks=6, max_tasks=30, micro_batch=3)
+    with Sandbox(1, Limits(), judge=judge, judge_workers=4) as sandbox:
+        first = _first(sandbox, flags, _Lines(), families=_FAMILIES[:1])
+    names = [task.draft.name for task in first.library.tasks.values()][1:]
+    assert names == [f"line {i}." for i in (1, 2, 4, 5, 6, 7)]
+    assert any("line 5." in topic for topic in failed)
+    (rejection,) = first.rejections
+    assert (rejection.name, rejection.cause) == ("line 3.", "infrastructure")
+    assert "502 Bad Gateway" in rejection.reason
