@@ -25,6 +25,7 @@ from acdc_jax.inference.text_codec import TextCodec
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.hub import bytes_to_download, hub_cache
 from acdc_jax.models.param_shardings import sharded_param_shapes
+from acdc_jax.models.tokenizer import load_tokenizer
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.runtime.disk_budget import existing_parent, members_to_write, required_bytes
 from acdc_jax.runtime.member_files import disk_bytes
@@ -82,7 +83,7 @@ def dry_run(config: Config) -> Mapping[str, str]:
         lines["tasks"] = _tasks(plan, sandbox, codec)
         lines["sandbox"] = f"{sandbox.tier}, {config.sandbox.worker_count} workers"
     if codec is not None:
-        lines["prompt"] = repr(codec.decode(tuple(codec.encode("INSTRUCTIONS"))))
+        lines["prompt"] = _prompt(plan, codec)
     lines["servers"] = _servers(config)
     lines["devices"], lines["memory"] = _devices(plan), _memory(plan)
     lines["disk"] = _disk(plan, generation)
@@ -134,7 +135,7 @@ def decode_seconds(
 def _models(plan: RunPlan) -> str:
     model, one = plan.model, weight_bytes(plan.model)
     text = (
-        f"{model.architecture}, {parameter_count(model) / 1e9:.3g} billion parameters in "
+        f"{model.architecture}, {parameter_count(model) / 1e6:,.3g} million parameters in "
         f"{model.dtype}, {one / _GIB:.3g} GiB; {plan.seeds} seeds"
     )
     if not isinstance(plan.models, Folders):
@@ -158,6 +159,13 @@ def _codec(plan: RunPlan) -> TextCodec | None:
     if not isinstance(plan.models, Folders):
         return None
     return text_codec(plan.models.seeds, plan.config.decode, plan.model.vocab_size)
+
+
+def _prompt(plan: RunPlan, codec: TextCodec) -> str:
+    """Return a prompt as members read it, with its special tokens."""
+    assert isinstance(plan.models, Folders)
+    tok = load_tokenizer(plan.models.seeds[0])
+    return repr(tok.decode(codec.encode("INSTRUCTIONS OF A TASK")))
 
 
 def _tasks(plan: RunPlan, sandbox: Sandbox, codec: TextCodec | None) -> str:

@@ -103,7 +103,7 @@ class Checkpoint:
     model: Any
 
 
-def _torch_model(kind: str, **fields: Any) -> Any:
+def torch_model(kind: str, **fields: Any) -> Any:
     import torch
     import transformers
 
@@ -163,7 +163,7 @@ def checkpoints(
     made = {}
     for name, (kind, fields, how) in CHECKPOINTS.items():
         folder = tmp_path_factory.mktemp(name)
-        model = _torch_model(kind, **fields)
+        model = torch_model(kind, **fields)
         model.save_pretrained(folder, **how)
         tokenizer.save_pretrained(folder)
         made[name] = Checkpoint(name, folder, model)
