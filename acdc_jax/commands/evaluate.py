@@ -17,6 +17,7 @@ from acdc_jax.files import write_atomic
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.report.benchmarks import benchmark_table, runs_table
 from acdc_jax.report.tables import best_of_n_table, forces_table
+from acdc_jax.report.truncation import run_truncation, run_warning
 from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.benchmarks import run_benchmarks, samples_folder
 from acdc_jax.runtime.best_of_n import TASK_SETS, check_best_of_n, run_best_of_n
@@ -111,8 +112,12 @@ def _evaluate_run(run_dir: Path, options: _Flags, console: Console) -> Mapping[s
     complete_run_skills(run_dir, console)
     run = read_run(run_dir)
     evaluation = task_forces(run, options.task_force, run.own_skills)
+    members = {*evaluation["all_candidates"]["members"], *run.seeds}
+    evaluation["truncated"] = run_truncation(run, members)
     write_atomic(run_dir / "evaluation.json", json.dumps(evaluation, indent=1))
     console.print(forces_table(evaluation))
+    if warning := run_warning(run, evaluation["truncated"]):
+        _print(console, f"Warning: {warning}.")
     ids, matrix = run_dir / "evaluation.json", run_dir / "skills.npz"
     _print(console, f"{ids} has the ids, {matrix} the matrix.")
     forces = {row["n"]: row["members"] for row in evaluation["task_forces"]}

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,8 @@ from acdc_jax.dry_run import dry_run
 from acdc_jax.experiment import run_experiment
 from acdc_jax.options import option
 from acdc_jax.report.tables import measured_on, own_configurations, results_table
+from acdc_jax.report.truncation import run_truncation, run_warning
+from acdc_jax.runtime.run_reader import read_run
 from acdc_jax.runtime.setup import join_processes
 
 _HELP = """acdc run: coevolve models and tasks, choose the task force, measure it, and report.
@@ -55,6 +58,7 @@ def command(argv: Sequence[str]) -> None:
         "Coverage: share of these tasks that at least one of the N solves.",
         "Cover@0.5: share that at least half of the N solve.",
         *own_configurations(results),
+        *_truncation(Path(run_dir)),
     ]
     console.print(
         "\n".join(lines) + "\n"
@@ -65,6 +69,13 @@ def command(argv: Sequence[str]) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _truncation(run_dir: Path) -> list[str]:
+    """Return a line if the task force or the seeds reach the limit of tokens too often."""
+    run = read_run(run_dir)
+    warning = run_warning(run, run_truncation(run, {*run.task_force, *run.seeds}))
+    return [f"Warning: {warning}."] if warning else []
 
 
 def _parse(argv: Sequence[str]) -> tuple[Config, bool]:

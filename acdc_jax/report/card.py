@@ -15,6 +15,7 @@ from acdc_jax.evolution.skills import MISSING, SOLVED, take
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.report.provenance import Origin, joint_licence
 from acdc_jax.report.tables import measured_on
+from acdc_jax.report.truncation import run_truncation
 from acdc_jax.runtime.run_reader import RunRecord
 
 _TEMPLATES = Path(__file__).with_name("cards")
@@ -59,6 +60,7 @@ def model_card(
         licence_note=note,
         recipe=json.dumps(recipe.to_json()),
         capabilities=capabilities(run, recipe.id),
+        cut=_cut(run, recipe.id),
         messages=_messages(run),
         archived=recipe.id in run.manifest.archive,
         max_new_tokens=run.settings.decode.max_new_tokens,
@@ -123,6 +125,15 @@ def capabilities(run: RunRecord, member: str) -> list[tuple[str, int, float]]:
 def _cell(text: str) -> str:
     """Return text that cannot leave its cell of a Markdown table; an LLM may have written it."""
     return " ".join(text.replace("|", "/").split())
+
+
+def _cut(run: RunRecord, member: str) -> str:
+    """Return in words how many of a member's responses reached the limit of tokens, or ""."""
+    share = run_truncation(run, [member]).get(member)
+    if share is None:
+        return ""
+    limit = run.settings.decode.max_new_tokens
+    return f"{100 * share:.1f} % of its responses reached the run's limit of {limit} tokens."
 
 
 def _making(recipe: Recipe, method: str) -> str:

@@ -21,6 +21,7 @@ from acdc_jax.report import figures, taskmap
 from acdc_jax.report.ablation import compare_runs
 from acdc_jax.report.summary import FIGURES
 from acdc_jax.report.tables import NAMES, measured_on, own_configurations
+from acdc_jax.report.truncation import truncation_rows
 from acdc_jax.runtime.run_reader import Json, RunRecord, read_run
 
 _WEB = Path(__file__).parent / "web"
@@ -74,6 +75,7 @@ def run_page(run: RunRecord) -> str:
         measured=measured_on(run.results) if run.results else "",
         own_configurations=own_configurations(run.results or {}),
         profile=figures.profile(run),
+        truncation=truncation_rows(run),
         flag_lines=_flag_lines(run),
     )
 

@@ -79,30 +79,32 @@ def forces_table(evaluation: Mapping[str, Any]) -> Table:
     """Return a table of task forces with their Coverage of the tasks that they were chosen on.
 
     Args:
-        evaluation: What `evaluation.json` holds.
+        evaluation: What `evaluation.json` holds. "cut" is the largest share, among the members, of
+            responses that reached the limit of tokens.
     """
-    settings = evaluation["settings"]
+    settings, cut = evaluation["settings"], evaluation.get("truncated", {})
     table = Table(
         title=f"{settings['method']} task forces of {evaluation['candidates']} candidates, "
         f"on {evaluation['tasks']} tasks",
         title_justify="left",
     )
     table.add_column("N", justify="right")
-    for name in ("Coverage", "without seeds", "with all seeds", "missing"):
+    for name in ("Coverage", "without seeds", "with all seeds", "missing", "cut"):
         table.add_column(name, justify="right")
     table.add_column("members", overflow="fold")
     for row in evaluation["task_forces"]:
-        table.add_row(str(row["n"]), *_coverages(row), " ".join(row["members"]))
+        table.add_row(str(row["n"]), *_force_figures(row, cut), " ".join(row["members"]))
     for name in ("all_seeds", "all_candidates"):
         row = evaluation[name]
         text = name.replace("_", " ")
-        table.add_row(str(len(row["members"])), *_coverages(row), text, style="dim")
+        table.add_row(str(len(row["members"])), *_force_figures(row, cut), text, style="dim")
     return table
 
 
-def _coverages(row: Mapping[str, Any]) -> list[str]:
+def _force_figures(row: Mapping[str, Any], cut: Mapping[str, float]) -> list[str]:
     names = ("coverage", "coverage_without_seeds", "coverage_with_seeds", "missing")
-    return [f"{row[name]:.3f}" for name in names]
+    shares = [cut[member] for member in row["members"] if member in cut]
+    return [*(f"{row[name]:.3f}" for name in names), f"{max(shares):.3f}" if shares else "-"]
 
 
 def best_of_n_table(panels: Sequence[Mapping[str, Any]], sets: Mapping[str, str]) -> Table:

@@ -19,6 +19,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.report.ablation import compare_runs
 from acdc_jax.report.page import write_page
+from acdc_jax.report.truncation import run_truncation
 from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.run_reader import read_run
 
@@ -182,3 +183,30 @@ def test_flags_can_be_saved_as_a_file(tmp_path: Path, write_run: Callable[..., P
     assert "process_id" not in shown
     parsed = flags.parse_flags(Config, [f"--flagfile={tmp_path / 'flags'}"])
     assert parsed.decode.system_prompt == text
+
+
+def test_responses_that_were_cut(tmp_path: Path, write_run: Callable[..., Path]) -> None:
+    """Their share per model, with a warning above 5 %; runs before it was recorded say so."""
+    run_dir = write_run(tmp_path / "run", max_new_tokens=64)
+    assert "did not record which responses" in write_page([run_dir]).read_text()
+    path = run_dir / "responses" / "g001.jsonl.gz"
+    entries = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    cut = {"g001-m00": 4, "g001-m01": 0}  # of 16
+    for entry in entries:
+        entry["truncated"] = cut[entry["member"]] > 0
+        cut[entry["member"]] -= 1
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, entries)).encode()))
+    run = read_run(run_dir)
+    assert run_truncation(run, ["g000-m00", "g001-m00", "g001-m01"]) == {
+        "g001-m00": 0.25,
+        "g001-m01": 0.0,
+    }
+    page = write_page([run_dir]).read_text()
+    (section,) = re.findall(r'<section id="length">(.*?)</section>', page, re.DOTALL)
+    assert re.findall(r"<td>(\S+)</td><td>([^<]*)</td>\s*<td class=.n.>([\d.]+) %", section) == [
+        ("g001-m00", "task force", "25.0")
+    ]
+    assert (
+        "<strong>Warning:</strong> g001-m00 reaches the limit of 64 tokens in 25 % of its "
+        "responses; an answer that is cut counts as wrong: raise --max_new_tokens."
+    ) in section

@@ -6,6 +6,7 @@ even without `think_end_token`, and a stop string in a thought does not end the 
 """
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.evaluation.truncation import truncated_shares, truncation_warning
 from acdc_jax.inference.buckets import common_prefix
 from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
 from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
@@ -29,6 +31,7 @@ from acdc_jax.models.tokenizer import RefusedMessages, pad_token, render_chat, w
 from acdc_jax.models.transformer import FusedParams
 from acdc_jax.params import Params
 
+_LOG = logging.getLogger(__name__)
 _MAX_GEN_TOKS = 256  # unless a task specifies it; as in HFLM
 _SAMPLING_ARGUMENTS = {"temperature", "top_p", "top_k", "min_p"}
 _OTHER_ARGUMENTS = {"do_sample", "use_cache", "until", "max_gen_toks"}
@@ -232,6 +235,8 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             stopped=lambda tokens: stop.cut(tokens)[1],
         )
 
+        truncated: list[tuple[str, bool]] = []
+
         def respond_on(group: DeviceGroup) -> None:
             indices = model.groups.share(group, range(len(prompts)))
             for batch in generate_tokens(
@@ -244,10 +249,14 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             ):
                 for place, tokens in zip(batch.indices, batch.tokens[0], strict=True):
                     i = indices[place]
-                    text, _ = stop.cut(tokens, openings[i])
+                    text, stopped = stop.cut(tokens, openings[i])
+                    truncated.append((model.name, len(tokens) >= longest and not stopped))
                     collect(i, self._without_thoughts(text))
 
         model.groups.run(respond_on)
+        shares = truncated_shares(truncated)
+        if warning := truncation_warning(shares, longest, "max_gen_toks in --gen_kwargs"):
+            _LOG.warning("%s", warning)
 
     def _without_thoughts(self, text: str) -> str:
         """Return a response without its thoughts; see `TextFormat.think_end_token`."""
