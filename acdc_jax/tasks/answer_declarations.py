@@ -29,8 +29,8 @@ _LABEL = re.compile(
     (?:
       (?P<lead>(?:(?:so|thus|hence|therefore|and|finally|then|okay|ok|in[ ]conclusion|in[ ]summary
         |to[ ]conclude|conclusion|my|the|our|here[ ]is|here's|this[ ]is)[\s,:*_]{{1,8}}){{0,4}})
-      (?P<word>(?:(?:{_ADJECTIVES})[\s*_-]{{1,8}}){{0,4}}answers?
-        |final[ *_]{{1,8}}(?:result|solution|output|response|code|poem|version))\b
+      (?P<word>(?:(?:{_ADJECTIVES})[\s*_-]{{1,8}}){{0,4}}(?:answers?|ans(?=[ ]*[.:=]))\.?
+        |final[ *_]{{1,8}}(?:result|solution|output|response|code|poem|version))(?!\w)
       (?:[ ]*\([^()\n]{{0,60}}\)|[ ]*\#?\d{{1,2}}(?=[ ]*[:：])
         |[ ](?:to|for|of)[ ](?:(?![ ](?:is|are)[ ])[^:：.\n]){{1,80}}?)?
     | (?:(?!wrong|falsch|incorrect|mauvais|errad)\w+[ ]){{0,2}}(?:{_FOREIGN})\b(?:[ ]\w+)?
@@ -189,7 +189,7 @@ def _sentences(text: str) -> Iterator[Declaration]:
         if match["sign"] or match["colon"] or (value and not value["value"]):
             line = text.rfind("\n", match.end(), following.start()) if following else -1
             yield _behind(text, match, line if line >= 0 else len(text))
-        elif value and match["the"] and not _NO_ANSWER.match(value["value"]):
+        elif value and match["the"] is not None and not _NO_ANSWER.match(value["value"]):
             finished = value["stop"].strip(" \t") != ""
             if finished or match["verb"] != "=":
                 answer = _CLAUSE.sub("", value["value"])

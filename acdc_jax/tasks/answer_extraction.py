@@ -60,7 +60,7 @@ _SPEAKS_OF_ANSWER = re.compile(
 _MOST_MARKS = 8
 _FORMATS = ("", "text", "txt", "plaintext", "markdown", "md", "latex", "tex", "math")
 _EMPHASIS = ("***", "**", "*")
-_WRAPPERS = (("`", "`"), ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_WRAPPERS = (("```", "```"), ("`", "`"), ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed|fbox)\s*\{")
 _LAST_WORDS = re.compile(
     r"(?<=[.!\s])\s{0,4}(?:I hope (?:this|that|it)|Let me know|Feel free to)\b[^\n]*$"
@@ -107,7 +107,8 @@ def _last_declaration(text: str, truncated: bool) -> Declaration | None:
     strong, weak = last(strong_declarations(text)), last(weak_declarations(text))
     if strong is None or weak is None:
         return strong or weak
-    takes_back = weak.start > strong.end and _CORRECTION.search(text, strong.end, weak.start)
+    start = strong.end if "\n" in strong.text else strong.start
+    takes_back = weak.start > start and _CORRECTION.search(text, start, weak.start)
     return weak if takes_back else strong
 
 

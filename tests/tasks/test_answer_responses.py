@@ -77,6 +77,9 @@ RESPONSES = [
     ("inline code", "`Answer: 42`", "42"),
     ("parentheses", "(Answer: 42)", "42"),
     ("value in backticks", "Answer: `22`", "22"),
+    ("value in three backticks", "Answer: ```22```", "22"),
+    ("abbreviated", "Ans: 42", "42"),
+    ("sentence without article", "Answer is 42.", "42"),
     ("value in dollars", "Answer: $42$", "42"),
     ("value in latex text", "So \\boxed{\\text{Paris}}.", "Paris"),
     ("value in a fence", "Answer:\n```\n22\n```", "22"),
@@ -113,6 +116,8 @@ RESPONSES = [
     # ------------------------------------------------------------------- which declaration counts
     ("changed its mind", "Answer: 41\nNo, wait.\nAnswer: 42", "42"),
     ("took it back", "Answer: 41\n\nWait, I forgot one. So the answer is 42.", "42"),
+    ("took it back at once", "Answer: 41. Wait, the correct answer is 42.", "42"),
+    ("corrected", "Answer: 41\n\nCorrection: the right answer is 42.", "42"),
     ("box, then label", "\\boxed{41}? No.\nAnswer: 42", "42"),
     ("echo of the format", "I end with `Answer: <your answer>`.\n\nAnswer: 42", "42"),
     ("echo alone", "I have to end with `Answer: <your answer>`.\n\nLet me begin.", ""),
