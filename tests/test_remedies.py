@@ -15,7 +15,9 @@ _FLAGS = {name for part in flags.sections_of(Config).values() for name in part.f
 # Flags that a started run refuses, by the file whose error names them.
 _EXEMPT = {
     ("comparison.py", "init_population"): "acdc compare checks this before its runs start",
+    ("dry_run.py", "max_new_tokens"): "before a run starts",
     ("evaluation/lm_eval/models.py", "chat_template"): "names the file chat_template.jinja",
+    ("evaluation/truncation.py", "max_new_tokens"): "says: in a new run",
     ("evolution/propose.py", "min_parents"): "an archive never has fewer members than seeds",
     ("experiment.py", "max_new_tokens"): "says: in a new run",
     ("inference/continuous_batching.py", "batch_size"): "an argument of the library",
@@ -34,8 +36,10 @@ _EXEMPT = {
     ("runtime/setup.py", "scientist"): "names the flag that --scientist_devices helps",
     ("runtime/setup.py", "seed_models"): "missing flags, before generation 0",
     ("runtime/setup.py", "strategy"): "before generation 0",
+    ("tasks/adapt.py", "judged_tasks"): "why a draft is rejected, and no error",
     ("tasks/first_pool.py", "initial_tasks"): "says how many drafts are valid; no remedy",
 }
+_MESSAGES = ("print_line", "_log.warning", "_LOG.warning")
 _LIBRARY = ("bench", "evolution/merge", "evaluation/evaluate_models.py")  # names its own arguments
 
 
@@ -58,6 +62,10 @@ def _named_flags() -> set[tuple[str, str]]:
                 message, pattern = node.exc, pattern + r"|\b([a-z]+_[a-z_]+)\b"
             elif isinstance(node, ast.Return):  # of a function that describes a problem
                 message = node.value
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in _MESSAGES:
+                message = node
+            elif isinstance(node, ast.arguments):  # of a function that writes a message
+                message = ast.Tuple([d for d in (*node.defaults, *node.kw_defaults) if d])
             # Errors about options come before anything of a run is read.
             if message is not None and "OptionError" not in ast.unparse(message):
                 matches = re.findall(pattern, " ".join(_texts(message)))

@@ -24,7 +24,7 @@ def truncated_shares(responses: Iterable[tuple[str, bool]]) -> dict[str, float]:
 
 
 def truncation_warning(
-    shares: Mapping[str, float], limit: int, remedy: str = "--max_new_tokens"
+    shares: Mapping[str, float], limit: int, remedy: str = "--max_new_tokens in a new run"
 ) -> str | None:
     """Return a line about the models that reach the limit too often, or None if there are none.
 

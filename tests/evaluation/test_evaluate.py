@@ -415,7 +415,7 @@ def test_responses_that_reach_the_limit_are_truncated(
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == (
         "m reaches the limit of 4 tokens in 50 % of its responses; an answer that is cut counts as "
-        "wrong: raise --max_new_tokens"
+        "wrong: raise --max_new_tokens in a new run"
     )
     assert [Response(**r.to_json()) for r in found.responses] == list(found.responses)
     old = {name: v for name, v in found.responses[0].to_json().items() if name != "truncated"}
