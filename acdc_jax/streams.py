@@ -28,10 +28,11 @@ class _LastingFile(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in _NO_READER:
+            if error.errno in _NO_READER:
+                with contextlib.suppress(OSError):  # also for what libraries write in C++
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            else:
                 self.problem = error.strerror
-            with contextlib.suppress(OSError):  # also for what libraries write in C++
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             return len(data)
 
 

@@ -53,7 +53,7 @@ def test_a_full_disk_is_one_line_at_the_end() -> None:
     with Path("/dev/full").open("w") as full:
         ended = _run([*_ACDC, "--help"], stdout=full, stderr=subprocess.PIPE)
     assert ended.returncode == 1
-    assert ended.stderr == "acdc: standard output cannot be written (No space left on device)\n"
+    assert ended.stderr == "acdc: standard output is not complete (No space left on device)\n"
 
 
 def test_closed_streams_are_no_error() -> None:
