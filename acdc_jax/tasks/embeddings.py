@@ -14,6 +14,8 @@ import scipy.sparse.linalg
 
 from acdc_jax.errors import AcdcError
 
+_HARMLESS_TEXT = "Add two numbers."
+
 Rows: TypeAlias = Any  # np.ndarray or scipy.sparse.csr_matrix, which has no type stubs
 
 
@@ -75,6 +77,28 @@ class TaskIndex:
         rows = [self._rows[text] for text in texts]
         sparse = scipy.sparse.issparse(rows[0])
         return scipy.sparse.vstack(rows, "csr") if sparse else np.concatenate(rows)
+
+    async def errors(self, texts: Sequence[str]) -> dict[str, AcdcError]:
+        """Return text → error of the texts that cannot be embedded, e.g. that are too long.
+
+        Raises:
+            AcdcError: The embedder is gone, or can embed none of several texts.
+        """
+        try:
+            await self.embed(texts)
+        except AcdcError:
+            await self._embedder.embed([_HARMLESS_TEXT])
+        else:
+            return {}
+        errors: dict[str, AcdcError] = {}
+        for text in dict.fromkeys(texts):
+            try:
+                await self.embed([text])
+            except AcdcError as error:
+                errors[text] = error
+        if 1 < len(errors) == len(set(texts)):
+            raise errors[texts[0]]
+        return errors
 
     async def close(self) -> None:
         """See `Embedder.close`."""

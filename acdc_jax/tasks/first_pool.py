@@ -237,6 +237,9 @@ async def _admit_seed_families(generator: TaskGenerator, families: Sequence[Draf
     library, tasks, rejections = await admit_drafts(
         Library(), verdicts, admit_all, generation=0, next_id=0
     )
+    for rejection in rejections:
+        if rejection not in verdicts:
+            raise AcdcError(f"seed task family {rejection.name}: {rejection.reason}")
     if not tasks:
         raise AcdcError(f"no seed task family is valid: {rejections[0].reason}")
     options, pool = generator.options, task_pool.add_tasks(Pool(), tasks)

@@ -50,9 +50,23 @@ class NoveltyFilter:
         concurrently, and none depends on timing.
 
         Raises:
-            AcdcError: The embedder failed, or the scientist is gone. A draft on which the scientist
-                fails alone is rejected.
+            AcdcError: The embedder or the scientist is gone. A draft on which one of them fails
+                alone is rejected.
         """
+        errors = await self.index.errors([draft.text() for draft in drafts]) if drafts else {}
+        usable = [draft for draft in drafts if draft.text() not in errors]
+        decisions = iter(await self._decisions(tasks, usable))
+        return [
+            Rejection.of_draft(draft, str(errors[draft.text()]), cause="infrastructure")
+            if draft.text() in errors
+            else next(decisions)
+            for draft in drafts
+        ]
+
+    async def _decisions(
+        self, tasks: Sequence[Task], drafts: Sequence[Draft]
+    ) -> list[Rejection | None]:
+        """Return what `rejections` returns, for drafts that can be embedded."""
         texts = [draft.text() for draft in drafts]
         similarity = await similarities(
             self.index, texts, [*(task.draft.text() for task in tasks), *texts]

@@ -4,7 +4,8 @@ import asyncio
 import dataclasses
 import json
 import random
-from typing import get_args
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import pytest
 
@@ -213,3 +214,27 @@ def test_generation_0_remembers_drafts_that_were_not_new() -> None:
         _, tasks, rejections = admit(steps[2], later, 5)
         assert len(rejections) == len(memory)
         assert all("sum, which was rejected" in r.reason for r in rejections)
+
+
+def test_a_draft_that_cannot_be_embedded_is_rejected_alone() -> None:
+    class _Narrow(NGrams):
+        gone = False
+
+        async def embed(self, texts: Sequence[str]) -> Any:
+            if self.gone or any(len(text) > 200 for text in texts):
+                raise ChatError("the text is too long" if not self.gone else "gone")
+            return await super().embed(texts)
+
+    embedder = _Narrow()
+    batch: list[CheckedDraft | Rejection] = [
+        _candidate("plus", "Add two numbers."),
+        _candidate("long", "Say this: " + "a b c " * 50),
+        _candidate("rhyme", "Write two lines that rhyme."),
+    ]
+    _, tasks, (rejection,) = _admit(batch, NoveltyFilter(TaskIndex(embedder), 0.9))
+    assert [task.draft.name for task in tasks] == ["plus", "rhyme"]
+    assert (rejection.name, rejection.cause) == ("long", "infrastructure")
+    assert "too long" in rejection.reason
+    embedder.gone = True
+    with pytest.raises(ChatError, match="gone"):
+        _admit([_candidate("minus", "Subtract.")], NoveltyFilter(TaskIndex(embedder), 0.9))
