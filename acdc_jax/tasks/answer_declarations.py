@@ -42,13 +42,14 @@ _LABEL = re.compile(
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 _CHINESE_OR_JAPANESE = re.compile(
-    r"(?:^|[。，,\s：*])(?![^\n]{0,8}[错誤误])[^\n：:。]{0,8}?(?:答案|答え|正解|정답)"
-    r"(?:[是为為はは은는]|[ *]*[:：])[ *]*[:：]?",
+    r"(?:^|[。，,\s：*])(?![^\n]{0,8}[错誤误])[^\n：:。]{0,8}?"
+    r"(?:(?:答案|答え|正解|정답)(?:[是为為はは은는]|[ *]*[:：])[ *]*[:：]?|(?:答|답변?)[ *]*[:：])",
     re.MULTILINE,
 )
 _SENTENCE = re.compile(
     r"(?P<the>(?:^|\b(?:the|my|our)\s)[ *_]{0,8}(?:\w{1,20}[\s*_]{1,4}){0,2})?"
-    r"\banswers?\b[*_`]{0,3}(?:\s(?:to|for|of)\s(?:(?!\s(?:is|are)\s)[^.!?\n:]){1,80}?)?"
+    r"(?:\banswers?|(?<=\bcorrect )(?:option|choice))\b[*_`]{0,3}"
+    r"(?:\s(?:to|for|of)\s(?:(?!\s(?:is|are)\s)[^.!?\n:]){1,80}?)?"
     r"(?:\s*(?P<verb>(?:is|are|must be|should be|would be|will be|equals|becomes)\b|=(?!=))"
     r"(?:\s(?:then|thus|therefore|simply|now)\b)?(?:[ *_]{0,4}(?P<sign>[:：]))?"
     r"|[ *_]{0,4}(?P<colon>[:：]))",
@@ -80,7 +81,9 @@ _PLACEHOLDER = re.compile(
     r"[\s`*\"']*(?:[<\[({](?:your|the|my|final|insert|answer)\b[^>\])}\n]*[>\])}]|\.{3}|…)[`\"'.\s]*",
     re.IGNORECASE,
 )
-_RULE = re.compile(r"^[ \t]*####(?!#)[ \t]*(?P<value>\S[^\n]*)$", re.MULTILINE)
+_RULE = re.compile(
+    r"(?:^[ \t]*|(?<=\S )(?=####[ ]*[-+$\d]))####(?!#)[ \t]*(?P<value>\S[^\n]*)$", re.MULTILINE
+)
 _AMOUNT = re.compile(r"[-+]?[$€£]?\s*\d[\d,.]*(?:\s*/\s*\d+)?\s*%?")
 _TAG = re.compile(
     r"<answer>(?P<closed>.*?)</answer>|^[ \t]*<answer>(?P<open>.*)", re.DOTALL | re.I | re.MULTILINE
@@ -166,12 +169,14 @@ def _labels(text: str) -> Iterator[Declaration]:
         yield _behind(text, match, end, _CLOSING.get(opening, ""))
     for match in _CHINESE_OR_JAPANESE.finditer(text):
         declaration = _behind(text, match, len(text))
-        yield declaration._replace(text=declaration.text.rstrip("。"))
+        yield declaration._replace(text=declaration.text.rstrip("。").removesuffix("です"))
 
 
 def _is_label(match: re.Match[str]) -> bool:
     """Return whether a label is neither a variable nor a line of verse or of prose."""
     word, sign = match["word"] or "", match["sign"]
+    if re.match(r"[ \t]{2,}(?:#|//)", match["before"]):  # a comment in code
+        return False
     if not word or (sign is not None and sign not in "=-–—"):
         return True
     marked = re.search(r"[*_#]", match["before"] + (match["heading"] or ""))
@@ -183,7 +188,7 @@ def _sentences(text: str) -> Iterator[Declaration]:
     matches = list(_SENTENCE.finditer(text))
     for match, following in zip_longest(matches, matches[1:]):
         before = text[max(0, match.start() - 80) : match.start()] + (match["the"] or "")
-        if _NO_DECLARATION.search(before):
+        if _NO_DECLARATION.search(before) or _is_quoted(text, *match.span()):
             continue
         value = _VALUE.match(text, match.end())
         if match["sign"] or match["colon"] or (value and not value["value"]):
@@ -191,10 +196,16 @@ def _sentences(text: str) -> Iterator[Declaration]:
             yield _behind(text, match, line if line >= 0 else len(text))
         elif value and match["the"] is not None and not _NO_ANSWER.match(value["value"]):
             finished = value["stop"].strip(" \t") != ""
-            if finished or match["verb"] != "=":
+            if finished or match["verb"] != "=" or _AMOUNT.fullmatch(value["value"]):
                 answer = _CLAUSE.sub("", value["value"])
                 start = value.start("value")
                 yield Declaration(start, start + len(answer), answer, finished, match.start())
+
+
+def _is_quoted(text: str, start: int, end: int) -> bool:
+    """Return whether a part of a text is in quotation marks or backticks: only mentioned."""
+    opening = text[max(0, start - 1) : start]
+    return opening in ("`", '"', "“") and text.startswith(_CLOSING[opening], end)
 
 
 def _boxes(text: str) -> Iterator[Declaration]:
@@ -239,6 +250,8 @@ def _behind(text: str, match: re.Match[str], limit: int, closing: str = "") -> D
     """
     position = match.end()
     mark = _open_mark(text[text.rfind("\n", 0, position) + 1 : position])
+    if closing and text.startswith(closing, position):  # `Answer:` 42
+        closing, position = "", position + 1
     if ending := _END.match(text, position):
         mark, position = "", ending.end()
     elif mark and text.startswith(mark, position):
@@ -246,6 +259,8 @@ def _behind(text: str, match: re.Match[str], limit: int, closing: str = "") -> D
     extent = find_extent(text[position:limit])
     start, end = position + extent.start, position + extent.end
     answer = text[start:end]
+    if mark and (closed := re.match(rf"[^\n*]+(?={re.escape(mark)}(?![\w*]))", answer)):
+        answer, end = closed[0], start + closed.end()  # behind **Answer: 42** are remarks
     for suffix in (mark, closing):
         if suffix and not answer.startswith(suffix):
             answer = answer.removesuffix(suffix)

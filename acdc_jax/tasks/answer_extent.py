@@ -30,16 +30,22 @@ _COMPLETE = re.compile(
 )
 _ITEM = re.compile(r"(?:[-*+•]|\(?(?:\d{1,3}|[A-Za-z])[.)])\s")
 _SENTENCE = re.compile(r"[(\[*_]*[A-Z].*[.!?:)\]*_]$")
-_LABELLED = re.compile(
-    r"\W*(?:explanations?|notes?|n\.?b\.?|p\.?s\.?|reason(?:s|ing)?|rationale|justification|proof"
+_REMARK_LABELS = (
+    r"(?:explanations?|notes?|n\.?b\.?|p\.?s\.?|reason(?:s|ing)?|rationale|justification|proof"
     r"|verification|check|confidence(?: \w+)?|sources?|references?|word count|remarks?|comments?"
     r"|disclaimer|caveats?|assumptions?|working|calculations?|details|analysis|summary|why"
     r"|how it works|key (?:points|features)|step[- ]by[- ]step(?: \w+)?|usage|examples?(?: usage)?"
     r"|test cases?|(?:time |space )?complexity|erklärung|begründung|anmerkung|explication|remarque"
     r"|explicación|justificación|nota|spiegazione|explicação|объяснение|解释|说明|解析|理由|解説|설명)"
-    r"\W{0,4}(?::|：|—|–| - )",
+)
+_NUMBERING = r"\W*(?:\d{1,2}[.)]\W+)?"
+_LABELLED = re.compile(
+    rf"{_NUMBERING}{_REMARK_LABELS}\W{{0,4}}(?::|：|—|–| - )"
+    rf"|\s*(?:\#+|\*\*)\s*{_REMARK_LABELS}\W*$"  # a heading
+    r"|(?:human|user|question|instruction):\s",  # the next turn
     re.IGNORECASE,
 )
+_FIELD = re.compile(rf"{_NUMBERING}\w[\w ]{{0,30}}:\s")
 _CHATTER = re.compile(
     r"\W*(?:i hope (?:this|that|it) (?:helps|answers|is|works|meets)|hope (?:this|that|it) helps"
     r"|(?:please )?let me know (?:if|whether|in case|how|what)|(?:please )?feel free to"
@@ -65,7 +71,8 @@ _ABOUT_TEXT = re.compile(
     r")\b",
     re.IGNORECASE,
 )
-_SALUTATION = re.compile(r"\W*(?:dear|hi|hello|hey|to)\b.*[,:!]\W*$", re.IGNORECASE)
+_SALUTATION = re.compile(r"\W*(?:(?:dear|hi|hello|hey|to)\b.*[,:!]\W*$|subject\W*:)", re.IGNORECASE)
+_STORY = re.compile(r"[A-Z](?:[^\s]*\s+){7}.*[.!?]")  # a first line of whole sentences
 _RULE = re.compile(r"[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*")
 CODE = re.compile(
     r"(?:async )?def \w|class \w+ *[:({]|import \w|from [\w.]+ import|@\w|function\b.*\("
@@ -133,6 +140,11 @@ def _structure(body: str) -> Extent | None:
         fence = FENCE.match(body, len(line) + _blank(body[len(line) :]))
     if fence:
         return _blocks(body, fence)
+    if _LEAD_IN.search(line):  # the same with JSON
+        offset = len(line) + _blank(body[len(line) :])
+        below = body[offset:].partition("\n")[0].rstrip()
+        if below[:1] in "[{" and (extent := _brackets(body[offset:], below)):
+            return Extent(offset, offset + extent.end, extent.complete)
     for opening, closing in _FORMULAS:
         if line.startswith(opening) and closing not in line[len(opening) :]:
             end = body.find(closing, len(line))
@@ -254,7 +266,8 @@ def _continues(taken: Sequence[str], paragraph: Sequence[str], *, below: bool) -
     opening, first = taken[0].strip(), paragraph[0].strip()
     if _is_remark(first, opening) or _RULE.fullmatch(first) or first.startswith("```"):
         return False
-    if (last := _ITEM.match(taken[-1].strip())) and (following := _ITEM.match(first)):
+    level = next((line for line in reversed(taken) if _indent(line) <= _indent(paragraph[0])), "")
+    if (last := _ITEM.match(level.strip())) and (following := _ITEM.match(first)):
         return _follows(last, following)
     if len(taken) == 1 and _is_complete(opening):
         return below and all(_is_complete(line.strip()) for line in paragraph)
@@ -264,12 +277,17 @@ def _continues(taken: Sequence[str], paragraph: Sequence[str], *, below: bool) -
     if words <= _SHORT and len(taken) == 1 and not opening.endswith((",", ":", ";")):
         return below and not (alone and _ABOUT.match(first))
     is_long = words > 2 * _LONG and words > 15 * len(taken)
-    about = _ABOUT_TEXT if is_long or _SALUTATION.match(opening) else _ABOUT
+    is_text = _SALUTATION.match(opening) or (below and _STORY.fullmatch(opening))
+    about = _ABOUT_TEXT if is_long or is_text else _ABOUT
     if alone and about.match(first):
         return False
     if below or is_long or (len(taken) > 1 and not alone):
         return True
     return words >= _LONG and sum(map(_words, paragraph)) >= _LONG
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _follows(last: re.Match[str], following: re.Match[str]) -> bool:
@@ -284,7 +302,7 @@ def _is_remark(line: str, first: str = "") -> bool:
     """Return whether a line says something about the answer; `first` is the answer's first line."""
     if _CHATTER.match(line):
         return True
-    return bool(_LABELLED.match(line)) and not re.match(r"\W*\w[\w ]{0,30}:\s", first)
+    return bool(_LABELLED.match(line)) and not _FIELD.match(first)
 
 
 def _is_complete(line: str) -> bool:

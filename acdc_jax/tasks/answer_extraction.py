@@ -63,7 +63,8 @@ _EMPHASIS = ("***", "**", "*")
 _WRAPPERS = (("```", "```"), ("`", "`"), ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed|fbox)\s*\{")
 _LAST_WORDS = re.compile(
-    r"(?<=[.!\s])\s{0,4}(?:I hope (?:this|that|it)|Let me know|Feel free to)\b[^\n]*$"
+    r"(?<=[.!\s])\s{0,4}(?:(?:I hope (?:this|that|it)|Let me know|Feel free to)\b"
+    r"|\*{0,2}(?:Explanation|Reason(?:ing)?|Justification)\*{0,2}:)[^\n]*$"
 )
 _SELF_DECLARED = re.compile(
     r"(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my) )?(?:(?:final|correct) )?answer"
@@ -169,6 +170,8 @@ def _block_meant(answer: str, before: str, after: str) -> str:
 
 def _clean(answer: str) -> str:
     """Return an answer without the marks around the whole of it."""
+    if "\n" not in answer.strip():
+        answer = _LAST_WORDS.sub("", answer.strip())
     for _ in range(_MOST_MARKS):
         cleaned = _without_marks(answer.strip())
         if cleaned == answer:
@@ -181,10 +184,8 @@ def _without_marks(answer: str) -> str:
     """Return an answer without the outermost marks around it."""
     if (block := FENCE.match(answer)) and block.end() == len(answer):
         return textwrap.dedent(block["code"]).strip("\n")
-    if "\n" not in answer:
-        answer = _LAST_WORDS.sub("", answer).rstrip()
-        if declared := _SELF_DECLARED.fullmatch(answer):
-            return declared["value"]
+    if declared := _SELF_DECLARED.fullmatch(answer):
+        return declared["value"]
     for mark in _EMPHASIS:
         inner = answer.removeprefix(mark).removesuffix(mark)
         if len(inner) == len(answer) - 2 * len(mark) and inner and "*" not in inner:
