@@ -7,6 +7,7 @@ terminal that is closed. A terminal may lack characters, and the disk of a log m
 import contextlib
 import errno
 import io
+import logging
 import os
 import sys
 from pathlib import Path
@@ -51,6 +52,20 @@ def finish() -> str | None:
             stream.flush()
     file = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return file.problem if isinstance(file, _LastingFile) else None
+
+
+def show_warnings() -> None:
+    """Print what the package logs as warnings as lines of the command's own."""
+    logger = logging.getLogger("acdc_jax")
+    logger.addHandler(_Lines(logging.WARNING))
+    logger.propagate = False  # libraries configure the root logger in their own ways
+
+
+class _Lines(logging.Handler):
+    """Prints each message with `print_line`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_line(record.getMessage())
 
 
 def print_line(text: str) -> None:

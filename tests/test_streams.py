@@ -72,3 +72,13 @@ def test_a_name_that_is_not_unicode_is_printed() -> None:
     ended = _run([*_ACDC, "report", b"no-run-\xff".decode(errors="surrogateescape")])
     assert ended.returncode == 1
     assert ended.stderr.startswith("acdc: no-run-")
+
+
+def test_warnings_are_lines_of_the_command() -> None:
+    """Whatever a library does to the root logger."""
+    script = (
+        "import logging; from acdc_jax import streams; logging.basicConfig(); "
+        "streams.show_warnings(); logging.getLogger('acdc_jax.models').warning('%d rows', 3)"
+    )
+    result = _run([sys.executable, "-c", script], capture_output=True)
+    assert (result.stdout, result.stderr) == ("", "acdc: 3 rows\n")

@@ -167,6 +167,7 @@ def program() -> NoReturn:
     """
 
     streams.make_lasting()
+    streams.show_warnings()
     if sys.argv[1:2] != ["run"]:  # which has its own handlers (`runtime.preemption`)
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` ignores SIGHUP

@@ -6,6 +6,7 @@ the devices decode other tasks, or the next members.
 
 import dataclasses
 import logging
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -237,12 +238,13 @@ def evaluate_members(
 
 
 def _warn_of_truncation(engine: Engine, responses: Sequence[Response]) -> None:
-    """Log a line if too many of all responses reach the limit of tokens."""
-    total = sum(response.truncated for response in responses)
+    """Log a line if most members reach the limit of tokens too often.
+
+    A few damaged members may write without end, and no limit would suffice for them.
+    """
     shares = truncated_shares((response.member, response.truncated) for response in responses)
     line = truncation_warning(shares, engine.max_new_tokens)
-    # A single damaged member may write without end, and no limit would suffice.
-    if line and total > WARN_ABOVE * len(responses) and multihost.is_first():
+    if line and statistics.median(shares.values()) > WARN_ABOVE and multihost.is_first():
         _log.warning("%s", line)
 
 
