@@ -41,7 +41,8 @@ _RETRY_DELAYS_S: tuple[float, ...] = (1.0, 10.0, 40.0)
 # A shorter answer may occur in honest instructions by chance ("first letter of abc").
 _MIN_LEAK_LENGTH = 16
 _MIN_INSTANCES = 2  # a single one can be memorised, or passed by chance
-_MAX_JUDGED_INSTANCES = 3  # that are tried, because each answer costs requests to the judge
+# Instances on which answers are tried, in a family that asks a judge, and guesses in any other.
+_MAX_JUDGED_INSTANCES, _MAX_GUESSED_INSTANCES = 3, 16
 _MAX_SOURCE_LENGTH = 30_000
 _MAX_LIST_LENGTH = 200  # characters shown of a list of instances
 
@@ -154,8 +155,11 @@ async def _check(
         references.require_all()
         return CheckedDraft(draft, report.tasks, report.instructions)
 
-    guesses = await _passing_guesses(tried, JUDGED_GUESSES if judged else GUESSES, score, threshold)
-    keys = [key for key in report.tasks if key not in guesses]
+    guessed = tried[:_MAX_GUESSED_INSTANCES]
+    candidates = JUDGED_GUESSES if judged else GUESSES
+    guesses = await _passing_guesses(guessed, candidates, score, threshold)
+    # If some instances can be guessed, so can perhaps those on which no guess was tried.
+    keys = [key for key in (guessed if guesses else report.tasks) if key not in guesses]
     if len(keys) < _MIN_INSTANCES:
         key, guess = next(iter(guesses.items()))
         raise FlawError(
@@ -170,7 +174,8 @@ async def _check(
     )
     proof = await prove(instances, instructions, references, score, threshold, solve)
     if not judged:
-        await _require_different_answers(proof.answers, keys, score, threshold)
+        answers = list(dict.fromkeys(proof.answers))[:_MAX_GUESSED_INSTANCES]
+        await _require_different_answers(answers, keys[:_MAX_GUESSED_INSTANCES], score, threshold)
     left_out = [
         f" Instance {key} is left out, because {guess!r} can be guessed."
         for key, guess in guesses.items()
@@ -245,9 +250,8 @@ async def _require_different_answers(
     answers: Sequence[str], keys: Sequence[str], score: Score, threshold: float
 ) -> None:
     """Check that no answer passes more than half of the instances."""
-    different = list(dict.fromkeys(answers))
-    scores = await score([(key, answer) for answer in different for key in keys])
-    for i, answer in enumerate(different):
+    scores = await score([(key, answer) for answer in answers for key in keys])
+    for i, answer in enumerate(answers):
         part = scores[i * len(keys) : (i + 1) * len(keys)]
         passed = sum(value >= threshold for value in part)
         if passed > len(keys) / 2:

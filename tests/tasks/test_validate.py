@@ -246,6 +246,7 @@ class TaskFamily:
         ["NONE", "Valid", "4242"],
         ["4242", "4242", "17"],
         ["4242", "4242"],
+        ["yes", "no"] * 20,
     ],
 )
 def test_a_constant_answer_passes_no_family(
@@ -328,6 +329,11 @@ def test_a_grade_of_2_of_10_is_no_pass() -> None:
     with Sandbox(1, Limits(), judge=judge) as sandbox:
         assert isinstance(check(sandbox, many, {"11": "14641"}), CheckedDraft)
     assert judge.calls < 60  # of a family with 64 instances
+    guessable = many.replace("1.0 if", '1.0 if submission == "yes" or')
+    with Sandbox(1, Limits(), judge=judge) as sandbox:
+        verdict = check(sandbox, guessable, {"11": "14641"})
+    assert isinstance(verdict, Rejection)
+    assert "'yes', which can be guessed" in verdict.reason
 
 
 def test_a_draft_waits_for_a_judge_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
