@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +153,38 @@ def load_weights(
             The message names file and tensor.
     """
     stored = _match_tensors(Path(folder), config, beside)
+    return _place(stored, views(stored.values()), config, shardings)
+
+
+def load_rows(
+    folder: str | Path,
+    config: ModelConfig,
+    rows: slice,
+    shardings: Mapping[str, jax.sharding.Sharding],
+) -> Params:
+    """Load some rows of the embedding, and of the head unless it is tied, and cast them.
+
+    Args:
+        folder: A Hugging Face folder. Nothing but these rows is read of its tensors.
+        config: From `read_config`; its dtype may be another one.
+        rows: Which rows.
+        shardings: Sharding of the rows, by the path of the weight.
+
+    Raises:
+        AcdcError: As `load_weights`.
+    """
+    stored = _match_tensors(Path(folder), config, ())
+    stored = {path: stored[path] for path in ("embed.weight", "head.weight") if path in stored}
+    return _place(stored, (view[rows] for view in views(stored.values())), config, shardings)
+
+
+def _place(
+    stored: Mapping[str, Stored],
+    arrays: Iterable[np.ndarray],
+    config: ModelConfig,
+    shardings: Mapping[str, jax.sharding.Sharding] | None,
+) -> Params:
+    """Copy tensors, or parts of them, to the devices; cast them, and check that they are finite."""
 
     def place(path: str, view: np.ndarray) -> jax.Array:
         # Each device reads only its own slice.
@@ -167,7 +199,7 @@ def load_weights(
         return leaf.astype(config.dtype).block_until_ready()
 
     with ThreadPoolExecutor(_READERS) as readers:
-        placed = readers.map(place, stored, views(stored.values()))
+        placed = readers.map(place, stored, arrays)
         weights = dict(zip(stored, placed, strict=True))
     for path in non_finite(weights):
         raise AcdcError(_why_not_finite(stored[path], config.dtype))

@@ -1,11 +1,13 @@
 """Check whether models can be merged, from configurations and tokenizers, before any is loaded.
 
-Some differences are reconciled exactly: an output head separate from the embedding, and rows of the
-embedding that no token uses. Dtypes are cast to one. All others raise an error that names them.
+Some differences are reconciled exactly: an output head separate from the embedding, added tokens,
+and rows of the embedding that no token uses. Dtypes are cast to one. All others raise an error that
+names them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,7 @@ ADOPTABLE = (
     "windows",
     "rms_norm_eps",
 )
-_VOCABULARY_LEAVES = ("embed.weight", "head.weight")
+VOCABULARY_LEAVES = ("embed.weight", "head.weight")
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,49 @@ class ModelDescription:
     config: ModelConfig
     vocabulary: Mapping[str, int]
 
+    @property
+    def rows(self) -> int:
+        """Rows of the stored embedding, and of a stored head."""
+        return self.config.vocab_size
 
-def common_config(
+
+class Rows(NamedTuple):
+    """Rows `start` to `stop - 1` of the embedding, and of a head."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class CommonModel:
+    """What all models have in common, after the changes that `adapt` makes.
+
+    Attributes:
+        config: The common configuration.
+        base_rows: Rows that the base takes from a seed, each with the number of that seed.
+        seed_rows: For each seed, the rows that it takes from the base instead of its own. It also
+            takes the rows after its last one.
+        notes: One line per change, except of dtypes.
+    """
+
+    config: ModelConfig
+    base_rows: tuple[tuple[Rows, int], ...]
+    seed_rows: tuple[tuple[Rows, ...], ...]
+    notes: list[str]
+
+
+def common_model(
     base: ModelDescription,
     seeds: Sequence[ModelDescription],
     *,
     adopt: bool = False,
     dtype: str | None = None,
-) -> tuple[ModelConfig, list[str]]:
+) -> CommonModel:
     """Return the common configuration of all models, and the changes that it requires.
+
+    The vocabulary is the union of all. A model that lacks a token takes its row from the first
+    model that has it: the base, or else a seed, from which the base takes it, too. So the token's
+    task vectors are zero except in other models that have it, and children keep the row.
 
     Args:
         base: The model that the seeds were tuned from.
@@ -62,14 +98,17 @@ def common_config(
             error.
         dtype: Dtype of all models; None: the base's.
 
-    Returns:
-        The configuration, and one line per change, except of dtypes.
-
     Raises:
         AcdcError: The models have a difference that cannot be reconciled. The message names the
             model, the field and both values.
+
+    Source:
+        mergekit, `tokenizer_source: union`: a token that one model has keeps its embedding.
     """
-    notes = _check_vocabularies((base, *seeds))
+    models = (base, *seeds)
+    sources = _added_tokens(base, seeds)
+    size = max(base.rows, 1 + max(sources, default=-1))
+    notes = _check_vocabularies(models, size)
     for seed in seeds:
         for field in fields(ModelConfig):
             ours, theirs = (getattr(model.config, field.name) for model in (base, seed))
@@ -86,15 +125,40 @@ def common_config(
                     f"{ours}; give --adopt_base_config to use the base's value"
                 )
             notes.append(f"{seed.name}: {field.name} {theirs} → {ours}, the base's value")
-    models = (base, *seeds)
     common = replace(
         base.config,
+        vocab_size=size,
         dtype=dtype or base.config.dtype,
         tie_embeddings=all(model.config.tie_embeddings for model in models),
     )
+    unused = {  # ids between added tokens
+        row: next(number for number, seed in enumerate(seeds) if row < seed.rows)
+        for row in range(base.rows, size)
+        if row not in sources
+    }
+    seed_rows = []
     for model in models:
-        notes += [f"{model.name}: {change}" for change in _changes(model.config, common)]
-    return common, notes
+        own = set(model.vocabulary.values())
+        lacking = sorted(row for row in sources if row not in own or row >= model.rows)
+        seed_rows.append(_ranges(row for row in lacking if row < model.rows))
+        example = _name(seeds[sources[lacking[0]]], lacking[0]) if lacking else ""
+        changes = _changes(model.config, common, lacking, example)
+        notes += [f"{model.name}: {change}" for change in changes]
+    unnamed = sources.keys() - set(seeds[0].vocabulary.values())
+    if unnamed:
+        row = min(unnamed)
+        seed = seeds[sources[row]]
+        notes.append(
+            f"{seeds[0].name}: members have its tokenizer, which lacks tokens that other seeds "
+            f"added: {len(unnamed)}, such as {_name(seed, row)!r} of {seed.name}; the text "
+            "of responses leaves them out; to keep them, name that seed first in --seed_models"
+        )
+    base_rows = [
+        (rows, number)
+        for number in range(len(seeds))
+        for rows in _ranges(row for row, n in (sources | unused).items() if n == number)
+    ]
+    return CommonModel(common, tuple(sorted(base_rows)), tuple(seed_rows[1:]), notes)
 
 
 def own_config(stored: ModelConfig, common: ModelConfig) -> ModelConfig:
@@ -102,7 +166,7 @@ def own_config(stored: ModelConfig, common: ModelConfig) -> ModelConfig:
 
     Args:
         stored: The seed's configuration, as stored.
-        common: From `common_config`.
+        common: From `common_model`.
 
     Returns:
         `common` with the seed's own `ADOPTABLE` fields, and with its own window if that is shorter.
@@ -115,7 +179,7 @@ def own_config(stored: ModelConfig, common: ModelConfig) -> ModelConfig:
 def adapt(
     weights: Params,
     config: ModelConfig,
-    base: Params | None = None,
+    borrowed: Sequence[tuple[int, Params]] = (),
     shardings: Mapping[str, jax.sharding.Sharding] | None = None,
 ) -> Params:
     """Convert loaded weights to the shapes of a common configuration, exactly.
@@ -123,78 +187,136 @@ def adapt(
     Args:
         weights: Weights in the common dtype. The dictionary is taken over and emptied, so that each
             old leaf is freed once the new one exists.
-        config: From `common_config`.
-        base: The base, adapted, whose rows fill missing rows of the embedding; None: no row is
-            missing.
+        config: From `common_model`.
+        borrowed: First row, and rows of the embedding and of a head, by path, that replace the
+            model's own or are added, in ascending order.
         shardings: Sharding of each weight, by dotted path; None: unchanged.
     """
     adapted: Params = {}
-    for path, expected in param_shapes(config).items():
-        # A tied model's embedding becomes a separate head, too.
-        leaf = weights.pop(path) if path in weights else adapted["embed.weight"].copy()
-        if path in _VOCABULARY_LEAVES:
+    expected = param_shapes(config)
+    if "head.weight" in expected.keys() - weights.keys():
+        weights["head.weight"] = weights["embed.weight"].copy()
+    for path in expected:
+        leaf = weights.pop(path)
+        if path in VOCABULARY_LEAVES:
             leaf = leaf[: config.vocab_size]
-            if leaf.shape != expected.shape:
-                assert base is not None
-                leaf = jnp.concatenate([leaf, base[path][leaf.shape[0] :]])
+            for start, rows in borrowed:
+                new = rows[path]
+                leaf = jnp.concatenate([leaf[:start], new, leaf[start + new.shape[0] :]])
+        assert leaf.shape == expected[path].shape, path
         adapted[path] = leaf if shardings is None else jax.device_put(leaf, shardings[path])
     return adapted
 
 
-def _changes(stored: ModelConfig, common: ModelConfig) -> list[str]:
-    """Return what `adapt` changes in a model, one line each."""
+def _added_tokens(base: ModelDescription, seeds: Sequence[ModelDescription]) -> dict[int, int]:
+    """Return the id of each token that the base has no row for → number of the first seed with one.
+
+    A row of the base that its tokenizer has no token for is padding.
+    """
+    of_base = {row for row in base.vocabulary.values() if row < base.rows}
+    sources: dict[int, int] = {}
+    for number, seed in enumerate(seeds):
+        for row in seed.vocabulary.values():
+            if row < seed.rows and row not in of_base:
+                sources.setdefault(row, number)
+    return sources
+
+
+def _ranges(rows: Iterable[int]) -> tuple[Rows, ...]:
+    """Return rows as ranges that are as long as possible, in ascending order."""
+    ranges: list[Rows] = []
+    for row in sorted(rows):
+        if ranges and ranges[-1].stop == row:
+            ranges[-1] = Rows(ranges[-1].start, row + 1)
+        else:
+            ranges.append(Rows(row, row + 1))
+    return tuple(ranges)
+
+
+def _name(model: ModelDescription, row: int) -> str:
+    return next(token for token, number in model.vocabulary.items() if number == row)
+
+
+def _changes(
+    stored: ModelConfig, common: ModelConfig, lacking: Sequence[int], example: str
+) -> list[str]:
+    """Return what `adapt` changes in a model, one line each.
+
+    Args:
+        stored: The model's own configuration.
+        common: The common one.
+        lacking: Ids of tokens that another model has and this one lacks.
+        example: One of these tokens.
+    """
     changes = []
     if stored.tie_embeddings != common.tie_embeddings:
         changes.append("the head becomes a copy of the embedding, because other heads are separate")
     surplus = stored.vocab_size - common.vocab_size
     if surplus > 0:
         changes.append(f"{surplus} rows of the embedding that no token uses are removed")
-    if surplus < 0:
-        changes.append(f"{-surplus} rows that no token uses are added, copied from the base")
+    if lacking:
+        changes.append(
+            f"rows of tokens that it lacks: {len(lacking)}, such as {example!r}; they are copied "
+            "from the first model that has them"
+        )
+    unused = -surplus - sum(row >= stored.vocab_size for row in lacking)
+    if unused > 0:
+        changes.append(f"{unused} rows that no token uses are added, copied from the base")
     return changes
 
 
-def _check_vocabularies(models: Sequence[ModelDescription]) -> list[str]:
-    """Raise if models disagree on the row of a token; return notes on harmless differences."""
-    most = max(model.config.vocab_size for model in models)
-    numbers: dict[str, tuple[int, str]] = {}
+def _check_vocabularies(models: Sequence[ModelDescription], size: int) -> list[str]:
+    """Raise if models disagree on the row of a token; return notes on harmless differences.
+
+    Args:
+        models: The base, then the seeds.
+        size: Rows of the common embedding.
+    """
+    numbers: dict[str, tuple[int, ModelDescription]] = {}
+    owners: dict[int, ModelDescription] = {}  # row → the first model that has a token for it
     notes = []
     for model in models:
         # Gemma 3's text models have no row for images, Llama 2's fine-tunes often none for [PAD].
-        without = [token for token, number in model.vocabulary.items() if number >= most]
+        without = [token for token, row in model.vocabulary.items() if row >= size]
         if without:
             notes.append(
                 f"{model.name}: tokens without a row in any model: {len(without)}, such as "
                 f"{without[0]!r} with id {model.vocabulary[without[0]]}; do not use them in prompts"
             )
-        with_row = {token: i for token, i in model.vocabulary.items() if i < most}
-        last = max(with_row, key=with_row.__getitem__)
-        for other in models:
-            if with_row[last] >= other.config.vocab_size:
-                whose = "its" if model is other else f"{model.name}'s"
+        for token, row in model.vocabulary.items():
+            if row >= size:
+                continue
+            first_row, where = numbers.setdefault(token, (row, model))
+            if first_row != row:
                 raise AcdcError(
-                    f"{other.name}: the embedding has {other.config.vocab_size} rows, but "
-                    f"{whose} tokenizer has token {last!r} with id {with_row[last]}; "
-                    "drop the token or add the row"
+                    f"{model.name}: token {token!r} has id {row}, but {first_row} in "
+                    f"{where.name}; their embeddings cannot be merged; leave one of the models out"
                 )
-        for token, number in with_row.items():
-            first_number, where = numbers.setdefault(token, (number, model.name))
-            if first_number != number:
+            if row < model.rows:
+                owners.setdefault(row, model)
+    for model in models:
+        renamed = []
+        for token, row in model.vocabulary.items():
+            owner = owners.get(row)
+            if row >= size or (owner is not None and owner.vocabulary.get(token) == row):
+                continue
+            if row >= model.rows and owner in (None, models[0]):
                 raise AcdcError(
-                    f"{model.name}: token {token!r} has id {number}, but {first_number} in "
-                    f"{where}; their embeddings cannot be merged"
+                    f"{model.name}: the embedding has {model.rows} rows, but its tokenizer has "
+                    f"token {token!r} with id {row}; drop the token or add the row"
                 )
-    names = {number: token for token, number in models[0].vocabulary.items() if number < most}
-    for model in models[1:]:
-        renamed = {
-            number: token
-            for token, number in model.vocabulary.items()
-            if names.get(number, token) != token
-        }
+            assert owner is not None
+            if owner is not models[0]:
+                raise AcdcError(
+                    f"{model.name}: id {row} is token {token!r}, but {_name(owner, row)!r} in "
+                    f"{owner.name}; give one of the tokens another id, or leave one of the models "
+                    "out"
+                )
+            renamed.append((row, token))
         if renamed:
-            number, token = min(renamed.items())
+            row, token = min(renamed)
             notes.append(
                 f"{model.name}: tokens with other names than in the base: {len(renamed)}, such as "
-                f"{token!r} for {names[number]!r}"
+                f"{token!r} for {_name(models[0], row)!r}"
             )
     return notes

@@ -19,8 +19,14 @@ from acdc_jax.inference.text_codec import TextCodec, make_text_codec
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.hub import bytes_to_download, find_model
-from acdc_jax.models.merge_compatibility import ModelDescription, adapt, common_config
-from acdc_jax.models.transformer import param_shapes
+from acdc_jax.models.merge_compatibility import (
+    VOCABULARY_LEAVES,
+    CommonModel,
+    ModelDescription,
+    Rows,
+    adapt,
+    common_model,
+)
 from acdc_jax.params import Params
 
 Progress = Callable[[str, int, int], None]  # step, done, total
@@ -37,12 +43,16 @@ class Folders:
         seeds: Folders of the seeds; at least one.
         model: The common architecture.
         stored: Folder → the architecture that its own configuration describes.
+        base_rows: Rows of added tokens that the base takes from seeds, each with the seed's folder.
+        seed_rows: Folder of a seed → rows that it takes from the base instead of its own.
     """
 
     base: Path
     seeds: tuple[Path, ...]
     model: ModelConfig
     stored: Mapping[Path, ModelConfig]
+    base_rows: Sequence[tuple[Rows, Path]] = ()
+    seed_rows: Mapping[Path, Sequence[Rows]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +121,7 @@ def check_folders(
     Args:
         base: A folder or a Hub id, as `find_model` takes it.
         seeds: Folders or Hub ids; at least one.
-        adopt_base_config: See `common_config`.
+        adopt_base_config: See `common_model`.
         dtype: Dtype of all members; None: the base's.
         fetch_weights: Whether to download the weights that the cache lacks. Otherwise models are
             described by their configuration, and only weights that are there are looked at.
@@ -130,26 +140,31 @@ def check_folders(
 
     def agree(
         weights: bool, read: Callable[[Path], ModelConfig]
-    ) -> tuple[list[Path], list[ModelConfig], ModelConfig, list[str]]:
+    ) -> tuple[list[Path], list[ModelConfig], CommonModel]:
         folders = [find_model(name, weights=weights) for name in names]
         configs = [read(folder) for folder in folders]
         models = list(map(describe, names, folders, configs))
-        return (
-            folders,
-            configs,
-            *common_config(models[0], models[1:], adopt=adopt_base_config, dtype=dtype),
-        )
+        common = common_model(models[0], models[1:], adopt=adopt_base_config, dtype=dtype)
+        return folders, configs, common
 
     complete = fetch_weights or all(bytes_to_download(name) == 0 for name in names)
-    folders, configs, model, notes = agree(False, hf.declared_config)
+    folders, configs, common = agree(False, hf.declared_config)
+    casts = []
     if complete:
-        folders, configs, model, notes = agree(True, hf.read_config)
+        folders, configs, common = agree(True, hf.read_config)
         for name, folder in zip(names, folders, strict=True):
-            notes += [f"{name}: {cast}" for cast in hf.describe_casts(folder, model)]
-    for note in dict.fromkeys(notes):
+            casts += [f"{name}: {cast}" for cast in hf.describe_casts(folder, common.config)]
+    for note in dict.fromkeys([*common.notes, *casts]):
         _log.warning("%s", note)
-    stored = dict(zip(folders, configs, strict=True))
-    return Folders(folders[0], tuple(folders[1:]), model, stored)
+    seed_folders = tuple(folders[1:])
+    return Folders(
+        folders[0],
+        seed_folders,
+        common.config,
+        dict(zip(folders, configs, strict=True)),
+        [(rows, seed_folders[number]) for rows, number in common.base_rows],
+        dict(zip(seed_folders, common.seed_rows, strict=True)),
+    )
 
 
 def cache_dir(config: Config) -> Path:
@@ -171,19 +186,46 @@ def load_model(
         folders: From `check_folders`.
         folder: One of them.
         shapes: Path → shape, dtype and sharding of a member's weights.
-        base: The base's weights, from which a seed takes the embedding rows that it lacks; None
-            for the base itself.
+        base: The base's weights, from which a seed takes the rows of the embedding that it lacks;
+            None for the base itself, and for a seed that lacks none.
     """
-    stored = dataclasses.replace(folders.stored[folder], dtype=folders.model.dtype)
+    model = folders.model
+    stored = dataclasses.replace(folders.stored[folder], dtype=model.dtype)
     shardings = {path: leaf.sharding for path, leaf in shapes.items()}
-    if stored == folders.model:
+    # A matrix whose rows are cut, added or replaced may not divide evenly among the devices.
+    whole = {path: _replicated(shardings[path]) for path in VOCABULARY_LEAVES if path in shardings}
+    if base is None:
+        borrowed = _rows_of_seeds(folders, whole)
+    else:
+        borrowed = [
+            (rows.start, {path: base[path][slice(*rows)] for path in whole})
+            for rows in rows_of_base(folders, folder)
+        ]
+    if stored == model and not borrowed:
         return hf.load_weights(folder, stored, shardings)
-    # A matrix whose rows are cut or added later may not divide evenly among the devices.
-    where = {
-        path: shardings[path] if leaf.shape == shapes[path].shape else _replicated(shardings[path])
-        for path, leaf in param_shapes(stored).items()
-    }
-    return adapt(hf.load_weights(folder, stored, where), folders.model, base, shardings)
+    changes = borrowed or stored.vocab_size != model.vocab_size
+    where = shardings | whole if changes else shardings
+    return adapt(hf.load_weights(folder, stored, where), model, borrowed, shardings)
+
+
+def _rows_of_seeds(
+    folders: Folders, where: Mapping[str, jax.sharding.Sharding]
+) -> list[tuple[int, Params]]:
+    """Read the rows that the base takes from seeds; return the first row of each range, and all."""
+    borrowed = []
+    for rows, seed in folders.base_rows:
+        stored = dataclasses.replace(folders.stored[seed], dtype=folders.model.dtype)
+        matrices = hf.load_rows(seed, stored, slice(*rows), where)
+        matrices.setdefault("head.weight", matrices["embed.weight"])
+        borrowed.append((rows.start, matrices))
+    return borrowed
+
+
+def rows_of_base(folders: Folders, seed: Path) -> list[Rows]:
+    """Return all rows that a seed takes from the base, in ascending order."""
+    rows, size = folders.stored[seed].vocab_size, folders.model.vocab_size
+    after_last = [Rows(rows, size)] if rows < size else []
+    return [*folders.seed_rows.get(seed, ()), *after_last]
 
 
 def _replicated(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:

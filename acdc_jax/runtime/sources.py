@@ -13,10 +13,11 @@ from acdc_jax.files import write_atomic
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.merge_compatibility import Rows
 from acdc_jax.params import Params
 from acdc_jax.runtime.breed import member_id
 from acdc_jax.runtime.memory_budget import Shapes
-from acdc_jax.runtime.seed_models import Folders, keep_text_files, load_model
+from acdc_jax.runtime.seed_models import Folders, keep_text_files, load_model, rows_of_base
 
 _NAME = "sources.json"
 
@@ -31,12 +32,17 @@ class Sources:
         seeds: Member id → absolute path of the seed's folder.
         own: Seed → in what its own configuration differs from the members'; see `own_engines`.
             Seeds without a difference are missing.
+        base_rows: Rows of the embedding that the base takes from a seed: start, stop, member id.
+        seed_rows: Member id → rows that the seed takes from the base instead of its own: each
+            start, stop.
     """
 
     base: str
     content: str
     seeds: Mapping[str, str]
     own: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    base_rows: Sequence[tuple[int, int, str]] = ()
+    seed_rows: Mapping[str, Sequence[Sequence[int]]] = dataclasses.field(default_factory=dict)
 
 
 def keep_model_files(
@@ -80,8 +86,15 @@ def keep_sources(
             f"{folders.base}: is not the base that {run_dir} was started with (it hashes to "
             f"{content}, not {expected}); put that back, or start a new run"
         )
-    seeds = {member_id(0, i): str(folder.resolve()) for i, folder in enumerate(folders.seeds)}
-    sources = Sources(str(folders.base.resolve()), content, seeds, own)
+    members = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
+    sources = Sources(
+        str(folders.base.resolve()),
+        content,
+        {name: str(folder.resolve()) for name, folder in members.items()},
+        own,
+        [(*rows, member_id(0, folders.seeds.index(source))) for rows, source in folders.base_rows],
+        {name: rows for name, f in members.items() if (rows := folders.seed_rows.get(f, ()))},
+    )
     write_atomic(run_dir / _NAME, json.dumps(dataclasses.asdict(sources), indent=1))
 
 
@@ -109,9 +122,18 @@ def load_base(sources: Sources, model: ModelConfig, shapes: Shapes) -> Params:
         shapes: Path → shape, dtype and sharding of its weights.
 
     Raises:
-        AcdcError: The folder is gone, or holds another model now.
+        AcdcError: The folder is gone, or holds another model now; or a seed is gone that has rows
+            of the embedding that the base lacks.
     """
-    return _load("the base", sources.base, sources.content, sources, model, shapes)
+    folder = Path(sources.base)
+    stored = {folder: _stored_config("the base", folder)}
+    for _, _, name in sources.base_rows:
+        seed = Path(sources.seeds[name])
+        stored[seed] = _stored_config(name, seed)
+    rows = [(Rows(a, b), Path(sources.seeds[name])) for a, b, name in sources.base_rows]
+    weights = load_model(Folders(folder, (), model, stored, rows), folder, shapes)
+    _check_content("the base", folder, weights, sources.content)
+    return weights
 
 
 def load_seed(
@@ -128,33 +150,31 @@ def load_seed(
         sources: Of the run.
         model: The architecture of all members.
         shapes: Path → shape, dtype and sharding of its weights.
-        base: Loads the base, which fills missing rows of the embedding; called only if there are.
+        base: Loads the base, from which come the rows of the embedding that the seed lacks; called
+            only if it lacks any.
 
     Raises:
         AcdcError: The folder is gone, or holds another model now.
     """
-    folder = sources.seeds[recipe.id]
-    return _load(recipe.id, folder, recipe.content, sources, model, shapes, base)
+    folder = Path(sources.seeds[recipe.id])
+    stored = {folder: _stored_config(recipe.id, folder)}
+    rows = {folder: [Rows(*rows) for rows in sources.seed_rows.get(recipe.id, ())]}
+    folders = Folders(Path(sources.base), (folder,), model, stored, seed_rows=rows)
+    filler = base() if rows_of_base(folders, folder) else None
+    weights = load_model(folders, folder, shapes, filler)
+    _check_content(recipe.id, folder, weights, recipe.content)
+    return weights
 
 
-def _load(
-    name: str,
-    folder: str,
-    content: str,
-    sources: Sources,
-    model: ModelConfig,
-    shapes: Shapes,
-    base: Callable[[], Params] | None = None,
-) -> Params:
-    if not Path(folder).is_dir():
+def _stored_config(name: str, folder: Path) -> ModelConfig:
+    if not folder.is_dir():
         raise AcdcError(f"{folder}: {name} of the run is gone; put it back")
-    stored = hf.read_config(folder)
-    folders = Folders(Path(sources.base), (), model, {Path(folder): stored})
-    filler = base() if base is not None and stored.vocab_size < model.vocab_size else None
-    weights = load_model(folders, Path(folder), shapes, filler)
+    return hf.read_config(folder)
+
+
+def _check_content(name: str, folder: Path, weights: Params, content: str) -> None:
     if (actual := content_hash(weights)) != content:
         raise AcdcError(
             f"{folder}: is not {name} of the run any more (it hashes to {actual}, not {content}); "
             "put that back"
         )
-    return weights

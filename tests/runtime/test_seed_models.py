@@ -11,13 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models import hf
-from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.models.operators import merge
+from acdc_jax.models.param_shardings import param_shardings, sharded_param_shapes
 from acdc_jax.models.transformer import forward, param_shapes
 from acdc_jax.params import Params
+from acdc_jax.runtime.breed import member_id, seed_recipe
 from acdc_jax.runtime.seed_models import (
     Folders,
     check_folders,
@@ -25,6 +28,7 @@ from acdc_jax.runtime.seed_models import (
     load_model,
     text_codec,
 )
+from acdc_jax.runtime.sources import keep_sources, load_base, load_seed, read_sources
 from acdc_jax.sharding import make_mesh
 
 pytestmark = pytest.mark.xdist_group("torch")  # transformers imports torch where it finds it
@@ -185,8 +189,17 @@ MOVED = ["<pad>", "<s>", "</s>", *"bacdefghijklmnop"]
     ("base", "seed", "message"),
     [
         ({}, {"tokens": MOVED}, "token 'b' has id 3, but 4 in"),
-        ({"rows": 18}, {}, "the embedding has 18 rows, but its tokenizer has token 'p' with id 18"),
-        ({"rows": 19}, {"tokens": [*TOKENS, "q"]}, "has 19 rows, but .*seed's tokenizer has token"),
+        (
+            {"tokens": [*TOKENS, "q"]},
+            {"rows": 19, "tokens": [*TOKENS, "r"]},
+            "seed: the embedding has 19 rows, but its tokenizer has token 'r' with id 19; drop",
+        ),
+        ({}, {"rows": 19, "tokens": [*TOKENS, "r"]}, "has 19 rows, but its tokenizer has .* 'r'"),
+        (
+            {"rows": 19, "tokens": [*TOKENS, "q"]},
+            {"tokens": [*TOKENS, "r"]},
+            "base: id 19 is token 'q', but 'r' in .*seed; give one of the tokens another id",
+        ),
         ({}, {"hidden_size": 32}, "hidden_size is 32, but the base .* has 16"),
         ({}, {"num_key_value_heads": 1}, "num_kv_heads is 1, but the base .* has 2"),
         ({}, {"attention_bias": True}, "qkv_bias is True, but the base .* has False"),
@@ -207,6 +220,155 @@ def test_refused_by_name(
     with pytest.raises(AcdcError, match=message) as caught:
         check_folders(folders[0], folders[1:])
     assert "\n" not in str(caught.value)
+
+
+ADDED = {"a": [*TOKENS, "<x>"], "b": [*TOKENS, "<x>", "<y>"], "c": TOKENS}
+
+
+@pytest.fixture(scope="module")
+def with_added_tokens(write: Write) -> list[Path]:
+    """A tied base of 19 rows; an untied seed of 20, a tied one of 21 in PyTorch's format, 19."""
+    from safetensors.torch import load_file
+    from torch import save
+
+    base = write("lacks both", 19, tie_word_embeddings=True)
+    fields = {"a": {"rows": 20}, "b": {"rows": 21, "tie_word_embeddings": True}, "c": {"rows": 19}}
+    seeds = [write(f"adds {n}", tokens=ADDED[n], **fields[n]) for n in "abc"]  # type: ignore[arg-type]
+    save(load_file(seeds[1] / "model.safetensors"), seeds[1] / "pytorch_model.bin")
+    (seeds[1] / "model.safetensors").unlink()
+    return [base, *seeds]
+
+
+@pytest.mark.parametrize("mesh", ["model:1", "pop:2,model:2"])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_added_tokens_are_merged_as_mergekit_does(
+    mesh: str, normalise: bool, with_added_tokens: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """By token, over the union: who lacks one has the row of the first model that has it."""
+    base, *seeds = with_added_tokens
+    with caplog.at_level(logging.WARNING):
+        folders = check_folders(base, seeds)
+    a, b, c = seeds
+    rows_of = (
+        "rows of tokens that it lacks: {}, such as {!r}; they are copied from the first model that "
+        "has them"
+    )
+    heads = "the head becomes a copy of the embedding, because other heads are separate"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{base}: {heads}",
+        f"{base}: {rows_of.format(2, '<x>')}",
+        f"{a}: {rows_of.format(1, '<y>')}",
+        f"{b}: {heads}",
+        f"{c}: {rows_of.format(2, '<x>')}",
+        f"{a}: members have its tokenizer, which lacks tokens that other seeds added: 1, such as "
+        f"'<y>' of {b}; the text of responses leaves them out; to keep them, name that seed first "
+        "in --seed_models",
+    ]
+    assert folders.model.vocab_size == 21
+    devices = jax.devices()[:4] if mesh != "model:1" else jax.devices()[:1]
+    where = param_shardings(make_mesh(mesh, devices), folders.model, False)
+    loaded = _load(folders, where)
+
+    rows: list[dict[str, dict[str, np.ndarray]]] = []  # model → matrix → token → row
+    for folder, tokens in zip(with_added_tokens, [TOKENS, *ADDED.values()], strict=True):
+        stored = _stored(folder)
+        stored.setdefault("head.weight", stored["embed.weight"])
+        paths = ("embed.weight", "head.weight")
+        rows.append({path: dict(zip(tokens, stored[path], strict=True)) for path in paths})
+    coefficients = [0.5, 0.75, -0.5]
+    total = sum(coefficients) if normalise else 1.0
+    child = merge(loaded[0], loaded[1:], weights=coefficients, normalise=normalise)
+    for path in ("embed.weight", "head.weight"):
+        for i, token in enumerate(ADDED["b"]):
+            first = next(model[path][token] for model in rows if token in model[path])
+            expected = [model[path].get(token, first) for model in rows]
+            for model, row in zip(loaded, expected, strict=True):
+                np.testing.assert_array_equal(model[path][i], row)
+            deltas = np.array(expected[1:]) - expected[0]
+            merged = expected[0] + np.array(coefficients) @ deltas / total
+            np.testing.assert_allclose(child[path][i], merged, atol=1e-6)
+            if token == "<y>":
+                np.testing.assert_allclose(child[path][i], rows[2][path]["<y>"], atol=1e-7)
+    for model in loaded:
+        for path, leaf in model.items():
+            assert leaf.sharding == where[path]
+
+
+def test_the_same_bits_after_the_run(with_added_tokens: list[Path], tmp_path: Path) -> None:
+    """From `sources.json`; of the seeds, only the added rows are read for the base."""
+    copies = [Path(shutil.copytree(f, tmp_path / f.name)) for f in with_added_tokens]
+    folders = check_folders(copies[0], copies[1:], dtype="bfloat16")
+    shapes = sharded_param_shapes(make_mesh("model:2", jax.devices()[:2]), folders.model)
+    base, *seeds = _load(folders, {path: leaf.sharding for path, leaf in shapes.items()})
+    keep_sources(tmp_path, folders, base, {}, started=False)
+    sources = read_sources(tmp_path)
+    for i, weights in enumerate(seeds):  # each compares hashes
+        recipe = seed_recipe(member_id(0, i), weights)
+        load_seed(recipe, sources, folders.model, shapes, lambda: base)
+    file = copies[1] / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.embed_tokens.weight"][:19] = np.nan
+    tensors["model.norm.weight"][:] = np.nan
+    save_file(tensors, file, {"format": "pt"})
+    again = load_base(sources, folders.model, shapes)
+    assert again.keys() == base.keys()
+    shutil.rmtree(copies[2])
+    with pytest.raises(AcdcError, match="adds b: g000-m01 of the run is gone; put it back"):
+        load_base(sources, folders.model, shapes)
+
+
+def test_tokens_added_to_padding(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    """As Qwen's fine-tunes do: rows that the base has, but no token of the base uses."""
+    base, plain = write("base", 24), write("plain", 22)
+    seed = write("seed", 25, tokens=[*TOKENS, "<x>", "<y>"])
+    with caplog.at_level(logging.WARNING):
+        folders = check_folders(base, [plain, seed])
+    assert f"{plain}: 2 rows that no token uses are added, copied from the base" in caplog.text
+    assert f"{seed}: 1 rows of the embedding that no token uses are removed" in caplog.text
+    assert folders.model.vocab_size == 24
+    where = param_shardings(make_mesh("model:4", jax.devices()[:4]), folders.model, False)
+    loaded = _load(folders, where)
+    for path in ("embed.weight", "head.weight"):
+        stored = [_stored(folder)[path] for folder in (base, plain, seed)]
+        for model, own in zip(loaded, stored, strict=True):
+            np.testing.assert_array_equal(model[path][:19], own[:19])
+            np.testing.assert_array_equal(model[path][19:21], stored[2][19:21])
+        np.testing.assert_array_equal(loaded[0][path][21:], stored[0][21:])
+        np.testing.assert_array_equal(loaded[1][path][21:22], stored[1][21:])
+        np.testing.assert_array_equal(loaded[1][path][22:], stored[0][22:])
+        np.testing.assert_array_equal(loaded[2][path][21:], stored[2][21:24])
+
+
+def test_an_id_between_added_tokens_that_no_token_has(write: Write) -> None:
+    """Its row comes from a seed as well, so that every model has all rows."""
+    base, other = write("base", 19), write("other", 20)
+    seed = write("seed", 22, tokens=TOKENS)
+    tokenizer = json.loads((seed / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["<z>"] = 21
+    (seed / "tokenizer.json").write_text(json.dumps(tokenizer))
+    folders = check_folders(base, [other, seed])
+    assert folders.model.vocab_size == 22
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    loaded = _load(folders, dict.fromkeys(param_shapes(folders.model), here))
+    rows = [_stored(folder)["embed.weight"] for folder in (other, seed)]
+    for model, row_19 in zip(loaded, (rows[0][19], rows[0][19], rows[1][19]), strict=True):
+        np.testing.assert_array_equal(model["embed.weight"][19], row_19)
+        np.testing.assert_array_equal(model["embed.weight"][20:], rows[1][20:])
+    # The first seed's tokenizer has no name for it.
+    decode = text_codec(folders.seeds, DecodeOptions(system_prompt=None), 22).decode
+    assert decode((3, 21, 20, 4)) == decode((3, 4))
+
+
+def test_two_tokens_with_one_new_id(write: Write) -> None:
+    """Both are named; two ids for one new token, too. Padding of the base is new."""
+    one = write("one", 20, tokens=[*TOKENS, "<x>"])
+    two = write("two", 21, tokens=[*TOKENS, "<y>", "<x>"])
+    three = write("three", 20, tokens=[*TOKENS, "<y>"])
+    for base in (write("base", 19), write("padded", 24)):
+        with pytest.raises(AcdcError, match=r"three: id 19 is token '<y>', but '<x>' in \S+one; "):
+            check_folders(base, [one, three])
+        with pytest.raises(AcdcError, match=r"two: token '<x>' has id 20, but 19 in \S+one; "):
+            check_folders(base, [one, two])
 
 
 def test_a_token_that_no_model_has_a_row_for(
