@@ -212,6 +212,6 @@ def test_a_final_declaration_always_wins(answer: str, before: str) -> None:
 def test_long_responses_take_little_time(piece: str) -> None:
     """No pattern goes over a text again and again."""
     started = time.process_time()
-    for response in (piece * (40_000 // len(piece)), f"Answer: {piece * (40_000 // len(piece))}"):
+    for response in (piece * (10_000 // len(piece)), f"Answer: {piece * (10_000 // len(piece))}"):
         extract_answer(response)
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 2
