@@ -54,8 +54,8 @@ answer is wanted, and let `score` forgive what does not matter (case, spaces, a 
 
 A draft is accepted if an answer is known to pass: your reference, or what a solver submits for one
 instance. No right answer may be easy to guess: an instance that is passed by yes, no, true, false,
-a letter from A to E, or a whole number from 0 to 10 does not count, and neither does a family for
-which one answer fits most instances.
+a letter from A to E, a whole number from 0 to 10, or a word that its question offers ("odd or
+even?") does not count, and neither does a family for which one answer fits half of the instances.
 
 The module may import the standard library, numpy and sympy. It has no files, no network and no
 other processes, and each call has a few seconds. Random choices need a fixed seed. Already

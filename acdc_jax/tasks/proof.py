@@ -74,16 +74,30 @@ async def sort_references(
 ) -> References:
     """Return which references pass, given their scores.
 
-    One that declares its answer as a response does, `Answer: 42`, is also tried without that.
+    One that declares its answer as a response does, `Answer: 42`, is also tried without that, and
+    without marks or quotes around it.
     """
     values = dict(zip(reference, scores, strict=True))
     passing = {key: text for key, text in reference.items() if values[key] >= threshold}
-    forms = [(key, extract_answer(text)) for key, text in reference.items() if key not in passing]
+    forms = [
+        (key, form)
+        for key, text in reference.items()
+        if key not in passing
+        for form in _bare_forms(text)
+    ]
     for (key, form), value in zip(forms, await score(forms), strict=True):
         if value >= threshold:
-            passing[key] = form
+            passing.setdefault(key, form)
     failing = {key: (reference[key], values[key]) for key in reference if key not in passing}
     return References(passing, failing)
+
+
+def _bare_forms(text: str) -> list[str]:
+    """Return what a reference may be without its declaration, and without the marks around it."""
+    bare = extract_answer(f"Answer:\n{text}")
+    quoted = len(bare) > 2 and bare[0] == bare[-1] and bare[0] in "\"'"
+    forms = [extract_answer(text), bare, bare[1:-1] if quoted else bare.removesuffix(".")]
+    return [form for form in dict.fromkeys(forms) if form not in ("", text)]
 
 
 async def prove(

@@ -1,5 +1,10 @@
 """Answers that are tried on every draft and must not pass: junk, and guesses."""
 
+import re
+
+_OFFER = re.compile(r"([\w-]+)['\"`”*]*,? or (?:an? |the )?['\"`“*]*([\w-]+)")
+_MOST_OFFERS = 4
+
 _FILLER = (
     "This is a text of several sentences about the subject. It says nothing in particular, but it "
     "is written in plain English, and it has commas, numbers such as 3 and 12, and full stops. "
@@ -16,7 +21,8 @@ GUESSES: tuple[str, ...] = (
     *(str(number) for number in range(-1, 11)),
     *"ABCDE",
     *(form for word in _LABELS for form in (word, word.capitalize(), word.upper())),
-    *("[]", "{}"),
+    *(f"{word}." for word in ("Yes", "No", "True", "False", "A", "B", "C", "D")),
+    *("[]", "{}", "nan", "inf"),  # no comparison with nan holds: `abs(x - t) > 0.1` is false
     # These pass a score that only looks for the answer in the submission.
     *("0 1 2 3 4 5 6 7 8 9 10", "yes no true false", "A B C D E"),
 )
@@ -25,3 +31,9 @@ passes shows no skill."""
 
 JUDGED_GUESSES = ("yes", "no", "true", "0", "1", "A")
 """The guesses for a draft whose score asks an LLM judge, where each costs requests."""
+
+
+def offered_answers(instructions: str) -> list[str]:
+    """Return the words of which instructions offer one, such as in "Is 91 prime or composite?"."""
+    offers = _OFFER.findall(instructions)[-_MOST_OFFERS:]
+    return list(dict.fromkeys(word for offer in offers for word in offer))

@@ -28,7 +28,7 @@ from acdc_jax.tasks.proof import (
     sort_references,
 )
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection
-from acdc_jax.tasks.trial_answers import GUESSES, JUDGED_GUESSES, JUNK
+from acdc_jax.tasks.trial_answers import GUESSES, JUDGED_GUESSES, JUNK, offered_answers
 
 T = TypeVar("T")
 
@@ -156,8 +156,15 @@ async def _check(
         return CheckedDraft(draft, report.tasks, report.instructions)
 
     guessed = tried[:_MAX_GUESSED_INSTANCES]
-    candidates = JUDGED_GUESSES if judged else GUESSES
-    guesses = await _passing_guesses(guessed, candidates, score, threshold)
+    pairs = [
+        (key, guess)
+        for key in guessed
+        for guess in (
+            *(JUDGED_GUESSES if judged else GUESSES),
+            *offered_answers(report.instructions[key]),
+        )
+    ]
+    guesses = await _passing_guesses(pairs, score, threshold)
     # If some instances can be guessed, so can perhaps those on which no guess was tried.
     keys = [key for key in (guessed if guesses else report.tasks) if key not in guesses]
     if len(keys) < _MIN_INSTANCES:
@@ -237,10 +244,9 @@ async def _stable_scores(score: Score, answers: Sequence[tuple[str, str]]) -> li
 
 
 async def _passing_guesses(
-    keys: Sequence[str], guesses: Sequence[str], score: Score, threshold: float
+    pairs: Sequence[tuple[str, str]], score: Score, threshold: float
 ) -> dict[str, str]:
-    """Return the instances that a guess passes, with the guess."""
-    pairs = [(key, guess) for key in keys for guess in guesses]
+    """Return the instances that a guess passes, with the guess, of (instance, guess) pairs."""
     scores = await score(pairs)
     passed = [pair for pair, value in zip(pairs, scores, strict=True) if value >= threshold]
     return dict(reversed(passed))
@@ -249,12 +255,12 @@ async def _passing_guesses(
 async def _require_different_answers(
     answers: Sequence[str], keys: Sequence[str], score: Score, threshold: float
 ) -> None:
-    """Check that no answer passes more than half of the instances."""
+    """Check that no answer passes half of the instances, of two not both."""
     scores = await score([(key, answer) for answer in answers for key in keys])
     for i, answer in enumerate(answers):
         part = scores[i * len(keys) : (i + 1) * len(keys)]
         passed = sum(value >= threshold for value in part)
-        if passed > len(keys) / 2:
+        if passed > max(1, (len(keys) - 1) / 2):
             raise FlawError(
                 f"the answer {answer[:_MAX_LIST_LENGTH]!r} passes {passed} of {len(keys)} "
                 "instances; they must need different ones"

@@ -73,6 +73,14 @@ def test_a_failing_submission_is_a_submission_error(
 def test_the_scorer_decides_about_a_missing_function(sandbox: Sandbox) -> None:
     graceful = family("return 1.0 if 'f' in get_function_name_to_callable(s) else 0.0")
     assert check(sandbox, "x = 1", graceful) == Outcome("score", 0.0)
+    caught = family(
+        "try: get_function_name_to_callable(s)['f']\nexcept KeyError: return 0.25\nreturn 1.0"
+    )
+    assert check(sandbox, "x = 1", caught) == Outcome("score", 0.25)
+    for submission in ("x = 1", "", "def g(): pass"):
+        outcome = check(sandbox, submission)
+        assert outcome.status == "submission error"
+        assert "the submission defines no function 'f'" in outcome.detail
 
 
 def test_hanging_calls_share_one_budget() -> None:

@@ -211,7 +211,13 @@ def test_a_miscalculated_reference_is_told_apart_from_a_wrong_score(sandbox: San
     assert isinstance(check(sandbox, _POWER, wrong), Rejection)  # nobody decides between the two
 
 
-@pytest.mark.parametrize("text", ["Answer: 279841", "The answer is: 279841", r"\boxed{279841}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Answer: 279841", "The answer is: 279841", r"\boxed{279841}", "**279841**", "`279841`"),
+        *('"279841"', "279841.", "The answer is 279841.", "$279841$", "```\n279841\n```"),
+    ],
+)
 def test_a_reference_may_declare_its_answer(text: str, sandbox: Sandbox) -> None:
     verdict = check(sandbox, _POWER, {"1": "83521", "2": text})
     assert isinstance(verdict, CheckedDraft)
@@ -226,7 +232,7 @@ class TaskFamily:
 
     @staticmethod
     def get_instructions(t):
-        return "What is the answer to question %d?" % len(t)
+        return "What is the answer to question %d, prime or composite?" % len(t)
 
     @staticmethod
     def score(t, submission):
@@ -243,8 +249,12 @@ class TaskFamily:
         ["A", "C", "D"],
         ["7", "3", "10", "0"],
         ["-1", "4242"],
+        ["Yes.", "No."],
+        ["prime", "composite"],
+        ["prime", "composite", "prime", "composite"],
         ["NONE", "Valid", "4242"],
         ["4242", "4242", "17"],
+        ["4242", "17", "4242", "18"],
         ["4242", "4242"],
         ["yes", "no"] * 20,
     ],
@@ -268,6 +278,7 @@ def test_a_constant_answer_passes_no_family(
         "submission.strip().isalpha()",
         "not submission.count(' ') and submission != ''",
         "submission in ('I', 'A')",
+        "submission in ('nan', '4242')",
     ],
 )
 def test_a_score_that_a_guess_passes_is_refused(score: str, sandbox: Sandbox) -> None:

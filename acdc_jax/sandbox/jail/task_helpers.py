@@ -24,6 +24,19 @@ class SubmissionError(Exception):
     """The submission has no such function, or it failed, or its result is not JSON."""
 
 
+class _MissingFunctionError(SubmissionError, KeyError):
+    """The submission defines no function of this name."""
+
+    __str__ = Exception.__str__  # not a KeyError's, which quotes
+
+
+class _Functions(dict[str, Callable[..., Any]]):
+    """Name → function; a missing one is the submission's fault, not the task's."""
+
+    def __missing__(self, name: str) -> Callable[..., Any]:
+        raise _MissingFunctionError(f"the submission defines no function {str(name)[:60]!r}")
+
+
 class HelperError(Exception):
     """The helper is not available, or the item has used up its budget."""
 
@@ -56,7 +69,10 @@ def make_helpers(ask: Ask) -> dict[str, Any]:
         return answer([wire.CALL, source, function, list(args), kwargs or {}])
 
     def get_function_name_to_callable(text: str) -> dict[str, Callable[..., Any]]:
-        """Return name → function of a submission; each runs in another process."""
+        """Return name → function of a submission; each runs in another process.
+
+        To ask for a function that it does not define is a SubmissionError, and a KeyError.
+        """
         source = code_of(text)
 
         def proxy(name: str) -> Callable[..., Any]:
@@ -66,7 +82,7 @@ def make_helpers(ask: Ask) -> dict[str, Any]:
             function.__name__ = name
             return function
 
-        return {name: proxy(name) for name in function_names(source)}
+        return _Functions({name: proxy(name) for name in function_names(source)})
 
     helpers = (eval_with_llm_judge, get_function_name_to_callable, call_submission)
     return {helper.__name__: helper for helper in (*helpers, SubmissionError)}
