@@ -15,6 +15,7 @@ from acdc_jax.bench.limits import copy_bandwidth
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.held_out import held_out_tasks
+from acdc_jax.experiment import is_finished
 from acdc_jax.inference.memory import (
     device_room,
     parameter_count,
@@ -30,7 +31,7 @@ from acdc_jax.models.transformer import param_shapes
 from acdc_jax.runtime.disk_budget import existing_parent, members_to_write, required_bytes
 from acdc_jax.runtime.member_files import disk_bytes
 from acdc_jax.runtime.memory_budget import bytes_on_device, choose_budget
-from acdc_jax.runtime.run_directory import check_flags
+from acdc_jax.runtime.run_directory import check_directory, check_flags
 from acdc_jax.runtime.run_reader import read_manifest
 from acdc_jax.runtime.seed_models import Folders, text_codec
 from acdc_jax.runtime.setup import RunPlan, plan_run
@@ -70,12 +71,14 @@ def dry_run(config: Config) -> Mapping[str, str]:
         AcdcError: Something is missing or does not fit; as in a run.
         ConfigError: Flags contradict each other, the models or the devices.
     """
-    run_dir = Path(config.run.run_dir)
-    generation = -1
+    run_dir, generation = Path(config.run.run_dir), -1
+    check_directory(run_dir)
     if (run_dir / "manifest.json").exists():
         manifest = read_manifest(run_dir)
         check_flags(run_dir, config, manifest)
         generation = manifest.generation
+    if is_finished(config):
+        return {"run": f"{run_dir} is finished: the same command only prints its table again"}
     plan = plan_run(config, fetch_weights=False)
     lines = {"models": _models(plan)}
     with config.sandbox.open() as sandbox:
@@ -87,29 +90,37 @@ def dry_run(config: Config) -> Mapping[str, str]:
     lines["servers"] = _servers(config)
     lines["devices"], lines["memory"] = _devices(plan), _memory(plan)
     lines["disk"] = _disk(plan, generation)
-    work = count_work(config)
+    work, left = count_work(config, generation), config.run.generations - max(generation, 0)
+    resumed = f" (of {config.run.generations}; the others are committed)" if generation > 0 else ""
     lines["work"] = (
-        f"{work.evolution:,} responses in {config.run.generations} generations, up to "
+        f"{work.evolution:,} responses in {left} generations{resumed}, up to "
         f"{work.afterwards:,} afterwards for the global skill matrix; {work.drafts:,} drafts"
     )
     lines["time"] = _time(plan, work)
     return lines
 
 
-def count_work(config: Config) -> Work:
-    """Return how much a run does, with a full pool and only valid drafts."""
+def count_work(config: Config, generation: int = -1) -> Work:
+    """Return how much a run still does, with a full pool and only valid drafts.
+
+    Args:
+        config: The run.
+        generation: The last committed one; -1 for a new run.
+    """
     run, tasks = config.run, config.tasks
     pool = min(tasks.max_tasks, tasks.initial_tasks) or tasks.max_tasks
-    adaptations = run.generations // tasks.task_interval if tasks.task_interval else 0
-    first = run.init_population * pool
-    children = run.generations * run.children * pool
+    past, interval = max(generation, 0), tasks.task_interval
+    all_adaptations = run.generations // interval if interval else 0
+    adaptations = all_adaptations - (past // interval if interval else 0)
+    first = run.init_population * pool if generation < 0 else 0
+    children = (run.generations - past) * run.children * pool
     adapted = adaptations * run.population * min(tasks.new_tasks, tasks.max_tasks)
     members = members_to_write(run, -1) - min(run.population, run.children)
-    every = tasks.initial_tasks + adaptations * tasks.new_tasks
+    every = tasks.initial_tasks + all_adaptations * tasks.new_tasks
     return Work(
         (first + children + adapted) * tasks.instances_per_task,
         members * max(every - pool, 0) * tasks.instances_per_task,
-        tasks.initial_tasks + adaptations * tasks.new_tasks,
+        (tasks.initial_tasks if generation < 0 else 0) + adaptations * tasks.new_tasks,
     )
 
 
@@ -211,8 +222,11 @@ def _servers(config: Config) -> str:
 def _devices(plan: RunPlan) -> str:
     devices, groups = plan.mesh.devices.flat, pop_groups(plan.mesh)
     kind, each = next(iter(devices)).device_kind, groups[0].devices.size
-    shape = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.shape.items())
-    return f"{plan.mesh.devices.size} x {kind}; {shape}: a member on {each} of them at a time"
+    shape = ",".join(f"{axis}:{size}" for axis, size in plan.mesh.shape.items())
+    text = f"{plan.mesh.devices.size} x {kind} (--mesh={shape})"
+    if len(groups) == 1:
+        return text
+    return f"{text}: {len(groups)} groups of {each}, each of which decodes members of its own"
 
 
 def _memory(plan: RunPlan) -> str:
@@ -235,8 +249,9 @@ def _memory(plan: RunPlan) -> str:
     device = min(budget.members_on_device(shapes), archive)
     host = min(budget.members_on_host(shapes), archive)
     return (
-        f"{one / _GIB:.3g} GiB of a member on each device of {room / _GIB:.3g} GiB; of {archive} "
-        f"members, the devices of a group hold {device} and the host {host}, the disk all"
+        f"a member takes {one / _GIB:.3g} GiB of each device's {room / _GIB:.3g} GiB; all of the "
+        f"{archive} members are on disk, and up to {device} of them in the memory of a group's "
+        f"devices and {host} in the host's"
     )
 
 
@@ -246,7 +261,7 @@ def _disk(plan: RunPlan, generation: int) -> str:
     members, one = members_to_write(options, generation), disk_bytes(param_shapes(plan.model))
     free = shutil.disk_usage(existing_parent(Path(options.run_dir))).free
     return (
-        f"{needed / _GIB:.1f} GiB for about {members} members of {one / _GIB:.3g} GiB; "
+        f"{needed / _GIB:.3g} GiB for about {members} members of {one / _GIB:.3g} GiB; "
         f"{free / _GIB:.1f} GiB are free at {options.run_dir}"
     )
 
@@ -268,10 +283,13 @@ def _time(plan: RunPlan, work: Work) -> str:
     evolution, afterwards = hours(work.evolution), hours(work.afterwards)
     devices = plan.mesh.devices.size
     total = [devices * (e + a) for e, a in zip(evolution, afterwards, strict=True)]
-    text = (
-        f"decoding {_range(evolution)} h, and up to {_range(afterwards)} h afterwards: "
-        f"{_range(total)} device hours, for responses of {lengths[0]} to {lengths[1]} tokens at "
-        f"{_COPY_SHARE:.0%} of the copy rate ({bandwidth / 1e9:,.0f} GB/s, measured now)"
+    text = f"decoding {duration(evolution)}"
+    if work.afterwards:
+        text += f", and up to {duration(afterwards)} for the global skill matrix"
+    on_all = f" ({duration(total)} on all {devices} devices together)" if devices > 1 else ""
+    text += (
+        f"{on_all}, if responses have {lengths[0]} to {lengths[1]} tokens on average and a group "
+        f"reads at {_COPY_SHARE:.0%} of its copy rate ({bandwidth / 1e9:,.0f} GB/s, measured now)"
     )
     if config.scientist.kind in LLM_SCIENTISTS:
         rounds = _REQUESTS_EACH, 2 + 2 * config.scientist.reflections
@@ -280,12 +298,16 @@ def _time(plan: RunPlan, work: Work) -> str:
             for n, s in zip(rounds, _REQUEST_S, strict=True)
         ]
         text += (
-            f"; the scientist {_range(waiting)} h, for {rounds[0]} to {rounds[1]} requests a draft "
+            f"; the scientist {duration(waiting)}, for {rounds[0]} to {rounds[1]} requests a draft "
             f"of {_REQUEST_S[0]} to {_REQUEST_S[1]} s each, {config.scientist.concurrency} at once"
         )
     return f"{text}. Compiling, breeding, scoring and judging come on top"
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = (f"{value:,.2g}" if value < 100 else f"{value:,.0f}" for value in values)
-    return low if low == high else f"{low}-{high}"
+def duration(hours: Sequence[float]) -> str:
+    """Return the lowest and the highest of two times, in a unit that is easy to read."""
+    if hours[1] < 1 / 60:
+        return "less than a minute"
+    scale, unit = (60, "min") if hours[1] < 2 else (1, "h")
+    low, high = (f"{v:,.2g}" if v < 10 else f"{v:,.0f}" for v in (scale * h for h in hours))
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"

@@ -56,7 +56,7 @@ def run_experiment(config: Config, console: Console, *, baselines: bool = True) 
     run_dir, processes = Path(config.run.run_dir), config.processes
     with listen_for_sigterm(processes.grace_s, processes.sigterm_status) as notice:
         began = time.monotonic()
-        plan = plan_run(config, ask_backends=not _is_finished(config))
+        plan = plan_run(config, ask_backends=not is_finished(config))
         with run_directory.lock_run(config) as manifest:
             if (finished := _finished_results(config, manifest)) is not None:
                 return finished
@@ -204,7 +204,7 @@ def _measure(
     return results | {"held_out": context.config.tasks.held_out, "measured_tasks": count}
 
 
-def _is_finished(config: Config) -> bool:
+def is_finished(config: Config) -> bool:
     """Return whether the run directory seems to hold a run that has nothing left to do."""
     try:
         manifest = run_reader.read_manifest(Path(config.run.run_dir))

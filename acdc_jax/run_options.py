@@ -202,8 +202,12 @@ class ProcessOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        if (self.num_processes > 1) != (self.coordinator is not None):
-            raise OptionError(self, "num_processes", "must be given with {coordinator}: give both")
+        if self.num_processes > 1 and self.coordinator is None:
+            rule = "needs --coordinator, the first process's host:port"
+            raise OptionError(self, "num_processes", rule)
+        if self.num_processes == 1 and self.coordinator is not None:
+            rule = "needs --num_processes of 2 or more, in each of them"
+            raise OptionError(self, "coordinator", rule)
         if self.coordinator is not None and not _is_address(self.coordinator):
             raise OptionError(self, "coordinator", "must be host:port, such as 10.0.0.1:8476")
         if self.distributed and self.coordinator is not None:

@@ -39,23 +39,23 @@ def make_mesh(spec: str, devices: Sequence[jax.Device]) -> Mesh:
     for part in spec.split(","):
         name, colon, size = part.strip().partition(":")
         if not colon or not size.removeprefix("-").isdecimal():
-            raise ConfigError(f"mesh {spec!r}: {part!r} is not axis:size, as in pop:4,model:2")
+            raise ConfigError(f"--mesh={spec}: {part!r} is not axis:size, as in pop:4,model:2")
         if name not in MESH_AXES:
-            raise ConfigError(f"mesh {spec!r}: no axis {name!r}; axes: {', '.join(MESH_AXES)}")
+            raise ConfigError(f"--mesh={spec}: no axis {name!r}; axes: {', '.join(MESH_AXES)}")
         if name in sizes:
-            raise ConfigError(f"mesh {spec!r}: axis {name!r} appears twice; name each axis once")
+            raise ConfigError(f"--mesh={spec}: axis {name!r} appears twice; name each axis once")
         sizes[name] = int(size)
         if sizes[name] < 1 and sizes[name] != -1:
-            raise ConfigError(f"mesh {spec!r}: size {size} of {name!r}; use 1 or more, or -1")
+            raise ConfigError(f"--mesh={spec}: size {size} of {name!r}; use 1 or more, or -1")
     open_axes = [name for name, size in sizes.items() if size == -1]
     if len(open_axes) > 1:
-        raise ConfigError(f"mesh {spec!r}: only one size can be -1")
+        raise ConfigError(f"--mesh={spec}: only one size can be -1")
     count = prod(size for size in sizes.values() if size != -1)
     if open_axes:
         sizes[open_axes[0]] = len(devices) // count
         count *= sizes[open_axes[0]]
     if count != len(devices):
-        raise ConfigError(f"mesh {spec!r} does not fit {len(devices)} devices; try pop:-1")
+        raise ConfigError(f"--mesh={spec}: does not fit {len(devices)} devices; try pop:-1")
     grid = np.asarray(devices, dtype=object).reshape(tuple(sizes.values()))
     return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 

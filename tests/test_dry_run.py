@@ -1,6 +1,7 @@
 """`acdc run --dry_run` finds what is wrong with a run, says what it takes, and leaves nothing."""
 
 import dataclasses
+import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from acdc_jax.bench.limits import SHAPES
 from acdc_jax.commands.main import main
 from acdc_jax.config import Config
-from acdc_jax.dry_run import count_work, decode_seconds
+from acdc_jax.dry_run import count_work, decode_seconds, duration
+from acdc_jax.runtime.run_directory import check_directory
 from tests.support.paper_models import REPOSITORIES, write_repositories
 from tests.support.scripted_server import Script, scientist, serving
 
@@ -95,3 +97,52 @@ def test_seconds_of_decoding() -> None:
     """One sequence without a cache to speak of: the weights, once a token."""
     seconds = decode_seconds(SHAPES["qwen2.5-7b"], 1, 100, 1, 4e12 / 0.75)
     assert seconds == pytest.approx(100 * 15.23e9 / 4e12, rel=0.01)
+
+
+def test_work_that_is_left_on_resume() -> None:
+    """After generation 27: 23 generations and the adaptations of 30, 35, 40, 45 and 50."""
+    left, whole = count_work(Config(), 27), count_work(Config())
+    assert left.evolution == 23 * 8 * 250 + 5 * 16 * 150
+    assert left.drafts == 5 * 150
+    assert left.afterwards == whole.afterwards
+    assert count_work(Config(), 0).evolution == whole.evolution - 16 * 250
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [
+        ((1e-6, 4e-6), "less than a minute"),
+        ((0.1, 0.4), "6 to 24 min"),
+        ((1.5, 6.04), "1.5 to 6 h"),
+        ((120.4, 1800), "120 to 1,800 h"),
+        ((3, 3), "3 h"),
+    ],
+)
+def test_times_are_easy_to_read(hours: tuple[float, float], text: str) -> None:
+    assert duration(hours) == text
+
+
+def test_directories_in_which_no_run_can_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, full, used = tmp_path / "file", tmp_path / "full", tmp_path / "used"
+    file.write_text("")
+    full.mkdir()
+    (full / "notes.txt").write_text("")
+    used.mkdir()
+    with (used / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        faults = {
+            file: "Not a directory",
+            file / "run": "Not a directory",
+            full: "is not empty and holds no run",
+            used: "another process is running there",
+        }
+        for run_dir, fault in faults.items():
+            assert main(["run", "--dry_run", f"--run_dir={run_dir}", "--scientist_model=m"]) == 1
+            error = capsys.readouterr().err
+            assert fault in error
+            assert f"--run_dir={run_dir}:" in error
+    for new in (tmp_path / "a folder" / "名", used):
+        check_directory(new)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "full", "used"}

@@ -286,6 +286,8 @@ def test_a_flag_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         (["--merge_method=dare_ties"], "density"),
         (["--merge_method=della", "--density=0.5"], "epsilon"),
         (["--merge_method=slerp", "--nonormalise"], "normalise"),
+        (["--num_processes=2"], "--num_processes=2: needs --coordinator"),
+        (["--coordinator=h:80"], "--coordinator=h:80: needs --num_processes of 2 or more"),
         (["--coordinator=localhost", "--num_processes=2"], "--coordinator=localhost: must be host"),
         (["--coordinator=:80", "--num_processes=2"], "--coordinator=:80: must be host"),
         (["--coordinator=h:99999", "--num_processes=2"], "--coordinator=h:99999: must be host"),

@@ -97,7 +97,7 @@ def _print_plan(plan: Mapping[str, str], console: Console) -> None:
     for topic, text in plan.items():
         table.add_row(Text(topic), Text(text))
     console.print(table)
-    line = "No fault found. Nothing was written; the same command without --dry_run starts."
+    line = "No fault found, and nothing was written. Leave --dry_run out to run the command."
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

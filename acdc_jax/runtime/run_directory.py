@@ -30,6 +30,7 @@ from acdc_jax.evolution.evosax_strategy import to_arrays
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.files import is_empty, write_atomic
 from acdc_jax.flags import write
+from acdc_jax.runtime.disk_budget import existing_parent
 from acdc_jax.runtime.first_pool_commit import committed_tasks, drafts_to_json, remove_first_pool
 from acdc_jax.runtime.member_files import on_disk, remove_member
 from acdc_jax.runtime.member_store import MemberStore
@@ -82,21 +83,53 @@ def share_manifest(manifest: Manifest | None) -> Manifest:
     return Manifest.from_json(multihost.broadcast(fields))
 
 
+def check_directory(run_dir: Path) -> None:
+    """Refuse a directory in which no run can start or go on, and write nothing.
+
+    Raises:
+        AcdcError: The directory cannot be written, is in use, or holds something else.
+    """
+    parent, lock = existing_parent(run_dir), run_dir / ".lock"
+    if not parent.is_dir():
+        raise _not_writable(run_dir, errno.ENOTDIR)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        read_only = os.statvfs(parent).f_flag & os.ST_RDONLY
+        raise _not_writable(run_dir, errno.EROFS if read_only else errno.EACCES)
+    if lock.exists():
+        _hold(run_dir, lock.open(), fcntl.LOCK_SH).close()
+    elif run_dir.exists():
+        _check_contents(run_dir)
+
+
 def _lock(run_dir: Path) -> TextIO:
     """Create a run directory if necessary, and return its open lock file."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        if not (run_dir / ".lock").exists() and not is_empty(run_dir):
-            raise AcdcError(
-                f"--run_dir={run_dir}: is not empty and holds no run; choose another directory"
-            )
+        _check_contents(run_dir)
         lock = (run_dir / ".lock").open("a")
     except OSError as error:
+        number = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno
+        raise _not_writable(run_dir, number) from None
+    return _hold(run_dir, lock)
+
+
+def _check_contents(run_dir: Path) -> None:
+    """Refuse a folder that holds something other than a run."""
+    if not (run_dir / ".lock").exists() and not is_empty(run_dir):
         raise AcdcError(
-            f"--run_dir={run_dir}: cannot be written ({error.strerror}); choose another directory"
-        ) from None
+            f"--run_dir={run_dir}: is not empty and holds no run; choose another directory"
+        )
+
+
+def _not_writable(run_dir: Path, number: int | None) -> AcdcError:
+    reason = os.strerror(number or errno.EIO)
+    return AcdcError(f"--run_dir={run_dir}: cannot be written ({reason}); choose another directory")
+
+
+def _hold(run_dir: Path, lock: TextIO, kind: int = fcntl.LOCK_EX) -> TextIO:
+    """Lock an open file, and return it."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except OSError:
         lock.close()
         raise AcdcError(

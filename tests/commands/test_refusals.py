@@ -234,7 +234,7 @@ def test_mesh_that_does_not_fit(
 ) -> None:
     base, *seeds = models
     argv = arguments(tmp_path / "run", base, seeds)
-    refused([*argv, "--mesh=pop:3"], "'pop:3' does not fit 4 devices", "pop:-1", status=2)
+    refused([*argv, "--mesh=pop:3"], "--mesh=pop:3: does not fit 4 devices", "pop:-1", status=2)
     assert not (tmp_path / "run").exists()
 
 
@@ -286,7 +286,7 @@ def test_a_local_scientist_that_is_missing(
 @pytest.mark.parametrize(
     ("flags", "part", "status"),
     [
-        (("--mesh=pop:3",), "'pop:3' does not fit 4 devices", 2),
+        (("--mesh=pop:3",), "--mesh=pop:3: does not fit 4 devices", 2),
         (("--min_parents=9", "--max_parents=9"), "only 8 seeds", 2),
         (("--max_new_tokens=5000",), "--max_new_tokens=5000", 2),
         (("--held_out=nowhere",), "nowhere", 2),
