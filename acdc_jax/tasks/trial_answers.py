@@ -10,7 +10,7 @@ _FILLER = (
     "is written in plain English, and it has commas, numbers such as 3 and 12, and full stops. "
 )
 
-JUNK = ("", "I do not know.", _FILLER.partition(". ")[0] + ".", _FILLER * 3)
+JUNK = ("", "I do not know.")
 
 _LABELS = (
     *("yes", "no", "true", "false", "none", "unknown", "odd", "even", "valid", "invalid"),
@@ -23,8 +23,9 @@ GUESSES: tuple[str, ...] = (
     *(form for word in _LABELS for form in (word, word.capitalize(), word.upper())),
     *(f"{word}." for word in ("Yes", "No", "True", "False", "A", "B", "C", "D")),
     *("[]", "{}", "nan", "inf"),  # no comparison with nan holds: `abs(x - t) > 0.1` is false
-    # These pass a score that only looks for the answer in the submission.
+    # These pass a score that only looks for the answer in the submission, or counts words.
     *("0 1 2 3 4 5 6 7 8 9 10", "yes no true false", "A B C D E"),
+    *(_FILLER.partition(". ")[0] + ".", _FILLER * 3),
 )
 """Answers that a solver may give to any question without reading it. An instance that one of them
 passes shows no skill."""

@@ -45,6 +45,7 @@ _MIN_INSTANCES = 2  # a single one can be memorised, or passed by chance
 _MAX_JUDGED_INSTANCES, _MAX_GUESSED_INSTANCES = 3, 16
 _MAX_SOURCE_LENGTH = 30_000
 _MAX_LIST_LENGTH = 200  # characters shown of a list of instances
+_SHOWN = 60  # characters shown of a guess
 
 # Threads that submit calls to the sandbox. Submitting blocks while the sandbox's queue is full,
 # which the event loop must not. The loop's default threads would not do: they resolve the host name
@@ -170,8 +171,8 @@ async def _check(
     if len(keys) < _MIN_INSTANCES:
         key, guess = next(iter(guesses.items()))
         raise FlawError(
-            f"instance {key} is passed by the answer {guess!r}, which can be guessed, and fewer "
-            f"than {_MIN_INSTANCES} instances have no such answer"
+            f"instance {key} is passed by the answer {guess[:_SHOWN]!r}, which can be guessed, and "
+            f"fewer than {_MIN_INSTANCES} instances have no such answer"
         )
     instances = {key: report.tasks[key] for key in keys}
     instructions = {key: report.instructions[key] for key in keys}
@@ -184,7 +185,7 @@ async def _check(
         answers = list(dict.fromkeys(proof.answers))[:_MAX_GUESSED_INSTANCES]
         await _require_different_answers(answers, keys[:_MAX_GUESSED_INSTANCES], score, threshold)
     left_out = [
-        f" Instance {key} is left out, because {guess!r} can be guessed."
+        f" Instance {key} is left out, because {guess[:_SHOWN]!r} can be guessed."
         for key, guess in guesses.items()
     ]
     checked = dataclasses.replace(draft, reference=dict(proof.reference) or None)

@@ -275,6 +275,7 @@ def test_a_constant_answer_passes_no_family(
         "t[0] in submission",
         "0 < len(submission) < 9",
         "submission.isdigit()",
+        "len(submission.split()) > 50",
         "submission.strip().isalpha()",
         "not submission.count(' ') and submission != ''",
         "submission in ('I', 'A')",
