@@ -15,11 +15,11 @@ from acdc_jax.evaluation.lm_eval.options import BenchmarkOptions
 from acdc_jax.evaluation.task_force import TaskForceOptions
 from acdc_jax.files import write_atomic
 from acdc_jax.inference.sampling import Sampling
-from acdc_jax.report.benchmarks import benchmark_table, runs_table
+from acdc_jax.report.benchmarks import benchmark_panels, benchmark_table, runs_table
 from acdc_jax.report.tables import best_of_n_table, forces_table
 from acdc_jax.report.truncation import run_truncation, run_warning
 from acdc_jax.runtime import run_directory
-from acdc_jax.runtime.benchmarks import run_benchmarks, samples_folder
+from acdc_jax.runtime.benchmarks import choose_on_benchmarks, run_benchmarks, samples_folder
 from acdc_jax.runtime.best_of_n import TASK_SETS, check_best_of_n, run_best_of_n
 from acdc_jax.runtime.measure import complete_run_skills
 from acdc_jax.runtime.run_reader import read_run
@@ -47,9 +47,12 @@ stop tokens; in task forces, they are members like any other, which have the bas
 RUN/benchmarks.json holds, by benchmark, `results` (the harness's own, by model) and `collectives`,
 each with `coverage`, `cover_at_half` (Cover@0.5: items that at least half of the members solve),
 `covered_by_at_least` (1, 2, … members), `plurality` (of the answers that the harness's filter
-extracts; ties go to the member that was chosen first), `mean_accuracy`, `best_accuracy`, `accuracy`
-and `unique` (items that no other member solves) by member, `coverage_by_n`, and `coverage_gain` of
-the task force over the collective. `*_interval` are 95 % bootstrap intervals over the items.
+extracts, or that responses declare if it extracts nothing; ties go to the member that was chosen
+first), `mean_accuracy`, `best_accuracy`, `accuracy` and `unique` (items that no other member
+solves) by member, `coverage_by_n`, and `coverage_gain` of the task force over the collective.
+`*_interval` are 95 % bootstrap intervals over the items.
+With --best_of_n, they also have `best_of_n`: the accuracy of the one answer that each method
+chooses, except for members drawn at random and for multiple choice.
 RUN/benchmarks/samples has every answer. A killed evaluation continues where it stopped. Several
 runs make one table, with intervals over the runs:
 
@@ -94,6 +97,8 @@ def command(argv: Sequence[str]) -> None:
 def _check(options: _Flags, runs: Sequence[str]) -> _Flags:
     """Refuse flags that cannot work; return them with what they imply."""
     benchmarks, size = options.benchmarks, options.task_force.size
+    if options.best_of_n.questions == "benchmarks" and not benchmarks.tasks:
+        raise ConfigError("--questions=benchmarks needs --harness_tasks")
     if len(runs) != 1 and not (runs and benchmarks.tasks and not options.best_of_n.methods):
         raise ConfigError("usage: acdc evaluate RUN [--flags], or RUN RUN … --harness_tasks=…")
     for run_dir in runs:
@@ -122,22 +127,34 @@ def _evaluate_run(run_dir: Path, options: _Flags, console: Console) -> Mapping[s
     _print(console, f"{ids} has the ids, {matrix} the matrix.")
     forces = {row["n"]: row["members"] for row in evaluation["task_forces"]}
     prng_seed = options.task_force.prng_seed
-    if options.best_of_n.methods:
+    if options.best_of_n.methods and options.best_of_n.questions != "benchmarks":
         panels, problems = run_best_of_n(
             run, forces, options.best_of_n, options.samples, prng_seed, console
         )
         console.print(best_of_n_table(panels, TASK_SETS))
-        for problem in problems:
-            _print(console, f"missing: {problem}; run the same command again to ask again")
+        _print_missing(console, problems)
     if not options.benchmarks.tasks:
         return {}
+    problems = []
     with run_directory.lock_run(run.settings):
         entries = run_benchmarks(run, forces, options.benchmarks, prng_seed, console)
+        if options.best_of_n.methods:
+            entries, problems = choose_on_benchmarks(
+                run, entries, options.best_of_n, prng_seed, options.benchmarks.bootstrap, console
+            )
     for name, entry in entries.items():
         console.print(benchmark_table(name, entry))
+        if panels := benchmark_panels(name, entry):
+            console.print(best_of_n_table(panels, {name: name}))
+    _print_missing(console, problems)
     samples = samples_folder(run_dir)
     _print(console, f"{run_dir / 'benchmarks.json'} has every figure, {samples} every answer.")
     return entries
+
+
+def _print_missing(console: Console, problems: Sequence[str]) -> None:
+    for problem in problems:
+        _print(console, f"missing: {problem}; run the same command again to ask again")
 
 
 def _print(console: Console, line: str) -> None:

@@ -49,6 +49,20 @@ def benchmark_table(name: str, benchmark: Mapping[str, Any]) -> Table:
     return table
 
 
+def benchmark_panels(name: str, benchmark: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what `best_of_n_table` prints of a benchmark; empty without best of N.
+
+    Args:
+        name: Name of the benchmark.
+        benchmark: Its entry in `benchmarks.json`.
+    """
+    return [
+        {"panel": f"{_label(row)} ({row['n']})", name: {"methods": row["best_of_n"]}}
+        for row in benchmark["collectives"]
+        if "best_of_n" in row
+    ]
+
+
 def runs_table(name: str, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Table:
     """Return a table of means over several runs, with 95 % t-intervals; gains are paired by run.
 
@@ -79,9 +93,12 @@ def _table(title: str) -> Table:
 
 
 def _add(table: Table, row: Mapping[str, Any], figures: Sequence[str]) -> None:
-    label = (NAMES | _MORE_NAMES)[row["collective"]]
     style = "bold" if row["collective"] == "evolved" else None
-    table.add_row(label, str(row["n"]), *figures, style=style)
+    table.add_row(_label(row), str(row["n"]), *figures, style=style)
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    return (NAMES | _MORE_NAMES)[row["collective"]]
 
 
 def _with_interval(row: Mapping[str, Any], figure: str) -> str:

@@ -1,5 +1,7 @@
 """Benchmarks of lm-evaluation-harness on the members of a run; writes `benchmarks.json`."""
 
+import asyncio
+import copy
 import importlib.metadata
 import itertools
 import json
@@ -12,6 +14,8 @@ from rich.console import Console
 
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.evaluation.best_of_n.choices import Questions
+from acdc_jax.evaluation.best_of_n.options import BestOfNOptions
 from acdc_jax.evaluation.lm_eval.options import BenchmarkOptions
 from acdc_jax.evaluation.lm_eval.plan import (
     Candidates,
@@ -23,12 +27,15 @@ from acdc_jax.files import write_atomic
 from acdc_jax.models.hub import find_model
 from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.runtime import run_reader
+from acdc_jax.runtime.best_of_n import choose
 from acdc_jax.runtime.member_files import on_disk
 from acdc_jax.runtime.progress import show_progress
 from acdc_jax.runtime.run_members import open_members
 from acdc_jax.runtime.run_reader import RunRecord
 from acdc_jax.runtime.sources import read_sources
 from acdc_jax.tasks.task_sets import load_held_out
+
+_FILE = "benchmarks.json"
 
 if TYPE_CHECKING:  # the harness is an extra
     from acdc_jax.evaluation.lm_eval.lm import HarnessModel
@@ -64,8 +71,7 @@ def run_benchmarks(
     prng_seed += run.settings.run.seed  # several runs draw independently
     plan, prompting = _plan(run, forces, options, prng_seed), _prompting(options)
     larger = _find_larger_model(options)
-    path = run.run_dir / "benchmarks.json"
-    earlier = _read_benchmarks(path)
+    earlier = _read_benchmarks(run.run_dir / _FILE)
     sizes = [len(options.members)] if options.members else list(forces)
     benchmarks, results, plan = _evaluate(
         run,
@@ -83,10 +89,62 @@ def run_benchmarks(
         "prng_seed": prng_seed,
         "benchmarks": earlier.get("benchmarks", {}) | entries,
     }
-    from lm_eval.utils import handle_non_serializable
-
-    write_atomic(path, json.dumps(report, indent=1, default=handle_non_serializable))
+    _write_benchmarks(run.run_dir / _FILE, report)
     return entries
+
+
+def choose_on_benchmarks(
+    run: RunRecord,
+    entries: Mapping[str, Any],
+    best_of_n: BestOfNOptions,
+    prng_seed: int,
+    bootstrap: int,
+    console: Console,
+) -> tuple[dict[str, Any], list[str]]:
+    """Choose one of each collective's answers by every method, and add it to `benchmarks.json`.
+
+    Collectives of one model, and those that are drawn at random, are left out.
+
+    Args:
+        run: The run.
+        entries: From `run_benchmarks`.
+        best_of_n: Methods and helper models.
+        prng_seed: As for `run_benchmarks`.
+        bootstrap: Number of resamples.
+        console: Where progress appears.
+
+    Returns:
+        The entries, whose collectives have `best_of_n`, the rows of `best_of_n.json`; and the
+        reasons why choices are missing.
+    """
+    from acdc_jax.evaluation.lm_eval.run import answered_questions
+
+    chosen = copy.deepcopy(dict(entries))
+    rows = {
+        (f"{row['collective']} of {row['n']}", name): row
+        for name, entry in chosen.items()
+        for row in entry["collectives"]
+        if row["n"] > 1 and len(row["members"]) == 1
+    }
+
+    def questions() -> Iterator[tuple[tuple[str, str], Questions]]:
+        for (panel, name), row in rows.items():  # one at a time: they may be large
+            score = (chosen[name]["metric"], chosen[name]["filter"])
+            of_row = answered_questions(name, row["members"][0], _folder(run.run_dir), score)
+            if of_row:
+                yield (panel, name), of_row
+
+    prng_seed += run.settings.run.seed  # the resamples of `run_benchmarks`
+    with show_progress(console, run.settings.run.progress) as advance:
+        table, problems = asyncio.run(
+            choose(run, best_of_n, questions(), prng_seed, advance, bootstrap)
+        )
+    for key, of_methods in table.items():
+        rows[key]["best_of_n"] = of_methods
+    path = run.run_dir / _FILE
+    report = _read_benchmarks(path)
+    _write_benchmarks(path, report | {"benchmarks": report["benchmarks"] | chosen})
+    return chosen, problems
 
 
 def samples_folder(run_dir: Path) -> Path:
@@ -126,6 +184,12 @@ def _read_benchmarks(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise AcdcError(f"{path}: is damaged ({error}); remove it") from None
     return report
+
+
+def _write_benchmarks(path: Path, report: Mapping[str, Any]) -> None:
+    from lm_eval.utils import handle_non_serializable
+
+    write_atomic(path, json.dumps(report, indent=1, default=handle_non_serializable))
 
 
 def _find_larger_model(options: BenchmarkOptions) -> Path | None:

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ from acdc_jax.tasks.task_sets import load_held_out
 
 TASK_SETS = {"run": "the run's tasks", "held_out": "held-out tasks"}
 
-_Table = dict[tuple[str, str], list[dict[str, Any]]]  # (panel, task set) → rows
+Table = dict[tuple[str, str], list[dict[str, Any]]]  # (panel, task set) → rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +147,7 @@ def run_best_of_n(
         for task_set, tasks in task_sets.items()
     }
     with show_progress(console, run.settings.run.progress) as advance:
-        table, problems = asyncio.run(_choose(run, options, questions, prng_seed, advance))
+        table, problems = asyncio.run(choose(run, options, questions.items(), prng_seed, advance))
     return _write(run, panels, questions, table), problems
 
 
@@ -271,14 +271,27 @@ def _questions(
 # ------------------------------------------------------------------------------------- choices
 
 
-async def _choose(
+async def choose(
     run: RunRecord,
     options: BestOfNOptions,
-    questions: Mapping[tuple[str, str], Questions],
+    questions: Iterable[tuple[tuple[str, str], Questions]],
     prng_seed: int,
     advance: Progress,
-) -> tuple[_Table, list[str]]:
-    """Return rows by panel and task set, and the reasons why choices are missing."""
+    bootstrap: int = 10_000,
+) -> tuple[Table, list[str]]:
+    """Choose among answers by every method.
+
+    Args:
+        run: The run, whose scientist judges by default.
+        options: Methods and helper models.
+        questions: (panel, task set or benchmark), and its questions with the panel's answers.
+        prng_seed: Seed of bootstrap intervals.
+        advance: Shows progress.
+        bootstrap: Number of resamples.
+
+    Returns:
+        Rows of accuracies by panel and task set, and the reasons why choices are missing.
+    """
     judge_model = judge_options(options, run.settings.scientist)
     chat: ChatModel | None = None
     if JUDGED & set(options.methods):
@@ -288,13 +301,13 @@ async def _choose(
     models: dict[str, str | None] = dict.fromkeys(JUDGED, judge)
     models |= dict.fromkeys(REWARDED, options.reward_model)
     cache = ChoiceCache(run.run_dir / "best_of_n" / "choices.jsonl")
-    table: _Table = {}
+    table: Table = {}
     problems: list[str] = []
     try:
-        for (panel, task_set), of_panel in questions.items():
-            rows = [accuracy_row("any one", random_accuracies(of_panel), prng_seed)]
+        for (panel, task_set), of_panel in questions:
+            rows = [accuracy_row("any one", random_accuracies(of_panel), prng_seed, bootstrap)]
             for method in options.methods:
-                step = partial(advance, f"{method}, {panel}, {TASK_SETS[task_set]}")
+                step = partial(advance, f"{method}, {panel}, {TASK_SETS.get(task_set, task_set)}")
 
                 def tell(done: int, step: Any = step, total: int = len(of_panel)) -> None:
                     step(done, total)
@@ -303,7 +316,8 @@ async def _choose(
                 choices, problem = await choose_all(
                     method, of_panel, helpers, model, cache, tell if model else lambda done: None
                 )
-                rows.append(accuracy_row(method, accuracies(of_panel, choices), prng_seed))
+                values = accuracies(of_panel, choices)
+                rows.append(accuracy_row(method, values, prng_seed, bootstrap))
                 problems += [problem] if problem else []
             table[panel, task_set] = rows
     finally:
@@ -330,7 +344,7 @@ def _write(
     run: RunRecord,
     panels: Sequence[_Panel],
     questions: Mapping[tuple[str, str], Questions],
-    table: _Table,
+    table: Table,
 ) -> list[dict[str, Any]]:
     """Add the panels to `best_of_n.json`, and return their entries; other panels stay."""
     path = run.run_dir / "best_of_n.json"

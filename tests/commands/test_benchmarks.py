@@ -5,7 +5,7 @@ import gzip
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from acdc_jax.models.config import ModelConfig
 from acdc_jax.quickstart.task_sets import held_out_families
 from acdc_jax.runtime.seed_models import text_codec
 from tests.support import harness_tasks
+from tests.support.scripted_server import Script, serving
 from tests.support.short_runs import without_torch
 
 # The harness's libraries warn about one another.
@@ -192,6 +193,66 @@ def test_collectives_on_benchmarks(
     assert f"{perplexity:.4f}" in shown
 
 
+_METHODS = ("log_prob", "self_certainty", "plurality", "llm_score", "oracle")
+
+
+def test_one_answer_from_many(
+    run_dir: Path, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each method's accuracy is that of a plain recomputation from the samples."""
+    members = ["g000-m00", "g000-m01", "g000-m02"]
+    by_members = f"--members={','.join(members)}"
+    _evaluate(run_dir, tasks, "--harness_tasks=say", by_members)
+    said = [_samples(run_dir, "say", m) for m in members]
+    documents = [
+        {"question": q, "answer": said[i % 3][i]["responses"][0][0]}
+        for i, q in enumerate(_QUESTIONS[:-1])
+    ]
+    documents.append({"question": _QUESTIONS[-1], "answer": "nobody says this"})
+    harness_tasks.write_task(tmp_path / "own", "say", harness_tasks.GENERATE, documents)
+    flags = [
+        f"--harness_include_path={tasks},{tmp_path / 'own'}",
+        "--harness_tasks=say,choose",
+        by_members,
+        f"--best_of_n={','.join(_METHODS)}",
+        "--questions=benchmarks",
+        "--judge=openai",
+        "--judge_model=wise",
+    ]
+
+    def grade(body: Any) -> str:
+        text = body["messages"][-1]["content"]
+        asked.append(text)
+        return json.dumps({"score": len(text) % 11})
+
+    asked: list[str] = []
+    with serving(Script(grade)) as url:
+        benchmarks = _evaluate(run_dir, tasks, *flags, f"--judge_url={url}")
+    assert "members of --members (3)" in capsys.readouterr().out
+    assert not (run_dir / "best_of_n.json").exists()  # the run's own questions are not asked
+    (row,) = benchmarks["say"]["collectives"]
+    found = {entry["method"]: entry for entry in row["best_of_n"]}
+    assert set(found) == {"any one", *_METHODS}
+    assert not any(entry["missing"] for entry in found.values())
+
+    lines = list(zip(*(_samples(run_dir, "say", m) for m in members), strict=True))
+    right = [[line["metrics"]["exact_match"] for line in item] for item in lines]
+    assert [item[0]["question"] for item in lines] == _QUESTIONS
+    assert all(question in "".join(asked) for question in _QUESTIONS)
+
+    def accuracy(value_of: Callable[[dict[str, Any]], float]) -> float:
+        chosen = [max(range(3), key=lambda i: (value_of(item[i]), -i)) for item in lines]
+        return sum(of[i] for of, i in zip(right, chosen, strict=True)) / len(lines)
+
+    assert found["log_prob"]["accuracy"] == accuracy(lambda line: line["confidence"][0])
+    assert found["self_certainty"]["accuracy"] == accuracy(lambda line: line["confidence"][1])
+    assert found["oracle"]["accuracy"] == sum(map(max, right)) / len(lines) == row["coverage"]
+    assert found["oracle"]["accuracy_interval"] == row["coverage_interval"]
+    assert found["any one"]["accuracy"] == pytest.approx(row["mean_accuracy"])
+    assert found["plurality"]["accuracy"] == row["plurality"]
+    assert "best_of_n" not in benchmarks["choose"]["collectives"][0]  # it has no texts
+
+
 def test_it_goes_on_where_it_was(
     run_dir: Path, tasks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -328,6 +389,7 @@ def test_the_extra_is_named(
         (["--gen_kwargs=num_beams=4"], "num_beams=4 is not known here"),
         (["--gen_kwargs=max_gen_toks=64"], "leave no room for a prompt"),
         (["--larger_model=nowhere"], "nowhere: no such folder"),
+        (["--questions=benchmarks", "--harness_tasks="], "=benchmarks needs --harness_tasks"),
     ],
 )
 def test_refusals(

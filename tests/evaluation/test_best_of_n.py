@@ -85,6 +85,15 @@ def test_log_probabilities_and_certainty() -> None:
     assert asyncio.run(_choose_async("self_certainty", answers, None)) == 2
 
 
+@pytest.mark.parametrize("method", ["log_prob", "self_certainty"])
+def test_an_unknown_confidence_is_a_missing_choice(method: str) -> None:
+    answers = [Answer("a", math.nan, math.nan, solved=True), Answer("b", -0.1, 2.0, solved=True)]
+    panel = {"q": AnsweredQuestion("", answers)}
+    chosen, problem = asyncio.run(choose_all(method, panel, Helpers(), None, None))
+    assert not chosen
+    assert problem == "the log-probabilities of an answer are not on file"
+
+
 def test_self_certainty_is_the_divergence_from_uniform() -> None:
     """The mean over tokens of scipy's KL(uniform ‖ p)."""
     logits = np.random.default_rng(0).normal(scale=3.0, size=(6, 50))
@@ -106,6 +115,13 @@ def test_self_certainty_is_the_divergence_from_uniform() -> None:
 )
 def test_plurality(texts: Sequence[str], chosen: int) -> None:
     assert _choose("plurality", texts) == chosen
+
+
+def test_plurality_of_what_a_benchmark_extracts() -> None:
+    texts = ["Answer: 1", "Answer: 1", "so 2", "thus 2", "2"]
+    extracted = ["", "", "2", "3", "2"]
+    answers = [Answer(t, extracted=e) for t, e in zip(texts, extracted, strict=True)]
+    assert asyncio.run(_choose_async("plurality", answers, None)) == 2
 
 
 @given(st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=8))

@@ -21,7 +21,6 @@ from acdc_jax.tasks.llm import ChatError, digest
 from acdc_jax.tasks.one_failure import OneFailureChat
 
 _QUESTIONS_AT_ONCE = 256
-_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -148,13 +147,16 @@ def random_accuracies(questions: Questions) -> list[float]:
     ]
 
 
-def accuracy_row(method: str, values: Sequence[float], prng_seed: int) -> dict[str, Any]:
+def accuracy_row(
+    method: str, values: Sequence[float], prng_seed: int, bootstrap: int = 10_000
+) -> dict[str, Any]:
     """Return a row of the table of methods.
 
     Args:
         method: Its name.
         values: From `accuracies` or `random_accuracies`.
         prng_seed: Seed of the bootstrap.
+        bootstrap: Number of resamples.
 
     Returns:
         `method`; `accuracy` and `accuracy_interval` over the questions that are not missing, None
@@ -163,5 +165,5 @@ def accuracy_row(method: str, values: Sequence[float], prng_seed: int) -> dict[s
     decisions = [value for value in values if not np.isnan(value)]
     row: dict[str, Any] = {"method": method, "accuracy": None, "accuracy_interval": None}
     if decisions:
-        row |= figure("accuracy", decisions, resamples(len(decisions), _RESAMPLES, prng_seed))
+        row |= figure("accuracy", decisions, resamples(len(decisions), bootstrap, prng_seed))
     return row | {"missing": len(values) - len(decisions)}

@@ -27,10 +27,11 @@ class Answer:
 
     Attributes:
         text: The whole response, without thoughts.
-        log_prob: Mean log-probability of its tokens, in nats.
-        self_certainty: See `self_certainty`, in nats.
+        log_prob: Mean log-probability of its tokens, in nats; NaN if it is not known.
+        self_certainty: See `self_certainty`, in nats; NaN if it is not known.
         solved: Whether the answer is right; None if the infrastructure failed. For the oracle only.
         truncated: Whether the response was cut at the limit of tokens.
+        extracted: The final answer, if a benchmark's own filter finds it; empty if there is none.
     """
 
     text: str
@@ -38,10 +39,13 @@ class Answer:
     self_certainty: float = 0.0
     solved: bool | None = None
     truncated: bool = False
+    extracted: str | None = None
 
     @property
     def declared(self) -> str:
-        """The final answer that the response declares, with spaces and case normalised."""
+        """The final answer: `extracted`, or what the response declares, normalised."""
+        if self.extracted is not None:
+            return self.extracted
         return " ".join(extract_answer(self.text, truncated=self.truncated).split()).casefold()
 
 
@@ -86,12 +90,12 @@ reached.
 
 async def log_prob(answers: Sequence[Answer], question: str, helpers: Helpers) -> int:
     """Choose the answer with the highest mean log-probability per token."""
-    return _first_best([answer.log_prob for answer in answers])
+    return _first_best(_known([answer.log_prob for answer in answers]))
 
 
 async def self_certain(answers: Sequence[Answer], question: str, helpers: Helpers) -> int:
     """Choose the answer with the highest self-certainty."""
-    return _first_best([answer.self_certainty for answer in answers])
+    return _first_best(_known([answer.self_certainty for answer in answers]))
 
 
 def self_certainty(mean_log_prob: float, vocabulary: int) -> float:
@@ -227,3 +231,10 @@ async def _ask_judge(helpers: Helpers, purpose: str, prompt: Prompt, low: int, h
 def _first_best(values: Sequence[float]) -> int:
     """Return the index of the largest value; the first of equals."""
     return max(range(len(values)), key=lambda i: (values[i], -i))
+
+
+def _known(values: Sequence[float]) -> Sequence[float]:
+    """Return values that are all known."""
+    if any(map(math.isnan, values)):
+        raise Undecided("the log-probabilities of an answer are not on file")
+    return values

@@ -30,10 +30,11 @@ class BestOfNOptions:
         "(an LLM compares pairs, in both orders), llm_score (an LLM grades each answer), reward (a "
         "reward model), oracle (Coverage, the upper bound).",
     )
-    questions: Literal["run", "held_out", "both"] = option(
+    questions: Literal["run", "held_out", "both", "benchmarks"] = option(
         "both",
         "Questions: the run's tasks (on which the task force was chosen), the held-out tasks, or "
-        "both, if the run has held-out tasks.",
+        "both, if the run has held-out tasks. Those of --harness_tasks are always added; "
+        "benchmarks: only those.",
     )
     samples_of: str | None = option(
         None, "Id of a member: choose among N samples of it instead of a task force's answers."
@@ -73,3 +74,6 @@ class BestOfNOptions:
             raise OptionError(self, "reward_model", rule)
         if self.samples_of and not methods:
             raise OptionError(self, "samples_of", "needs a method that chooses (now {methods})")
+        if self.samples_of and self.questions == "benchmarks":
+            rule = "needs the questions run, held_out or both (now {questions})"
+            raise OptionError(self, "samples_of", rule)

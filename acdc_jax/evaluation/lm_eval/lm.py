@@ -13,14 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.evaluation.best_of_n.methods import self_certainty
 from acdc_jax.evaluation.truncation import truncated_shares, truncation_warning
 from acdc_jax.inference.buckets import common_prefix
-from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
+from acdc_jax.inference.continuous_batching import Batch, GenerateOptions, generate_tokens
 from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
 from acdc_jax.inference.sampling import Sampling, stable_number
 from acdc_jax.inference.score import log_likelihoods
@@ -32,11 +34,13 @@ from acdc_jax.models.transformer import FusedParams
 from acdc_jax.params import Params
 
 _LOG = logging.getLogger(__name__)
+CONFIDENCE = "confidence"  # kind of cache entries that hold how sure a model was of a response
 _MAX_GEN_TOKS = 256  # unless a task specifies it; as in HFLM
 _SAMPLING_ARGUMENTS = {"temperature", "top_p", "top_k", "min_p"}
 _OTHER_ARGUMENTS = {"do_sample", "use_cache", "until", "max_gen_toks"}
 
 Scored = tuple[Any, list[int], list[int]]  # (key in the cache, context, continuation)
+Confidence = tuple[float, float]  # (mean log-probability of a response's tokens, self-certainty)
 
 
 @dataclass(frozen=True)
@@ -193,9 +197,13 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         for indices in by_arguments.values():
             contexts = [requests[i].args[0] for i in indices]
 
-            def collect(place: int, text: str, indices: list[int] = indices) -> None:
+            def collect(
+                place: int, text: str, confidence: Confidence, indices: list[int] = indices
+            ) -> None:
                 i = indices[place]
                 responses[i] = text
+                # First, so that no response is on file without it.
+                self.cache_hook.add_partial(CONFIDENCE, (*requests[i].args, text), confidence)
                 self.cache_hook.add_partial("generate_until", requests[i].args, text)
                 self._advance(len(responses), len(requests))
 
@@ -206,14 +214,15 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         self,
         contexts: Sequence[str],
         arguments: Mapping[str, Any],
-        collect: Callable[[int, str], None],
+        collect: Callable[[int, str, Confidence], None],
     ) -> None:
         """Respond to contexts with the same generation arguments.
 
         Args:
             contexts: The prompts.
             arguments: The harness's generation arguments.
-            collect: Called with the index of a context and the response, as responses end.
+            collect: Called with the index of a context, the response and its confidence, as
+                responses end.
         """
         model = self._model
         options = normalize_gen_kwargs(dict(arguments), self.max_gen_toks)
@@ -233,6 +242,7 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             sampling=model.sampling or sampling_of(options),
             prefix=common_prefix(prompts),
             stopped=lambda tokens: stop.cut(tokens)[1],
+            log_probs=True,
         )
 
         truncated: list[tuple[str, bool]] = []
@@ -247,11 +257,14 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                 jax.random.key(0) if model.key is None else model.key,
                 replace(generate_options, numbers=[numbers[i] for i in indices]),
             ):
-                for place, tokens in zip(batch.indices, batch.tokens[0], strict=True):
+                confidences = _confidences(batch, model.model.vocab_size)
+                for place, tokens, confidence in zip(
+                    batch.indices, batch.tokens[0], confidences, strict=True
+                ):
                     i = indices[place]
                     text, stopped = stop.cut(tokens, openings[i])
                     truncated.append((model.name, len(tokens) >= longest and not stopped))
-                    collect(i, self._without_thoughts(text))
+                    collect(i, self._without_thoughts(text), confidence)
 
         model.groups.run(respond_on)
         shares = truncated_shares(truncated)
@@ -338,6 +351,16 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
 
         model.groups.run(score_on)
         return [results[i] for i in range(len(requests))]
+
+
+def _confidences(batch: Batch, vocabulary: int) -> list[Confidence]:
+    """Return the confidence in each response of one model, over the tokens that it sampled."""
+    assert batch.log_probs is not None
+    assert batch.mean_log_probs is not None
+    return [
+        (float(np.mean(of_tokens)), self_certainty(float(np.mean(means)), vocabulary))
+        for of_tokens, means in zip(batch.log_probs[0], batch.mean_log_probs[0], strict=True)
+    ]
 
 
 def draw_numbers(contexts: Sequence[str], *, repeated: bool) -> list[int]:

@@ -8,16 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lm_eval.api.model import CachingLM
+from lm_eval.api.model import CachingLM, hash_args
 
+from acdc_jax.evaluation.best_of_n.choices import Questions
 from acdc_jax.evaluation.bootstrap import resamples
 from acdc_jax.evaluation.coverage_statistics import gain, score_collective
-from acdc_jax.evaluation.lm_eval.lm import HarnessLM, HarnessModel
+from acdc_jax.evaluation.lm_eval.lm import CONFIDENCE, HarnessLM, HarnessModel
 from acdc_jax.evaluation.lm_eval.plan import Plan
 from acdc_jax.evaluation.lm_eval.samples import (
     benchmark_scores,
     choose_score,
     load_samples,
+    questions_of,
     read_samples,
     save_samples,
 )
@@ -79,7 +81,11 @@ def _benchmark_model(
     name = model.name + (f".{hashlib.sha256(end.encode()).hexdigest()[:8]}" if end else "")
     with _cached(HarnessLM(model, tell), folder / "cache" / f"{name}.db") as lm:
         output = run_benchmark(lm, benchmark, prompting)
-    samples = read_samples(benchmark, output["samples"])
+
+        def confidence_of(arguments: Sequence[Any], response: str) -> Any:
+            return lm.dbdict.get(hash_args(CONFIDENCE, (*arguments, response)))
+
+        samples = read_samples(benchmark, output["samples"], confidence_of)
     save_samples(_samples_file(folder, benchmark.name, model.name), samples)
     results: dict[str, Any] = output["results"] | output.get("groups", {})
     return results
@@ -150,6 +156,26 @@ def score_benchmark(
         "collectives": rows,
         "by_generation": by_generation,
     }
+
+
+def answered_questions(
+    name: str, models: Sequence[str], folder: Path, score: tuple[str, str]
+) -> Questions:
+    """Return every item with the answers of several models, to choose from.
+
+    Args:
+        name: Name of the benchmark.
+        models: The models, by rank.
+        folder: Where the samples are.
+        score: Metric and filter.
+
+    Returns:
+        The questions by item; none if models do not answer with texts.
+
+    Raises:
+        AcdcError: Samples are missing, or models answered different items.
+    """
+    return questions_of({m: load_samples(_samples_file(folder, name, m)) for m in models}, score)
 
 
 def _samples_file(folder: Path, benchmark: str, model: str) -> Path:

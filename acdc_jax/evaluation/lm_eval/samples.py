@@ -2,7 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -11,26 +12,36 @@ import numpy as np
 from lm_eval.utils import handle_non_serializable
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.evaluation.best_of_n.choices import AnsweredQuestion, Questions
+from acdc_jax.evaluation.best_of_n.methods import Answer
 from acdc_jax.evaluation.coverage_statistics import BenchmarkScores
 from acdc_jax.evaluation.lm_eval.tasks import PAPER_SCORES, Benchmark
 from acdc_jax.files import write_atomic
+from acdc_jax.tasks.answer_extraction import extract_answer
 
 _NO_ANSWER = ("", "[invalid]")  # returned by filters that find no answer
 
 Json = dict[str, Any]
 
 
-def read_samples(benchmark: Benchmark, samples: Mapping[str, Sequence[Json]]) -> list[Json]:
+def read_samples(
+    benchmark: Benchmark,
+    samples: Mapping[str, Sequence[Json]],
+    confidence_of: Callable[[Sequence[Any], str], Sequence[float] | None] = lambda *_: None,
+) -> list[Json]:
     """Return the part of the harness's samples that is kept.
 
     Args:
         benchmark: The benchmark that the samples are from.
         samples: Task → `samples` of the harness's results.
+        confidence_of: Arguments of a request, response → mean log-probability of its tokens, and
+            self-certainty, in nats; None if they are not known.
 
     Returns:
         For each item and filter: `item` (task/number), `filter`, `answer` (the text that the filter
         extracted, or the number of the choice; None if there is none), `metrics` (name → score),
         `target`, and `responses` (texts; for choices, log-probability and whether it is greedy).
+        With a text, also `question` (without examples and chat template) and its `confidence`.
     """
     return [
         {
@@ -40,10 +51,21 @@ def read_samples(benchmark: Benchmark, samples: Mapping[str, Sequence[Json]]) ->
             "metrics": {metric: sample[metric] for metric in sample["metrics"]},
             "target": sample["target"],
             "responses": sample["resps"],
+            **_asked(benchmark.tasks[name], sample, confidence_of),
         }
         for name in benchmark.tasks
         for sample in samples[name]
     ]
+
+
+def _asked(
+    task: Any, sample: Json, confidence_of: Callable[[Sequence[Any], str], Sequence[float] | None]
+) -> Json:
+    """Return the question of a sample and the confidence in its first response, if it is a text."""
+    if task.OUTPUT_TYPE != "generate_until":
+        return {}
+    confidence = confidence_of(sample["arguments"][0], sample["resps"][0][0])
+    return {"question": str(task.doc_to_text(sample["doc"])), "confidence": confidence}
 
 
 def save_samples(path: Path, samples: Sequence[Json]) -> None:
@@ -143,6 +165,44 @@ def benchmark_scores(
     )
 
 
+def questions_of(samples: Mapping[str, Sequence[Json]], score: tuple[str, str]) -> Questions:
+    """Return every item with the models' answers, of which one is to be chosen.
+
+    Args:
+        samples: Model → its samples.
+        score: Metric and filter.
+
+    Returns:
+        The questions by item; none if models do not answer with texts.
+
+    Raises:
+        AcdcError: The models answered different items.
+    """
+    table = benchmark_scores(samples, score)
+    solved = table.solved(table.models)
+    lines = {
+        (model, line["item"]): line
+        for model, of_model in samples.items()
+        for line in of_model
+        if line["filter"] == score[1] and "question" in line
+    }
+
+    def answer(model: str, item: str, *, right: bool) -> Answer:
+        line = lines[model, item]
+        log_prob, certainty = line["confidence"] or (math.nan, math.nan)
+        text = line["responses"][0][0]
+        return Answer(text, log_prob, certainty, right, extracted=line["answer"] or "")
+
+    return {
+        item: AnsweredQuestion(
+            lines[table.models[0], item]["question"],
+            [answer(m, item, right=bool(solved[row, i])) for row, m in enumerate(table.models)],
+        )
+        for i, item in enumerate(table.items)
+        if (table.models[0], item) in lines
+    }
+
+
 def _numbered(answers: Sequence[Sequence[str | None]]) -> Iterator[list[int]]:
     """Yield rows of answers as numbers: equal answers to an item have equal numbers."""
     numbers: list[dict[str, int]] = [{} for _ in answers[0]]
@@ -165,4 +225,6 @@ def _answer(task: Any, sample: Json) -> str | None:
     while isinstance(response, list | tuple) and response:
         response = response[0]
     text = str(response).strip()
+    if text == str(sample["resps"][0][0]).strip():  # the filter extracts nothing
+        text = extract_answer(text)
     return None if text in _NO_ANSWER else text

@@ -11,7 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from lm_eval.api.instance import Instance
 
+from acdc_jax.evaluation.lm_eval import lm as harness_lm
 from acdc_jax.evaluation.lm_eval.lm import HarnessLM, HarnessModel, TextFormat
 from acdc_jax.evaluation.lm_eval.tasks import Benchmark, Prompting, run_benchmark
 from acdc_jax.inference.device_groups import DeviceGroups
@@ -117,6 +119,47 @@ def test_numbers(name: str, folders: dict[str, Path], benchmarks: list[Benchmark
     expected = [_responses(theirs, benchmark) for benchmark in benchmarks]
     assert len({str(response) for response in expected[1]}) > 3
     _assert_equal([_responses(ours, benchmark) for benchmark in benchmarks], expected, name)
+
+
+def test_confidence(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """How sure a model is of its response follows from the logits of transformers."""
+    import torch
+
+    generated: dict[tuple[int, ...], tuple[list[int], int]] = {}
+    generate = harness_lm.generate_tokens
+
+    def recorded(*arguments: Any) -> Any:
+        for batch in generate(*arguments):
+            for i, tokens, values in zip(
+                batch.indices, batch.tokens[0], batch.log_probs[0], strict=True
+            ):
+                generated[tuple(arguments[2][i])] = tokens, len(values)
+            yield batch
+
+    monkeypatch.setattr(harness_lm, "generate_tokens", recorded)
+    ours, theirs = _ours(folders["begins"]), _theirs(folders["begins"])
+    kept: dict[str, tuple[float, float]] = {}
+
+    class Hook:
+        def add_partial(self, kind: str, arguments: tuple[Any, ...], value: Any) -> None:
+            if kind == harness_lm.CONFIDENCE:
+                kept[arguments[0]] = value
+
+    ours.cache_hook = Hook()
+    questions = ["a", "what?", "12 and 13"]
+    arguments = {"until": ["zq"], "max_gen_toks": 7}
+    ours.generate_until([Instance("generate_until", {}, (q, arguments), 0) for q in questions])
+    assert set(kept) == set(questions)
+    for question, confidence in kept.items():
+        prompt = ours.tok_encode(question)
+        tokens, count = generated[tuple(prompt)]
+        assert count == len(tokens)  # no stop token
+        with torch.no_grad():
+            logits = theirs.model(torch.tensor([[*prompt, *tokens]])).logits[0].double()
+        log_p = torch.log_softmax(logits[len(prompt) - 1 : -1], dim=-1).numpy()
+        chosen = log_p[np.arange(count), tokens]
+        certainty = -log_p.mean() - np.log(log_p.shape[1])
+        assert confidence == pytest.approx((chosen.mean(), certainty), abs=1e-3)
 
 
 def test_chat_templates(folders: dict[str, Path], benchmarks: list[Benchmark]) -> None:
