@@ -99,7 +99,10 @@ class Endpoint:
                 reason,
             ) from None
         except (openai.OpenAIError, _UnusableAnswer, json.JSONDecodeError) as error:
-            message = self._without_key(" ".join(str(error).split()))
+            # The client calls a refused connection a timeout; its cause says what happened.
+            connecting = isinstance(error, openai.APIConnectionError)
+            text = (str(error.__cause__ or "") if connecting else "") or str(error)
+            message = self._without_key(" ".join(text.split()))
             raise ChatError(
                 f"{self._name} does not answer after {self._retries + 1} tries ({message}); start "
                 "the server and run the same command again"

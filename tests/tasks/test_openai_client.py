@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -246,3 +247,13 @@ def test_failed_embeddings_are_an_error() -> None:
     endpoint = Endpoint("http://127.0.0.1:9/v1", 4, 1.0, 0)
     with pytest.raises(ChatError):
         _closing(endpoint, OpenAIEmbedder(endpoint, "e").embed(["a"]))
+
+
+def test_a_refused_connection_is_no_timeout() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ((error,), _) = _ask(f"http://127.0.0.1:{port}/v1", [_request(1)], retries=0)
+    assert isinstance(error, ChatError)
+    assert f"Cannot connect to host 127.0.0.1:{port}" in str(error)
+    assert "timed out" not in str(error)
