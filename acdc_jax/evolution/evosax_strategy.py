@@ -259,7 +259,8 @@ def _build(strategy: Strategy) -> tuple[Any, Any]:
     except Exception as error:  # assertions, and whatever arithmetic raises
         raise ValueError(
             f"{strategy.name} cannot propose {strategy.children} children of "
-            f"{solution.size} scales: {error}"
+            f"{solution.size} scales ({' '.join(str(error).split())}): choose another "
+            "number of children, or another strategy"
         ) from error
 
 

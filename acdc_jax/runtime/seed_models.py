@@ -252,14 +252,19 @@ def text_codec(seeds: Sequence[Path], config: DecodeOptions, rows: int) -> TextC
     toks = (tok, *map(tokenizer.load_tokenizer, seeds[1:]))
     stops = map(tokenizer.stop_tokens, seeds, toks)
     stop_tokens = tuple(sorted({token for stop in stops for token in stop}))
-    return make_text_codec(
-        tok,
-        stop_tokens,
-        rows,
-        system_prompt=config.system_prompt,
-        thinking=config.thinking,
-        stop_strings=config.stop_strings,
-    )
+    try:
+        return make_text_codec(
+            tok,
+            stop_tokens,
+            rows,
+            system_prompt=config.system_prompt,
+            thinking=config.thinking,
+            stop_strings=config.stop_strings,
+        )
+    except tokenizer.RefusedMessages as error:
+        if config.chat_template is None:
+            raise
+        raise AcdcError(f"--chat_template={config.chat_template}: {error}") from error
 
 
 def chat_template(config: DecodeOptions) -> str | None:
@@ -267,9 +272,14 @@ def chat_template(config: DecodeOptions) -> str | None:
     if config.chat_template is None:
         return None
     try:
-        return Path(config.chat_template).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
+        text = Path(config.chat_template).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"--chat_template={config.chat_template}: {error.strerror}") from None
+    except UnicodeError as error:
         raise ConfigError(f"--chat_template={config.chat_template}: {error}") from None
+    if not text.strip():
+        raise ConfigError(f"--chat_template={config.chat_template}: the file is empty")
+    return text
 
 
 def keep_text_files(

@@ -98,7 +98,7 @@ def test_another_strategys_checkpoint_is_refused():
         ("Open_ES", 7, "cannot propose 7 children"),
         ("DifferentialEvolution", 3, "cannot propose 3 children"),
         ("CMA_ES", 0, "cannot propose 0 children"),
-        ("iAMaLGaM_Full", 1, "cannot propose 1 children"),
+        ("iAMaLGaM_Full", 1, "cannot propose 1 children .*: choose another number"),
         ("SV_CMA_ES", 8, "settings of its own"),
         ("RandomSearch", 8, "settings of its own"),
     ],

@@ -447,6 +447,11 @@ def test_chat_template_flag(write: Write, tmp_path: Path) -> None:
         text_codec([seed], DecodeOptions(), 24)
     with pytest.raises(ConfigError, match="--chat_template=nowhere"):
         text_codec([seed], DecodeOptions(chat_template="nowhere"), 24)
+    for text, reason in (("{% for m in messages %}", "unexpected end"), (" \n", "is empty")):
+        file = tmp_path / "faulty.jinja"
+        file.write_text(text)
+        with pytest.raises(AcdcError, match=f"^--chat_template={file}: .*{reason}"):
+            text_codec([seed], DecodeOptions(chat_template=str(file)), 24)
     (tmp_path / "mine.jinja").write_text("{% set no_system = 1 %}" + TEMPLATE)
     config = DecodeOptions(chat_template=str(tmp_path / "mine.jinja"), system_prompt="a")
     codec = text_codec([seed], config, 24)
