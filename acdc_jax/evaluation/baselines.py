@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, evaluate_members, member_keys
+from acdc_jax.evaluation.decode_and_score import Evaluator
+from acdc_jax.evaluation.evaluate import ParamsOf, evaluate_members, member_keys
 from acdc_jax.evaluation.held_out import (
     TASK_FORCES,
     FinishedRun,

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Int8
 
-from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, evaluate_members, member_keys
+from acdc_jax.evaluation.decode_and_score import Evaluator
+from acdc_jax.evaluation.evaluate import ParamsOf, evaluate_members, member_keys
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.sampling import GREEDY, Sampling

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 
 from acdc_jax import multihost
-from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, Prefetch, evaluate_members
+from acdc_jax.evaluation.decode_and_score import Evaluator
+from acdc_jax.evaluation.evaluate import ParamsOf, Prefetch, evaluate_members
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.skills import MISSING, SkillMatrix
 from acdc_jax.tasks.task import Task

@@ -15,7 +15,8 @@ import numpy as np
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.coverage_statistics import covered, covered_at
-from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, evaluate_members
+from acdc_jax.evaluation.decode_and_score import Evaluator
+from acdc_jax.evaluation.evaluate import ParamsOf, evaluate_members
 from acdc_jax.evaluation.task_force import fittest, greedy_task_force
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.skills import MISSING, SkillMatrix

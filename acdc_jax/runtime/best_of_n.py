@@ -46,8 +46,8 @@ from acdc_jax.evaluation.best_of_n.reward_model import (
     load_reward_model,
     rewards,
 )
-from acdc_jax.evaluation.evaluate import Response
 from acdc_jax.evaluation.held_out import held_out_tasks
+from acdc_jax.evaluation.responses import Response
 from acdc_jax.files import write_atomic
 from acdc_jax.inference.sampling import Sampling
 from acdc_jax.models.hub import find_model

@@ -18,7 +18,8 @@ import numpy as np
 from acdc_jax import multihost
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation.evaluate import Response, evaluate_members
+from acdc_jax.evaluation.evaluate import evaluate_members
+from acdc_jax.evaluation.responses import Response
 from acdc_jax.evolution import dns
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.comparable import incomparable

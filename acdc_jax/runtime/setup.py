@@ -18,7 +18,7 @@ from rich.console import Console
 from acdc_jax import multihost, plugins
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluation.evaluate import Evaluator
+from acdc_jax.evaluation.decode_and_score import Evaluator
 from acdc_jax.evolution.evosax_strategy import Strategy, check_strategy
 from acdc_jax.evolution.merge import module_groups
 from acdc_jax.evolution.operators import Operators

@@ -9,7 +9,7 @@ from functools import partial
 
 import jax
 
-from acdc_jax.evaluation.evaluate import Response
+from acdc_jax.evaluation.responses import Response
 from acdc_jax.evolution.evosax_strategy import StrategyState
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import SkillMatrix

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from acdc_jax.evaluation import evaluate
+from acdc_jax.evaluation import decode_and_score
 from acdc_jax.tasks.answer_extraction import extract_answer
 from acdc_jax.tasks.task import load_task
 from acdc_jax.tasks.trial_answers import GUESSES, JUNK
@@ -176,7 +176,9 @@ def _poisoned(poisoned: Counter[str]) -> Callable[[dict[str, Any]], bool]:
 @pytest.fixture(autouse=True)
 def cut_answers_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random members never end a response; here their answers count although they are cut."""
-    monkeypatch.setattr(evaluate, "extract_answer", lambda text, truncated: extract_answer(text))
+    monkeypatch.setattr(
+        decode_and_score, "extract_answer", lambda text, truncated: extract_answer(text)
+    )
 
 
 @pytest.fixture

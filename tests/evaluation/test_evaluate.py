@@ -10,15 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from acdc_jax.evaluation import evaluate
-from acdc_jax.evaluation.evaluate import (
-    Evaluation,
-    Evaluator,
-    Response,
-    answer_tasks,
-    evaluate_members,
-)
+from acdc_jax.evaluation import decode_and_score, evaluate
+from acdc_jax.evaluation.decode_and_score import Evaluator, answer_tasks
+from acdc_jax.evaluation.evaluate import evaluate_members
 from acdc_jax.evaluation.rescore import choose_rechecked
+from acdc_jax.evaluation.responses import Evaluation, Response
 from acdc_jax.inference.continuous_batching import Batch
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
@@ -96,7 +92,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
             for i in reversed(range(len(prompts)))
         ]
 
-    monkeypatch.setattr(evaluate, "generate_tokens", generate)
+    monkeypatch.setattr(decode_and_score, "generate_tokens", generate)
     return Engine(TINY, encode, lambda t: answers[t[0]], (1,), 0, 4, 4, 4)
 
 
@@ -134,14 +130,14 @@ def test_scoring_begins_while_others_decode(
 ) -> None:
     """A family goes to the sandbox as soon as its last instance is answered."""
     sandbox, scored = _Sandbox(), []
-    scripted = evaluate.generate_tokens
+    scripted = decode_and_score.generate_tokens
 
     def generate(*arguments: Any) -> Iterator[Batch]:
         for batch in scripted(*arguments):
             scored.append(len(sandbox.calls))
             yield batch
 
-    monkeypatch.setattr(evaluate, "generate_tokens", generate)
+    monkeypatch.setattr(decode_and_score, "generate_tokens", generate)
     tasks = [_task("x", 2), _task("y", 1)]
     found = answer_tasks(_evaluator(engine, sandbox), {}, _MEMBERS, tasks)()
     assert scored == [0, 1, 1]
@@ -261,7 +257,7 @@ def test_responses_know_how_sure_their_member_was() -> None:
         4,
         1,
     )
-    decode = evaluate.generate_tokens
+    decode = decode_and_score.generate_tokens
 
     def watched(*arguments: Any) -> Iterator[Batch]:
         for batch in decode(*arguments):
@@ -272,7 +268,7 @@ def test_responses_know_how_sure_their_member_was() -> None:
     tasks = [_task("x", 1)]
     plain = answer_tasks(evaluator, weights, ["a"], tasks)()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "generate_tokens", watched)
+        patch.setattr(decode_and_score, "generate_tokens", watched)
         found = answer_tasks(evaluator, weights, ["a"], tasks, log_probs=True)()
     (response,) = found.responses
     assert (response.tokens, found.tokens) == (5, 5)
@@ -394,8 +390,8 @@ def test_responses_that_reach_the_limit_are_truncated(
     ) -> list[Batch]:
         return [Batch([i], [[[p[0]] * length[asked[p[0]]]]]) for i, p in enumerate(prompts)]
 
-    monkeypatch.setattr(evaluate, "generate_tokens", generate)
-    monkeypatch.setattr(evaluate, "fuse_weights", lambda model, params: params)
+    monkeypatch.setattr(decode_and_score, "generate_tokens", generate)
+    monkeypatch.setattr(decode_and_score, "fuse_weights", lambda model, params: params)
     engine = Engine(
         TINY,
         lambda text: [asked.index(text)],

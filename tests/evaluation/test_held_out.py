@@ -10,7 +10,7 @@ import pytest
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation import baselines, held_out
 from acdc_jax.evaluation.baselines import Baselines, measure_baselines
-from acdc_jax.evaluation.evaluate import Evaluation, Evaluator
+from acdc_jax.evaluation.decode_and_score import Evaluator
 from acdc_jax.evaluation.held_out import (
     FinishedRun,
     collective_row,
@@ -19,6 +19,7 @@ from acdc_jax.evaluation.held_out import (
     measure_run,
     solve,
 )
+from acdc_jax.evaluation.responses import Evaluation
 from acdc_jax.evaluation.task_force import spread_samples
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.inference.sampling import Sampling

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from acdc_jax.coevolve import select
-from acdc_jax.evaluation.evaluate import Evaluation
+from acdc_jax.evaluation.responses import Evaluation
 from acdc_jax.evolution.dns import SelectionOptions
 from acdc_jax.evolution.evosax_strategy import StrategyOptions
 from acdc_jax.evolution.skills import MISSING, SkillMatrix

@@ -12,7 +12,8 @@ import pytest
 from acdc_jax.commands.main import main
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation import evaluate
-from acdc_jax.evaluation.evaluate import Evaluation, Evaluator
+from acdc_jax.evaluation.decode_and_score import Evaluator
+from acdc_jax.evaluation.responses import Evaluation
 from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models.config import ModelConfig

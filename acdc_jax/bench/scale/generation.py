@@ -19,7 +19,7 @@ from acdc_jax.bench.weights import random_weights
 from acdc_jax.coevolve import step
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation.evaluate import Evaluator
+from acdc_jax.evaluation.decode_and_score import Evaluator
 from acdc_jax.evolution import dns
 from acdc_jax.evolution.mutate import MutationOptions
 from acdc_jax.evolution.operators import propose_children

@@ -17,7 +17,9 @@ from pathlib import Path
 import jax
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation.evaluate import Evaluator, ParamsOf, Response, evaluate_members
+from acdc_jax.evaluation.decode_and_score import Evaluator
+from acdc_jax.evaluation.evaluate import ParamsOf, evaluate_members
+from acdc_jax.evaluation.responses import Response
 from acdc_jax.files import write_atomic
 from acdc_jax.inference.sampling import GREEDY, Sampling, stable_number
 from acdc_jax.tasks.task import Task
