@@ -447,7 +447,7 @@ def test_chat_template_flag(write: Write, tmp_path: Path) -> None:
         text_codec([seed], DecodeOptions(), 24)
     with pytest.raises(ConfigError, match="--chat_template=nowhere"):
         text_codec([seed], DecodeOptions(chat_template="nowhere"), 24)
-    for text, reason in (("{% for m in messages %}", "unexpected end"), (" \n", "is empty")):
+    for text, reason in (("{% for m in messages %}", "Unexpected end"), (" \n", "is empty")):
         file = tmp_path / "faulty.jinja"
         file.write_text(text)
         with pytest.raises(AcdcError, match=f"^--chat_template={file}: .*{reason}"):
