@@ -13,11 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acdc_jax.quickstart.language import BY_WORD, SEED_SPECS, Spec, answer, is_plain, split
+from acdc_jax.quickstart.language import (
+    BY_WORD,
+    SEED_SPECS,
+    Spec,
+    answer,
+    is_guessable,
+    is_plain,
+    split,
+)
 from acdc_jax.quickstart.scientist import ProceduralScientist
 from acdc_jax.quickstart.source import spec_of, write_draft
 from acdc_jax.quickstart.task_sets import held_out_families, seed_families
 from acdc_jax.tasks.task import Draft, Kind, Task
+from acdc_jax.tasks.trial_answers import GUESSES
 
 KINDS: tuple[Kind, ...] = ("novel", "inspired", "harder", "easier", "related")
 
@@ -222,3 +231,17 @@ def test_seed_families_are_one_for_each_expert() -> None:
     assert {spec(draft) for draft in drafts} == set(SEED_SPECS)
     assert len(drafts) == 8
     assert all((draft.kind, draft.parent) == ("seed", None) for draft in drafts)
+
+
+def test_every_spec_of_the_pool_has_answers_that_cannot_be_guessed() -> None:
+    """Otherwise its draft would be refused, or no seed of its instances found."""
+    rng = np.random.default_rng(0)
+    specs = {*split(0).pool_singles, *split(0).pool_pair_specs}
+    usable = [spec for spec in sorted(specs, key=str) if not is_guessable(spec)]
+    assert 0.7 < len(usable) / len(specs) < 0.9
+    for spec in usable[::7]:
+        draft = write_draft(spec, "novel", None, 2, rng, guessable=False)
+        assert draft.reference is not None
+        answers = set(draft.reference.values())
+        assert len(answers) == 2
+        assert not answers & set(GUESSES)
