@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from acdc_jax import dry_run
 from acdc_jax.bench.limits import SHAPES
 from acdc_jax.commands.main import main
 from acdc_jax.config import Config
 from acdc_jax.dry_run import count_work, decode_seconds, duration
+from acdc_jax.quickstart.task_sets import seed_families
 from acdc_jax.runtime.run_directory import check_directory
 from tests.support.paper_models import REPOSITORIES, write_repositories
 from tests.support.scripted_server import Script, scientist, serving
+from tests.support.short_runs import write_families
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
 _CHAT, _EMBEDDINGS = "Qwen/Qwen2.5-72B-Instruct", "intfloat/e5-mistral-7b-instruct"
@@ -43,15 +46,20 @@ def test_the_papers_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dry_run, "copy_bandwidth", lambda: 1e11)  # which takes seconds to measure
     write_repositories(name, tmp_path, chat_tokenizer_folder)
     flags = [f"--flagfile={_CONFIGS / name}.flags", "--dry_run", *servers]
+    if name != "paper_qwen2_5_7b":  # whose own families are checked
+        (family, *_) = seed_families()
+        write_families([family], tmp_path / "families")
+        flags.append("--seed_families=families")
     assert main(["run", *flags]) == 0, capsys.readouterr().err
     plan = " ".join(capsys.readouterr().out.split())
     assert "in bfloat16" in plan  # the base's, whatever one seed has
     assert f"{len(REPOSITORIES[name]) - (name != 'paper_qwen3_14b')} seeds" in plan
     assert f"{_CHAT} at http" in plan
     assert "No fault found" in plan
-    assert {path.name for path in tmp_path.iterdir()} == {
+    assert {path.name for path in tmp_path.iterdir()} - {"families"} == {
         hub_id.partition("/")[0] for hub_id in REPOSITORIES[name]
     }
 

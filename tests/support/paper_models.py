@@ -12,7 +12,7 @@ from tests.support.hf_checkpoints import SIZES, torch_model
 
 _SIZES = SIZES | {"num_key_value_heads": 2, "max_position_embeddings": 4096}
 _MATH = {"rope_theta": 1e4, "max_position_embeddings": 2048}
-_LLAMA3 = {"rope_theta": 5e5, "vocab_size": 104}
+_LLAMA3 = {"rope_theta": 5e5}
 _QWEN2 = {"rope_theta": 1e6, "vocab_size": 104}
 
 # Flag file → Hub id → (architecture, fields, how it is stored).
@@ -33,11 +33,7 @@ REPOSITORIES: dict[str, dict[str, tuple[str, dict[str, Any], str]]] = {
         "meta-llama/Meta-Llama-3-8B": ("Llama", _LLAMA3, "bfloat16"),
         "meta-llama/Meta-Llama-3-8B-Instruct": ("Llama", _LLAMA3, "bfloat16"),
         "rombodawg/Llama-3-8B-Instruct-Coder": ("Llama", _LLAMA3, "float16"),
-        "MathGenie/MathCoder2-Llama-3-8B": (
-            "Llama",
-            _LLAMA3,
-            "added token",
-        ),
+        "MathGenie/MathCoder2-Llama-3-8B": ("Llama", _LLAMA3 | {"vocab_size": 100}, "added token"),
     },
     "paper_deepseek_7b": {
         "deepseek-ai/deepseek-llm-7b-base": ("Llama", {}, "bin"),
