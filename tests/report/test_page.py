@@ -208,5 +208,5 @@ def test_responses_that_were_cut(tmp_path: Path, write_run: Callable[..., Path])
     ]
     assert (
         "<strong>Warning:</strong> g001-m00 reaches the limit of 64 tokens in 25 % of its "
-        "responses; an answer that is cut counts as wrong: raise --max_new_tokens."
+        "responses; an answer that is cut counts as wrong: raise --max_new_tokens in a new run."
     ) in section

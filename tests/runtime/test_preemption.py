@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ def test_it_is_heard_while_the_main_thread_waits_and_handlers_come_back() -> Non
     time.sleep(1.6)  # the patience ended with what it was for: this process goes on
 
 
-def _start(body: str, grace_s: float, **streams: Any) -> subprocess.Popen[str]:
+def _start(
+    body: str, grace_s: float, *, prefix: Sequence[str] = (), **streams: Any
+) -> subprocess.Popen[str]:
     """Start a process that listens, and then waits as if for the devices."""
     script = f"""
         import threading, time
@@ -43,7 +46,7 @@ def _start(body: str, grace_s: float, **streams: Any) -> subprocess.Popen[str]:
     """
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)], text=True, **streams
+        [*prefix, sys.executable, "-c", textwrap.dedent(script)], text=True, **streams
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "here\n"
@@ -89,7 +92,7 @@ def test_a_closed_terminal_is_like_sigterm() -> None:
 
 
 def test_nohup_stays_in_force() -> None:
-    with _start("pass", 0.2, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as p:
+    with _start("pass", 0.2, prefix=["nohup"]) as p:
         p.send_signal(signal.SIGHUP)
         with pytest.raises(subprocess.TimeoutExpired):
             p.wait(1)
