@@ -22,16 +22,10 @@ from acdc_jax.runtime.backends import open_chat, open_embedder, open_endpoint
 from acdc_jax.tasks import prompts
 from acdc_jax.tasks.embeddings import TaskIndex
 from acdc_jax.tasks.llm import ChatError, ChatRefusal, ChatRequest
+from acdc_jax.tasks.one_failure import HARMLESS_QUESTIONS
 from acdc_jax.tasks.options import ScientistOptions
 from acdc_jax.tasks.task import Draft, Task
 
-# Questions as the judge gets them. A server is refused if it answers none: it may have reasons
-# against a single one.
-_QUESTIONS = (
-    ("Name a colour.", "I do not know.", "It names a colour."),
-    ("Add 2 and 3.", "I do not know.", "The sum is right."),
-    ("Write the word yes.", "I do not know.", "It is the word yes."),
-)
 _SHOWN_MODELS = 8
 
 
@@ -82,7 +76,7 @@ def check_backends(config: Config, family: Draft) -> None:
 
 
 async def check_chat_server(options: ScientistOptions, prefix: str = "scientist") -> None:
-    """Ask a server greedy and sampled questions, as a run does.
+    """Ask a server greedy and sampled questions, as a run does. It must answer one of each.
 
     Args:
         options: The server and the model.
@@ -100,7 +94,7 @@ async def check_chat_server(options: ScientistOptions, prefix: str = "scientist"
                 chat.complete(
                     ChatRequest("judge", text.system, text.user, 0, text.schema, sampled=sampled)
                 )
-                for text in (prompts.judge(*question) for question in _QUESTIONS)
+                for text in (prompts.judge(*question) for question in HARMLESS_QUESTIONS)
             )
 
     server = _Server(
@@ -122,7 +116,7 @@ async def _check_embedding_server(config: Config) -> None:
     index = TaskIndex(open_embedder(config, ()))
 
     async def ask() -> None:
-        await _get_any(index.embed([question]) for question, _, _ in _QUESTIONS)
+        await _get_any(index.embed([question]) for question, _, _ in HARMLESS_QUESTIONS)
 
     server = _Server(
         options.embedding_url or config.scientist.url,

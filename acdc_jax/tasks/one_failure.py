@@ -13,12 +13,13 @@ from acdc_jax.tasks.llm import (
     content_seed,
 )
 
-# Several, in case that the server cannot answer one of them either.
-_HARMLESS_QUESTIONS = (
+HARMLESS_QUESTIONS = (
     ("Write the word yes.", "yes", "It is the word yes."),
     ("Add 2 and 3.", "5", "The sum is right."),
     ("Name a colour.", "blue", "It is a colour."),
 )
+"""Questions for a judge, each with an answer and its criterion. Several, because a server may have
+reasons against a single one."""
 
 
 class OneFailureChat:
@@ -56,7 +57,7 @@ class OneFailureChat:
         await self._chat.close()
 
     async def _is_there(self) -> bool:
-        questions = (prompts.judge(*question) for question in _HARMLESS_QUESTIONS)
+        questions = (prompts.judge(*question) for question in HARMLESS_QUESTIONS)
         requests = (
             ChatRequest("judge", q.system, q.user, content_seed(q.user), q.schema, sampled=False)
             for q in questions
