@@ -7,9 +7,7 @@ from typing import Literal
 from acdc_jax.errors import AcdcError
 from acdc_jax.options import OptionError, check, option
 from acdc_jax.sandbox import IsolationError, Judge, Limits, Sandbox, launchers
-from acdc_jax.sandbox.cpus import count_cpus
-
-_MAX_WORKERS = 64  # more threads would mostly wait for each other in this process
+from acdc_jax.sandbox.cpus import default_workers
 
 
 def _is_address(text: str) -> bool:
@@ -271,7 +269,7 @@ class SandboxOptions:
     @property
     def worker_count(self) -> int:
         """The number of processes that run task code."""
-        return self.workers or min(count_cpus(), _MAX_WORKERS)
+        return self.workers or default_workers()
 
     def open(self, judge: Judge | None = None) -> Sandbox:
         """Open the sandbox.

@@ -93,10 +93,11 @@ def measure_baselines(
     advance()
     samples, of_samples = _solve_samples(evaluator, run, seed_skills, tasks, baselines)
     advance()
-    uniform = _uniform_merge(run, baselines)
-    scale = _best_on_pool(evaluator, [str(s) for s in _UNIFORM_SCALES], uniform, baselines.pool)
+    scales = {f"uniform merge times {scale}": scale for scale in _UNIFORM_SCALES}
+    uniform = _uniform_merge(run, baselines, scales)
+    merged = _best_on_pool(evaluator, list(scales), uniform, baselines.pool)
     advance()
-    of_merge = solve(evaluator, [scale], uniform, tasks)
+    of_merge = solve(evaluator, [merged], uniform, tasks)
     advance()
     complete = complete_tasks(solved, by_seed, of_samples, of_merge)
     force = greedy_task_force(seed_skills, TASK_FORCES[0])
@@ -104,7 +105,7 @@ def measure_baselines(
         collective_row("seeds", force, best, by_seed, complete),
         collective_row("all_seeds", run.seeds, best, by_seed, complete),
         *(collective_row(*sample, of_samples, complete) for sample in samples),
-        collective_row("uniform_merge", [scale], scale, of_merge, complete),
+        collective_row("uniform_merge", [merged], merged, of_merge, complete),
     ]
     rng = np.random.default_rng(baselines.prng_seed)
     finalists = skill_matrix.take(run.skills, run.archive, run.skills.tasks)
@@ -186,12 +187,12 @@ def _first_of(best: str, samples: Sequence[tuple[str, int]]) -> str:
     return next((_name(sample) for sample in samples if sample[0] == best), _name(samples[0]))
 
 
-def _uniform_merge(run: FinishedRun, baselines: Baselines) -> ParamsOf:
-    """Return a function that merges all seeds; the name of the merge is its one coefficient."""
+def _uniform_merge(run: FinishedRun, baselines: Baselines, scales: Mapping[str, float]) -> ParamsOf:
+    """Return a function that merges all seeds, given the name of a merge → its one coefficient."""
 
-    def uniform(scale: str, group: int) -> Params:
-        parents = [run.params_of(name, group) for name in run.seeds]
-        coefficients = [float(scale)] * len(parents)
+    def uniform(name: str, group: int) -> Params:
+        parents = [run.params_of(seed, group) for seed in run.seeds]
+        coefficients = [scales[name]] * len(parents)
         return merge(baselines.bases[group], parents, coefficients, MergeOptions(normalise=False))
 
     return uniform

@@ -6,7 +6,6 @@ missing or cannot be trusted are asked for again.
 
 import dataclasses
 import logging
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,7 +17,6 @@ from acdc_jax import multihost
 from acdc_jax.evaluation.decode_and_score import Evaluator, NumberOf, answer_tasks, instance_counts
 from acdc_jax.evaluation.rescore import score_again
 from acdc_jax.evaluation.responses import Evaluation, Response
-from acdc_jax.evaluation.truncation import WARN_ABOVE, truncated_shares, truncation_warning
 from acdc_jax.inference.device_groups import DeviceGroup
 from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.population import in_populations
@@ -115,19 +113,7 @@ def evaluate_members(
     evaluation = _merge(members, tasks, evaluator, evaluator.groups.run(evaluate_share))
     distrusted = [task for task in trusted if sandbox.distrusts(task.draft.source)]
     evaluation = _drop_scores(evaluation, distrusted)
-    _warn_of_truncation(evaluator.engine, evaluation.responses)
     return _score_missing_again(sandbox, tasks, evaluation)
-
-
-def _warn_of_truncation(engine: Engine, responses: Sequence[Response]) -> None:
-    """Log a line if most members reach the limit of tokens too often.
-
-    A few damaged members may write without end, and no limit would suffice for them.
-    """
-    shares = truncated_shares((response.member, response.truncated) for response in responses)
-    line = truncation_warning(shares, engine.max_new_tokens)
-    if line and statistics.median(shares.values()) > WARN_ABOVE and multihost.is_first():
-        _log.warning("%s", line)
 
 
 def _stacked(keys: Sequence[jax.Array], engine: Engine) -> jax.Array:

@@ -9,13 +9,14 @@ from jaxtyping import Int8
 
 from acdc_jax.evaluation.decode_and_score import Evaluator
 from acdc_jax.evaluation.evaluate import ParamsOf, evaluate_members, member_keys
+from acdc_jax.evaluation.truncation import warn_of_truncation
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.inference.text_codec import make_text_codec
 from acdc_jax.models.model import Model
 from acdc_jax.sandbox import Limits, Sandbox
-from acdc_jax.sandbox.cpus import count_cpus
+from acdc_jax.sandbox.cpus import default_workers
 from acdc_jax.tasks.task import CheckedDraft, Draft, Task
 from acdc_jax.tasks.validate import check_drafts
 
@@ -70,7 +71,7 @@ def evaluate(
         raise ValueError("sampling with a temperature needs a key: pass key=jax.random.key(0)")
     with contextlib.ExitStack() as stack:
         if sandbox is None:
-            sandbox = stack.enter_context(Sandbox(count_cpus(), Limits()))
+            sandbox = stack.enter_context(Sandbox(default_workers(), Limits()))
         checked = _checked(tasks, sandbox, skill_threshold)
         names = [str(m) for m in range(len(models))]
         keys = None if key is None else member_keys(key, names)
@@ -82,6 +83,7 @@ def evaluate(
             evaluation = evaluate_members(
                 evaluator, [name], _params_of(model), checked, sampling=sampling, keys=keys
             )
+            warn_of_truncation(evaluation.responses, max_new_tokens)
             rows.append(evaluation.skills(skill_threshold).values[0])
     return np.stack(rows)
 

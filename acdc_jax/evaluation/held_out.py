@@ -18,6 +18,7 @@ from acdc_jax.evaluation.coverage_statistics import covered, covered_at
 from acdc_jax.evaluation.decode_and_score import Evaluator
 from acdc_jax.evaluation.evaluate import ParamsOf, evaluate_members
 from acdc_jax.evaluation.task_force import fittest, greedy_task_force
+from acdc_jax.evaluation.truncation import warn_of_truncation
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.skills import MISSING, SkillMatrix
 from acdc_jax.inference.sampling import GREEDY, Sampling
@@ -188,6 +189,7 @@ def solve(
         evaluation = evaluate_members(
             evaluator, missing, params_of, tasks, sampling=sampling, keys=keys
         )
+        warn_of_truncation(evaluation.responses, evaluator.engine.max_new_tokens)
         exists = np.arange(instances) < evaluation.instances[:, None]
         for model, scores in zip(missing, evaluation.scores, strict=True):
             known = np.where(np.isnan(scores), MISSING, scores >= evaluator.skill_threshold)

@@ -4,7 +4,14 @@ Such a response may lack its answer, which then counts as wrong. If that happens
 how long members write rather than what they can do.
 """
 
-from collections.abc import Iterable, Mapping
+import logging
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from acdc_jax import multihost
+from acdc_jax.evaluation.responses import Response
+
+_log = logging.getLogger(__name__)
 
 WARN_ABOVE = 0.05  # share of responses
 
@@ -46,3 +53,18 @@ def truncation_warning(
             f"{100 * WARN_ABOVE:.0f} % of their responses, {worst} in {share}"
         )
     return f"{models}; an answer that is cut counts as wrong: raise {remedy}"
+
+
+def warn_of_truncation(responses: Sequence[Response], limit: int) -> None:
+    """Log a line if most members reach the limit of tokens too often.
+
+    A few damaged members may write without end, and no limit would suffice for them.
+
+    Args:
+        responses: All responses of the members.
+        limit: Longest response, in tokens.
+    """
+    shares = truncated_shares((response.member, response.truncated) for response in responses)
+    line = truncation_warning(shares, limit)
+    if line and statistics.median(shares.values()) > WARN_ABOVE and multihost.is_first():
+        _log.warning("%s", line)

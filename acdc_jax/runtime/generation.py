@@ -20,6 +20,7 @@ from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.evaluate import evaluate_members
 from acdc_jax.evaluation.responses import Response
+from acdc_jax.evaluation.truncation import warn_of_truncation
 from acdc_jax.evolution import dns
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.comparable import incomparable
@@ -225,6 +226,8 @@ class Generation:
                 recheck_key=jax.random.fold_in(self._key, _RECHECKS),
             )
         self._responses += evaluation.responses
+        if self.number == 0:  # later, `metrics.jsonl` has the share; a finished run warns again
+            warn_of_truncation(evaluation.responses, self.config.decode.max_new_tokens)
         self._problem = self._problem or evaluation.problem
         for t, task in enumerate(tasks):
             scores = evaluation.scores[:, t, : evaluation.instances[t]]
@@ -350,8 +353,9 @@ class Generation:
         """Decide what stays on disk; return the state and the record of the generation."""
         if self.number % self.config.run.keep_every == 0:
             state = dataclasses.replace(state, kept={**state.kept, self.number: state.archive})
+        missing = self._missing()
         if multihost.is_first():
-            self._print_missing()
+            self._print_missing(missing)
         record = Record(
             children=list(self._recipes.values()),
             gibberish=self._gibberish,
@@ -361,7 +365,7 @@ class Generation:
             novelty=self.novelty,
             responses=self._responses,
             rejections=self._rejections,
-            metrics=self._metrics(state),
+            metrics=self._metrics(state, len(missing)),
         )
         return state, record
 
@@ -370,9 +374,9 @@ class Generation:
         scores = {(r.member, r.task, r.instance): r.score for r in self._responses}
         return [key for key, score in scores.items() if score is None]
 
-    def _print_missing(self) -> None:
+    def _print_missing(self, missing: Sequence[tuple[str, str, str]]) -> None:
         """Print what is missing, and what follows from it."""
-        if missing := self._missing():
+        if missing:
             member, task, _ = missing[0]
             print_line(
                 f"generation {self.number}: {len(missing)} scores are missing, such as that of "
@@ -389,7 +393,7 @@ class Generation:
                 "of them could not be had in 3 generations"
             )
 
-    def _metrics(self, state: State) -> dict[str, float]:
+    def _metrics(self, state: State, missing: int) -> dict[str, float]:
         solved = state.skills.values == skill_matrix.SOLVED
         fitness = dns.fitness(state.skills.values)
         new_tasks = {
@@ -414,7 +418,7 @@ class Generation:
             "unscored_tasks": len(self._unscored_tasks),
             "rejected_drafts": len(self._rejections),
             "unchecked_drafts": sum(r.cause == "infrastructure" for r in self._rejections),
-            "missing_scores": len(self._missing()),
+            "missing_scores": missing,
             "responses": len(self._responses),
             "truncated": sum(r.truncated for r in self._responses) / max(len(self._responses), 1),
             "tokens": tokens,

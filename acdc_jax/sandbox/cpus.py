@@ -9,6 +9,14 @@ _CGROUP_FILES = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
+_MAX_WORKERS = 64  # more threads would mostly wait for each other in this process
+
+
+def default_workers() -> int:
+    """Return the number of sandbox workers that this process has CPUs for."""
+    return min(count_cpus(), _MAX_WORKERS)
+
+
 def count_cpus() -> int:
     """Return the number of CPUs that the affinity and the CPU quota leave to this process."""
     if hasattr(os, "sched_getaffinity"):

@@ -15,6 +15,7 @@ from acdc_jax.evaluation.decode_and_score import Evaluator, answer_tasks
 from acdc_jax.evaluation.evaluate import evaluate_members
 from acdc_jax.evaluation.rescore import choose_rechecked
 from acdc_jax.evaluation.responses import Evaluation, Response
+from acdc_jax.evaluation.truncation import warn_of_truncation
 from acdc_jax.inference.continuous_batching import Batch
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
@@ -408,6 +409,7 @@ def test_responses_that_reach_the_limit_are_truncated(
     assert [r.truncated for r in found.responses] == [True, False, False, True]
     answers = [answer for _, items in sandbox.calls for _, answer in items]
     assert answers == ["", "1.", "1!", ""]
+    warn_of_truncation(found.responses, engine.max_new_tokens)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == (
         "m reaches the limit of 4 tokens in 50 % of its responses; an answer that is cut counts as "

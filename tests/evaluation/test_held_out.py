@@ -1,6 +1,7 @@
 """The table of a finished run: missing scores, small archives, tasks with few instances."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -30,7 +31,8 @@ _NOTHING: Any = None
 
 
 def _evaluator() -> Evaluator:
-    return Evaluator(_NOTHING, _NOTHING, _NOTHING, 1, 0.5)
+    engine: Any = SimpleNamespace(max_new_tokens=8)
+    return Evaluator(_NOTHING, engine, _NOTHING, 1, 0.5)
 
 
 def _task(instances: int) -> Task:

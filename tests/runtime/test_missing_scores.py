@@ -132,7 +132,7 @@ def test_a_generation_without_a_judge_leaves_the_archive_and_the_strategy_as_the
     selected = select(generation, state, offspring)
     assert set(selected.archive) == set(_ARCHIVE)
     assert generation.rewards(offspring) is None
-    generation._print_missing()
+    generation._print_missing(generation._missing())
     (line,) = capsys.readouterr().err.splitlines()
     assert "c1, c0 cannot enter the archive" in line
 
@@ -187,7 +187,7 @@ def test_a_poisoned_task_leaves_after_three_generations(
     assert state.pool == Pool(tuple(i for i in _IDS if i != "t00003"), {}, 10)
     assert state.skills.tasks == state.pool.active
     assert MISSING not in state.skills.values
-    generation._print_missing()
+    generation._print_missing(generation._missing())
     assert "t00003 left the task pool" in capsys.readouterr().err
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from acdc_jax import run_options
 from acdc_jax.run_options import SandboxOptions
 from acdc_jax.sandbox import cpus
 
@@ -63,5 +62,5 @@ def test_workers_follow_the_cpus(machine: Path, monkeypatch: pytest.MonkeyPatch)
     assert SandboxOptions().workers is None
     assert SandboxOptions().worker_count == 16
     assert SandboxOptions(workers=5).worker_count == 5
-    monkeypatch.setattr(run_options, "count_cpus", lambda: 400)
+    monkeypatch.setattr(cpus, "count_cpus", lambda: 400)
     assert SandboxOptions().worker_count == 64
