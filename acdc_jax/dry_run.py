@@ -28,18 +28,23 @@ from acdc_jax.models.hub import bytes_to_download, hub_cache
 from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.models.tokenizer import load_tokenizer
 from acdc_jax.models.transformer import param_shapes
-from acdc_jax.runtime.disk_budget import existing_parent, members_to_write, required_bytes
+from acdc_jax.runtime.disk_budget import (
+    check_disk,
+    existing_parent,
+    members_to_write,
+    required_bytes,
+)
 from acdc_jax.runtime.member_files import disk_bytes
 from acdc_jax.runtime.memory_budget import bytes_on_device, choose_budget
 from acdc_jax.runtime.run_directory import check_directory, check_flags
 from acdc_jax.runtime.run_reader import read_manifest
 from acdc_jax.runtime.seed_models import Folders, text_codec
-from acdc_jax.runtime.setup import RunPlan, plan_run
+from acdc_jax.runtime.setup import RunPlan, models_at_once, plan_run
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import pop_groups
 from acdc_jax.tasks.options import LLM_SCIENTISTS
-from acdc_jax.tasks.task import Rejection
-from acdc_jax.tasks.validate import check_drafts
+from acdc_jax.tasks.task import CheckedDraft, Rejection, Task
+from acdc_jax.tasks.validate import check_drafts, prompt_flaw
 
 _GIB = 2**30
 _COPY_SHARE = 0.75  # of the copy rate, at which decoding reads; measured at the 7B shape
@@ -185,23 +190,23 @@ def _tasks(plan: RunPlan, sandbox: Sandbox, codec: TextCodec | None) -> str:
     threshold = config.tasks.skill_threshold
     judged = [draft for draft in plan.families if draft.asks_judge]
     scored = [draft for draft in plan.families if not draft.asks_judge]
-    checked = check_drafts(scored, sandbox, threshold)
-    texts: list[tuple[str, str]] = []
+    # What can be guessed, and what can be solved, is tried with the run's scientist.
+    checked = check_drafts(scored, sandbox, threshold, trusted=True)
+    readable: list[CheckedDraft | Task] = []
     for verdict in checked:
         if isinstance(verdict, Rejection):
             raise AcdcError(f"seed task family {verdict.name}: {verdict.reason}")
-        texts += [(verdict.draft.name, text) for text in verdict.instructions.values()]
-    held_out = held_out_tasks(
+        readable.append(verdict)
+    readable += held_out_tasks(
         [draft for draft in plan.held_out if not draft.asks_judge], sandbox, threshold
     )
-    texts += [(task.draft.name, text) for task in held_out for text in task.instructions.values()]
     room = plan.model.max_positions - config.decode.max_new_tokens
-    if codec is not None and texts:
-        name, longest = max(((n, len(codec.encode(t))) for n, t in texts), key=lambda pair: pair[1])
-        if longest > room:
+    for family in readable:
+        texts = family.instructions.values()
+        if codec is not None and (flaw := prompt_flaw(texts, codec.encode, room)):
             raise AcdcError(
-                f"task family {name}: its instructions take {longest} tokens, but the members' "
-                f"window leaves room for {room}; shorten it, or lower --max_new_tokens"
+                f"task family {family.draft.name}: its {flaw}; shorten it, or lower "
+                "--max_new_tokens"
             )
     judge = f" ({len(judged)} of them ask the judge: not tried)" if judged else ""
     measured = f"{len(plan.held_out)} held-out tasks" if plan.held_out else "the run's own tasks"
@@ -238,7 +243,7 @@ def _memory(plan: RunPlan) -> str:
     config, group = plan.config, pop_groups(plan.mesh)[0]
     shapes = sharded_param_shapes(group, plan.model)
     one, room = bytes_on_device(shapes), device_room()
-    needed = (2 + config.proposer.max_parents) * one
+    needed = models_at_once(config) * one
     if needed > room:
         raise AcdcError(
             f"--mesh={config.run.mesh}: breeding needs {needed / _GIB:.1f} GiB on each device, "
@@ -257,6 +262,7 @@ def _memory(plan: RunPlan) -> str:
 
 def _disk(plan: RunPlan, generation: int) -> str:
     options = plan.config.run
+    check_disk(options, plan.model, generation)
     needed = required_bytes(options, plan.model, generation)
     members, one = members_to_write(options, generation), disk_bytes(param_shapes(plan.model))
     free = shutil.disk_usage(existing_parent(Path(options.run_dir))).free

@@ -20,7 +20,7 @@ from acdc_jax.report.page import write_page
 from acdc_jax.report.picture import draw_run
 from acdc_jax.runtime import run_directory, run_reader
 from acdc_jax.runtime.background_commit import BackgroundCommits
-from acdc_jax.runtime.disk_budget import required_bytes
+from acdc_jax.runtime.disk_budget import check_disk
 from acdc_jax.runtime.measure import measure
 from acdc_jax.runtime.metrics import Log, open_log
 from acdc_jax.runtime.preemption import PreemptionNotice, listen_for_sigterm
@@ -32,6 +32,7 @@ from acdc_jax.runtime.state import Record, State
 from acdc_jax.streams import print_line
 from acdc_jax.tasks.task import Task
 from acdc_jax.tasks.task_sets import check_held_out
+from acdc_jax.tasks.validate import prompt_flaw
 
 Results = dict[str, Any]
 
@@ -60,7 +61,7 @@ def run_experiment(config: Config, console: Console, *, baselines: bool = True) 
         with run_directory.lock_run(config) as manifest:
             if (finished := _finished_results(config, manifest)) is not None:
                 return finished
-            required_bytes(config.run, plan.model, manifest.generation)
+            check_disk(config.run, plan.model, manifest.generation)
             with open_context(plan, console) as context:
                 # A held-out task that is not valid shows now, and not after all generations.
                 held_out = _held_out_tasks(plan, context)
@@ -99,7 +100,7 @@ def coevolve(config: Config) -> Iterator[State]:
     console = Console(quiet=True)
     plan = plan_run(config)
     with run_directory.lock_run(config) as manifest:
-        required_bytes(config.run, plan.model, manifest.generation)
+        check_disk(config.run, plan.model, manifest.generation)
         with open_context(plan, console) as context:
             _record_models(plan, context, manifest)
             run_dir = Path(config.run.run_dir)
@@ -144,12 +145,11 @@ def _held_out_tasks(plan: RunPlan, context: RunContext) -> list[Task]:
     generator, threshold = context.task_generator, context.config.tasks.skill_threshold
     tasks = held_out_tasks(plan.held_out, context.evaluator.sandbox, threshold)
     for task in tasks:
-        longest = max(len(generator.encode(text)) for text in task.instructions.values())
-        if longest > generator.max_prompt_tokens:
+        texts = task.instructions.values()
+        if flaw := prompt_flaw(texts, generator.encode, generator.max_prompt_tokens):
             raise ConfigError(
-                f"held-out task {task.draft.name}: its instructions take {longest} tokens, but the "
-                f"members' window leaves room for {generator.max_prompt_tokens}; shorten "
-                "or remove the task, or lower --max_new_tokens in a new run"
+                f"held-out task {task.draft.name}: its {flaw}; shorten or remove the task, or "
+                "lower --max_new_tokens in a new run"
             )
     return tasks
 

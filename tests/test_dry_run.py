@@ -13,13 +13,36 @@ from acdc_jax.bench.limits import SHAPES
 from acdc_jax.commands.main import main
 from acdc_jax.config import Config
 from acdc_jax.dry_run import count_work, decode_seconds, duration
-from acdc_jax.quickstart.task_sets import seed_families
 from acdc_jax.runtime.run_directory import check_directory
+from acdc_jax.tasks.task import Draft
 from tests.support.paper_models import REPOSITORIES, write_repositories
 from tests.support.scripted_server import Script, scientist, serving
 from tests.support.short_runs import write_families
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
+# A seed family may be easy to guess: a person chose it.
+_GUESSABLE = Draft(
+    "parity",
+    "Whether a number is odd.",
+    "arithmetic",
+    1,
+    "Is 3 odd?",
+    """
+class TaskFamily:
+    @staticmethod
+    def get_tasks():
+        return {"1": {"n": 3}, "2": {"n": 4}}
+
+    @staticmethod
+    def get_instructions(t):
+        return f"Is {t['n']} odd?"
+
+    @staticmethod
+    def score(t, submission):
+        return float(submission.lower() == ("yes" if t["n"] % 2 else "no"))
+""",
+    "seed",
+)
 _CHAT, _EMBEDDINGS = "Qwen/Qwen2.5-72B-Instruct", "intfloat/e5-mistral-7b-instruct"
 
 
@@ -50,8 +73,7 @@ def test_the_papers_runs(
     write_repositories(name, tmp_path, chat_tokenizer_folder)
     flags = [f"--flagfile={_CONFIGS / name}.flags", "--dry_run", *servers]
     if name != "paper_qwen2_5_7b":  # whose own families are checked
-        (family, *_) = seed_families()
-        write_families([family], tmp_path / "families")
+        write_families([_GUESSABLE], tmp_path / "families")
         flags.append("--seed_families=families")
     assert main(["run", *flags]) == 0, capsys.readouterr().err
     plan = " ".join(capsys.readouterr().out.split())

@@ -34,23 +34,28 @@ def required_bytes(options: RunOptions, model: ModelConfig, generation: int) -> 
     """Return the bytes that a run still needs, by estimate.
 
     Args:
-        options: Sizes and directory of the run.
+        options: Sizes of the run.
         model: Architecture of the members.
         generation: The last committed one; -1 for a new run.
+    """
+    return members_to_write(options, generation) * disk_bytes(param_shapes(model))
+
+
+def check_disk(options: RunOptions, model: ModelConfig, generation: int) -> None:
+    """Refuse to start or continue a run that the disk has no room for; see `required_bytes`.
 
     Raises:
-        AcdcError: The disk has no room for them.
+        AcdcError: There is not enough room.
     """
-    members, one = members_to_write(options, generation), disk_bytes(param_shapes(model))
+    needed = required_bytes(options, model, generation)
     free = shutil.disk_usage(existing_parent(Path(options.run_dir))).free
-    if free < members * one:
+    if free < needed:
         fewer = ", or keep fewer generations (--keep_every)" if generation < 0 else ""
         raise AcdcError(
             f"--run_dir={options.run_dir}: {free / _GIB:.1f} GiB are free, but the run needs about "
-            f"{members * one / _GIB:.1f} GiB: {members} members, if half of the archive changes in "
-            f"{options.keep_every} generations; make room{fewer}"
+            f"{needed / _GIB:.1f} GiB: {members_to_write(options, generation)} members, if half of "
+            f"the archive changes in {options.keep_every} generations; make room{fewer}"
         )
-    return members * one
 
 
 def existing_parent(path: Path) -> Path:

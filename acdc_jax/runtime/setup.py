@@ -310,9 +310,13 @@ def choose_mesh(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
     devices, _ = _split_devices(config)
     spec = config.run.mesh
     if spec is None:
-        models_at_once = 2 + config.proposer.max_parents  # the base, a child and its parents
-        spec = default_mesh(devices, weight_bytes(model), device_room(), models_at_once)
+        spec = default_mesh(devices, weight_bytes(model), device_room(), models_at_once(config))
     return make_mesh(spec, devices)
+
+
+def models_at_once(config: Config) -> int:
+    """Return how many models breeding holds: the base, a child and its parents."""
+    return 2 + config.proposer.max_parents
 
 
 def _check_scientist(config: Config) -> None:

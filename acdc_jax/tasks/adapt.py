@@ -16,7 +16,7 @@ from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.pool import Pool
 from acdc_jax.tasks.scientist import Scientist, Solver, TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection
-from acdc_jax.tasks.validate import check_draft
+from acdc_jax.tasks.validate import check_draft, prompt_flaw
 
 
 class PoolUpdate(NamedTuple):
@@ -71,17 +71,12 @@ class TaskGenerator:
         )
         if isinstance(verdict, Rejection):
             return verdict
+        texts = verdict.instructions.values()
         try:
-            longest = max(len(self.encode(text)) for text in verdict.instructions.values())
-        except AcdcError as error:  # the text spells a special token
+            flaw = prompt_flaw(texts, self.encode, self.max_prompt_tokens)
+        except AcdcError as error:
             return Rejection.of_draft(draft, str(error))
-        if longest > self.max_prompt_tokens:
-            return Rejection.of_draft(
-                draft,
-                f"the instructions take {longest} tokens, but the members' window leaves room "
-                f"for {self.max_prompt_tokens}",
-            )
-        return verdict
+        return Rejection.of_draft(draft, f"the {flaw}") if flaw else verdict
 
 
 async def adapt_pool(

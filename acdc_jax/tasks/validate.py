@@ -9,7 +9,7 @@ import ast
 import asyncio
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -123,6 +123,25 @@ def source_flaw(source: str) -> str | None:
     defined = {node.name for node in families[-1].body if isinstance(node, ast.FunctionDef)}
     missing = [name for name in ("get_tasks", "get_instructions", "score") if name not in defined]
     return f"TaskFamily lacks {', '.join(missing)}" if missing else None
+
+
+def prompt_flaw(
+    instructions: Iterable[str], encode: Callable[[str], Sequence[int]], room: int
+) -> str | None:
+    """Return that instructions are too long for members to answer, or None.
+
+    Args:
+        instructions: Of all instances.
+        encode: Returns the tokens of a member's prompt for given instructions.
+        room: Longest prompt that leaves members room for a response, in tokens.
+
+    Raises:
+        AcdcError: The instructions spell a special token.
+    """
+    longest = max(len(encode(text)) for text in instructions)
+    if longest <= room:
+        return None
+    return f"instructions take {longest} tokens, but the members' window leaves room for {room}"
 
 
 async def _check(

@@ -384,7 +384,7 @@ def test_real_full_disk(
     (small_disk / "filler").write_bytes(bytes(2**22 - 150_000))
     refused(argv, f"--run_dir={run_dir}", "0.0 GiB are free", "make room")
     with monkeypatch.context() as patch:  # as if it filled up after the start
-        patch.setattr(experiment, "required_bytes", lambda *_: 0)
+        patch.setattr(experiment, "check_disk", lambda *_: None)
         refused(argv, f"{run_dir}/members", "cannot be written (No space left on device)")
     assert run_reader.read_manifest(run_dir).generation == -1
 

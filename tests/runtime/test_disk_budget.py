@@ -16,7 +16,7 @@ from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import init_params, param_shapes
 from acdc_jax.run_options import RunOptions
 from acdc_jax.runtime.breed import seed_recipe
-from acdc_jax.runtime.disk_budget import members_to_write, required_bytes
+from acdc_jax.runtime.disk_budget import check_disk, members_to_write
 from acdc_jax.runtime.member_files import disk_bytes, save_member
 
 _QWEN2_5_7B = ModelConfig(
@@ -33,15 +33,15 @@ def test_the_paper_run_needs_one_and_a_half_terabytes(
     assert 1.5e12 < 104 * disk_bytes(param_shapes(_QWEN2_5_7B)) < 1.6e12
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1.5e12))
     with pytest.raises(AcdcError) as caught:
-        required_bytes(options, _QWEN2_5_7B, -1)
+        check_disk(options, _QWEN2_5_7B, -1)
     assert "1397.0 GiB are free, but the run needs about 14" in str(caught.value)
     assert "104 members, if half of the archive changes in 5 generations" in str(caught.value)
     assert str(caught.value).endswith("make room, or keep fewer generations (--keep_every)")
-    required_bytes(options, _QWEN2_5_7B, 5)
-    required_bytes(dataclasses.replace(options, keep_every=10), _QWEN2_5_7B, -1)
+    check_disk(options, _QWEN2_5_7B, 5)
+    check_disk(dataclasses.replace(options, keep_every=10), _QWEN2_5_7B, -1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1e11))
     with pytest.raises(AcdcError, match=r"make room$"):  # a started run keeps its --keep_every
-        required_bytes(options, _QWEN2_5_7B, 49)
+        check_disk(options, _QWEN2_5_7B, 49)
 
 
 @given(
