@@ -12,7 +12,7 @@ NAMES = {
     "seeds": "best seeds",
     "all_seeds": "all seeds",
     "samples_best_seed": "samples of the best seed",
-    "resampled_experts": "samples spread over the seeds",
+    "resampled_experts": "samples of all seeds",
     "uniform_merge": "uniform merge of all seeds",
     "random_members": "random archive members",
     "select_only": "select-only: merges of 2–3 seeds",
@@ -56,7 +56,7 @@ def results_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("collective")
     for name in ("N", *FIGURES.values()):
-        table.add_column(name, justify="right")
+        table.add_column(name.replace(" ", "\n"), justify="right")  # fits 80 characters
     for row in rows:
         table.add_row(
             NAMES.get(row["collective"], row["collective"]),
