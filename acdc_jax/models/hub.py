@@ -1,7 +1,7 @@
 """Find models by name: a local folder, or a Hugging Face Hub id with an optional revision.
 
 `huggingface_hub` downloads into its cache and honours HF_HUB_OFFLINE, HF_HUB_CACHE and HF_TOKEN.
-Only configurations, tokenizers and weights are downloaded, never code. PyTorch's weight files are
+Only cards, configurations, tokenizers and weights are downloaded, never code. PyTorch's weight files are
 downloaded only from models that have no safetensors.
 """
 
@@ -14,6 +14,7 @@ from acdc_jax.errors import AcdcError
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _TEXT = (
+    "README.md",  # the model card: base and licence
     "config.json",
     "generation_config.json",
     "tokenizer*",

@@ -87,9 +87,9 @@ def test_pytorch_files_are_fetched_only_without_safetensors(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     hub |= {"config.json", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"}
-    hub |= {"training_args.bin", "modeling.py"}
+    hub |= {"training_args.bin", "modeling.py", "README.md"}
     find_model("some/model", weights=False)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "README.md"}
     find_model("some/model")
     assert {path.name for path in tmp_path.iterdir()} == hub - {"training_args.bin", "modeling.py"}
     hub |= {"pytorch_model.bin", "model.safetensors"}
