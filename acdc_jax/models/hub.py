@@ -1,8 +1,8 @@
 """Find models by name: a local folder, or a Hugging Face Hub id with an optional revision.
 
 `huggingface_hub` downloads into its cache and honours HF_HUB_OFFLINE, HF_HUB_CACHE and HF_TOKEN.
-Only cards, configurations, tokenizers and weights are downloaded, never code. PyTorch's weight files are
-downloaded only from models that have no safetensors.
+Only cards, configurations, tokenizers and weights are downloaded, never code. PyTorch's weight
+files are downloaded only from models that have no safetensors.
 """
 
 import contextlib
