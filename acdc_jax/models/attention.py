@@ -1,4 +1,4 @@
-"""Rotary positions, grouped-query attention, and the KV cache of decoding."""
+"""Grouped-query attention, and the KV cache of decoding."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import numpy.typing as npt
 
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.kernels.options import XLA_ONLY, Kernels
-
-Frequencies = npt.NDArray[np.float32]
 
 _MASKED = -1e30  # finite, so that a row that attends to nothing gives no NaN
 _CUDNN_MULTIPLE, _CUDNN_LARGEST = 8, 128  # head dimensions that cuDNN's attention takes
@@ -95,57 +91,6 @@ def update_cache(cache: jax.Array, new: jax.Array, positions: jax.Array) -> jax.
     """Write [batch, tokens, …] into the slots [batch, tokens] int32 of [batch, slots, …]."""
     rows = jnp.arange(cache.shape[0], dtype=jnp.int32)[:, None]
     return cache.at[rows, positions].set(new, unique_indices=True, mode="promise_in_bounds")
-
-
-def rope_frequencies(config: ModelConfig, *, local: bool = False) -> Frequencies:
-    """Return the rotary frequencies (RoFormer, arXiv 2104.09864), scaled as the family does.
-
-    "linear" is position interpolation (arXiv 2306.15595). "llama3" (arXiv 2407.21783) scales only
-    waves that are long against the original window, with a linear transition. They are computed on
-    the host, so that all kinds of devices rotate by the same angles.
-
-    Args:
-        config: Shape of the decoder.
-        local: Whether to return the frequencies of the layers with a window.
-
-    Returns:
-        [head_dim / 2] float32, in radians per token.
-    """
-    local = local and config.local_rope_theta > 0
-    theta = config.local_rope_theta if local else config.rope_theta
-    frequency: Frequencies
-    exponent = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    frequency = np.float32(1) / np.power(np.float32(theta), exponent)
-    if local or config.rope_type == "default":
-        return frequency
-    scaled: Frequencies = frequency / np.float32(config.rope_factor)
-    if config.rope_type == "linear":
-        return scaled
-    low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
-    turns = config.rope_original_positions * frequency / (2 * np.pi)  # within the original window
-    unscaled = np.clip((turns - low) / (high - low), 0, 1)
-    return np.asarray((1 - unscaled) * scaled + unscaled * frequency, np.float32)
-
-
-def rope_angles(positions: jax.Array, frequency: Frequencies) -> tuple[jax.Array, jax.Array]:
-    """Return cosine and sine of the rotary angles.
-
-    Args:
-        positions: [batch, tokens] int32.
-        frequency: [head_dim / 2] float32, from `rope_frequencies`.
-
-    Returns:
-        Two arrays [batch, tokens, 1, head_dim / 2] float32.
-    """
-    angles = positions.astype(jnp.float32)[:, :, None, None] * frequency[None, None, None, :]
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rope(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
-    """Rotate [batch, tokens, heads, head_dim]; the pairs are (i, i + head_dim / 2)."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = (first * cosine - second * sine, second * cosine + first * sine)
-    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
 
 
 def dot_product_attention(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 DTYPES = ("float32", "bfloat16", "float16")
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
-ROPE_TYPES = ("default", "linear", "llama3")
+ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,20 @@ class ModelConfig:
         num_kv_heads: Key and value heads; divides `num_heads`.
         head_dim: Width of one head; even.
         rope_theta: Base of the rotary frequencies.
-        rope_type: How the frequencies are scaled, one of `ROPE_TYPES`.
-        rope_factor: Divisor of the frequencies ("linear": all of them; "llama3": the low ones).
+        rope_type: How the frequencies are scaled, one of `ROPE_TYPES`. "dynamic" scales none within
+            `max_positions`.
+        rope_factor: Divisor of the frequencies ("linear": all of them; "llama3" and "yarn": the low
+            ones; "dynamic": of none, but exports keep it).
         rope_low_freq_factor: "llama3": waves longer than `rope_original_positions` divided by this
             are scaled fully.
         rope_high_freq_factor: "llama3": waves shorter than `rope_original_positions` divided by
             this are not scaled.
-        rope_original_positions: "llama3": longest sequence before scaling.
+        rope_original_positions: "llama3" and "yarn": longest sequence before scaling.
+        rope_beta_fast: "yarn": waves with more turns than this in `rope_original_positions` are not
+            scaled.
+        rope_beta_slow: "yarn": waves with fewer turns than this are scaled fully.
+        rope_truncate: "yarn": whether the transition between both starts and ends at whole pairs.
+        rope_attention_factor: "yarn": number that cosine and sine are multiplied by.
         local_rope_theta: Base of the unscaled frequencies in layers with a window; 0: these layers
             have the same frequencies as the others.
         windows: Per layer, the number of tokens that a token attends to, itself included; 0: all
@@ -68,6 +75,10 @@ class ModelConfig:
     rope_low_freq_factor: float = 1.0
     rope_high_freq_factor: float = 4.0
     rope_original_positions: int = 0
+    rope_beta_fast: float = 32.0
+    rope_beta_slow: float = 1.0
+    rope_truncate: bool = True
+    rope_attention_factor: float = 1.0
     local_rope_theta: float = 0.0
     windows: tuple[int, ...] = ()
     rms_norm_eps: float = 1e-6
@@ -112,6 +123,17 @@ class ModelConfig:
             )
         if any(window < 0 for window in self.windows):
             raise ValueError(f"windows {self.windows}: a window cannot be negative")
+        if self.rope_theta <= 1:
+            raise ValueError(f"rope_theta must be more than 1, not {self.rope_theta}")
+        scaling = {
+            "rope_factor": self.rope_type != "default",
+            "rope_original_positions": self.rope_type in ("llama3", "yarn"),
+            "rope_beta_fast": self.rope_type == "yarn",
+            "rope_beta_slow": self.rope_type == "yarn",
+        }
+        for name, applies in scaling.items():
+            if applies and getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         for name, allowed in (
             ("dtype", DTYPES),
             ("activation", ACTIVATIONS),

@@ -11,9 +11,8 @@ from typing import Any
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
-
-Fields = Mapping[str, Any]
-_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
+from acdc_jax.models.config_fields import GLOBAL, LOCAL, Fields, number
+from acdc_jax.models.rope_fields import read_rope, write_rope
 
 # Fields that change what a decoder computes, and the values that mean "not used". A family that
 # reads a field allows other values.
@@ -51,16 +50,14 @@ def _every_layer(hf_config: Fields, layer: int) -> bool:
 
 
 def _later_layers(hf_config: Fields, layer: int) -> bool:
-    return bool(hf_config.get("use_sliding_window")) and layer >= _number(
+    return bool(hf_config.get("use_sliding_window")) and layer >= number(
         hf_config, "max_window_layers", 28
     )
 
 
 def _all_but_every(period: int) -> Callable[[Fields, int], bool]:
     def slides(hf_config: Fields, layer: int) -> bool:
-        return (layer + 1) % int(
-            _number(hf_config, "sliding_window_pattern", period) or period
-        ) != 0
+        return (layer + 1) % int(number(hf_config, "sliding_window_pattern", period) or period) != 0
 
     return slides
 
@@ -166,7 +163,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "dtype": config.dtype,
         "torch_dtype": config.dtype,
     }
-    hf_fields |= _write_rope(config, family)
+    hf_fields |= write_rope(config, nested=bool(family.rope_thetas[1]))
     optional = {
         "attention_bias": config.o_bias,
         "sliding_window": window or None,
@@ -177,7 +174,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     }
     hf_fields |= {name: optional[name] for name in family.optional}
     if family.slides not in (_no_layer, _every_layer):
-        hf_fields["layer_types"] = [_LOCAL if slides else _GLOBAL for slides in local]
+        hf_fields["layer_types"] = [LOCAL if slides else GLOBAL for slides in local]
     if family.slides is _later_layers:
         hf_fields["max_window_layers"] = local.count(False)  # what transformers before 4.53 reads
     read_back = _read(hf_fields)
@@ -211,42 +208,37 @@ def _read(hf_config: Fields) -> ModelConfig:
         if name not in family.optional and hf_config.get(name) not in neutral:
             raise AcdcError(f"unsupported {name} = {hf_config[name]!r} in {architecture}")
 
-    layers = int(_number(hf_config, "num_hidden_layers"))
+    layers = int(number(hf_config, "num_hidden_layers"))
     hidden, heads = (
-        int(_number(hf_config, "hidden_size")),
-        int(_number(hf_config, "num_attention_heads")),
+        int(number(hf_config, "hidden_size")),
+        int(number(hf_config, "num_attention_heads")),
     )
     optional = {name: hf_config.get(name, default) for name, default in family.optional.items()}
     biased = bool(optional.get("attention_bias"))
     return ModelConfig(
         architecture=architecture,
-        vocab_size=int(_number(hf_config, "vocab_size")),
+        vocab_size=int(number(hf_config, "vocab_size")),
         hidden_size=hidden,
-        intermediate_size=int(_number(hf_config, "intermediate_size")),
+        intermediate_size=int(number(hf_config, "intermediate_size")),
         num_layers=layers,
         num_heads=heads,
-        num_kv_heads=int(_number(hf_config, "num_key_value_heads", heads)),
-        head_dim=int(_number(hf_config, "head_dim", family.head_dim or hidden // max(heads, 1))),
+        num_kv_heads=int(number(hf_config, "num_key_value_heads", heads)),
+        head_dim=int(number(hf_config, "head_dim", family.head_dim or hidden // max(heads, 1))),
         windows=_windows(hf_config, family, layers, optional),
-        rms_norm_eps=float(_number(hf_config, "rms_norm_eps", 1e-6)),
+        rms_norm_eps=float(number(hf_config, "rms_norm_eps", 1e-6)),
         activation=_activation(hf_config, family),
-        query_scale=float(_number(optional, "query_pre_attn_scalar", 0)),
-        attention_softcap=float(_number(optional, "attn_logit_softcapping", 0)),
-        logit_softcap=float(_number(optional, "final_logit_softcapping", 0)),
+        query_scale=float(number(optional, "query_pre_attn_scalar", 0)),
+        attention_softcap=float(number(optional, "attn_logit_softcapping", 0)),
+        logit_softcap=float(number(optional, "final_logit_softcapping", 0)),
         tie_embeddings=bool(hf_config.get("tie_word_embeddings", family.tied)),
-        max_positions=int(_number(hf_config, "max_position_embeddings")),
+        max_positions=int(number(hf_config, "max_position_embeddings")),
         dtype=str(hf_config.get("dtype") or hf_config.get("torch_dtype") or "float32"),
-        **({"qkv_bias": biased, "o_bias": biased} | _rope(hf_config, family) | dict(family.fixed)),
+        **(
+            {"qkv_bias": biased, "o_bias": biased}
+            | read_rope(hf_config, family.rope_thetas)
+            | dict(family.fixed)
+        ),
     )
-
-
-def _number(hf_config: Fields, name: str, default: float | None = None) -> float:
-    value = hf_config.get(name)
-    value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        problem = "is missing" if value is None else f"= {value!r} is not a number"
-        raise AcdcError(f"field {name} {problem}")
-    return value
 
 
 def _activation(hf_config: Fields, family: Family) -> str:
@@ -266,72 +258,12 @@ def _windows(hf_config: Fields, family: Family, layers: int, optional: Fields) -
             "use_sliding_window", True
         )
         for kind, slides in zip(layer_types, local, strict=True):
-            if kind not in (_LOCAL, _GLOBAL) or (not free and slides != (kind == _LOCAL)):
+            if kind not in (LOCAL, GLOBAL) or (not free and slides != (kind == LOCAL)):
                 raise AcdcError(f"unsupported layer_types entry {kind!r} in {family.model_type}")
-        local = [kind == _LOCAL for kind in layer_types]
+        local = [kind == LOCAL for kind in layer_types]
     if not any(local):
         return ()
-    window = int(_number(optional, "sliding_window"))
+    window = int(number(optional, "sliding_window"))
     if window < 1:
         raise AcdcError(f"sliding_window = {window} must be positive")
     return tuple(window if slides else 0 for slides in local)
-
-
-def _rope(hf_config: Fields, family: Family) -> dict[str, Any]:
-    """Return the rotary fields of `ModelConfig`."""
-    rope = dict(hf_config.get("rope_scaling") or hf_config.get("rope_parameters") or {})
-    theta, local_theta = family.rope_thetas
-    local: dict[str, Any] = {}
-    if local_theta:
-        nested = dict(hf_config.get("rope_parameters") or {})
-        local = dict(nested.get(_LOCAL) or {})
-        rope = dict(hf_config.get("rope_scaling") or nested.get(_GLOBAL) or {})
-        rope.setdefault("rope_theta", (nested.get(_GLOBAL) or {}).get("rope_theta"))
-        local_theta = _number(
-            local, "rope_theta", _number(hf_config, "rope_local_base_freq", local_theta)
-        )
-    kind = str(rope.get("rope_type") or rope.get("type") or "default")
-    for parameters in (rope, local):
-        factor = parameters.get("partial_rotary_factor", 1)
-        if factor != 1:
-            raise AcdcError(f"unsupported partial_rotary_factor = {factor!r}")
-        for name, value in parameters.items():
-            if isinstance(value, dict):
-                raise AcdcError(f"unsupported rope_parameters.{name}")
-    if local and (local.get("rope_type") or "default") != "default":
-        raise AcdcError(f"unsupported rope_type = {local['rope_type']!r} in layers with a window")
-    fields_of_config: dict[str, Any] = {
-        "rope_theta": float(_number(rope, "rope_theta", _number(hf_config, "rope_theta", theta))),
-        "local_rope_theta": float(local_theta),
-        "rope_type": kind,
-    }
-    if kind != "default":
-        fields_of_config["rope_factor"] = float(_number(rope, "factor"))
-    if kind == "llama3":
-        fields_of_config["rope_low_freq_factor"] = float(_number(rope, "low_freq_factor"))
-        fields_of_config["rope_high_freq_factor"] = float(_number(rope, "high_freq_factor"))
-        longest = _number(hf_config, "max_position_embeddings")
-        original = _number(rope, "original_max_position_embeddings", longest)
-        original = _number(hf_config, "original_max_position_embeddings", original)
-        fields_of_config["rope_original_positions"] = int(original)
-    return fields_of_config
-
-
-def _write_rope(config: ModelConfig, family: Family) -> dict[str, Any]:
-    """Return the rotary fields of `config.json`."""
-    scaling: dict[str, Any] = {"rope_type": config.rope_type}
-    if config.rope_type != "default":
-        scaling["factor"] = config.rope_factor
-    if config.rope_type == "llama3":
-        scaling["low_freq_factor"] = config.rope_low_freq_factor
-        scaling["high_freq_factor"] = config.rope_high_freq_factor
-        scaling["original_max_position_embeddings"] = config.rope_original_positions
-    parameters: dict[str, Any] = scaling | {"rope_theta": config.rope_theta}
-    hf_fields: dict[str, Any] = {"rope_theta": config.rope_theta}
-    if config.rope_type != "default":
-        hf_fields["rope_scaling"] = scaling
-    if family.rope_thetas[1]:
-        hf_fields["rope_local_base_freq"] = config.local_rope_theta
-        local = {"rope_type": "default", "rope_theta": config.local_rope_theta}
-        parameters = {_GLOBAL: parameters, _LOCAL: local}
-    return hf_fields | {"rope_parameters": parameters}

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from acdc_jax.models.attention import AttentionMask, dot_product_attention, rope, update_cache
+from acdc_jax.models.attention import AttentionMask, dot_product_attention, update_cache
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.kernels import decode_attention, residual_norm
 from acdc_jax.models.kernels.options import Kernels
+from acdc_jax.models.rotary import rope
 from acdc_jax.sharding import Axes
 
 KeysAndValues = tuple[jax.Array, jax.Array]

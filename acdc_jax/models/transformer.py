@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from acdc_jax.models.attention import KVCache, attention_masks, rope_angles, rope_frequencies
+from acdc_jax.models.attention import KVCache, attention_masks
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.kernels.head_sharding import HeadSharding
 from acdc_jax.models.kernels.options import XLA_ONLY, Kernels
 from acdc_jax.models.layers import Context, Layer, Linear, Norm
+from acdc_jax.models.rotary import rope_angles, rope_frequencies
 from acdc_jax.params import Params
 from acdc_jax.sharding import Axes
 
@@ -73,7 +74,7 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         masks = attention_masks(windows, positions, slots, valid)
         # Layers with a window may have separate rotary frequencies.
         angles = {
-            local: rope_angles(positions, rope_frequencies(config, local=local))
+            local: rope_angles(positions, *rope_frequencies(config, local=local))
             for local in map(bool, windows)
         }
         contexts = {

@@ -4,14 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from acdc_jax.models.attention import (
-    fold_members,
-    rope,
-    rope_angles,
-    rope_frequencies,
-    xla_attention,
-)
+from acdc_jax.models.attention import fold_members, xla_attention
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.rotary import rope, rope_angles, rope_frequencies
 
 CONFIG = ModelConfig("LlamaForCausalLM", 10, 32, 48, 1, 4, 2, 8)
 
@@ -23,7 +18,7 @@ def test_rope_rotates_pairs_by_position() -> None:
     positions = rng.integers(0, 4000, (2, 5))
     turn = np.exp(1j * positions[:, :, None, None] * 10_000.0 ** (-np.arange(4) / 4))
     turned = (x[..., :4] + 1j * x[..., 4:]) * turn
-    angles = rope_angles(jnp.asarray(positions, jnp.int32), rope_frequencies(CONFIG))
+    angles = rope_angles(jnp.asarray(positions, jnp.int32), *rope_frequencies(CONFIG))
     ours = rope(jnp.asarray(x, jnp.float32), *angles)
     np.testing.assert_allclose(ours, np.concatenate([turned.real, turned.imag], -1), atol=2e-3)
 

@@ -23,6 +23,16 @@ LLAMA3 = replace(
     qkv_bias=True,
     o_bias=True,
 )
+YARN = replace(
+    QWEN2,
+    rope_type="yarn",
+    rope_factor=4.0,
+    rope_original_positions=64,
+    rope_beta_fast=20.0,
+    rope_truncate=False,
+    rope_attention_factor=1.5,
+)
+DYNAMIC = replace(LLAMA, rope_type="dynamic", rope_factor=2.0)
 QWEN3 = ModelConfig("Qwen3ForCausalLM", 99, 32, 48, 3, 4, 2, 8, windows=(0, 9, 9), qk_norm=True)
 MISTRAL = ModelConfig("MistralForCausalLM", 99, 32, 48, 2, 4, 2, 8, windows=(7, 7))
 GEMMA2 = ModelConfig(
@@ -50,7 +60,9 @@ GEMMA3 = replace(
 )
 
 
-@pytest.mark.parametrize("config", [QWEN2, LLAMA, LLAMA3, QWEN3, MISTRAL, GEMMA2, GEMMA3])
+@pytest.mark.parametrize(
+    "config", [QWEN2, LLAMA, LLAMA3, YARN, DYNAMIC, QWEN3, MISTRAL, GEMMA2, GEMMA3]
+)
 def test_round_trip(config: ModelConfig) -> None:
     """Nothing is lost: with the names of transformers 5, with those of 4, and in JSON."""
     fields = to_hf(config)
@@ -74,7 +86,15 @@ def test_defaults() -> None:
     ("change", "named"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "architecture 'GPT2LMHeadModel'"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_type = 'yarn'"),
+        ({"rope_scaling": {"type": "longrope", "factor": 4.0}}, "rope_type = 'longrope'"),
+        ({"rope_scaling": {"type": "dynamic"}}, "factor is missing"),
+        ({"rope_scaling": {"type": "yarn", "factor": -4}}, "rope_factor must be positive"),
+        (
+            {"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 0}},
+            "rope_original_positions must be positive",
+        ),
+        ({"rope_scaling": {"type": "yarn", "beta_fast": "x"}}, "beta_fast = 'x'"),
+        ({"rope_parameters": {"rope_theta": 1.0}}, "rope_theta must be more than 1"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "factor is missing"),
         ({"rope_scaling": 8}, "rope_scaling = 8 must be a dict"),
         ({"use_sliding_window": True, "max_window_layers": "x"}, "max_window_layers = 'x'"),
@@ -118,6 +138,10 @@ def test_refusals(change: dict[str, Any], named: str) -> None:
         (replace(MISTRAL, windows=(3, 0)), "MistralForCausalLM cannot have windows = (3, 0)"),
         (replace(QWEN3, windows=(3, 0, 4)), "Qwen3ForCausalLM cannot have windows = (3, 0, 4)"),
         (replace(QWEN2, o_bias=True), "Qwen2ForCausalLM cannot have o_bias = True"),
+        (
+            replace(GEMMA3, rope_type="yarn", rope_original_positions=64, rope_truncate=False),
+            "truncate = False",
+        ),
     ],
 )
 def test_a_family_has_no_words_for_it(config: ModelConfig, named: str) -> None:

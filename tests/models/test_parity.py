@@ -111,8 +111,15 @@ def test_greedy_text(name: str, checkpoints: dict[str, Checkpoint]) -> None:
     [
         (
             "Llama",
-            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
-            "rope_type = 'dynamic'",
+            {
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [2.0] * 4,
+                    "original_max_position_embeddings": 32,
+                }
+            },
+            "rope_type = 'longrope'",
         ),
         ("Llama", {"mlp_bias": True}, "mlp_bias = True"),
         ("Llama", {"hidden_act": "gelu"}, "activation = 'gelu'"),

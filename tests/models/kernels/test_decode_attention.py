@@ -8,16 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from acdc_jax.models.attention import (
-    attention_masks,
-    rope,
-    rope_angles,
-    update_cache,
-    xla_attention,
-)
+from acdc_jax.models.attention import attention_masks, update_cache, xla_attention
 from acdc_jax.models.kernels import decode_attention as module
 from acdc_jax.models.kernels.decode_attention import BLOCK, concatenate_qkv, decode_attention, fits
 from acdc_jax.models.kernels.head_sharding import HeadSharding
+from acdc_jax.models.rotary import rope, rope_angles
 
 RNG = np.random.default_rng(0)
 ROWS, SLOTS, HEAD_DIM = 4, 2 * BLOCK, 16
