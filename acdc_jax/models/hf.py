@@ -178,6 +178,25 @@ def load_rows(
     return _place(stored, (view[rows] for view in views(stored.values())), config, shardings)
 
 
+def stream_weights(
+    folder: str | Path, config: ModelConfig, paths: Iterable[str]
+) -> Iterator[jax.Array]:
+    """Yield weights of a folder one by one, on the default device, cast to one dtype.
+
+    Args:
+        folder: A Hugging Face folder.
+        config: From `read_config`; its dtype may be another one.
+        paths: Dotted paths of the weights, in any order.
+
+    Raises:
+        AcdcError: As `load_weights`.
+    """
+    stored = _match_tensors(Path(folder), config, ())
+    for path in paths:
+        one = {path: stored[path]}
+        yield from _place(one, views(one.values()), config, None).values()
+
+
 def _place(
     stored: Mapping[str, Stored],
     arrays: Iterable[np.ndarray],

@@ -203,13 +203,28 @@ def adapt(
     for path in expected:
         leaf = weights.pop(path)
         if path in VOCABULARY_LEAVES:
-            leaf = leaf[: config.vocab_size]
-            for start, rows in borrowed:
-                new = rows[path]
-                leaf = jnp.concatenate([leaf[:start], new, leaf[start + new.shape[0] :]])
+            rows_of_leaf = [(start, rows[path]) for start, rows in borrowed]
+            leaf = adapt_rows(leaf, config.vocab_size, rows_of_leaf)
         assert leaf.shape == expected[path].shape, path
         adapted[path] = leaf if shardings is None else jax.device_put(leaf, shardings[path])
     return adapted
+
+
+def adapt_rows(
+    matrix: jax.Array, size: int, borrowed: Iterable[tuple[int, jax.Array]]
+) -> jax.Array:
+    """Return an embedding or a head with the rows of the common vocabulary.
+
+    Args:
+        matrix: [rows, hidden].
+        size: Rows of the common vocabulary, which `borrowed` completes.
+        borrowed: First row, and rows that replace the matrix's own or are added, in ascending
+            order.
+    """
+    matrix = matrix[:size]
+    for start, rows in borrowed:
+        matrix = jnp.concatenate([matrix[:start], rows, matrix[start + rows.shape[0] :]])
+    return matrix
 
 
 def _added_tokens(base: ModelDescription, seeds: Sequence[ModelDescription]) -> dict[int, int]:

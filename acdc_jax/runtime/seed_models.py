@@ -5,11 +5,11 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from acdc_jax import plugins
 from acdc_jax.config import Config
@@ -25,11 +25,14 @@ from acdc_jax.models.merge_compatibility import (
     ModelDescription,
     Rows,
     adapt,
+    adapt_rows,
     common_model,
 )
+from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
 
 Progress = Callable[[str, int, int], None]  # step, done, total
+Tell = Callable[[str], None]  # a line
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +109,11 @@ def write_seed_models(name: str, out: Path, prng_seed: int, progress: Progress) 
     return [out / folder.name for folder in (base, *seeds)]
 
 
+def log_note(note: str) -> None:
+    """Log a change that makes models compatible."""
+    _log.warning("%s", note)
+
+
 def check_folders(
     base: str | Path,
     seeds: Sequence[str | Path],
@@ -113,10 +121,9 @@ def check_folders(
     adopt_base_config: bool = False,
     dtype: str | None = None,
     fetch_weights: bool = True,
+    tell: Tell = log_note,
 ) -> Folders:
     """Find the models, and refuse those that cannot be merged before any weight is downloaded.
-
-    Each change that makes them compatible is logged.
 
     Args:
         base: A folder or a Hub id, as `find_model` takes it.
@@ -125,6 +132,7 @@ def check_folders(
         dtype: Dtype of all members; None: the base's.
         fetch_weights: Whether to download the weights that the cache lacks. Otherwise models are
             described by their configuration, and only weights that are there are looked at.
+        tell: Called with a line for each change that makes the models compatible.
 
     Raises:
         AcdcError: A model is missing, or differs from the base in a field; names it.
@@ -155,7 +163,7 @@ def check_folders(
         for name, folder in zip(names, folders, strict=True):
             casts += [f"{name}: {cast}" for cast in hf.describe_casts(folder, common.config)]
     for note in dict.fromkeys([*common.notes, *casts]):
-        _log.warning("%s", note)
+        tell(note)
     seed_folders = tuple(folders[1:])
     return Folders(
         folders[0],
@@ -206,6 +214,47 @@ def load_model(
     changes = borrowed or stored.vocab_size != model.vocab_size
     where = shardings | whole if changes else shardings
     return adapt(hf.load_weights(folder, stored, where), model, borrowed, shardings)
+
+
+def stream_models(folders: Folders) -> Iterator[tuple[str, list[jax.Array]]]:
+    """Yield each weight of the base and of all seeds, as `load_model` loads them.
+
+    No two weights of a model are on the device at once: each list is emptied before the next one.
+
+    Args:
+        folders: From `check_folders`.
+
+    Yields:
+        A dotted path, and the weight in the base and in each seed.
+
+    Raises:
+        AcdcError: As `hf.load_weights`.
+    """
+    model = folders.model
+    paths = list(param_shapes(model))
+
+    def stream(folder: Path) -> Iterator[jax.Array]:
+        stored = dataclasses.replace(folders.stored[folder], dtype=model.dtype)
+        own = param_shapes(stored)  # without a head, if that is tied
+        names = (path if path in own else "embed.weight" for path in paths)
+        return hf.stream_weights(folder, stored, names)
+
+    def adapt_seed(leaf: jax.Array, base: jax.Array, seed: Path) -> jax.Array:
+        borrowed = ((rows.start, base[slice(*rows)]) for rows in rows_of_base(folders, seed))
+        return adapt_rows(leaf, model.vocab_size, borrowed)
+
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    rows_of_seeds = _rows_of_seeds(folders, dict.fromkeys(VOCABULARY_LEAVES, device))
+    streams = [stream(folder) for folder in (folders.base, *folders.seeds)]
+    for path in paths:
+        leaves = [next(stream) for stream in streams]
+        if path in VOCABULARY_LEAVES:
+            borrowed = ((start, rows[path]) for start, rows in rows_of_seeds)
+            leaves[0] = adapt_rows(leaves[0], model.vocab_size, borrowed)
+            for i, seed in enumerate(folders.seeds, 1):
+                leaves[i] = adapt_seed(leaves[i], leaves[0], seed)
+        yield path, leaves
+        leaves.clear()
 
 
 def _rows_of_seeds(

@@ -42,9 +42,11 @@ from acdc_jax.runtime.progress import Progress, show_progress
 from acdc_jax.runtime.seed_models import (
     Folders,
     SeedSet,
+    Tell,
     cache_dir,
     check_folders,
     load_model,
+    log_note,
     text_codec,
 )
 from acdc_jax.sandbox import Sandbox
@@ -164,7 +166,7 @@ def plan_run(config: Config, *, ask_backends: bool = True, fetch_weights: bool =
     if ask_backends:
         check_backends(config, families[0])
     keep_compiled(cache_dir(config))
-    models = _find_models(config, fetch_weights)
+    models = _find_models(config, fetch_weights=fetch_weights)
     mesh = choose_mesh(config, models.model)
     _check_shared_devices(config, mesh)
     _check_lengths(config, models.model)
@@ -192,7 +194,7 @@ def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
         config.sandbox.open(backends.judge) as sandbox,
         show_progress(console, config.run.progress and first) as progress,
     ):
-        folders = _make_models(plan, progress)
+        folders = _make_models(config, plan.models, progress)
         codec = text_codec(folders.seeds, config.decode, plan.model.vocab_size)
         evaluator, decoding = _make_evaluator(plan, codec, sandbox)
         groups = evaluator.groups
@@ -360,7 +362,24 @@ def _split_devices(config: Config) -> tuple[Sequence[jax.Device], Sequence[jax.D
     return (devices[:-reserved], devices[-reserved:]) if reserved else (devices, devices)
 
 
-def _find_models(config: Config, fetch_weights: bool) -> Folders | SeedSet:
+def find_folders(config: Config, progress: Progress, tell: Tell) -> Folders:
+    """Return the folders of the base and of the seeds that the flags name; make a registered set.
+
+    Args:
+        config: Every setting; those of the seed models count.
+        progress: Shows how far a registered set is.
+        tell: Called with a line for each change that makes the models compatible.
+
+    Raises:
+        ConfigError: As `plan_run`.
+        AcdcError: As `plan_run`.
+    """
+    return _make_models(config, _find_models(config, tell=tell), progress, tell=tell)
+
+
+def _find_models(
+    config: Config, *, fetch_weights: bool = True, tell: Tell = log_note
+) -> Folders | SeedSet:
     """Return the base and the seeds that the flags name.
 
     Raises:
@@ -390,6 +409,7 @@ def _find_models(config: Config, fetch_weights: bool) -> Folders | SeedSet:
         adopt_base_config=options.adopt_base_config,
         dtype=options.dtype,
         fetch_weights=fetch_weights,
+        tell=tell,
     )
 
 
@@ -397,22 +417,23 @@ def _count_seeds(models: Folders | SeedSet) -> int:
     return models.size if isinstance(models, SeedSet) else len(models.seeds)
 
 
-def _make_models(plan: RunPlan, progress: Progress) -> Folders:
-    """Return the folders of a plan; the first process makes a registered set, the others wait.
+def _make_models(
+    config: Config, models: Folders | SeedSet, progress: Progress, tell: Tell = log_note
+) -> Folders:
+    """Return the models' folders; the first process makes a registered set, the others wait.
 
     Raises:
         AcdcError: The models are not those that the set declares.
     """
-    if isinstance(plan.models, Folders):
-        return plan.models
-    config = plan.config
+    if isinstance(models, Folders):
+        return models
     if not multihost.is_first():
         multihost.barrier()
-    base, seeds = plan.models.make(cache_dir(config), config.run.seed, progress)
+    base, seeds = models.make(cache_dir(config), config.run.seed, progress)
     if multihost.is_first():
         multihost.barrier()
-    folders = check_folders(base, seeds, dtype=config.seeds.dtype)
-    if (folders.model, len(folders.seeds)) != (plan.model, plan.seeds):
+    folders = check_folders(base, seeds, dtype=config.seeds.dtype, tell=tell)
+    if (folders.model, len(folders.seeds)) != (models.model, models.size):
         raise AcdcError(
             f"--seed_models={config.seeds.seed_models[0]}: the registered set makes other models "
             "than its SeedSet declares; correct its model and size"

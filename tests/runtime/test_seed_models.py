@@ -26,6 +26,7 @@ from acdc_jax.runtime.seed_models import (
     check_folders,
     keep_text_files,
     load_model,
+    stream_models,
     text_codec,
 )
 from acdc_jax.runtime.sources import keep_sources, load_base, load_seed, read_sources
@@ -292,6 +293,26 @@ def test_added_tokens_are_merged_as_mergekit_does(
     for model in loaded:
         for path, leaf in model.items():
             assert leaf.sharding == where[path]
+
+
+def test_weights_one_by_one_are_those_of_whole_models(
+    with_added_tokens: list[Path], write: Write
+) -> None:
+    """Rows, heads and dtypes are reconciled; a list of weights does not outlive its turn."""
+    base, *seeds = with_added_tokens
+    plain, short = write("plain", 24), write("short", 19, "float16", tie_word_embeddings=True)
+    for folders in (check_folders(base, seeds), check_folders(plain, [short])):
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        models = _load(folders, dict.fromkeys(param_shapes(folders.model), here))
+        paths, earlier = [], list[jax.Array]()
+        for path, leaves in stream_models(folders):
+            assert not earlier
+            for leaf, model in zip(leaves, models, strict=True):
+                assert leaf.dtype == model[path].dtype
+                np.testing.assert_array_equal(leaf, model[path])
+            paths.append(path)
+            earlier = leaves
+        assert paths == list(models[0])
 
 
 def test_the_same_bits_after_the_run(with_added_tokens: list[Path], tmp_path: Path) -> None:
