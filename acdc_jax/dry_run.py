@@ -24,7 +24,8 @@ from acdc_jax.inference.memory import (
 )
 from acdc_jax.inference.text_codec import TextCodec
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.hub import bytes_to_download, hub_cache
+from acdc_jax.models.find_model import bytes_to_download
+from acdc_jax.models.hub import hub_cache
 from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.models.tokenizer import load_tokenizer
 from acdc_jax.models.transformer import param_shapes

@@ -40,6 +40,11 @@ def expand_user(path: str) -> str:
     return expanded
 
 
+def cache_home() -> Path:
+    """Return the folder for what can be made again: acdc_jax in XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acdc_jax"
+
+
 def is_empty(folder: Path) -> bool:
     """Return whether a folder holds nothing but what file systems and file managers add."""
     return all(path.name.startswith(".") or path.name == "lost+found" for path in folder.iterdir())

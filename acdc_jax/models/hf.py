@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import from_hf, to_hf
 from acdc_jax.models.safetensors_io import read_json, write_json, write_tensors
-from acdc_jax.models.stored_tensors import Stored, views
+from acdc_jax.models.stored_tensors import Tensor
 from acdc_jax.models.tokenizer import load_tokenizer
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.models.weight_files import find_tensors
@@ -153,7 +153,7 @@ def load_weights(
             The message names file and tensor.
     """
     stored = _match_tensors(Path(folder), config, beside)
-    return _place(stored, views(stored.values()), config, shardings)
+    return _place(stored, config, shardings)
 
 
 def load_rows(
@@ -175,7 +175,7 @@ def load_rows(
     """
     stored = _match_tensors(Path(folder), config, ())
     stored = {path: stored[path] for path in ("embed.weight", "head.weight") if path in stored}
-    return _place(stored, (view[rows] for view in views(stored.values())), config, shardings)
+    return _place(stored, config, shardings, rows)
 
 
 def stream_weights(
@@ -198,14 +198,17 @@ def stream_weights(
 
 
 def _place(
-    stored: Mapping[str, Stored],
-    arrays: Iterable[np.ndarray],
+    stored: Mapping[str, Tensor],
     config: ModelConfig,
     shardings: Mapping[str, jax.sharding.Sharding] | None,
+    rows: slice | None = None,
 ) -> Params:
-    """Copy tensors, or parts of them, to the devices; cast them, and check that they are finite."""
+    """Copy tensors, or some rows, to the devices; cast them, and check that they are finite."""
 
-    def place(path: str, view: np.ndarray) -> jax.Array:
+    def place(path: str, tensor: Tensor) -> jax.Array:
+        view = tensor.read()
+        if rows is not None:
+            view = view[rows]
         # Each device reads only its own slice.
         leaf: jax.Array = (
             jax.device_put(np.array(view))
@@ -218,7 +221,7 @@ def _place(
         return leaf.astype(config.dtype).block_until_ready()
 
     with ThreadPoolExecutor(_READERS) as readers:
-        placed = readers.map(place, stored, arrays)
+        placed = readers.map(place, stored, stored.values())
         weights = dict(zip(stored, placed, strict=True))
     for path in non_finite(weights):
         raise AcdcError(_why_not_finite(stored[path], config.dtype))
@@ -305,10 +308,9 @@ def non_finite(weights: Params) -> list[str]:
     return [path for path, fine in zip(weights, finite, strict=True) if not fine]
 
 
-def _why_not_finite(tensor: Stored, dtype: str) -> str:
+def _why_not_finite(tensor: Tensor, dtype: str) -> str:
     """Describe a tensor that is not finite once it has been cast."""
-    (view,) = views([tensor])
-    largest = np.abs(view.astype(np.float32)).max()
+    largest = np.abs(tensor.read().astype(np.float32)).max()
     if np.isfinite(largest):
         return (
             f"{tensor.file}: tensor {tensor.name} does not fit {dtype} (its largest value is "
@@ -373,7 +375,7 @@ def _on_host(leaves: Iterator[jax.Array]) -> Iterator[np.ndarray]:
         yield np.asarray(ahead)
 
 
-def _match_tensors(folder: Path, config: ModelConfig, beside: Collection[str]) -> dict[str, Stored]:
+def _match_tensors(folder: Path, config: ModelConfig, beside: Collection[str]) -> dict[str, Tensor]:
     """Return the tensor of every weight, by dotted path, after checking all tensors."""
     tensors = find_tensors(folder)
     names, expected = hf_names(config), param_shapes(config)
@@ -396,7 +398,7 @@ def _match_tensors(folder: Path, config: ModelConfig, beside: Collection[str]) -
     return {path: tensors[name] for path, name in names.items()}
 
 
-def _weight_tensors(folder: Path, config: ModelConfig) -> list[Stored]:
+def _weight_tensors(folder: Path, config: ModelConfig) -> list[Tensor]:
     """Return the tensors of a folder that are weights of the decoder, without checking them all."""
     tensors, names = find_tensors(folder), hf_names(config)
     if names["embed.weight"] not in tensors:
@@ -404,10 +406,10 @@ def _weight_tensors(folder: Path, config: ModelConfig) -> list[Stored]:
     return [tensors[name] for name in names.values() if name in tensors]
 
 
-def _check_tied(head: Stored, embedding: Stored) -> None:
+def _check_tied(head: Tensor, embedding: Tensor) -> None:
     """Raise if a tied model stores a head that differs from its embedding."""
     if head.shape == embedding.shape:
-        rows = zip(*views((head, embedding)), strict=True)
+        rows = zip(head.read(), embedding.read(), strict=True)
         if all(np.array_equal(a.astype(np.float32), b.astype(np.float32)) for a, b in rows):
             return
     raise AcdcError(

@@ -1,4 +1,4 @@
-"""Find models by name: a local folder, or a Hugging Face Hub id with an optional revision.
+"""Download models from the Hugging Face Hub.
 
 `huggingface_hub` downloads into its cache and honours HF_HUB_OFFLINE, HF_HUB_CACHE and HF_TOKEN.
 Only cards, configurations, tokenizers and weights are downloaded, never code. PyTorch's weight
@@ -28,50 +28,47 @@ _SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.i
 _PYTORCH = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 
 
-def find_model(name: str | Path, *, weights: bool = True) -> Path:
-    """Return the folder of a model; download files that the cache lacks.
+def is_id(name: str) -> bool:
+    """Return whether a name has the form of a Hub id."""
+    return _ID.fullmatch(name) is not None
+
+
+def download(name: str, *, weights: bool) -> Path:
+    """Return the folder of a model in the cache, after downloading what that lacks.
 
     Args:
-        name: A local folder, or "owner/model" or "owner/model@revision" on the Hub. A folder of
-            that name takes precedence.
+        name: "owner/model" or "owner/model@revision".
         weights: Whether to download the weights too, not only configuration and tokenizer.
 
     Raises:
-        AcdcError: There is no such folder, and no such model on the Hub or, offline, in the cache.
+        AcdcError: There is no such model on the Hub or, offline, in the cache.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if not _ID.fullmatch(str(name)):
-        raise AcdcError(f"{name}: no such folder; give a Hugging Face folder or a Hub id")
-    model, _, revision = str(name).partition("@")
+    model, _, revision = name.partition("@")
     from huggingface_hub import snapshot_download
 
-    def download(*patterns: str) -> Path:
+    def fetch(*patterns: str) -> Path:
         return Path(
             snapshot_download(model, revision=revision or None, allow_patterns=list(patterns))
         )
 
     with _hub_errors(name):
         if not weights:
-            return download(*_TEXT)
-        folder = download(*_TEXT, *_SAFETENSORS)
+            return fetch(*_TEXT)
+        folder = fetch(*_TEXT, *_SAFETENSORS)
         has_safetensors = any(next(folder.glob(pattern), None) for pattern in _SAFETENSORS)
-        return folder if has_safetensors else download(*_TEXT, *_PYTORCH)
+        return folder if has_safetensors else fetch(*_TEXT, *_PYTORCH)
 
 
-def bytes_to_download(name: str | Path) -> int:
-    """Return the bytes of weights that `find_model` would download; 0 for a local folder.
+def bytes_to_download(name: str) -> int:
+    """Return the bytes of weights that `download` would download.
 
     Args:
-        name: As for `find_model`.
+        name: "owner/model" or "owner/model@revision".
 
     Raises:
-        AcdcError: As `find_model`, or the model has no weights in a supported format.
+        AcdcError: As `download`, or the model has no weights in a supported format.
     """
-    if Path(name).expanduser().is_dir():
-        return 0
-    model, _, revision = str(name).partition("@")
+    model, _, revision = name.partition("@")
     from huggingface_hub import snapshot_download
 
     for patterns in (_SAFETENSORS, _PYTORCH):
@@ -94,7 +91,7 @@ def hub_cache() -> Path:
 
 
 @contextlib.contextmanager
-def _hub_errors(name: str | Path) -> Iterator[None]:
+def _hub_errors(name: str) -> Iterator[None]:
     """Turn any error of the Hub into one line."""
     try:
         yield

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh
 
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.hub import find_model
+from acdc_jax.models.find_model import find_model
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.tokenizer import load_tokenizer, stop_tokens
 from acdc_jax.params import Params

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.stored_tensors import DTYPES, Stored
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -97,6 +98,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         AcdcError: The file is missing, unreadable, or not a JSON object.
     """
+    check_fetched(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

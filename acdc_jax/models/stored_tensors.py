@@ -1,7 +1,7 @@
-"""Tensors in files: where their bytes are, and how to look at them without reading a file."""
+"""Tensors of a checkpoint: described before any is read, and read one at a time."""
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file.
+    """A tensor whose values are in a file as they are.
 
     Attributes:
         file: Path of the file.
@@ -48,16 +48,30 @@ class Stored:
             )
         return DTYPES[self.kind]
 
+    def read(self) -> np.ndarray:
+        """Return a view of the memory-mapped file. Copy what you keep: the file may change."""
+        with self.file.open("rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.ndarray(self.shape, jnp.dtype(self.dtype), memory, self.offset, self.strides)
 
-def views(tensors: Iterable[Stored]) -> Iterator[np.ndarray]:
-    """Yield each tensor as a view of its memory-mapped file.
 
-    Copy what you keep: the file may change.
+@dataclass(frozen=True)
+class Computed:
+    """A tensor that is computed when it is read, such as a quantised one.
+
+    Attributes:
+        file: Path of the file that it comes from, for messages.
+        name: Name of the tensor.
+        dtype: Dtype that its values are meant for, in numpy's notation.
+        shape: Shape.
+        read: Computes the values, in `dtype` or in float32, which the loader rounds once.
     """
-    maps: dict[Path, mmap.mmap] = {}
-    for tensor in tensors:
-        if tensor.file not in maps:
-            with tensor.file.open("rb") as file:
-                maps[tensor.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        dtype = jnp.dtype(tensor.dtype)
-        yield np.ndarray(tensor.shape, dtype, maps[tensor.file], tensor.offset, tensor.strides)
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+Tensor = Stored | Computed

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.safetensors_io import read_json
 from acdc_jax.models.thoughts import CHANNEL, HARMONY, MARKS
 from acdc_jax.private_apis import set_template_clock
@@ -29,6 +30,8 @@ def load_tokenizer(folder: str | Path) -> Any:
     folder = Path(folder)
     if not folder.is_dir():
         raise AcdcError(f"{folder}: no such folder; give a Hugging Face folder")
+    for name in ("tokenizer.json", *_VOCABULARIES):
+        check_fetched(folder / name)
     # Without this, transformers warns that PyTorch is missing, which this package does not need.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer

@@ -1,57 +1,123 @@
 """Find the tensors of a folder: safetensors or PyTorch's files, one or several with an index."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import safetensors_io, torch_io
+from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.safetensors_io import read_json
-from acdc_jax.models.stored_tensors import Stored
+from acdc_jax.models.stored_tensors import Stored, Tensor
 
-# Index, single file, and what reads a file; the first format that a folder has counts.
-_FORMATS: tuple[tuple[str, str, Callable[[Path], dict[str, Stored]]], ...] = (
-    (safetensors_io.INDEX, safetensors_io.SINGLE, safetensors_io.list_tensors),
-    (torch_io.INDEX, torch_io.SINGLE, torch_io.list_tensors),
+
+@dataclass(frozen=True)
+class _Format:
+    """One format of weight files.
+
+    Attributes:
+        index: Name of the index of shards.
+        single: Name of the file of a model that is not sharded.
+        shards: Pattern of the names of shards.
+        list_tensors: Lists the tensors of a file.
+    """
+
+    index: str
+    single: str
+    shards: str
+    list_tensors: Callable[[Path], dict[str, Stored]]
+
+
+_FORMATS = (  # the first one that a folder has counts
+    _Format(
+        safetensors_io.INDEX,
+        safetensors_io.SINGLE,
+        "model-*-of-*.safetensors",
+        safetensors_io.list_tensors,
+    ),
+    _Format(torch_io.INDEX, torch_io.SINGLE, "pytorch_model-*-of-*.bin", torch_io.list_tensors),
 )
 
 
-def find_tensors(folder: Path) -> dict[str, Stored]:
+def find_tensors(folder: Path) -> dict[str, Tensor]:
     """Return every tensor in a folder's weight files, by name, without reading any.
 
     Raises:
-        AcdcError: There are no weight files, a file is truncated, a shard is missing, or a tensor
-            is missing or in two files. The message names file and tensor.
+        AcdcError: There are no weight files, or two sets of them; a file is truncated, a shard is
+            missing, or a tensor is missing or in two files. The message names file and tensor.
     """
-    for index, single, list_tensors in _FORMATS:
-        if (folder / index).is_file():
-            return _find_in_shards(folder / index, list_tensors)
-        if (folder / single).is_file():
-            return list_tensors(folder / single)
+    for format in _FORMATS:
+        index, single = folder / format.index, folder / format.single
+        shards = _shards(index) if index.is_file() else {}
+        if single.is_file() and _is_left_over(index, single, shards):
+            shards = {}
+        if shards:
+            return {**_find_in_shards(folder, shards, format.list_tensors)}
+        if single.is_file():
+            check_fetched(single)
+            return {**format.list_tensors(single)}
+        if shard := next(folder.glob(format.shards), None):
+            raise AcdcError(
+                f"{index}: is missing, but there are shards such as {shard.name}; download the "
+                "model again"
+            )
     raise AcdcError(
         f"{folder}: no {safetensors_io.SINGLE} and no {torch_io.SINGLE}; other formats of weights "
         "are not supported"
     )
 
 
+def _shards(index: Path) -> dict[str, str]:
+    """Return tensor → file, from the index of a folder's shards."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise AcdcError(f"{index}: no weight_map; download the model again")
+    # Shards are in the folder of the index, wherever it says that they are.
+    return {str(name): Path(str(file)).name for name, file in weight_map.items()}
+
+
+def _is_left_over(index: Path, single: Path, shards: Mapping[str, str]) -> bool:
+    """Return whether an index beside a single file names shards that are gone.
+
+    transformers leaves the index when it saves a smaller model to the same folder.
+
+    Raises:
+        AcdcError: The shards are there too.
+    """
+    files = set(shards.values()) - {single.name}
+    if not files:
+        return True
+    if any(not (single.parent / file).is_file() for file in files):
+        return True
+    raise AcdcError(
+        f"{single.parent}: holds two sets of weights, {single.name} and the shards of "
+        f"{index.name}; delete the set that is out of date"
+    )
+
+
 def _find_in_shards(
-    index: Path, list_tensors: Callable[[Path], dict[str, Stored]]
+    folder: Path, shards: Mapping[str, str], list_tensors: Callable[[Path], dict[str, Stored]]
 ) -> dict[str, Stored]:
-    folder, weight_map = index.parent, read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise AcdcError(f"{index}: no weight_map")
     tensors: dict[str, Stored] = {}
-    for shard in dict.fromkeys(weight_map.values()):
-        file = folder / Path(str(shard)).name  # shards are in the folder of the index
+    for shard in dict.fromkeys(shards.values()):
+        file = folder / shard
         if not file.is_file():
-            tensor = next(name for name, where in weight_map.items() if where == shard)
+            example = next(name for name, where in shards.items() if where == shard)
             raise AcdcError(
-                f"{file}: shard is missing (it holds {tensor}); download the model again"
+                f"{file}: shard is missing (it holds {example}); download the model again"
             )
+        check_fetched(file)
         for name, tensor in list_tensors(file).items():
             if name in tensors:
-                raise AcdcError(f"{file}: tensor {name} is also in {tensors[name].file}")
+                raise AcdcError(
+                    f"{file}: tensor {name} is also in {tensors[name].file}; download the model "
+                    "again"
+                )
             tensors[name] = tensor
-    for name, shard in weight_map.items():
+    for name in shards:
         if name not in tensors:
-            raise AcdcError(f"{folder / str(shard)}: tensor {name} is missing")
+            raise AcdcError(
+                f"{folder / shards[name]}: tensor {name} is missing, although the index lists it; "
+                "download the model again"
+            )
     return tensors

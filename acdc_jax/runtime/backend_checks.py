@@ -17,7 +17,7 @@ from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.hub import find_model
+from acdc_jax.models.find_model import find_model
 from acdc_jax.runtime.backends import open_chat, open_embedder, open_endpoint
 from acdc_jax.tasks import prompts
 from acdc_jax.tasks.embeddings import TaskIndex

@@ -24,7 +24,7 @@ from acdc_jax.evaluation.lm_eval.plan import (
     plan_comparison,
 )
 from acdc_jax.files import write_atomic
-from acdc_jax.models.hub import find_model
+from acdc_jax.models.find_model import find_model
 from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.runtime import run_reader
 from acdc_jax.runtime.best_of_n import choose
@@ -32,7 +32,7 @@ from acdc_jax.runtime.member_files import on_disk
 from acdc_jax.runtime.progress import show_progress
 from acdc_jax.runtime.run_members import open_members
 from acdc_jax.runtime.run_reader import RunRecord
-from acdc_jax.runtime.sources import read_sources
+from acdc_jax.runtime.sources import read_sources, seed_folder, seed_folders
 from acdc_jax.tasks.task_sets import load_held_out
 
 _FILE = "benchmarks.json"
@@ -340,8 +340,8 @@ def _member_models(
     )
 
     model = run_reader.read_model(run.run_dir)
-    seeds = {seed: Path(folder) for seed, folder in read_sources(run.run_dir).seeds.items()}
-    folders = [run.run_dir / "model", *(folder for folder in seeds.values() if folder.is_dir())]
+    sources = read_sources(run.run_dir)
+    folders = [run.run_dir / "model", *seed_folders(sources)]
     groups, decode = model_groups(model), run.settings.decode
     text = text_format(folders, thinking=decode.thinking, think_end_token=options.think_end_token)
     own = {variant.member for variant in plan.variants.values() if variant.own}
@@ -353,7 +353,7 @@ def _member_models(
         text,
         decode.batch_size,
         jax.random.key(prng_seed),
-        {seed: own_configuration(seeds[seed], model, text) for seed in sorted(own)},
+        {seed: own_configuration(seed_folder(sources, seed), model, text) for seed in sorted(own)},
     )
 
 

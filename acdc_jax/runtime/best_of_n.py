@@ -50,7 +50,7 @@ from acdc_jax.evaluation.held_out import held_out_tasks
 from acdc_jax.evaluation.responses import Response
 from acdc_jax.files import write_atomic
 from acdc_jax.inference.sampling import Sampling
-from acdc_jax.models.hub import find_model
+from acdc_jax.models.find_model import find_model
 from acdc_jax.models.thoughts import cut_thoughts
 from acdc_jax.runtime import run_reader
 from acdc_jax.runtime.backends import open_chat

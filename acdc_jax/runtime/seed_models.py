@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,11 +13,12 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from acdc_jax import plugins
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.files import cache_home
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.inference.text_codec import TextCodec, make_text_codec
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.hub import bytes_to_download, find_model
+from acdc_jax.models.find_model import bytes_to_download, find_model, lasting_name
 from acdc_jax.models.merge_compatibility import (
     VOCABULARY_LEAVES,
     CommonModel,
@@ -46,6 +46,7 @@ class Folders:
         seeds: Folders of the seeds; at least one.
         model: The common architecture.
         stored: Folder → the architecture that its own configuration describes.
+        names: Folder → a name by which `find_model` finds it again.
         base_rows: Rows of added tokens that the base takes from seeds, each with the seed's folder.
         seed_rows: Folder of a seed → rows that it takes from the base instead of its own.
     """
@@ -54,6 +55,7 @@ class Folders:
     seeds: tuple[Path, ...]
     model: ModelConfig
     stored: Mapping[Path, ModelConfig]
+    names: Mapping[Path, str] = dataclasses.field(default_factory=dict)
     base_rows: Sequence[tuple[Rows, Path]] = ()
     seed_rows: Mapping[Path, Sequence[Rows]] = dataclasses.field(default_factory=dict)
 
@@ -170,6 +172,7 @@ def check_folders(
         seed_folders,
         common.config,
         dict(zip(folders, configs, strict=True)),
+        dict(zip(folders, map(lasting_name, names), strict=True)),
         [(rows, seed_folders[number]) for rows, number in common.base_rows],
         dict(zip(seed_folders, common.seed_rows, strict=True)),
     )
@@ -179,7 +182,7 @@ def cache_dir(config: Config) -> Path:
     """Return the folder that keeps registered seeds and compiled programs between runs."""
     if config.run.cache_dir:
         return Path(config.run.cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acdc_jax"
+    return cache_home()
 
 
 def load_model(

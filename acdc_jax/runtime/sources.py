@@ -1,5 +1,6 @@
 """`sources.json` of a run: where its base and seeds are, so that members can be rebuilt."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -13,6 +14,7 @@ from acdc_jax.files import write_atomic
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.find_model import find_model
 from acdc_jax.models.merge_compatibility import Rows
 from acdc_jax.params import Params
 from acdc_jax.runtime.breed import member_id
@@ -27,9 +29,9 @@ class Sources:
     """The models that a run started from. The hashes of the seeds are in their recipes.
 
     Attributes:
-        base: Absolute path of the base's folder.
+        base: Name of the base: an absolute path, or what else `find_model` takes.
         content: The base's `content_hash`.
-        seeds: Member id → absolute path of the seed's folder.
+        seeds: Member id → name of the seed.
         own: Seed → in what its own configuration differs from the members'; see `own_engines`.
             Seeds without a difference are missing.
         base_rows: Rows of the embedding that the base takes from a seed: start, stop, member id.
@@ -88,9 +90,9 @@ def keep_sources(
         )
     members = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
     sources = Sources(
-        str(folders.base.resolve()),
+        folders.names[folders.base],
         content,
-        {name: str(folder.resolve()) for name, folder in members.items()},
+        {name: folders.names[folder] for name, folder in members.items()},
         own,
         [(*rows, member_id(0, folders.seeds.index(source))) for rows, source in folders.base_rows],
         {name: rows for name, f in members.items() if (rows := folders.seed_rows.get(f, ()))},
@@ -125,13 +127,12 @@ def load_base(sources: Sources, model: ModelConfig, shapes: Shapes) -> Params:
         AcdcError: The folder is gone, or holds another model now; or a seed is gone that has rows
             of the embedding that the base lacks.
     """
-    folder = Path(sources.base)
-    stored = {folder: _stored_config("the base", folder)}
-    for _, _, name in sources.base_rows:
-        seed = Path(sources.seeds[name])
-        stored[seed] = _stored_config(name, seed)
-    rows = [(Rows(a, b), Path(sources.seeds[name])) for a, b, name in sources.base_rows]
-    weights = load_model(Folders(folder, (), model, stored, rows), folder, shapes)
+    folder = _folder("the base", sources.base)
+    owners = {name: seed_folder(sources, name) for _, _, name in sources.base_rows}
+    stored = {path: hf.read_config(path) for path in (folder, *owners.values())}
+    rows = [(Rows(start, stop), owners[name]) for start, stop, name in sources.base_rows]
+    folders = Folders(folder, (), model, stored, base_rows=rows)
+    weights = load_model(folders, folder, shapes)
     _check_content("the base", folder, weights, sources.content)
     return weights
 
@@ -156,20 +157,39 @@ def load_seed(
     Raises:
         AcdcError: The folder is gone, or holds another model now.
     """
-    folder = Path(sources.seeds[recipe.id])
-    stored = {folder: _stored_config(recipe.id, folder)}
+    folder = seed_folder(sources, recipe.id)
+    stored = {folder: hf.read_config(folder)}
     rows = {folder: [Rows(*rows) for rows in sources.seed_rows.get(recipe.id, ())]}
-    folders = Folders(Path(sources.base), (folder,), model, stored, seed_rows=rows)
+    folders = Folders(folder, (folder,), model, stored, seed_rows=rows)
     filler = base() if rows_of_base(folders, folder) else None
     weights = load_model(folders, folder, shapes, filler)
     _check_content(recipe.id, folder, weights, recipe.content)
     return weights
 
 
-def _stored_config(name: str, folder: Path) -> ModelConfig:
-    if not folder.is_dir():
-        raise AcdcError(f"{folder}: {name} of the run is gone; put it back")
-    return hf.read_config(folder)
+def seed_folder(sources: Sources, seed: str) -> Path:
+    """Return the folder of a seed.
+
+    Raises:
+        AcdcError: It is gone.
+    """
+    return _folder(seed, sources.seeds[seed])
+
+
+def seed_folders(sources: Sources) -> list[Path]:
+    """Return the folders of the seeds that are still there."""
+    folders = []
+    for name in sources.seeds.values():
+        with contextlib.suppress(AcdcError):
+            folders.append(find_model(name))
+    return folders
+
+
+def _folder(member: str, name: str) -> Path:
+    try:
+        return find_model(name)
+    except AcdcError:
+        raise AcdcError(f"{name}: {member} of the run is gone; put it back") from None
 
 
 def _check_content(name: str, folder: Path, weights: Params, content: str) -> None:

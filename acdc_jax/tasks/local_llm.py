@@ -27,7 +27,7 @@ from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tok
 from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.hub import find_model
+from acdc_jax.models.find_model import find_model
 from acdc_jax.models.kernels.options import choose_kernels
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.thoughts import opened_thought

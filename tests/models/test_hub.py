@@ -11,7 +11,7 @@ import pytest
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf
-from acdc_jax.models.hub import find_model
+from acdc_jax.models.find_model import find_model
 from tests.support.hf_checkpoints import Checkpoint
 
 pytestmark = pytest.mark.xdist_group("torch")

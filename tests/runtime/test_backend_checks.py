@@ -13,7 +13,7 @@ from acdc_jax import experiment
 from acdc_jax.commands.main import main
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.models import hub
+from acdc_jax.models import find_model
 from acdc_jax.runtime import setup
 from acdc_jax.runtime.backend_checks import check_backends
 from acdc_jax.tasks.options import NoveltyOptions, ScientistOptions
@@ -203,7 +203,7 @@ def test_before_any_model_is_looked_for(
     def fetch(*_: Any, **__: Any) -> Any:
         pytest.fail("a model was looked for")
 
-    monkeypatch.setattr(hub, "find_model", fetch)
+    monkeypatch.setattr(find_model, "find_model", fetch)
     monkeypatch.setattr(setup, "check_folders", fetch)
     with serving(Script(scientist, refusal=_only(_CHAT), models=[_CHAT])) as url:
         began = time.monotonic()

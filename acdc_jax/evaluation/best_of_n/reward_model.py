@@ -22,7 +22,7 @@ from acdc_jax.models.families import from_hf
 from acdc_jax.models.kernels.options import choose_kernels
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.safetensors_io import read_json
-from acdc_jax.models.stored_tensors import Stored, views
+from acdc_jax.models.stored_tensors import Tensor
 from acdc_jax.models.transformer import forward
 from acdc_jax.models.weight_files import find_tensors
 from acdc_jax.params import Params
@@ -71,9 +71,8 @@ def load_reward_model(folder: Path, devices: Sequence[jax.Device]) -> RewardMode
     mesh = make_mesh("model:-1", devices)
     shardings = param_shardings(mesh, config, population=False)
     weights = hf.load_weights(folder, config, shardings, beside=(_HEAD,))
-    (values,) = views([head])
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    score = jax.device_put(np.array(values).astype(config.dtype), everywhere)
+    score = jax.device_put(np.array(head.read()).astype(config.dtype), everywhere)
     tok = tokenizer.load_tokenizer(folder)
     pad = tok.pad_token_id if tok.pad_token_id is not None else 0
     untied = replace(config, tie_embeddings=False)
@@ -114,7 +113,7 @@ def _values(config: ModelConfig, weights: Params, tokens: jax.Array, last: jax.A
     return logits[:, 0, 0]
 
 
-def _description(folder: Path) -> tuple[ModelConfig, Stored]:
+def _description(folder: Path) -> tuple[ModelConfig, Tensor]:
     """Return the decoder's configuration, and the head as it is stored."""
     path = folder / "config.json"
     fields = read_json(path)

@@ -130,10 +130,8 @@ def own_configuration(folder: Path, model: ModelConfig, text: TextFormat) -> Con
             chat template cannot ask a question is asked as they are.
 
     Raises:
-        AcdcError: The folder is gone, or cannot be read.
+        AcdcError: It cannot be read.
     """
-    if not folder.is_dir():
-        raise AcdcError(f"{folder}: the seed is gone; put it back")
     own = text_format([folder], thinking=text.thinking, think_end_token=text.think_end_token)
     own.tokenizer.chat_template = own.tokenizer.chat_template or text.tokenizer.chat_template
     try:
