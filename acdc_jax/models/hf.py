@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -194,7 +194,7 @@ def stream_weights(
     stored = _match_tensors(Path(folder), config, ())
     for path in paths:
         one = {path: stored[path]}
-        yield from _place(one, views(one.values()), config, None).values()
+        yield from _place(one, config, None).values()
 
 
 def _place(
