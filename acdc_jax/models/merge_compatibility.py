@@ -110,6 +110,8 @@ def common_model(
         mergekit, `tokenizer_source: union`: a token that one model has keeps its embedding.
     """
     models = (base, *seeds)
+    for model in models:
+        _check_size(model)
     sources = _added_tokens(base, seeds)
     size = max(base.rows, 1 + max(sources, default=-1))
     notes = _check_vocabularies(models, size)
@@ -225,6 +227,20 @@ def adapt_rows(
     for start, rows in borrowed:
         matrix = jnp.concatenate([matrix[:start], rows, matrix[start + rows.shape[0] :]])
     return matrix
+
+
+def _check_size(model: ModelDescription) -> None:
+    """Raise if a model has far more or far fewer rows than its tokenizer has tokens.
+
+    Padding adds a few per cent of rows; added tokens without a row are few.
+    """
+    tokens = len(model.vocabulary)
+    if not model.rows / 4 < tokens < model.rows * 4:
+        raise AcdcError(
+            f"{model.name}: the tokenizer has {tokens} tokens, but the embedding has {model.rows} "
+            "rows: they belong to different models; copy the tokenizer's files from the model that "
+            "this one was tuned from"
+        )
 
 
 def _added_tokens(base: ModelDescription, seeds: Sequence[ModelDescription]) -> dict[int, int]:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.safetensors_io import read_json
 from acdc_jax.models.thoughts import CHANNEL, HARMONY, MARKS
+from acdc_jax.models.tokenizer_files import VOCABULARIES, check_tokenizer_files
 from acdc_jax.private_apis import set_template_clock
 
-_VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt")
 # Some templates insert today's date, and a run that is resumed tomorrow would have other prompts.
 # This date is the default of Llama 3's.
 _TODAY = datetime.datetime(2024, 7, 26)
@@ -25,29 +24,35 @@ def load_tokenizer(folder: str | Path) -> Any:
     """Return the folder's `transformers.PreTrainedTokenizerBase`; remote code never runs.
 
     Raises:
-        AcdcError: The folder does not exist, or its tokenizer cannot be loaded.
+        AcdcError: The folder does not exist, lacks the vocabulary's files, or its tokenizer cannot
+            be loaded.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise AcdcError(f"{folder}: no such folder; give a Hugging Face folder")
-    for name in ("tokenizer.json", *_VOCABULARIES):
-        check_fetched(folder / name)
+    check_tokenizer_files(folder)
     # Without this, transformers warns that PyTorch is missing, which this package does not need.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # the tokenizers library raises bare Exception
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise AcdcError(f"{folder}: cannot load the tokenizer: {reason}") from error
+    if len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
+        raise AcdcError(
+            f"{folder}: the tokenizer has added tokens only; tokenizer_class in "
+            "tokenizer_config.json does not fit the vocabulary's files"
+        )
+    return tokenizer
 
 
 def vocabulary_hashes(folder: Path) -> tuple[bytes, ...]:
     """Return hashes of the files that define a folder's vocabulary."""
-    files = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", *_VOCABULARIES)
+    files = (*VOCABULARIES, "tokenizer_config.json", "added_tokens.json")
     return tuple(
         hashlib.sha256((folder / name).read_bytes()).digest() if (folder / name).is_file() else b""
         for name in files

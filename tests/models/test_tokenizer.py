@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,110 @@ def test_bad_folders(chat_tokenizer_folder: Path, tmp_path: Path) -> None:
     """One line that names the folder."""
     with pytest.raises(AcdcError, match="no such folder"):
         tokenizer.load_tokenizer(tmp_path / "none")
-    with pytest.raises(AcdcError, match="cannot load the tokenizer") as caught:
-        tokenizer.load_tokenizer(tmp_path)
-    assert "\n" not in str(caught.value)
     shutil.copytree(chat_tokenizer_folder, tmp_path / "bad")
     (tmp_path / "bad" / "tokenizer.json").write_text("{")
     with pytest.raises(AcdcError, match="bad: cannot load the tokenizer"):
         tokenizer.load_tokenizer(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "llama", "gemma2"])
+@pytest.mark.parametrize("tokenizer_class", ["Qwen2Tokenizer", "LlamaTokenizer", None])
+def test_missing_vocabularies(
+    tokenizer_class: str | None, model_type: str, chat_tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    """transformers makes a tokenizer of four tokens, or asks for another package."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    if tokenizer_class:
+        fields = json.loads((chat_tokenizer_folder / "tokenizer_config.json").read_text())
+        fields["tokenizer_class"] = tokenizer_class
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
+    with pytest.raises(AcdcError, match=f"{tmp_path}: no tokenizer.json .* copy the tokenizer's"):
+        tokenizer.load_tokenizer(tmp_path)
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    with pytest.raises(AcdcError, match=f"{tmp_path}: merges.txt is missing beside vocab.json"):
+        tokenizer.load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
+        ("tokenizer.model", "version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
+        ("tokenizer.model", "IQ== 0\nIg== 1\n", "not a SentencePiece model"),  # tiktoken's format
+    ],
+)
+def test_files_that_are_no_vocabulary(
+    name: str, content: str, message: str, chat_tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(chat_tokenizer_folder / "tokenizer_config.json", tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(AcdcError, match=f"{tmp_path}/{name}: .*{message}") as caught:
+        tokenizer.load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_of_added_tokens_only(chat_tokenizer_folder: Path, tmp_path: Path) -> None:
+    """The class reads other files than are there."""
+    shutil.copytree(chat_tokenizer_folder, tmp_path, dirs_exist_ok=True)
+    fields = json.loads((tmp_path / "tokenizer.json").read_text())
+    fields["model"]["vocab"] = {token["content"]: token["id"] for token in fields["added_tokens"]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
+    with pytest.raises(AcdcError, match="the tokenizer has added tokens only"):
+        tokenizer.load_tokenizer(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from sentencepiece import SentencePieceTrainer
+
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    text = "the quick brown fox jumps over the lazy dog\nhello world 1 2 3\nschöne Welt\n"
+    (folder / "corpus").write_text(text * 20)
+    SentencePieceTrainer.train(
+        input=str(folder / "corpus"),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=320,
+        model_type="bpe",
+        byte_fallback=True,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    return folder / "tokenizer.model"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "tokenizer_class"),
+    [("llama", "LlamaTokenizer"), ("mistral", "LlamaTokenizerFast"), ("gemma2", "GemmaTokenizer")],
+)
+def test_sentencepiece(
+    model_type: str, tokenizer_class: str, sentencepiece_model: Path, tmp_path: Path
+) -> None:
+    """A folder with tokenizer.model only has SentencePiece's own ids."""
+    from sentencepiece import SentencePieceProcessor
+
+    shutil.copy(sentencepiece_model, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    fields = {"tokenizer_class": tokenizer_class, "bos_token": "<s>", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields | {"unk_token": "<unk>"}))
+    loaded = tokenizer.load_tokenizer(tmp_path)
+    original = SentencePieceProcessor(model_file=str(sentencepiece_model))
+    prefix = model_type != "gemma2"  # Gemma's texts begin without a space
+    for text in ("hello world", "the lazy  fox", "[INST] hi [/INST]", "zz ü € 漢\n\nnew\tline 1.5"):
+        ids = original.encode(text) if prefix else original.encode("\n" + text)[2:]
+        assert loaded.encode(text, add_special_tokens=False) == ids
+        assert loaded.decode(ids) == text
+    assert loaded.eos_token_id == original.eos_id()
+
+
+def test_sentencepiece_without_its_package(
+    sentencepiece_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would ask for tiktoken, which does not help."""
+    shutil.copy(sentencepiece_model, tmp_path)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(AcdcError, match=r"tokenizer.model: needs .*; pip install -U sentencepiece"):
+        tokenizer.load_tokenizer(tmp_path)
 
 
 def test_bad_chat_templates(chat_tokenizer_folder: Path) -> None:

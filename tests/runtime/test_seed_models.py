@@ -201,6 +201,12 @@ MOVED = ["<pad>", "<s>", "</s>", *"bacdefghijklmnop"]
             {"tokens": [*TOKENS, "r"]},
             "base: id 19 is token 'q', but 'r' in .*seed; give one of the tokens another id",
         ),
+        (
+            {},
+            {"rows": 90},
+            "seed: the tokenizer has 19 tokens, but the embedding has 90 rows: they",
+        ),
+        ({"rows": 3}, {}, "base: the tokenizer has 19 tokens, but the embedding has 3 rows: they"),
         ({}, {"hidden_size": 32}, "hidden_size is 32, but the base .* has 16"),
         ({}, {"num_key_value_heads": 1}, "num_kv_heads is 1, but the base .* has 2"),
         ({}, {"attention_bias": True}, "qkv_bias is True, but the base .* has False"),

@@ -1,0 +1,56 @@
+"""The files of a folder's vocabulary, checked before transformers reads them.
+
+Without them, transformers makes an empty vocabulary, or asks for a package that does not help.
+"""
+
+from pathlib import Path
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.models.lfs_pointer import check_fetched
+
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+_REMEDY = "from the model that this one was tuned from"
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """Raise if a folder has no complete vocabulary.
+
+    Raises:
+        AcdcError: A file is missing or damaged, or needs a package that is missing.
+    """
+    files = {name for name in VOCABULARIES if (folder / name).is_file()}
+    for name in files:
+        check_fetched(folder / name)
+    if "tokenizer.json" in files or files == {"vocab.json", "merges.txt"}:
+        return
+    if "tokenizer.model" in files:
+        _check_sentencepiece(folder / "tokenizer.model")
+    elif files:
+        (missing,) = {"vocab.json", "merges.txt"} - files
+        raise AcdcError(
+            f"{folder}: {missing} is missing beside {files.pop()}; copy it, or tokenizer.json, "
+            f"{_REMEDY}"
+        )
+    else:
+        raise AcdcError(
+            f"{folder}: no tokenizer.json (nor vocab.json with merges.txt, nor tokenizer.model); "
+            f"copy the tokenizer's files {_REMEDY}"
+        )
+
+
+def _check_sentencepiece(file: Path) -> None:
+    """Raise if transformers cannot read a SentencePiece model; it would ask for tiktoken."""
+    try:
+        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2  # noqa: F401
+    except Exception as error:  # protobuf has an error of its own for versions that do not fit
+        reason = " ".join(str(error).split())[:200]
+        raise AcdcError(
+            f"{file}: needs sentencepiece and protobuf ({reason}); "
+            "pip install -U sentencepiece protobuf"
+        ) from None
+    try:
+        SentencePieceProcessor(model_file=str(file))
+    except (RuntimeError, OSError):
+        raise AcdcError(
+            f"{file}: is not a SentencePiece model; copy it again, or tokenizer.json, {_REMEDY}"
+        ) from None
