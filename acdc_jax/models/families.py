@@ -2,7 +2,8 @@
 
 All differences between families are in `FAMILIES` and in the fields of `ModelConfig`. A field that
 would change the computation in a way that the decoder does not implement is an error that names it.
-Fields that no family's decoder reads are ignored, as in transformers.
+Fields that transformers does not read in a family are ignored. So is `auto_map`, which names custom
+code, where `model_type` names a family: transformers, too, then runs its own code.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,24 +15,14 @@ from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.config_fields import GLOBAL, LOCAL, Fields, number
 from acdc_jax.models.rope_fields import read_rope, write_rope
 
-# Fields that change what a decoder computes, and the values that mean "not used". A family that
-# reads a field allows other values.
+# Fields that no family's decoder implements, and the values that mean "not used".
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "add_cross_attention": (None, False),
-    "attention_bias": (None, False),
-    "attn_logit_softcapping": (None,),
-    "auto_map": (None,),  # custom code, which is never executed
-    "final_logit_softcapping": (None,),
+    "is_causal": (None, True),
     "is_encoder_decoder": (None, False),
-    "mlp_bias": (None, False),
-    "partial_rotary_factor": (None, 1, 1.0),
-    "pretraining_tp": (None, 0, 1),
+    "partial_rotary_factor": (None, 1),  # transformers heeds it with some `rope_type`s only
     "quantization_config": (None,),
-    "sliding_window": (None,),
-    "use_bidirectional_attention": (None, False),
-    "use_qk_norm": (None, False),
-    "use_sliding_window": (None, False),
 }
+_DTYPES = {"auto": "float32", "float": "float32", "half": "float16"}
 
 _STRUCTURED: dict[str, type] = {
     "architectures": list,
@@ -71,6 +62,7 @@ class Family:
         slides: (fields, layer) → whether the layer has a window; used without `layer_types`.
         fixed: Fields of `ModelConfig` that the architecture fixes.
         optional: Fields of `config.json` that it reads besides the common ones, with defaults.
+        lacking: Fields that transformers reads and our decoder does not implement.
         head_dim: Default head dimension; 0: hidden size divided by the number of heads.
         tied: Default of `tie_word_embeddings`.
         rope_thetas: Default bases of the frequencies in layers without and with a window; the
@@ -81,6 +73,7 @@ class Family:
     slides: Callable[[Fields, int], bool] = _no_layer
     fixed: Mapping[str, Any] = field(default_factory=dict)
     optional: Mapping[str, Any] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
     head_dim: int = 0
     tied: bool = False
     rope_thetas: tuple[float, float] = (10_000.0, 0.0)
@@ -90,10 +83,11 @@ _SLIDING = {"sliding_window": 4096}
 _BIASED = {"attention_bias": False}
 _SWITCHED = _SLIDING | {"use_sliding_window": False}
 _GEMMA = {"centred_norms": True, "post_norms": True, "scale_embedding": True}
-_CAPS = {"query_pre_attn_scalar": 256, "attn_logit_softcapping": None} | _SLIDING | _BIASED
+_SCALED = {"query_pre_attn_scalar": 256, "final_logit_softcapping": None} | _SLIDING | _BIASED
+_BIDIRECTIONAL = ("use_bidirectional_attention",)
 
 FAMILIES = {
-    "LlamaForCausalLM": Family("llama", optional=_BIASED),
+    "LlamaForCausalLM": Family("llama", optional=_BIASED, lacking=("mlp_bias",)),
     "MistralForCausalLM": Family("mistral", _every_layer, optional=_SLIDING),
     "Qwen2ForCausalLM": Family("qwen2", _later_layers, {"qkv_bias": True}, _SWITCHED),
     "Qwen3ForCausalLM": Family(
@@ -103,7 +97,8 @@ FAMILIES = {
         "gemma2",
         _all_but_every(2),
         _GEMMA,
-        _CAPS | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        _SCALED | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        _BIDIRECTIONAL,
         head_dim=256,
         tied=True,
     ),
@@ -111,7 +106,8 @@ FAMILIES = {
         "gemma3_text",
         _all_but_every(6),
         _GEMMA | {"qk_norm": True},
-        _CAPS | {"final_logit_softcapping": None},
+        _SCALED,
+        _BIDIRECTIONAL,
         head_dim=256,
         tied=True,
         rope_thetas=(1_000_000.0, 10_000.0),
@@ -204,8 +200,13 @@ def _read(hf_config: Fields) -> ModelConfig:
     family = _family(architecture)
     if kind not in (None, family.model_type):
         raise AcdcError(f"model_type = {kind!r} does not go with {architecture}")
-    for name, neutral in _NEUTRAL.items():
-        if name not in family.optional and hf_config.get(name) not in neutral:
+    if kind is None and hf_config.get("auto_map"):
+        raise AcdcError(
+            "auto_map names custom code, which is never executed; without it, model_type must be "
+            f"{family.model_type!r}"
+        )
+    for name, neutral in (_NEUTRAL | dict.fromkeys(family.lacking, (None, False))).items():
+        if hf_config.get(name) not in neutral:
             raise AcdcError(f"unsupported {name} = {hf_config[name]!r} in {architecture}")
 
     layers = int(number(hf_config, "num_hidden_layers"))
@@ -232,13 +233,19 @@ def _read(hf_config: Fields) -> ModelConfig:
         logit_softcap=float(number(optional, "final_logit_softcapping", 0)),
         tie_embeddings=bool(hf_config.get("tie_word_embeddings", family.tied)),
         max_positions=int(number(hf_config, "max_position_embeddings")),
-        dtype=str(hf_config.get("dtype") or hf_config.get("torch_dtype") or "float32"),
+        dtype=_dtype(hf_config),
         **(
             {"qkv_bias": biased, "o_bias": biased}
             | read_rope(hf_config, family.rope_thetas)
             | dict(family.fixed)
         ),
     )
+
+
+def _dtype(hf_config: Fields) -> str:
+    name = str(hf_config.get("dtype") or hf_config.get("torch_dtype") or "auto")
+    name = name.removeprefix("torch.")
+    return _DTYPES.get(name, name)
 
 
 def _activation(hf_config: Fields, family: Family) -> str:
@@ -249,6 +256,14 @@ def _activation(hf_config: Fields, family: Family) -> str:
 
 def _windows(hf_config: Fields, family: Family, layers: int, optional: Fields) -> tuple[int, ...]:
     """Return the window of every layer; () if no layer has one."""
+    if "sliding_window" not in optional:
+        # transformers' cache heeds the field, its forward pass does not.
+        longest = number(hf_config, "max_position_embeddings")
+        if number(hf_config, "sliding_window", longest) < longest:
+            raise AcdcError(
+                f"sliding_window = {hf_config['sliding_window']}, but the layers of "
+                f"{family.model_type} have no window; set it to null"
+            )
     local = [family.slides(hf_config, layer) for layer in range(layers)]
     layer_types = hf_config.get("layer_types")
     if layer_types is not None:

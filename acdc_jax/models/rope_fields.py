@@ -31,8 +31,7 @@ def read_rope(hf_config: Fields, thetas: tuple[float, float]) -> dict[str, Any]:
     if local_theta:
         nested = dict(hf_config.get("rope_parameters") or {})
         local = dict(nested.get(LOCAL) or {})
-        rope = dict(hf_config.get("rope_scaling") or nested.get(GLOBAL) or {})
-        rope.setdefault("rope_theta", (nested.get(GLOBAL) or {}).get("rope_theta"))
+        rope = dict(nested.get(GLOBAL) or {}) | dict(hf_config.get("rope_scaling") or {})
         local_theta = number(
             local, "rope_theta", number(hf_config, "rope_local_base_freq", local_theta)
         )

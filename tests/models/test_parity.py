@@ -1,5 +1,6 @@
 """Against transformers' own decoders, on checkpoints that transformers wrote."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,8 @@ def test_greedy_text(name: str, checkpoints: dict[str, Checkpoint]) -> None:
             "rope_type = 'longrope'",
         ),
         ("Llama", {"mlp_bias": True}, "mlp_bias = True"),
+        ("Llama", {"sliding_window": 100}, "sliding_window = 100"),
+        ("Qwen2", {"is_causal": False}, "is_causal = False"),
         ("Llama", {"hidden_act": "gelu"}, "activation = 'gelu'"),
         ("Gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
         ("Olmo2", {}, "architecture 'Olmo2ForCausalLM'"),
@@ -139,6 +142,49 @@ def test_options_that_we_lack_are_refused(
     with pytest.raises(AcdcError, match=re.escape(named)) as caught:
         hf.read_config(tmp_path)
     assert str(tmp_path / "config.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        (
+            "llama2",
+            {
+                "auto_map": {"AutoModelForCausalLM": "modeling_x.LlamaForCausalLM"},
+                "head_dim": None,
+                "pretraining_tp": 2,
+                "rope_scaling": {},
+                "sliding_window": 128,
+                "torch_dtype": "auto",
+                "use_cache": False,
+            },
+        ),
+        ("mistral-unwindowed", {"attention_bias": True, "mlp_bias": True, "head_dim": None}),
+        ("qwen2-tied", {"attention_bias": True, "sliding_window": 4, "use_qk_norm": True}),
+        ("qwen3", {"final_logit_softcapping": 3.0, "use_bidirectional_attention": True}),
+        ("gemma3", {"attn_logit_softcapping": 3.0, "rope_scaling": {"factor": 2.0}}),
+    ],
+)
+def test_fields_that_transformers_ignores(
+    name: str, fields: dict[str, Any], checkpoints: dict[str, Checkpoint], tmp_path: Path
+) -> None:
+    """They change neither its logits nor ours; the last model has a field that changes both."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = checkpoints[name].folder
+    stored = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stored | {"dtype": None} | fields))
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    config = hf.read_config(tmp_path)
+    assert (config == hf.read_config(folder)) == (name != "gemma3")
+    tokens, _, positions = _batch([12, 12])
+    ours, _ = _forward(config, hf.load_weights(tmp_path, config), tokens, positions)
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, **options)
+    with torch.no_grad():
+        expected = model.eval()(input_ids=torch.tensor(tokens, dtype=torch.long)).logits
+    np.testing.assert_allclose(ours, expected.numpy(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["qwen2-tied", "qwen2-shards", "llama-wide-heads"])
