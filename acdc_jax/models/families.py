@@ -13,14 +13,15 @@ from typing import Any
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.config_fields import GLOBAL, LOCAL, Fields, number
+from acdc_jax.models.quantised import check_quantisation
 from acdc_jax.models.rope_fields import read_rope, write_rope
+from acdc_jax.models.wrappers import decoder_fields
 
 # Fields that no family's decoder implements, and the values that mean "not used".
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "is_causal": (None, True),
     "is_encoder_decoder": (None, False),
     "partial_rotary_factor": (None, 1),  # transformers heeds it with some `rope_type`s only
-    "quantization_config": (None,),
 }
 _DTYPES = {"auto": "float32", "float": "float32", "half": "float16"}
 
@@ -123,11 +124,15 @@ def from_hf(hf_config: Fields, where: str) -> ModelConfig:
             or 5 (`rope_parameters`, `dtype`) writes it.
         where: Name of the file, for messages.
 
+    Returns:
+        Of a multimodal model, the configuration of its text decoder.
+
     Raises:
         AcdcError: The decoder does not implement the architecture or a field, which is named.
     """
     try:
-        return _read(hf_config)
+        check_quantisation(hf_config.get("quantization_config"))
+        return _read(decoder_fields(hf_config))
     except (AcdcError, ValueError) as error:
         raise AcdcError(f"{where}: {error}") from None
 

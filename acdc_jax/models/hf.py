@@ -4,6 +4,7 @@ A folder has a `config.json` and weights: safetensors, or else PyTorch's files. 
 matched with a weight before any is read. Weights move to and from the devices leaf by leaf.
 """
 
+import itertools
 import math
 import os
 import re
@@ -27,7 +28,8 @@ from acdc_jax.models.safetensors_io import read_json, write_json, write_tensors
 from acdc_jax.models.stored_tensors import Tensor
 from acdc_jax.models.tokenizer import load_tokenizer
 from acdc_jax.models.transformer import param_shapes
-from acdc_jax.models.weight_files import find_tensors
+from acdc_jax.models.weight_files import find_tensors, stored_tensors
+from acdc_jax.models.wrappers import decoder_names, is_wrapper, wrap_fields, wrapped_names
 from acdc_jax.params import Params, fetch
 
 # Dotted path of our module ↔ Hugging Face name; {} is the layer.
@@ -55,6 +57,8 @@ _POST_NORM_NAMES = _NAMES | {
     "layers.{}.mlp_post_norm": "model.layers.{}.post_feedforward_layernorm",
 }
 
+_HEAD = f"{_NAMES['head']}.weight"
+
 # Constants that old Llama checkpoints store with the weights.
 _CONSTANT = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
 
@@ -70,6 +74,8 @@ _TEXT_FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
 )
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _READERS = 4  # leaves in flight to the devices at once
@@ -114,7 +120,11 @@ def read_config(folder: str | Path) -> ModelConfig:
     sizes = Counter[str]()
     for tensor in _weight_tensors(Path(folder), config):
         sizes[tensor.dtype] += math.prod(tensor.shape)
-    return replace(config, dtype=sizes.most_common(1)[0][0])
+    config = replace(config, dtype=sizes.most_common(1)[0][0])
+    if is_multimodal(Path(folder)) and _HEAD in find_tensors(Path(folder)):
+        # As in transformers. Its wrappers tie by default, whatever their decoder does.
+        return replace(config, tie_embeddings=False)
+    return config
 
 
 def describe_casts(folder: str | Path, config: ModelConfig) -> list[str]:
@@ -233,6 +243,7 @@ def save(
     config: ModelConfig,
     weights: Params,
     tokenizer_from: str | Path,
+    rest_from: str | Path | None = None,
     max_shard_bytes: int = 5 * 10**9,
     texts: Mapping[str, str] = MappingProxyType({}),
     stop_tokens: Sequence[int] = (),
@@ -244,7 +255,9 @@ def save(
         config: Shape of the decoder.
         weights: One member's weights, in the dtype of the configuration.
         tokenizer_from: Folder from which tokenizer, chat template and generation configuration are
-            copied.
+            copied. If it is a multimodal model (`wrappers.py`), so is the new one.
+        rest_from: Folder from which all other weights of a multimodal model are copied; None:
+            `tokenizer_from`.
         max_shard_bytes: Largest size of a weight file, unless one tensor is larger.
         texts: Name → text of further files, such as a model card.
         stop_tokens: Ids that end a response; by default those of `tokenizer_from`.
@@ -265,9 +278,15 @@ def save(
         partial.mkdir(parents=True)
         try:
             names = hf_names(config)
+            rest: dict[str, Tensor] = {}
+            if is_multimodal(source):
+                fields = wrap_fields(read_json(source / "config.json"), fields)
+                names, rest = _wrapped(Path(rest_from or source), names)
             tensors = {names[path]: (config.dtype, weights[path].shape) for path in names}
+            tensors |= {name: (tensor.dtype, tensor.shape) for name, tensor in rest.items()}
             leaves = _on_host(weights[path] for path in names)
-            write_tensors(partial, tensors, leaves, max_shard_bytes)
+            arrays = itertools.chain(leaves, (tensor.read() for tensor in rest.values()))
+            write_tensors(partial, tensors, arrays, max_shard_bytes)
             copy_text_files(source, partial)
             write_json(partial / "generation_config.json", generation)
             write_json(partial / "config.json", fields | special)
@@ -280,6 +299,19 @@ def save(
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise AcdcError(f"{folder}: cannot write: {error.strerror or error}") from error
+
+
+def _wrapped(folder: Path, names: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return dotted path → name in a multimodal model, and the model's other tensors.
+
+    Args:
+        folder: The multimodal model.
+        names: Dotted path → name without a wrapper.
+    """
+    tensors = stored_tensors(folder)
+    of_decoder = decoder_names(tensors)
+    rest = {name: tensor for name, tensor in tensors.items() if name not in of_decoder}
+    return wrapped_names(tensors, names), rest
 
 
 def check_vacant(folder: Path) -> None:
@@ -382,8 +414,9 @@ def _match_tensors(folder: Path, config: ModelConfig, beside: Collection[str]) -
     for name in names.values():
         if name not in tensors:
             raise AcdcError(f"{folder}: tensor {name} is missing")
-    for name in tensors.keys() - names.values() - set(beside):
-        if config.tie_embeddings and name == f"{_NAMES['head']}.weight":
+    others = tensors.keys() - names.values() - set(beside)
+    for name in others if not is_multimodal(folder) else others & {_HEAD}:
+        if config.tie_embeddings and name == _HEAD:
             _check_tied(tensors[name], tensors[names["embed.weight"]])
         elif not _CONSTANT.fullmatch(name):
             file = tensors[name].file
@@ -404,6 +437,12 @@ def _weight_tensors(folder: Path, config: ModelConfig) -> list[Tensor]:
     if names["embed.weight"] not in tensors:
         raise AcdcError(f"{folder}: tensor {names['embed.weight']} is missing")
     return [tensors[name] for name in names.values() if name in tensors]
+
+
+def is_multimodal(folder: Path) -> bool:
+    """Return whether a folder's model is multimodal, so that its decoder is only a part of it."""
+    path = folder / "config.json"
+    return path.is_file() and is_wrapper(read_json(path))
 
 
 def _check_tied(head: Tensor, embedding: Tensor) -> None:

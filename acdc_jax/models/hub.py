@@ -23,6 +23,8 @@ _TEXT = (
     "vocab.json",
     "merges.txt",
     "chat_template*",
+    "preprocessor_config.json",
+    "processor_config.json",
 )
 _SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 _PYTORCH = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")

@@ -11,7 +11,9 @@ import numpy as np
 from acdc_jax.errors import AcdcError
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-"""Name in safetensors → numpy's name, of the supported dtypes."""
+"""Name in safetensors → numpy's name, of the dtypes that weights may have."""
+# Those of quantised weights, which are nothing without their scales.
+_QUANTISED = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I8": "int8"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Stored:
         """Return a view of the memory-mapped file. Copy what you keep: the file may change."""
         with self.file.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.ndarray(self.shape, jnp.dtype(self.dtype), memory, self.offset, self.strides)
+        dtype = jnp.dtype(_QUANTISED.get(self.kind) or self.dtype)
+        return np.ndarray(self.shape, dtype, memory, self.offset, self.strides)
 
 
 @dataclass(frozen=True)

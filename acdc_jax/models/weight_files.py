@@ -1,4 +1,8 @@
-"""Find the tensors of a folder: safetensors or PyTorch's files, one or several with an index."""
+"""Find the tensors of a folder: safetensors or PyTorch's files, one or several with an index.
+
+Whoever looks for a decoder's weights finds them under the names and in the precision of a plain
+Hugging Face model, however the folder stores them.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,8 +11,10 @@ from pathlib import Path
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import safetensors_io, torch_io
 from acdc_jax.models.lfs_pointer import check_fetched
+from acdc_jax.models.quantised import dequantise
 from acdc_jax.models.safetensors_io import read_json
-from acdc_jax.models.stored_tensors import Stored, Tensor
+from acdc_jax.models.stored_tensors import DTYPES, Stored, Tensor
+from acdc_jax.models.wrappers import decoder_names
 
 
 @dataclass(frozen=True)
@@ -40,22 +46,47 @@ _FORMATS = (  # the first one that a folder has counts
 
 
 def find_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return every tensor in a folder's weight files, by name, without reading any.
+    """Return every tensor in a folder's weight files, without reading any.
+
+    Returns:
+        Name → tensor. The decoder's weights have the names of a model without a wrapper
+        (`wrappers.py`), and quantised ones are in full precision when they are read.
 
     Raises:
         AcdcError: There are no weight files, or two sets of them; a file is truncated, a shard is
             missing, or a tensor is missing or in two files. The message names file and tensor.
     """
+    stored = stored_tensors(folder)
+    names = decoder_names(stored)
+    return {names.get(name, name): tensor for name, tensor in stored.items()}
+
+
+def stored_tensors(folder: Path) -> dict[str, Tensor]:
+    """Return every tensor in a folder's weight files, under the name that it has there.
+
+    Raises:
+        AcdcError: As `find_tensors`.
+    """
+    tensors = _stored_tensors(folder)
+    config = folder / "config.json"
+    fields = read_json(config) if config.is_file() else {}
+    if settings := fields.get("quantization_config"):
+        dtype = str(fields.get("dtype") or fields.get("torch_dtype"))
+        return dequantise(tensors, settings, dtype if dtype in DTYPES.values() else "bfloat16")
+    return {**tensors}
+
+
+def _stored_tensors(folder: Path) -> dict[str, Stored]:
     for format in _FORMATS:
         index, single = folder / format.index, folder / format.single
         shards = _shards(index) if index.is_file() else {}
         if single.is_file() and _is_left_over(index, single, shards):
             shards = {}
         if shards:
-            return {**_find_in_shards(folder, shards, format.list_tensors)}
+            return _find_in_shards(folder, shards, format.list_tensors)
         if single.is_file():
             check_fetched(single)
-            return {**format.list_tensors(single)}
+            return format.list_tensors(single)
         if shard := next(folder.glob(format.shards), None):
             raise AcdcError(
                 f"{index}: is missing, but there are shards such as {shard.name}; download the "

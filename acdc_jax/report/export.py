@@ -16,7 +16,7 @@ from acdc_jax.report.provenance import origins
 from acdc_jax.runtime.rebuild import to_make
 from acdc_jax.runtime.run_members import open_members
 from acdc_jax.runtime.run_reader import RunRecord, read_model
-from acdc_jax.runtime.sources import read_sources
+from acdc_jax.runtime.sources import read_sources, seed_folder
 
 _SHOWN_MEMBERS = 8
 
@@ -51,7 +51,9 @@ def export_member(run: RunRecord, member: str, out: Path) -> int:
     store = open_members(run, scratch=scratch)
     rebuilt = to_make(member, run.recipes, store)
     params = store.get(member)
-    hf.save(out, model, params, tokenizer_from=run.run_dir / "model", texts={"README.md": card})
+    texts = run.run_dir / "model"  # of the first seed
+    rest = seed_folder(sources, min(sources.seeds)) if hf.is_multimodal(texts) else None
+    hf.save(out, model, params, texts, rest, texts={"README.md": card})
     return len(rebuilt)
 
 
