@@ -8,6 +8,7 @@ from typing import Any
 from acdc_jax.inference.buckets import common_prefix
 from acdc_jax.inference.stop_strings import make_stop_strings
 from acdc_jax.models import tokenizer
+from acdc_jax.models.chat_template import encode_chat
 from acdc_jax.models.thoughts import opened_thought
 
 # Instructions whose prompts share only what all prompts share.
@@ -59,17 +60,17 @@ def make_text_codec(
         stop_strings: Texts that end a response; see `StopStrings`.
 
     Raises:
-        AcdcError: There is no chat template, or it refuses instructions.
+        AcdcError: There is no chat template, or it refuses instructions or leaves them out.
     """
     stop = make_stop_strings(tok, stop_strings)
     stop_tokens = tuple(sorted({*stop_tokens, *stop.tokens}))
 
     @functools.lru_cache(maxsize=100_000)
     def encode(instructions: str) -> tuple[int, ...]:
-        tokens = tokenizer.encode_chat(tok, instructions, system_prompt, thinking=thinking)
+        tokens = encode_chat(tok, instructions, system_prompt, thinking=thinking)
         return tuple(tokenizer.with_rows(tok, tokens, rows))
 
-    # This fails now if the template is missing or refuses instructions.
+    # This fails now if the template is missing, or refuses instructions or leaves them out.
     opening = opened_thought(str(tok.decode(list(encode("")), skip_special_tokens=False)))
 
     def stopped(tokens: tuple[int, ...]) -> bool:

@@ -1,6 +1,5 @@
-"""Tokenizers and chat templates of Hugging Face folders; transformers is imported on first use."""
+"""Tokenizers of Hugging Face folders; transformers is imported on first use."""
 
-import datetime
 import functools
 import hashlib
 import itertools
@@ -13,11 +12,6 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.models.safetensors_io import read_json
 from acdc_jax.models.thoughts import CHANNEL, HARMONY, MARKS
 from acdc_jax.models.tokenizer_files import VOCABULARIES, check_tokenizer_files
-from acdc_jax.private_apis import set_template_clock
-
-# Some templates insert today's date, and a run that is resumed tomorrow would have other prompts.
-# This date is the default of Llama 3's.
-_TODAY = datetime.datetime(2024, 7, 26)
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -67,88 +61,6 @@ def vocabulary(folder: str | Path) -> dict[str, int]:
     """
     numbers = load_tokenizer(folder).get_vocab()  # in an order that varies between calls
     return {str(token): int(numbers[token]) for token in sorted(numbers, key=numbers.__getitem__)}
-
-
-def encode_chat(
-    tokenizer: Any, instructions: str, system: str | None = None, *, thinking: bool = False
-) -> list[int]:
-    """Return the tokens of a prompt in the chat template, with the generation prompt at its end.
-
-    If the template refuses system messages (Gemma 2, some of Mistral), the user's message begins
-    with the system message.
-
-    Args:
-        tokenizer: From `load_tokenizer`.
-        instructions: The user's message.
-        system: The system message; None: none.
-        thinking: Whether templates that have the choice (Qwen3) ask for thoughts first.
-
-    Raises:
-        AcdcError: The tokenizer has no chat template, or one that refuses such messages.
-    """
-    options = {"add_generation_prompt": True, "enable_thinking": thinking}
-    if system is None:
-        return _encode_messages(tokenizer, [("user", instructions)], options)
-    try:
-        messages = [("system", system), ("user", instructions)]
-        return _encode_messages(tokenizer, messages, options)
-    except RefusedMessages:
-        return _encode_messages(tokenizer, [("user", f"{system}\n\n{instructions}")], options)
-
-
-def encode_exchange(tokenizer: Any, question: str, answer: str) -> list[int]:
-    """Return the tokens of a question and its answer, as a reward model reads them.
-
-    Raises:
-        AcdcError: As `encode_chat`.
-    """
-    messages = [("user", question), ("assistant", answer)]
-    return _encode_messages(tokenizer, messages, {"add_generation_prompt": False})
-
-
-class RefusedMessages(AcdcError):
-    """A chat template refuses the messages, or fails."""
-
-
-def render_chat(
-    tokenizer: Any, messages: Sequence[Mapping[str, str]], options: Mapping[str, bool]
-) -> str:
-    """Return messages as text, in the tokenizer's chat template, always on the same day.
-
-    Args:
-        tokenizer: From `load_tokenizer`; it has a template.
-        messages: Each with "role" and "content".
-        options: Further variables of the template.
-
-    Raises:
-        RefusedMessages: The template refuses the messages, or fails.
-    """
-    try:
-        if "strftime_now" in (template := tokenizer.get_chat_template()):
-            set_template_clock(template, lambda format: _TODAY.strftime(format))
-        date = _TODAY.strftime("%d %b %Y")
-        return str(
-            tokenizer.apply_chat_template(
-                list(messages), tokenize=False, date_string=date, **options
-            )
-        )
-    except Exception as error:  # a template is a program: it can raise anything
-        reason = " ".join(str(error).split())[:300]
-        raise RefusedMessages(f"{tokenizer.name_or_path}: chat template: {reason}") from error
-
-
-def _encode_messages(
-    tokenizer: Any, messages: Sequence[tuple[str, str]], options: Mapping[str, bool]
-) -> list[int]:
-    """Return the tokens of (role, content) messages in the tokenizer's chat template."""
-    if not tokenizer.chat_template:
-        raise AcdcError(
-            f"{tokenizer.name_or_path}: the tokenizer has no chat template; set chat_template"
-        )
-    fields = [{"role": role, "content": content} for role, content in messages]
-    text = render_chat(tokenizer, fields, options)
-    # The template contains the special tokens.
-    return [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
 
 
 def with_rows(tokenizer: Any, tokens: list[int], rows: int) -> list[int]:

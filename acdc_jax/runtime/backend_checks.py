@@ -16,6 +16,7 @@ from acdc_jax import multihost
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.models import hf, tokenizer
+from acdc_jax.models.chat_template import encode_chat
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.find_model import find_model
 from acdc_jax.runtime.backends import open_chat, open_embedder, open_endpoint
@@ -190,7 +191,7 @@ def _check_local_scientist(options: ScientistOptions, family: Draft) -> None:
     window = config.max_positions
     prompt = prompts.propose("novel", Task("", family, 0, {}, {}), [])
     tok = tokenizer.load_tokenizer(folder)
-    length = len(tokenizer.encode_chat(tok, prompt.user, prompt.system))
+    length = len(encode_chat(tok, prompt.user, prompt.system))
     if length + options.max_tokens > window:
         room = max(window - length, 0)
         raise ConfigError(

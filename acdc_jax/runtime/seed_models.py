@@ -17,6 +17,7 @@ from acdc_jax.files import cache_home
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.inference.text_codec import TextCodec, make_text_codec
 from acdc_jax.models import hf, tokenizer
+from acdc_jax.models.chat_template import RefusedMessages, missing_generation_prompt
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.find_model import bytes_to_download, find_model, lasting_name
 from acdc_jax.models.merge_compatibility import (
@@ -305,7 +306,7 @@ def text_codec(seeds: Sequence[Path], config: DecodeOptions, rows: int) -> TextC
     stops = map(tokenizer.stop_tokens, seeds, toks)
     stop_tokens = tuple(sorted({token for stop in stops for token in stop}))
     try:
-        return make_text_codec(
+        codec = make_text_codec(
             tok,
             stop_tokens,
             rows,
@@ -313,10 +314,18 @@ def text_codec(seeds: Sequence[Path], config: DecodeOptions, rows: int) -> TextC
             thinking=config.thinking,
             stop_strings=config.stop_strings,
         )
-    except tokenizer.RefusedMessages as error:
+    except RefusedMessages as error:
         if config.chat_template is None:
             raise
         raise AcdcError(f"--chat_template={config.chat_template}: {error}") from error
+    if opening := missing_generation_prompt(tok):
+        _log.warning(
+            "%s: the chat template ignores add_generation_prompt; prompts end with %r, as it "
+            "begins answers",
+            config.chat_template or seeds[0],
+            opening,
+        )
+    return codec
 
 
 def chat_template(config: DecodeOptions) -> str | None:

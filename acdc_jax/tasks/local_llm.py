@@ -26,6 +26,7 @@ from acdc_jax.inference.buckets import bucket
 from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
 from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.models import hf, tokenizer
+from acdc_jax.models.chat_template import encode_chat
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.find_model import find_model
 from acdc_jax.models.kernels.options import choose_kernels
@@ -54,7 +55,7 @@ class LoadedModel:
 
     def encode(self, request: ChatRequest) -> list[int]:
         """Return the tokens of the prompt."""
-        return tokenizer.encode_chat(self.tokenizer, request.user, request.system)
+        return encode_chat(self.tokenizer, request.user, request.system)
 
 
 def load_local_model(name: str | Path, devices: Sequence[jax.Device]) -> LoadedModel:

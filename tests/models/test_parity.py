@@ -14,6 +14,7 @@ import pytest
 from acdc_jax.errors import AcdcError
 from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
 from acdc_jax.models import hf, tokenizer
+from acdc_jax.models.chat_template import encode_chat
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import forward, param_shapes
 from tests.support.hf_checkpoints import SIZES, Checkpoint
@@ -206,7 +207,7 @@ def test_export_gives_the_same_greedy_text(
 
     ours = tokenizer.load_tokenizer(tmp_path / "out")
     questions = ["hello", "a longer question", "z"]
-    prompts = [tokenizer.encode_chat(ours, q, "be brief") for q in questions]
+    prompts = [encode_chat(ours, q, "be brief") for q in questions]
     chats = [
         [{"role": "system", "content": "be brief"}, {"role": "user", "content": q}]
         for q in questions

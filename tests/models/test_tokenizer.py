@@ -4,7 +4,6 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import pytest
@@ -17,16 +16,6 @@ from tests.support.hf_checkpoints import CHAT_TEMPLATE
 from tests.support.short_runs import without_torch
 
 pytestmark = pytest.mark.xdist_group("torch")  # transformers imports torch where it finds it
-
-
-def test_chat(chat_tokenizer_folder: Path) -> None:
-    """The template's special tokens are tokens, and the generation prompt is there."""
-    loaded = tokenizer.load_tokenizer(chat_tokenizer_folder)
-    prompt = tokenizer.encode_chat(loaded, "why?", "be brief")
-    assert loaded.decode(prompt) == "<s>system be brief</s><s>user why?</s><s>assistant "
-    assert prompt.count(1) == 3
-    assert tokenizer.encode_chat(loaded, "why?") == prompt[prompt.index(1, 1) :]
-    assert tokenizer.decode(loaded, [*loaded.encode("a b: c"), 2, 0]) == "a b: c"
 
 
 def test_stop_tokens(chat_tokenizer_folder: Path, tmp_path: Path) -> None:
@@ -153,17 +142,6 @@ def test_sentencepiece_without_its_package(
         tokenizer.load_tokenizer(tmp_path)
 
 
-def test_bad_chat_templates(chat_tokenizer_folder: Path) -> None:
-    """Missing, or refusing the messages."""
-    loaded = tokenizer.load_tokenizer(chat_tokenizer_folder)
-    loaded.chat_template = "{{ raise_exception('no system message') }}"
-    with pytest.raises(AcdcError, match="chat template: no system message"):
-        tokenizer.encode_chat(loaded, "why?", "be brief")
-    loaded.chat_template = None
-    with pytest.raises(AcdcError, match="no chat template"):
-        tokenizer.encode_chat(loaded, "why?")
-
-
 def test_save_beside_a_bare_tokenizer(chat_tokenizer_folder: Path, tmp_path: Path) -> None:
     """Without a configuration to copy from, the tokenizer says where responses end."""
     config = ModelConfig("LlamaForCausalLM", 99, 8, 8, 1, 1, 1, 8)
@@ -173,45 +151,6 @@ def test_save_beside_a_bare_tokenizer(chat_tokenizer_folder: Path, tmp_path: Pat
     for name in ("generation_config.json", "config.json"):
         fields = tokenizer.read_json(tmp_path / "out" / name)
         assert (fields["bos_token_id"], fields["eos_token_id"], fields["pad_token_id"]) == (1, 2, 0)
-
-
-@pytest.mark.parametrize(
-    "day",
-    [
-        # Llama 3's, and one that does not know the name.
-        "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
-        '{%- set date_string = strftime_now("%d %b %Y") %}{%- else %}'
-        '{%- set date_string = "26 Jul 2024" %}{%- endif %}{%- endif %}{{ date_string }}',
-        "26 Jul 2024",
-        "{{ strftime_now('%d %b %Y') }}",  # does not look at date_string
-        "{% set form = '%d %b %Y' %}{{ strftime_now(format=form) }}",
-    ],
-)
-def test_templates_write_the_same_date_on_every_day(day: str, chat_tokenizer_folder: Path) -> None:
-    """A run that goes on tomorrow asks the same."""
-    loaded = tokenizer.load_tokenizer(chat_tokenizer_folder)
-    loaded.chat_template = f"{day} {CHAT_TEMPLATE}"
-    prompt = loaded.decode(tokenizer.encode_chat(loaded, "why?"))
-    assert prompt == "26 Jul 2024 <s>user why?</s><s>assistant "
-
-
-@pytest.mark.parametrize(
-    ("template", "reason"),
-    [
-        ("{% if tools|length > 0 %}{{ tools }}{% endif %}", "object of type 'NoneType'"),
-        ("{{ 'Turn ' + 1 }}", "can only concatenate str"),
-        ("{{ messages[7].content }}", "no element 7"),
-        ("{% for %}", "Expected"),
-        ({"rag": "x", "tool_use": "y"}, "multiple chat templates with no default"),
-    ],
-)
-def test_a_template_that_fails_is_one_line(
-    template: Any, reason: str, chat_tokenizer_folder: Path
-) -> None:
-    loaded = tokenizer.load_tokenizer(chat_tokenizer_folder)
-    loaded.chat_template = template
-    with pytest.raises(AcdcError, match=f"{chat_tokenizer_folder}: chat template: .*{reason}"):
-        tokenizer.encode_chat(loaded, "why?", "briefly")
 
 
 def test_special_tokens_of_a_generation_configuration(
@@ -245,7 +184,8 @@ _WITHOUT_TORCH = """
 import sys
 import acdc_jax.models.hf, acdc_jax.inference.continuous_batching
 assert "transformers" not in sys.modules
-from acdc_jax.models.tokenizer import encode_chat, load_tokenizer
+from acdc_jax.models.chat_template import encode_chat
+from acdc_jax.models.tokenizer import load_tokenizer
 print(len(encode_chat(load_tokenizer(sys.argv[1]), "why?")))
 """
 

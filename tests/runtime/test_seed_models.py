@@ -467,6 +467,24 @@ def test_codec(write: Write) -> None:
     assert thinking.encode("cd") == (*(spelled[letter] for letter in "cdk"), 2)
 
 
+def test_templates_that_say_less_than_they_get(
+    write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The flag's file is named if it leaves out the instructions, or lacks a generation prompt."""
+    seed, file = write("seed"), tmp_path / "mine.jinja"
+    config = DecodeOptions(chat_template=str(file))
+    file.write_text("{{ messages[0].contents }}")
+    with pytest.raises(AcdcError, match=f"--chat_template={file}: .* leaves out what the user"):
+        text_codec([seed], config, 24)
+    file.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    with caplog.at_level(logging.WARNING):
+        text_codec([seed], config, 24)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{file}: the chat template ignores add_generation_prompt; prompts end with 'assistant: ', "
+        "as it begins answers"
+    ]
+
+
 def test_chat_template_flag(write: Write, tmp_path: Path) -> None:
     """A file goes before the tokenizer's own, and along with the run."""
     seed = write("seed", template="")

@@ -17,6 +17,7 @@ import numpy as np
 from acdc_jax.errors import AcdcError
 from acdc_jax.inference.buckets import bucket, pad_prompts
 from acdc_jax.models import hf, tokenizer
+from acdc_jax.models.chat_template import encode_exchange
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import from_hf
 from acdc_jax.models.kernels.options import choose_kernels
@@ -49,7 +50,7 @@ class RewardModel:
 
     def encode(self, question: str, answer: str) -> list[int]:
         """Return the tokens of a question and its answer, in the model's chat template."""
-        return tokenizer.encode_exchange(self.tokenizer, question, answer)
+        return encode_exchange(self.tokenizer, question, answer)
 
 
 def check_reward_model(folder: Path) -> ModelConfig:

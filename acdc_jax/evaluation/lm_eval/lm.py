@@ -27,9 +27,10 @@ from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
 from acdc_jax.inference.sampling import Sampling, stable_number
 from acdc_jax.inference.score import log_likelihoods
 from acdc_jax.inference.stop_strings import make_stop_strings
+from acdc_jax.models.chat_template import render_chat
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.thoughts import cut_thoughts, opened_thought
-from acdc_jax.models.tokenizer import RefusedMessages, pad_token, render_chat, with_rows
+from acdc_jax.models.tokenizer import pad_token, with_rows
 from acdc_jax.models.transformer import FusedParams
 from acdc_jax.params import Params
 
@@ -160,20 +161,7 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Return a dialogue as text.
-
-        If the template refuses system messages, the user message begins with the system message.
-        """
-        try:
-            return self._render(chat_history, add_generation_prompt)
-        except RefusedMessages:
-            first, *rest = chat_history
-            if first["role"] != "system" or not rest:
-                raise
-            user = {**rest[0], "content": f"{first['content']}\n\n{rest[0]['content']}"}
-            return self._render([user, *rest[1:]], add_generation_prompt)
-
-    def _render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
+        """Return a dialogue as text; see `render_chat`."""
         if not self.tokenizer.chat_template:
             raise AcdcError(
                 f"{self.tokenizer.name_or_path}: the tokenizer has no chat template; ask without "
@@ -184,7 +172,7 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             "continue_final_message": not add_generation_prompt,
             "enable_thinking": self._model.text.thinking,
         }
-        return render_chat(self.tokenizer, messages, options)
+        return render_chat(self.tokenizer, chat_history, options)
 
     # ---------------------------------------------------------------------------------- responses
 

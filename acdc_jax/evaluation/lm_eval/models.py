@@ -14,6 +14,7 @@ from acdc_jax.evaluation.lm_eval.plan import Plan, Variant
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.sampling import Sampling, stable_number
 from acdc_jax.models import hf, tokenizer
+from acdc_jax.models.chat_template import encode_chat
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import fuse_weights
 from acdc_jax.models.merge_compatibility import own_config
@@ -135,7 +136,7 @@ def own_configuration(folder: Path, model: ModelConfig, text: TextFormat) -> Con
     own = text_format([folder], thinking=text.thinking, think_end_token=text.think_end_token)
     own.tokenizer.chat_template = own.tokenizer.chat_template or text.tokenizer.chat_template
     try:
-        tokenizer.encode_chat(own.tokenizer, "")
+        encode_chat(own.tokenizer, "")
     except AcdcError:
         own = text
     return Configuration(own_config(hf.read_config(folder), model), own)
