@@ -78,6 +78,7 @@ def _arguments(run_dir: Path, base: Path, seeds: Sequence[Path], *more: str) -> 
         "--max_new_tokens=4",
         "--batch_size=8",
         "--mutation=none",
+        "--system_prompt=none",
         "--nogibberish_filter",
         *more,
     ]
