@@ -21,6 +21,7 @@ _PAIRS = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<|channel>thought", "<channel|>"),
+    ("<unused94>", "<unused95>"),  # MedGemma
 )
 # Mark in lower case → its end, and whether it is that itself.
 _ENDS = {mark.lower(): (end, mark == end) for opening, end in _PAIRS for mark in (opening, end)}

@@ -39,6 +39,8 @@ _ANALYSIS = "<|channel|>analysis<|message|>Answer: 5? No.<|end|>"
         ("<|begin_of_thought|>5?<|end_of_thought|>42", "42"),
         ("<|START_THINKING|>5?<|END_THINKING|>42", "42"),
         ("<|channel>thought\n5?<channel|>42", "42"),
+        ("<unused94>thought\n5?<unused95>42", "42"),
+        ("<unused94>thought\n5? I am", ""),
         ("<think>5?</thinking> no</think>42", "42"),
         (f"{_ANALYSIS}<|start|>assistant<|channel|>final<|message|>42", "42"),
         (f"{_ANALYSIS}<|start|>assistant<|channel|>final<|message|>42<|return|>", "42"),
