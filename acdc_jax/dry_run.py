@@ -39,6 +39,7 @@ from acdc_jax.runtime.member_files import disk_bytes
 from acdc_jax.runtime.memory_budget import bytes_on_device, choose_budget
 from acdc_jax.runtime.run_directory import check_directory, check_flags
 from acdc_jax.runtime.run_reader import read_manifest
+from acdc_jax.runtime.seed_check import compare_descriptions, name_models
 from acdc_jax.runtime.seed_models import Folders, text_codec
 from acdc_jax.runtime.setup import RunPlan, models_at_once, plan_run
 from acdc_jax.sandbox import Sandbox
@@ -87,6 +88,8 @@ def dry_run(config: Config) -> Mapping[str, str]:
         return {"run": f"{run_dir} is finished: the same command only prints its table again"}
     plan = plan_run(config, fetch_weights=False)
     lines = {"models": _models(plan)}
+    if isinstance(plan.models, Folders):
+        lines["seeds"] = _seeds(plan.models, config)
     with config.sandbox.open() as sandbox:
         codec = _codec(plan)
         lines["tasks"] = _tasks(plan, sandbox, codec)
@@ -169,6 +172,13 @@ def _models(plan: RunPlan) -> str:
             "to be downloaded; make room, or set HF_HUB_CACHE to another disk"
         )
     return f"{text}; {missing / _GIB:.1f} GiB to download"
+
+
+def _seeds(folders: Folders, config: Config) -> str:
+    models = name_models(config.seeds, folders)
+    differences = compare_descriptions(models, folders, config.decode)
+    same = "have the same licence, chat template, special tokens and stop tokens"
+    return "; ".join(differences) or same
 
 
 def _codec(plan: RunPlan) -> TextCodec | None:

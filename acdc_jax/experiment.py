@@ -26,6 +26,7 @@ from acdc_jax.runtime.metrics import Log, open_log
 from acdc_jax.runtime.preemption import PreemptionNotice, listen_for_sigterm
 from acdc_jax.runtime.rejected_drafts import warn_of_rejections
 from acdc_jax.runtime.run_reader import Manifest
+from acdc_jax.runtime.seed_check import warn_of_seeds
 from acdc_jax.runtime.setup import RunContext, RunPlan, open_context, plan_run
 from acdc_jax.runtime.sources import keep_model_files, keep_sources
 from acdc_jax.runtime.state import Record, State
@@ -165,8 +166,11 @@ def _record_models(plan: RunPlan, context: RunContext, manifest: Manifest) -> No
         keep_model_files(run_dir, context.folders, plan.config.decode, stop_tokens)
         own = {seed: engine.differences for seed, engine in context.own.items()}
         keep_sources(run_dir, context.folders, context.bases[0], own, started=started)
-    for seed in () if started else context.seeds:
-        context.store.get(seed)
+    if not started and multihost.is_first():
+        warn_of_seeds(context)
+    elif not started:
+        for seed in context.seeds:
+            context.store.get(seed)
 
 
 def _show(context: RunContext, log: Log, state: State, record: Record) -> None:

@@ -18,7 +18,7 @@ ORIGIN, BASE, FIRST_SEED = 0, 1, 2
 """Indices of points."""
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
-MODULES = (*PROJECTIONS, "embed", "head", "norms", "biases")
+MODULES = (*PROJECTIONS, "embed", "head", "norm", "bias")
 """What `module_of` returns."""
 
 Squares = npt.NDArray[np.float64]
@@ -29,8 +29,8 @@ def module_of(path: str) -> str:
     """Return which of `MODULES` a weight belongs to, over all layers."""
     *_, name, kind = path.split(".")
     if kind == "bias":
-        return "biases"
-    return "norms" if "norm" in name else name
+        return "bias"
+    return "norm" if "norm" in name else name
 
 
 def squared_distances(models: Sequence[jax.Array]) -> Squares:

@@ -1,15 +1,14 @@
 """Find where a run's base and seeds come from, and under which licence."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from acdc_jax.models.model_card import UNKNOWN, licence_of
 from acdc_jax.run_options import SeedOptions
 from acdc_jax.runtime.sources import Sources
 
-UNKNOWN = "unknown"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -58,23 +57,6 @@ def _hub_id(model: str, folder: str) -> str:
     name = model.partition("@")[0]
     is_folder = Path(model).expanduser().resolve() == Path(folder)
     return name if _HUB_ID.fullmatch(name) and not is_folder else ""
-
-
-def licence_of(folder: Path) -> str:
-    """Return the licence that a model's card, or else its configuration, states."""
-    from huggingface_hub import ModelCard
-
-    try:
-        licence = ModelCard.load(folder / "README.md").data.to_dict().get("license")
-    except Exception:  # of the file system, the library or its YAML parser: unrelated classes
-        licence = None
-    if not licence:
-        try:
-            fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            licence = fields.get("license")
-        except (OSError, ValueError, AttributeError):
-            licence = None
-    return licence if isinstance(licence, str) and licence else UNKNOWN
 
 
 def joint_licence(models: Sequence[Origin]) -> tuple[str, str]:

@@ -66,10 +66,10 @@ def test_distances_and_cosines(shape: tuple[int, ...], dtype: str) -> None:
 
 def test_weights_add_up_to_modules() -> None:
     assert {module_of(path) for path in param_shapes(TINY)} == set(MODULES) - {"head"}
-    assert module_of("layers.0.attention.q_norm.weight") == "norms"
+    assert module_of("layers.0.attention.q_norm.weight") == "norm"
     one, exact = _models((3, 4), "float32")
     two, more = _models((5,), "float32")
-    both = {"q": squared_distances(one), "norms": squared_distances(two)}
+    both = {"q": squared_distances(one), "norm": squared_distances(two)}
     difference = np.concatenate([(a[2] - a[1]).ravel() for a in (exact, more)])
     assert total(both)[2, 3] == pytest.approx(np.square(difference).sum(), rel=1e-6)
     np.testing.assert_array_equal(total(both, ("q", "k")), both["q"])

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from acdc_jax.report.provenance import UNKNOWN, Origin, joint_licence, licence_of, origins
+from acdc_jax.models.model_card import UNKNOWN, bases_of, licence_of
+from acdc_jax.report.provenance import Origin, joint_licence, origins
 from acdc_jax.run_options import SeedOptions
 from acdc_jax.runtime.sources import Sources
 
@@ -30,6 +31,19 @@ def _folder(path: Path, card: str = "", **fields: object) -> str:
 )
 def test_licences(card: str, fields: dict[str, object], licence: str, tmp_path: Path) -> None:
     assert licence_of(Path(_folder(tmp_path / "model", card, **fields))) == licence
+
+
+@pytest.mark.parametrize(
+    ("header", "bases"),
+    [
+        ("base_model: Qwen/Qwen2.5-0.5B", ("Qwen/Qwen2.5-0.5B",)),
+        ("base_model:\n- a/b\n- c/d", ("a/b", "c/d")),
+        ("base_model: 7", ()),
+        ("license: mit", ()),
+    ],
+)
+def test_bases(header: str, bases: tuple[str, ...], tmp_path: Path) -> None:
+    assert bases_of(Path(_folder(tmp_path / "model", f"---\n{header}\n---\n"))) == bases
 
 
 def test_origins(tmp_path: Path) -> None:

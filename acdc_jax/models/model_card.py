@@ -1,0 +1,38 @@
+"""What a model's card says: `README.md` of its folder, whose header is YAML."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+UNKNOWN = "unknown"
+
+
+def licence_of(folder: Path) -> str:
+    """Return the licence that a model's card, or else its configuration, states, or `UNKNOWN`."""
+    licence = _header(folder).get("license")
+    if not licence:
+        try:
+            fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            licence = fields.get("license")
+        except (OSError, ValueError, AttributeError):
+            licence = None
+    return licence if isinstance(licence, str) and licence else UNKNOWN
+
+
+def bases_of(folder: Path) -> tuple[str, ...]:
+    """Return the Hub ids of the models that a model was made from, as its card names them."""
+    bases = _header(folder).get("base_model")
+    listed = bases if isinstance(bases, list) else [bases]
+    return tuple(name for name in listed if isinstance(name, str) and name)
+
+
+def _header(folder: Path) -> Mapping[str, Any]:
+    """Return the fields of a card's header; empty if there is none, or it cannot be read."""
+    from huggingface_hub import ModelCard
+
+    try:
+        fields: dict[str, Any] = ModelCard.load(folder / "README.md").data.to_dict()
+    except Exception:  # of the file system, the library or its YAML parser: unrelated classes
+        return {}
+    return fields
