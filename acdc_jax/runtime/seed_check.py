@@ -28,6 +28,7 @@ from acdc_jax.evolution.task_vectors import (
 )
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models import tokenizer
+from acdc_jax.models.chat_template import encode_chat
 from acdc_jax.models.model_card import bases_of, licence_of
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.run_options import SeedOptions
@@ -197,9 +198,7 @@ def _prompt(tok: Any, template: Any, options: DecodeOptions) -> str | None:
     """Return the prompt of a question in a chat template; None if that refuses it."""
     own, tok.chat_template = tok.chat_template, template
     try:
-        tokens = tokenizer.encode_chat(
-            tok, _QUESTION, options.system_prompt, thinking=options.thinking
-        )
+        tokens = encode_chat(tok, _QUESTION, options.system_prompt, thinking=options.thinking)
     except AcdcError:
         return None
     finally:
@@ -315,9 +314,10 @@ def warn_of_seeds(context: RunContext) -> None:
         if content in names:
             lines.append(_same_weights(names[content], seed.name))
         names.setdefault(content, seed.name)
+    least_and_largest = dict.fromkeys(f"{d:.2g}" for d in (min(distances), max(distances)))
     lines.append(
-        f"seeds: {min(distances):.2g} to {max(distances):.2g} of the base's norm away from it; "
-        "`acdc seeds check` with these flags compares them with each other"
+        f"seeds: {' to '.join(least_and_largest)} of the base's norm away from it; `acdc seeds "
+        "check` with these flags compares them with each other"
     )
     for line in lines:
         _log.warning("%s", line)

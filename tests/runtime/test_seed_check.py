@@ -209,7 +209,9 @@ def test_a_run_warns(models: tuple[Path, Path, Path], caplog: pytest.LogCaptureF
     options = SeedOptions(tuple(map(str, seeds)), str(base))
     loaded = {f"m{i}": hf.load_weights(f, folders.model) for i, f in enumerate(seeds)}
     context = SimpleNamespace(
-        config=dataclasses.replace(Config(), seeds=options),
+        config=dataclasses.replace(
+            Config(), seeds=options, decode=DecodeOptions(system_prompt="s")
+        ),
         folders=folders,
         seeds=dict(zip(loaded, seeds, strict=True)),
         store=SimpleNamespace(get=loaded.__getitem__),
@@ -221,5 +223,7 @@ def test_a_run_warns(models: tuple[Path, Path, Path], caplog: pytest.LogCaptureF
         f"{seed}: is no fine-tune of the base {base}" for seed in seeds
     ]
     assert copy == f"{a}: has the weights of {a}; leave one of them out"
-    assert distances.startswith("seeds: ")
-    assert distances.endswith("`acdc seeds check` with these flags compares them with each other")
+    assert distances == (
+        "seeds: 1.3 of the base's norm away from it; `acdc seeds check` with these flags compares "
+        "them with each other"
+    )
