@@ -80,6 +80,8 @@ def test_the_papers_runs(
     assert "in bfloat16" in plan  # the base's, whatever one seed has
     assert f"{len(REPOSITORIES[name]) - (name != 'paper_qwen3_14b')} seeds" in plan
     assert f"{_CHAT} at http" in plan
+    assert ("its window is 2048 tokens" in plan) == name.startswith("paper_qwen2_")
+    assert ("have the same licence, chat template" in plan) != name.startswith("paper_qwen2_")
     assert "No fault found" in plan
     assert {path.name for path in tmp_path.iterdir()} - {"families"} == {
         hub_id.partition("/")[0] for hub_id in REPOSITORIES[name]

@@ -65,7 +65,7 @@ def pairs_table(squares: Mapping[str, Squares]) -> Table:
     modules = [name for name in MODULES if name in squares]
     angles = [cosines(sums, BASE) for sums in (total(squares), *(squares[m] for m in modules))]
     table = Table(
-        title="Pairs of seeds: distance, and cosines of task vectors by module",
+        title="Pairs: distance, and cosines of task vectors",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=0,  # so that all modules fit 80 characters

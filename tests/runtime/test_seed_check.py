@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,6 +17,7 @@ from acdc_jax.config import Config
 from acdc_jax.evolution.task_vectors import BASE, Squares, squared_distances
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models import hf
+from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.transformer import init_params
 from acdc_jax.params import Params
 from acdc_jax.run_options import SeedOptions
@@ -30,9 +32,8 @@ from acdc_jax.runtime.seed_check import (
 )
 from acdc_jax.runtime.seed_models import check_folders
 from acdc_jax.runtime.setup import RunContext
+from acdc_jax.sharding import make_mesh
 from tests.support.model_runs import SMALL
-
-Describe = Callable[..., list[str]]
 
 
 def _edit(path: Path, **fields: Any) -> None:
@@ -207,7 +208,9 @@ def test_a_run_warns(models: tuple[Path, Path, Path], caplog: pytest.LogCaptureF
     seeds = (a, b, a)
     folders = check_folders(base, seeds)
     options = SeedOptions(tuple(map(str, seeds)), str(base))
-    loaded = {f"m{i}": hf.load_weights(f, folders.model) for i, f in enumerate(seeds)}
+    mesh = make_mesh("model:2", jax.devices()[:2])
+    load = partial(hf.load_weights, shardings=param_shardings(mesh, folders.model, False))
+    loaded = {f"m{i}": load(f, folders.model) for i, f in enumerate(seeds)}
     context = SimpleNamespace(
         config=dataclasses.replace(
             Config(), seeds=options, decode=DecodeOptions(system_prompt="s")
@@ -215,7 +218,7 @@ def test_a_run_warns(models: tuple[Path, Path, Path], caplog: pytest.LogCaptureF
         folders=folders,
         seeds=dict(zip(loaded, seeds, strict=True)),
         store=SimpleNamespace(get=loaded.__getitem__),
-        bases=[hf.load_weights(base, folders.model)],
+        bases=[load(base, folders.model)],
     )
     warn_of_seeds(cast(RunContext, context))
     *apart, copy, distances = caplog.messages
