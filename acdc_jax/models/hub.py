@@ -13,6 +13,7 @@ from pathlib import Path
 from acdc_jax.errors import AcdcError
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_FILE_ID = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+\.gguf)(?:@([\w./-]+))?")
 _TEXT = (
     "README.md",  # the model card: base and licence
     "config.json",
@@ -33,6 +34,11 @@ _PYTORCH = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index
 def is_id(name: str) -> bool:
     """Return whether a name has the form of a Hub id."""
     return _ID.fullmatch(name) is not None
+
+
+def is_file_id(name: str) -> bool:
+    """Return whether a name has the form of a GGUF file on the Hub."""
+    return _FILE_ID.fullmatch(name) is not None
 
 
 def download(name: str, *, weights: bool) -> Path:
@@ -61,27 +67,59 @@ def download(name: str, *, weights: bool) -> Path:
         return folder if has_safetensors else fetch(*_TEXT, *_PYTORCH)
 
 
-def bytes_to_download(name: str) -> int:
-    """Return the bytes of weights that `download` would download.
+def download_file(name: str) -> Path:
+    """Return a file of a model in the cache, after downloading it if it is not there.
 
     Args:
-        name: "owner/model" or "owner/model@revision".
+        name: "owner/model/file.gguf" or "owner/model/file.gguf@revision".
+
+    Raises:
+        AcdcError: There is no such file on the Hub or, offline, in the cache.
+    """
+    model, file, revision = _parts(name)
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(name):
+        return Path(hf_hub_download(model, file, revision=revision))
+
+
+def _parts(name: str) -> tuple[str, str, str | None]:
+    """Return model, file and revision of a file's name."""
+    match = _FILE_ID.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name} is not the name of a file on the Hub")
+    return match[1], match[2], match[3]
+
+
+def bytes_to_download(name: str) -> int:
+    """Return the bytes of weights that `download` or `download_file` would download.
+
+    Args:
+        name: As for these.
 
     Raises:
         AcdcError: As `download`, or the model has no weights in a supported format.
     """
-    model, _, revision = name.partition("@")
     from huggingface_hub import snapshot_download
 
-    for patterns in (_SAFETENSORS, _PYTORCH):
+    if is_file_id(name):
+        model, file, revision = _parts(name)
+        formats: tuple[tuple[str, ...], ...] = ((file,),)
+    else:
+        model, _, tag = name.partition("@")
+        revision, formats = tag or None, (_SAFETENSORS, _PYTORCH)
+    for patterns in formats:
         with _hub_errors(name):
             files = snapshot_download(
-                model, revision=revision or None, allow_patterns=list(patterns), dry_run=True
+                model, revision=revision, allow_patterns=list(patterns), dry_run=True
             )
         if files:
             return sum(file.file_size or 0 for file in files if file.will_download)
+    if is_file_id(name):
+        raise AcdcError(f"{name}: there is no such file on the Hugging Face Hub")
     raise AcdcError(
-        f"{name}: has no {_SAFETENSORS[0]} and no {_PYTORCH[0]}; other weight files are not read"
+        f"{name}: has no {_SAFETENSORS[0]} and no {_PYTORCH[0]}; of GGUF files, name one: "
+        f"{model}/FILE.gguf"
     )
 
 

@@ -1,7 +1,8 @@
-"""Find the tensors of a folder: safetensors or PyTorch's files, one or several with an index.
+"""Find the tensors of a folder: of safetensors or PyTorch's files, or of a GGUF file.
 
-Whoever looks for a decoder's weights finds them under the names and in the precision of a plain
-Hugging Face model, however the folder stores them.
+Safetensors and PyTorch's files are one file, or several with an index. Whoever looks for a
+decoder's weights finds them under the names and in the precision of a plain Hugging Face model,
+however the folder stores them.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models import safetensors_io, torch_io
+from acdc_jax.models import gguf_io, safetensors_io, torch_io
 from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.quantised import dequantise
 from acdc_jax.models.safetensors_io import read_json
@@ -92,6 +93,8 @@ def _stored_tensors(folder: Path) -> dict[str, Stored]:
                 f"{index}: is missing, but there are shards such as {shard.name}; download the "
                 "model again"
             )
+    if (file := folder / gguf_io.SINGLE).is_symlink() or file.is_file():
+        return gguf_io.list_tensors(file)
     raise AcdcError(
         f"{folder}: no {safetensors_io.SINGLE} and no {torch_io.SINGLE}; other formats of weights "
         "are not supported"

@@ -1,0 +1,74 @@
+"""A GGUF file as a Hugging Face folder, which holds all but the weights."""
+
+from functools import partial
+from pathlib import Path
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.models.cached_folders import cached_folder
+from acdc_jax.models.families import from_hf
+from acdc_jax.models.gguf_config import hf_config
+from acdc_jax.models.gguf_header import read_header
+from acdc_jax.models.gguf_io import SINGLE, list_tensors
+from acdc_jax.models.gguf_tokenizer import write_tokenizer
+from acdc_jax.models.hf import hf_names
+from acdc_jax.models.safetensors_io import write_json
+
+SUFFIX = ".gguf"
+_VERSION = 1  # of the conversion; a new one makes new folders
+
+
+def find_gguf(path: Path) -> Path | None:
+    """Return the GGUF file that a path stands for, if it stands for one.
+
+    Args:
+        path: The file, or a folder that holds one such file and no `config.json`.
+
+    Raises:
+        AcdcError: The folder holds several.
+    """
+    if path.suffix == SUFFIX and path.is_file():
+        return path
+    if not path.is_dir() or (path / "config.json").exists():
+        return None
+    files = sorted(file for file in path.glob(f"*{SUFFIX}") if file.is_file())
+    if len(files) > 1:
+        raise AcdcError(
+            f"{path}: holds several GGUF files; name one of them: "
+            f"{', '.join(file.name for file in files[:5])}"
+        )
+    return files[0] if files else None
+
+
+def gguf_folder(file: Path) -> Path:
+    """Return a folder with a GGUF file's configuration and tokenizer, and a link to the file.
+
+    It is made once, in the cache.
+
+    Args:
+        file: The file.
+
+    Raises:
+        AcdcError: The file is damaged, or of a kind that is not supported.
+    """
+    file = absolute(file)
+    status = file.stat()
+    key = f"{_VERSION} {file} {status.st_size} {status.st_mtime_ns}"
+    return cached_folder("gguf", key, partial(_write, file))
+
+
+def absolute(file: Path) -> Path:
+    """Return an absolute path that keeps the file's name, even if the file is a link."""
+    return file.parent.resolve() / file.name
+
+
+def _write(file: Path, folder: Path) -> None:
+    """Write everything but the weights, after a check that all of them are there."""
+    header = read_header(file)
+    fields = hf_config(header)
+    config, tensors = from_hf(fields, str(file)), list_tensors(file)
+    for name in hf_names(config).values():
+        if name not in tensors:
+            raise AcdcError(f"{file}: tensor {name} is missing")
+    write_json(folder / "config.json", fields)
+    write_tokenizer(header, folder)
+    (folder / SINGLE).symlink_to(file)
