@@ -110,9 +110,10 @@ class SeedOptions:
     """The models that a run starts from.
 
     Attributes:
-        seed_models: Hugging Face folders or Hub ids of one architecture, or one registered name.
-        base_model: Folder or Hub id of the model that the seeds were tuned from; None for a
-            registered set, which brings its own.
+        seed_models: Hugging Face folders, GGUF files or Hub ids of one architecture, or one
+            registered name.
+        base_model: Folder, GGUF file or Hub id of the model that the seeds were tuned from; None
+            for a registered set, which brings its own.
         adopt_base_config: Whether seeds may differ from the base in what only changes how they are
             computed.
         dtype: Dtype of all members; None: the base's.
@@ -120,15 +121,15 @@ class SeedOptions:
 
     seed_models: tuple[str, ...] = option(
         (),
-        "Models of one architecture, each a Hugging Face folder or a Hub id such as "
-        "owner/model@revision; or the name of a registered set (tiny is the quickstart's, trained "
-        "once and cached). Required.",
+        "Models of one architecture, each a Hugging Face folder, a GGUF file, or a Hub id such as "
+        "owner/model@revision or owner/model/file.gguf; or the name of a registered set (tiny is "
+        "the quickstart's, trained once and cached). Required.",
         path=True,
     )
     base_model: str | None = option(
         None,
-        "Folder or Hub id of the base that the seeds were tuned from. A registered set brings its "
-        "own.",
+        "Folder, GGUF file or Hub id of the base that the seeds were tuned from. A registered set "
+        "brings its own.",
         path=True,
     )
     adopt_base_config: bool = option(

@@ -167,7 +167,6 @@ def _read(header: GgufHeader, name: str) -> dict[str, Any]:
         "vocab_size": header.tensors[EMBEDDING].shape[0],
         "tie_word_embeddings": HEAD not in header.tensors,
         "dtype": sizes.most_common(1)[0][0],
-        "license": header.metadata.get("general.license"),
         **fields,
         **layer_fields,
     }

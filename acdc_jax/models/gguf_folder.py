@@ -1,5 +1,6 @@
 """A GGUF file as a Hugging Face folder, which holds all but the weights."""
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -7,13 +8,14 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.models.cached_folders import cached_folder
 from acdc_jax.models.families import from_hf
 from acdc_jax.models.gguf_config import hf_config
-from acdc_jax.models.gguf_header import read_header
+from acdc_jax.models.gguf_header import GgufHeader, read_header
 from acdc_jax.models.gguf_io import SINGLE, list_tensors
 from acdc_jax.models.gguf_tokenizer import write_tokenizer
 from acdc_jax.models.hf import hf_names
 from acdc_jax.models.safetensors_io import write_json
 
 SUFFIX = ".gguf"
+_HUB = "https://huggingface.co/"
 _VERSION = 1  # of the conversion; a new one makes new folders
 
 
@@ -71,4 +73,22 @@ def _write(file: Path, folder: Path) -> None:
             raise AcdcError(f"{file}: tensor {name} is missing")
     write_json(folder / "config.json", fields)
     write_tokenizer(header, folder)
+    (folder / "README.md").write_text(_card(header), encoding="utf-8")
     (folder / SINGLE).symlink_to(file)
+
+
+def _card(header: GgufHeader) -> str:
+    """Return a model card with the licence and the base that the metadata states."""
+    from huggingface_hub import ModelCardData
+
+    licence = header.metadata.get("general.license")
+    urls = [
+        str(value).removeprefix(_HUB)
+        for key, value in header.metadata.items()
+        if re.fullmatch(r"general\.base_model\.\d+\.repo_url", key)
+        if str(value).startswith(_HUB)
+    ]
+    fields = ModelCardData(
+        license=licence if isinstance(licence, str) else None, base_model=urls or None
+    )
+    return f"---\n{fields.to_yaml()}\n---\n"

@@ -181,7 +181,7 @@ def _parse(file: Path, cursor: _Cursor) -> GgufHeader:
         metadata[key] = cursor.value(cursor.number("I"))
     if (parts := metadata.get("split.count", 0)) not in (0, 1):
         raise AcdcError(
-            f"{file}: is one of {parts} parts of a model; join them with llama-gguf-split --merge"
+            f"{file}: is one of {parts} parts of a model; join them with llama-gguf-split"
         )
     tensors = [_parse_tensor(file, cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", _ALIGNMENT)

@@ -153,6 +153,7 @@ def _read(file: Path, tensor: GgufTensor, heads: int, offset: int) -> np.ndarray
             rows = rows.reshape(tensor.shape[0], -1)
         pairs = rows.reshape(heads, -1, 2, rows.shape[-1])
         rows = np.ascontiguousarray(pairs.swapaxes(1, 2))
-    values = dequantize(rows, GGMLQuantizationType[tensor.kind]).reshape(tensor.shape)
+    with np.errstate(all="ignore"):  # the loader refuses what is not finite
+        values = dequantize(rows, GGMLQuantizationType[tensor.kind]).reshape(tensor.shape)
     # Not in place: float32 values are a view of the file.
     return values - np.float32(offset) if offset else values

@@ -80,7 +80,7 @@ def write_tokenizer(header: GgufHeader, folder: Path) -> None:
         build = _builder(vocabulary, str(header.metadata.get("general.architecture")))
         template = header.metadata.get("tokenizer.chat_template")
         if not isinstance(template, str | None):
-            raise AcdcError("tokenizer.chat_template is no text")
+            raise AcdcError("the chat template is no text")
         try:
             tokenizer = build()
             tokenizer.save(str(folder / "tokenizer.json"))

@@ -58,11 +58,12 @@ def load_hf(
     dtype: Dtype | None = None,
     sharding: Mesh | jax.sharding.Sharding | Mapping[str, jax.sharding.Sharding] | None = None,
 ) -> Model:
-    """Load a model from a Hugging Face folder or from the Hub.
+    """Load a model from a Hugging Face folder, a GGUF file or the Hub.
 
     Args:
-        name: A folder, or "owner/model" or "owner/model@revision" on the Hub.
-        dtype: Dtype of the weights; None: as they are stored.
+        name: A folder or GGUF file, or "owner/model", "owner/model@revision" or
+            "owner/model/file.gguf" on the Hub.
+        dtype: Dtype of the weights; None: as they are stored, bfloat16 for quantised ones.
         sharding: Where the weights go: a mesh, over whose axis "model" they are sharded; one
             sharding for all weights; or dotted path → sharding. None: the default device.
 

@@ -68,6 +68,10 @@ def stored_tensors(folder: Path) -> dict[str, Tensor]:
     Raises:
         AcdcError: As `find_tensors`.
     """
+    gguf = folder / gguf_io.SINGLE
+    others = [folder / name for format in _FORMATS for name in (format.single, format.index)]
+    if (gguf.is_file() or gguf.is_symlink()) and not any(file.is_file() for file in others):
+        return gguf_io.list_tensors(gguf)
     tensors = _stored_tensors(folder)
     config = folder / "config.json"
     fields = read_json(config) if config.is_file() else {}
@@ -93,8 +97,6 @@ def _stored_tensors(folder: Path) -> dict[str, Stored]:
                 f"{index}: is missing, but there are shards such as {shard.name}; download the "
                 "model again"
             )
-    if (file := folder / gguf_io.SINGLE).is_symlink() or file.is_file():
-        return gguf_io.list_tensors(file)
     raise AcdcError(
         f"{folder}: no {safetensors_io.SINGLE} and no {torch_io.SINGLE}; other formats of weights "
         "are not supported"

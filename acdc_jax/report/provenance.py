@@ -5,6 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from acdc_jax.errors import AcdcError
+from acdc_jax.models.find_model import find_model
+from acdc_jax.models.gguf_folder import SUFFIX
 from acdc_jax.models.model_card import UNKNOWN, licence_of
 from acdc_jax.run_options import SeedOptions
 from acdc_jax.runtime.sources import Sources
@@ -48,8 +51,16 @@ def origins(sources: Sources, options: SeedOptions) -> list[Origin]:
         hub_id = _hub_id(names.get(member, ""), folder)
         name = hub_id or f"{set_name}{Path(folder).name}"
         role = "base" if member == "base" else "seed"
-        models.append(Origin(member, role, name, hub_id, licence_of(Path(folder))))
+        models.append(Origin(member, role, name, hub_id, _licence(folder)))
     return models
+
+
+def _licence(name: str) -> str:
+    """Return the licence of a model: of its folder, or of what its GGUF file says."""
+    try:
+        return licence_of(find_model(name) if name.endswith(SUFFIX) else Path(name))
+    except AcdcError:  # the file is gone
+        return UNKNOWN
 
 
 def _hub_id(model: str, folder: str) -> str:

@@ -129,8 +129,8 @@ def check_folders(
     """Find the models, and refuse those that cannot be merged before any weight is downloaded.
 
     Args:
-        base: A folder or a Hub id, as `find_model` takes it.
-        seeds: Folders or Hub ids; at least one.
+        base: A folder, GGUF file or Hub id, as `find_model` takes it.
+        seeds: Folders, GGUF files or Hub ids; at least one.
         adopt_base_config: See `common_model`.
         dtype: Dtype of all members; None: the base's.
         fetch_weights: Whether to download the weights that the cache lacks. Otherwise models are

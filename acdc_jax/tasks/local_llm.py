@@ -59,7 +59,7 @@ class LoadedModel:
 
 
 def load_local_model(name: str | Path, devices: Sequence[jax.Device]) -> LoadedModel:
-    """Load a Hugging Face folder or a Hub id, with the params sharded over the devices.
+    """Load a folder, a GGUF file or a Hub id, with the params sharded over the devices.
 
     Raises:
         AcdcError: There is no such model, or its architecture is not supported.

@@ -217,7 +217,8 @@ class ScientistOptions:
     )
     model: str | None = option(
         None,
-        "LLM of the scientist: its name at the server, or a Hugging Face folder or Hub id.",
+        "LLM of the scientist: its name at the server, or a Hugging Face folder, GGUF file or Hub "
+        "id.",
         resumable=True,
         path=True,
     )
