@@ -24,7 +24,7 @@ from acdc_jax.inference.memory import (
 )
 from acdc_jax.inference.text_codec import TextCodec
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.find_model import bytes_to_download
+from acdc_jax.models.find_model import bytes_to_download, split_name, with_base
 from acdc_jax.models.hub import hub_cache
 from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.models.tokenizer import load_tokenizer
@@ -161,8 +161,10 @@ def _models(plan: RunPlan) -> str:
     if not isinstance(plan.models, Folders):
         return f"{text}, made when the run starts"
     options = plan.config.seeds
-    names = dict.fromkeys((options.base_model or "", *options.seed_models))
-    missing = sum(bytes_to_download(name) for name in names)
+    base = options.base_model or ""
+    names = (base, *(with_base(seed, base) for seed in options.seed_models))
+    models = {(split_name(name) or (name,))[0] for name in names}  # without adapters
+    missing = sum(map(bytes_to_download, models))
     if not missing:
         return f"{text}; all weights are here"
     cache, free = hub_cache(), shutil.disk_usage(existing_parent(hub_cache())).free

@@ -110,10 +110,10 @@ class SeedOptions:
     """The models that a run starts from.
 
     Attributes:
-        seed_models: Hugging Face folders, GGUF files or Hub ids of one architecture, or one
-            registered name.
-        base_model: Folder, GGUF file or Hub id of the model that the seeds were tuned from; None
-            for a registered set, which brings its own.
+        seed_models: Names of models of one architecture, as `find_model` takes them, or of LoRA
+            adapters of the base; or one registered name.
+        base_model: Name of the model that the seeds were tuned from; None for a registered set,
+            which brings its own.
         adopt_base_config: Whether seeds may differ from the base in what only changes how they are
             computed.
         dtype: Dtype of all members; None: the base's.
@@ -122,8 +122,9 @@ class SeedOptions:
     seed_models: tuple[str, ...] = option(
         (),
         "Models of one architecture, each a Hugging Face folder, a GGUF file, or a Hub id such as "
-        "owner/model@revision or owner/model/file.gguf; or the name of a registered set (tiny is "
-        "the quickstart's, trained once and cached). Required.",
+        "owner/model@revision or owner/model/file.gguf, alone or with a LoRA adapter by PEFT: "
+        "BASE+ADAPTER; an adapter alone is applied to --base_model. Or the name of a registered "
+        "set (tiny is the quickstart's, trained once and cached). Required.",
         path=True,
     )
     base_model: str | None = option(

@@ -186,6 +186,14 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     return hf_fields
 
 
+def ties_embeddings(hf_config: Fields) -> bool:
+    """Return whether a `config.json` ties the output head to the embedding."""
+    fields = decoder_fields(hf_config)
+    kinds = {family.model_type: family.tied for family in FAMILIES.values()}
+    default = kinds.get(str(fields.get("model_type")), False)
+    return bool(fields.get("tie_word_embeddings", default))
+
+
 def _family(architecture: str) -> Family:
     if architecture not in FAMILIES:
         raise AcdcError(

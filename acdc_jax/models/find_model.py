@@ -1,38 +1,93 @@
-"""Find models by name: a local folder or GGUF file, or a Hugging Face Hub id of a model or file."""
+"""Find models by name: a folder, a GGUF file, or what the Hugging Face Hub has; with an adapter."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hub
+from acdc_jax.models.adapted_folders import adapt_folder, check_adapter, is_adapter, not_a_model
+from acdc_jax.models.adapter_config import recorded_base
 from acdc_jax.models.gguf_folder import SUFFIX, absolute, find_gguf, gguf_folder
+
+
+class Adapted(NamedTuple):
+    """The names of a base and of the LoRA adapter that is applied to it."""
+
+    base: str
+    adapter: str
 
 
 def find_model(name: str | Path, *, weights: bool = True) -> Path:
     """Return the folder of a model; download files that the cache lacks.
 
     A GGUF file has a folder in the cache, which holds what its metadata says as the files of a
-    Hugging Face folder.
+    Hugging Face folder. So has a base with an adapter, which holds links to the files of both.
 
     Args:
         name: A local folder or GGUF file; "owner/model" or "owner/model@revision" on the Hub;
-            "owner/model/file.gguf" or "owner/model/file.gguf@revision" there. A folder or file of
-            that name takes precedence.
+            "owner/model/file.gguf" or "owner/model/file.gguf@revision" there; or one of these, a
+            plus sign, and a LoRA adapter: a folder or a Hub id. A folder or file of that name takes
+            precedence.
         weights: Whether to download the weights too, not only configuration and tokenizer. A GGUF
-            file has all of them.
+            file and an adapter have all of them.
 
     Raises:
         AcdcError: There is no such folder or file, and no such model on the Hub or, offline, in the
-            cache; or a GGUF file is damaged or not supported.
+            cache; or a GGUF file or an adapter is damaged or not supported; or an adapter has no
+            base.
     """
-    path = Path(name).expanduser()
+    if names := split_name(name):
+        if "" in names:
+            raise AcdcError(f"{name}: no such folder; name an adapted model as BASE+ADAPTER")
+        return adapt_folder(find_model(names.base, weights=weights), _find_adapter(names.adapter))
     if file := _gguf_file(name):
         return gguf_folder(file)
-    if path.is_dir():
-        return path
-    if path.is_file() or not hub.is_id(str(name)):
-        problem = "no folder and no GGUF file" if path.is_file() else "no such folder"
-        raise AcdcError(f"{name}: {problem}; give a Hugging Face folder, a GGUF file or a Hub id")
-    return hub.download(str(name), weights=weights)
+    folder = _find_folder(name, weights=weights)
+    if is_adapter(folder):
+        raise AcdcError(not_a_model(str(name), folder))
+    return folder
+
+
+def split_name(name: str | Path) -> Adapted | None:
+    """Return the names of base and adapter in "BASE+ADAPTER"; None if a name is of one model.
+
+    Of several plus signs, that one counts which has files, folders or Hub ids on both sides.
+    """
+    text = str(name)
+    if "+" not in text or Path(text).expanduser().exists():
+        return None
+    pairs = [
+        Adapted(text[:i], text[i + 1 :]) for i, character in enumerate(text) if character == "+"
+    ]
+    return max(pairs, key=lambda pair: [sum(map(_exists, pair)), sum(map(hub.is_id, pair))])
+
+
+def with_base(name: str | Path, base: str | Path) -> str:
+    """Return the name of a model, or if it is an adapter's, that of the base with this adapter.
+
+    Args:
+        name: As for `find_model`, or of an adapter alone.
+        base: Name of the base.
+    """
+    return f"{base}+{name}" if _is_adapter(name) else str(name)
+
+
+def describe_other_base(name: str | Path, base: str | Path) -> str:
+    """Return a warning if `with_base` applies an adapter to another base than it records; or "".
+
+    Args:
+        name: As for `with_base`.
+        base: Name of the base.
+    """
+    recorded = recorded_base(_find_adapter(str(name))) if _is_adapter(name) else ""
+    model = str(base) if hub.is_id(str(base)) else str(Path(base).expanduser().absolute())
+    last, own = (path.partition("@")[0].rstrip("/").split("/")[-1] for path in (recorded, model))
+    if not recorded or last.lower() == own.lower():
+        return ""
+    return (
+        f"{name}: was trained on {recorded!r}, and is applied to the base {base}; to apply it to "
+        f"another model, name it as BASE+{name}"
+    )
 
 
 def lasting_name(name: str | Path) -> str:
@@ -41,6 +96,8 @@ def lasting_name(name: str | Path) -> str:
     Args:
         name: As for `find_model`, which has found it.
     """
+    if names := split_name(name):
+        return f"{lasting_name(names.base)}+{_find_adapter(names.adapter).resolve()}"
     if file := _gguf_file(name):
         return str(absolute(file))
     return str(find_model(name, weights=False).resolve())
@@ -50,12 +107,18 @@ def bytes_to_download(name: str | Path) -> int:
     """Return the bytes of weights that `find_model` would download; 0 for local files.
 
     Args:
-        name: As for `find_model`.
+        name: As for `find_model`. An adapter does not count: it is small.
 
     Raises:
         AcdcError: As `find_model`, or the model has no weights in a supported format.
     """
+    if names := split_name(name):
+        return bytes_to_download(names.base)
     return 0 if Path(name).expanduser().exists() else hub.bytes_to_download(str(name))
+
+
+def _exists(name: str) -> bool:
+    return bool(name) and Path(name).expanduser().exists()
 
 
 def _gguf_file(name: str | Path) -> Path | None:
@@ -68,3 +131,32 @@ def _gguf_file(name: str | Path) -> Path | None:
             return hub.download_file(str(name))
         raise AcdcError(f"{name}: no such file; give a GGUF file or a Hub id")
     return None
+
+
+def _find_folder(name: str | Path, *, weights: bool) -> Path:
+    """Return the folder of a name without a plus sign."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file() or not hub.is_id(str(name)):
+        problem = "no folder and no GGUF file" if path.is_file() else "no such folder"
+        raise AcdcError(f"{name}: {problem}; give a Hugging Face folder, a GGUF file or a Hub id")
+    return hub.download(str(name), weights=weights)
+
+
+def _is_adapter(name: str | Path) -> bool:
+    """Return whether a name is of an adapter alone."""
+    if split_name(name) or _gguf_file(name):
+        return False
+    return is_adapter(_find_folder(name, weights=False))
+
+
+def _find_adapter(name: str) -> Path:
+    """Return the folder of an adapter.
+
+    Raises:
+        AcdcError: There is none of that name.
+    """
+    folder = _find_folder(name, weights=False)
+    check_adapter(name, folder)
+    return folder

@@ -14,21 +14,27 @@ from acdc_jax.errors import AcdcError
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _FILE_ID = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+\.gguf)(?:@([\w./-]+))?")
-_TEXT = (
-    "README.md",  # the model card: base and licence
-    "config.json",
-    "generation_config.json",
+TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
     "chat_template*",
+)
+TEXT_FILES = (
+    "README.md",  # the model card: base and licence
+    "config.json",
+    "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
+    *TOKENIZER_FILES,
 )
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first one counts
 _SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 _PYTORCH = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
+WEIGHTS = _SAFETENSORS + _PYTORCH
 
 
 def is_id(name: str) -> bool:
@@ -46,7 +52,8 @@ def download(name: str, *, weights: bool) -> Path:
 
     Args:
         name: "owner/model" or "owner/model@revision".
-        weights: Whether to download the weights too, not only configuration and tokenizer.
+        weights: Whether to download the weights too, not only configuration and tokenizer. An
+            adapter is always downloaded whole.
 
     Raises:
         AcdcError: There is no such model on the Hub or, offline, in the cache.
@@ -59,12 +66,17 @@ def download(name: str, *, weights: bool) -> Path:
             snapshot_download(model, revision=revision or None, allow_patterns=list(patterns))
         )
 
+    texts = (*TEXT_FILES, _ADAPTER_CONFIG)
     with _hub_errors(name):
-        if not weights:
-            return fetch(*_TEXT)
-        folder = fetch(*_TEXT, *_SAFETENSORS)
-        has_safetensors = any(next(folder.glob(pattern), None) for pattern in _SAFETENSORS)
-        return folder if has_safetensors else fetch(*_TEXT, *_PYTORCH)
+        folder = fetch(*texts, *(_SAFETENSORS if weights else ()))
+        if (folder / _ADAPTER_CONFIG).is_file():
+            for file in _ADAPTER_WEIGHTS:
+                folder = fetch(*texts, file)
+                if (folder / file).is_file():
+                    return folder
+        if not weights or any(next(folder.glob(pattern), None) for pattern in _SAFETENSORS):
+            return folder
+        return fetch(*texts, *_PYTORCH)
 
 
 def download_file(name: str) -> Path:

@@ -62,7 +62,8 @@ def load_hf(
 
     Args:
         name: A folder or GGUF file, or "owner/model", "owner/model@revision" or
-            "owner/model/file.gguf" on the Hub.
+            "owner/model/file.gguf" on the Hub; or one of these and a LoRA adapter, joined by a plus
+            sign.
         dtype: Dtype of the weights; None: as they are stored, bfloat16 for quantised ones.
         sharding: Where the weights go: a mesh, over whose axis "model" they are sharded; one
             sharding for all weights; or dotted path → sharding. None: the default device.

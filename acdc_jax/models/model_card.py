@@ -5,11 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from acdc_jax.models.adapted_folders import adapter_of, base_of, is_adapted
+
 UNKNOWN = "unknown"
 
 
 def licence_of(folder: Path) -> str:
-    """Return the licence that a model's card, or else its configuration, states, or `UNKNOWN`."""
+    """Return the licence that a model's card, or else its configuration, states, or `UNKNOWN`.
+
+    A base with an adapter has the licences of both.
+    """
+    if is_adapted(folder):
+        return " and ".join(dict.fromkeys(map(licence_of, (base_of(folder), adapter_of(folder)))))
     licence = _header(folder).get("license")
     if not licence:
         try:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import gguf_io, safetensors_io, torch_io
+from acdc_jax.models.adapted_folders import adapter_of, base_of, is_adapted
+from acdc_jax.models.adapter_tensors import apply_adapter
 from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.quantised import dequantise
 from acdc_jax.models.safetensors_io import read_json
@@ -55,7 +57,8 @@ def find_tensors(folder: Path) -> dict[str, Tensor]:
 
     Raises:
         AcdcError: There are no weight files, or two sets of them; a file is truncated, a shard is
-            missing, or a tensor is missing or in two files. The message names file and tensor.
+            missing, or a tensor is missing or in two files; or an adapter does not fit its base.
+            The message names file and tensor.
     """
     stored = stored_tensors(folder)
     names = decoder_names(stored)
@@ -68,6 +71,8 @@ def stored_tensors(folder: Path) -> dict[str, Tensor]:
     Raises:
         AcdcError: As `find_tensors`.
     """
+    if is_adapted(folder):
+        return _adapted_tensors(base_of(folder), adapter_of(folder))
     gguf = folder / gguf_io.SINGLE
     others = [folder / name for format in _FORMATS for name in (format.single, format.index)]
     if (gguf.is_file() or gguf.is_symlink()) and not any(file.is_file() for file in others):
@@ -79,6 +84,16 @@ def stored_tensors(folder: Path) -> dict[str, Tensor]:
         dtype = str(fields.get("dtype") or fields.get("torch_dtype"))
         return dequantise(tensors, settings, dtype if dtype in DTYPES.values() else "bfloat16")
     return {**tensors}
+
+
+def _adapted_tensors(base: Path, adapter: Path) -> dict[str, Tensor]:
+    """Return the tensors of a base with an adapter applied, under the names of the base."""
+    stored = stored_tensors(base)
+    names = decoder_names(stored)
+    tensors = {names.get(name, name): tensor for name, tensor in stored.items()}
+    adapted = apply_adapter(adapter, tensors, read_json(base / "config.json"))
+    own = {decoder: name for name, decoder in names.items()}
+    return {own.get(name, name): tensor for name, tensor in adapted.items()}
 
 
 def _stored_tensors(folder: Path) -> dict[str, Stored]:

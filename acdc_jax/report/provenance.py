@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models.find_model import find_model
+from acdc_jax.models.find_model import find_model, split_name
 from acdc_jax.models.gguf_folder import SUFFIX
 from acdc_jax.models.model_card import UNKNOWN, licence_of
 from acdc_jax.run_options import SeedOptions
@@ -21,7 +21,7 @@ class Origin:
 
     Attributes:
         id: Its member id, or "base".
-        role: "base" or "seed".
+        role: "base", "seed", or "adapter" of the model before.
         name: Hub id, or the name of its folder.
         hub_id: Hub id without the revision; "" if it was not named by one.
         licence: The Hub's name of it, from the model card or configuration, or `UNKNOWN`.
@@ -35,7 +35,7 @@ class Origin:
 
 
 def origins(sources: Sources, options: SeedOptions) -> list[Origin]:
-    """Return the base, then the seeds.
+    """Return the base, then the seeds; after a model that has an adapter, the adapter.
 
     Args:
         sources: Their folders.
@@ -47,11 +47,17 @@ def origins(sources: Sources, options: SeedOptions) -> list[Origin]:
     # A registered set has its own base, and one name for all of its models.
     set_name = "" if options.base_model else f"{options.seed_models[0]} "
     models = []
-    for member, folder in {"base": sources.base, **sources.seeds}.items():
-        hub_id = _hub_id(names.get(member, ""), folder)
-        name = hub_id or f"{set_name}{Path(folder).name}"
-        role = "base" if member == "base" else "seed"
-        models.append(Origin(member, role, name, hub_id, _licence(folder)))
+    for member, place in {"base": sources.base, **sources.seeds}.items():
+        role, flag = "base" if member == "base" else "seed", names.get(member, "")
+        parts = [(role, place, flag)]
+        if pair := split_name(place):
+            # An adapter alone is applied to the base.
+            base, adapter = split_name(flag) or (options.base_model or "", flag)
+            parts = [(role, pair.base, base), ("adapter", pair.adapter, adapter)]
+        for role, folder, flag in parts:
+            hub_id = _hub_id(flag, folder)
+            name = hub_id or f"{set_name}{Path(folder).name}"
+            models.append(Origin(member, role, name, hub_id, _licence(folder)))
     return models
 
 

@@ -19,7 +19,13 @@ from acdc_jax.inference.text_codec import TextCodec, make_text_codec
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.chat_template import RefusedMessages, missing_generation_prompt
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.find_model import bytes_to_download, find_model, lasting_name
+from acdc_jax.models.find_model import (
+    bytes_to_download,
+    describe_other_base,
+    find_model,
+    lasting_name,
+    with_base,
+)
 from acdc_jax.models.merge_compatibility import (
     VOCABULARY_LEAVES,
     CommonModel,
@@ -129,8 +135,8 @@ def check_folders(
     """Find the models, and refuse those that cannot be merged before any weight is downloaded.
 
     Args:
-        base: A folder, GGUF file or Hub id, as `find_model` takes it.
-        seeds: Folders, GGUF files or Hub ids; at least one.
+        base: Name of the base, as `find_model` takes it.
+        seeds: Names of the seeds, at least one; adapters alone are applied to the base.
         adopt_base_config: See `common_model`.
         dtype: Dtype of all members; None: the base's.
         fetch_weights: Whether to download the weights that the cache lacks. Otherwise models are
@@ -140,7 +146,9 @@ def check_folders(
     Raises:
         AcdcError: A model is missing, or differs from the base in a field; names it.
     """
-    names = (base, *seeds)
+    names = (base, *(with_base(seed, base) for seed in seeds))
+    for note in (note for seed in seeds if (note := describe_other_base(seed, base))):
+        tell(note)
     words: dict[tuple[bytes, ...], Mapping[str, int]] = {}
 
     def describe(name: str | Path, folder: Path, config: ModelConfig) -> ModelDescription:

@@ -1,0 +1,242 @@
+"""Read the `adapter_config.json` of a LoRA adapter: what it adapts, and how strongly.
+
+Source: PEFT 0.21, `LoraConfig`, `check_target_module_exists` and `get_pattern_key`.
+"""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import regex
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.models.safetensors_io import read_json
+
+FILE = "adapter_config.json"
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+_MERGE = "merge it into its base with PEFT's merge_and_unload, and name the merged folder"
+# Initialisations that leave the weights of the base as they are. Others change the base as well,
+# which the adapter's files do not hold.
+_INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
+_READ = {
+    "alpha_pattern",
+    "base_model_name_or_path",
+    "ensure_weight_tying",
+    "exclude_modules",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "modules_to_save",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "trainable_token_indices",
+    "use_rslora",
+}
+# Fields that do not change what a trained adapter of a linear or embedding layer computes.
+_WITHOUT_EFFECT = {
+    "auto_mapping",
+    "bias",  # the tensors say which biases were trained
+    "corda_config",  # of an initialisation, as the next ones
+    "eva_config",
+    "loftq_config",
+    "lora_ga_config",
+    "fan_in_fan_out",  # PEFT resets it for linear layers
+    "inference_mode",
+    "lora_bias",  # the tensors say it
+    "lora_dropout",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "task_type",
+    "velora_config",  # of the backward pass
+}
+_SECONDS = 1.0  # for one regular expression, which may be written to take for ever
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What an adapter changes. Modules are named as in the base, such as "model.norm".
+
+    Attributes:
+        file: Path of the file, for messages.
+        base: Name of the base that the adapter was trained on; "" if it is not recorded.
+        rank: Rank of its matrices.
+        alpha: Scale of their product, times the rank.
+        ranks: Regular expression → rank of the modules that it matches, if it is another one.
+        alphas: The same for alpha.
+        sqrt_rank: Whether the scale is alpha / √rank, not alpha / rank.
+        targets: Names of the modules that have matrices, or one regular expression.
+        excluded: Names, or one regular expression, of modules among them that have none.
+        layers: Layers with matrices; None: all.
+        layers_names: What stands before the number of a layer; (): anything.
+        replaced: Ends of the names of the modules that the adapter replaces.
+        tokens: End of a module's name → tokens whose rows the adapter replaces.
+        tied: Whether the head stays tied to the embedding when that is adapted.
+    """
+
+    file: Path
+    base: str
+    rank: int
+    alpha: float
+    ranks: Mapping[str, Any]
+    alphas: Mapping[str, Any]
+    sqrt_rank: bool
+    targets: Sequence[str] | str
+    excluded: Sequence[str] | str
+    layers: Sequence[int] | None
+    layers_names: Sequence[str]
+    replaced: Sequence[str]
+    tokens: Mapping[str, Sequence[int]]
+    tied: bool
+
+    def is_target(self, module: str) -> bool:
+        """Return whether a module has LoRA matrices."""
+        if _is_among(self.excluded, module, self.file):
+            return False
+        if any(f".{name}." in f".{module}." for name in self.replaced):
+            return False
+        if not _is_among(self.targets, module, self.file):
+            return False
+        if isinstance(self.targets, str) or self.layers is None:
+            return True
+        names = "|".join(f"(?:{name})" for name in self.layers_names) or r"[^.]*"
+        match = _match(rf"(?:^|.*?\.)(?:{names})\.(\d+)\.", module, self.file)
+        return match is not None and int(match[1]) in self.layers
+
+    def is_replaced(self, module: str) -> bool:
+        """Return whether the adapter replaces a module, or one that it is a part of."""
+        parts = module.split(".")
+        owners = (".".join(parts[: i + 1]) for i in range(len(parts)))
+        return any(owner.endswith(name) for owner in owners for name in self.replaced)
+
+    def rank_of(self, module: str) -> int:
+        """Return the rank of a module's matrices."""
+        rank = _look_up(self.ranks, module, self.rank, self.file)
+        return _positive(rank, "rank_pattern", self.file)
+
+    def scale_of(self, module: str) -> float:
+        """Return the factor of the product of a module's matrices."""
+        alpha = _finite(
+            _look_up(self.alphas, module, self.alpha, self.file), "alpha_pattern", self.file
+        )
+        rank = self.rank_of(module)
+        return alpha / (math.sqrt(rank) if self.sqrt_rank else rank)
+
+    def tokens_of(self, module: str) -> Sequence[int] | None:
+        """Return the tokens whose rows the adapter replaces in a module; None if it has none."""
+        rows = (tokens for name, tokens in self.tokens.items() if module.endswith(name))
+        return next(rows, None)
+
+
+def recorded_base(folder: Path) -> str:
+    """Return the name of the base in an adapter's configuration; "" if there is none."""
+    return str(read_json(folder / FILE).get("base_model_name_or_path") or "")
+
+
+def read_adapter_config(folder: Path) -> AdapterConfig:
+    """Return the configuration of an adapter.
+
+    Raises:
+        AcdcError: It is not a LoRA adapter, or one that changes the model in a way that is not
+            supported; names the field.
+    """
+    file = folder / FILE
+    fields = read_json(file)
+    kind = fields.get("peft_type")
+    if kind != "LORA":
+        what = "has no peft_type" if kind is None else f"has peft_type {kind!r}"
+        raise AcdcError(f"{file}: {what}; only LoRA in PEFT's format is supported; {_MERGE}")
+    if fields.get("init_lora_weights", True) not in _INITIALISATIONS:
+        raise AcdcError(
+            f"{file}: init_lora_weights = {fields['init_lora_weights']!r} has changed the base as "
+            "well; save the adapter with path_initial_model_for_weight_conversion, or " + _MERGE
+        )
+    for name in sorted(fields.keys() - _READ - _WITHOUT_EFFECT):
+        if fields[name]:
+            raise AcdcError(f"{file}: {name} = {fields[name]!r} is not supported; {_MERGE}")
+    layers = fields.get("layers_to_transform")
+    layers = [layers] if isinstance(layers, int) else layers
+    tokens = fields.get("trainable_token_indices") or {}
+    if isinstance(tokens, list):
+        tokens = {EMBEDDING: tokens}
+    ok = (
+        _are(str, targets := fields.get("target_modules") or [])
+        and _are(str, excluded := fields.get("exclude_modules") or [])
+        and _are(str, layers_names := fields.get("layers_pattern") or [])
+        and _are(str, replaced := fields.get("modules_to_save") or [])
+        and _are(int, layers or [])
+        and isinstance(tokens, dict)
+        and all(_are(int, rows) for rows in tokens.values())
+        and isinstance(ranks := fields.get("rank_pattern") or {}, dict)
+        and isinstance(alphas := fields.get("alpha_pattern") or {}, dict)
+    )
+    if not ok:
+        raise AcdcError(f"{file}: a field has a type that PEFT does not write; save it again")
+    return AdapterConfig(
+        file,
+        str(fields.get("base_model_name_or_path") or ""),
+        _positive(fields.get("r", 8), "r", file),
+        _finite(fields.get("lora_alpha", 8), "lora_alpha", file),
+        ranks,
+        alphas,
+        bool(fields.get("use_rslora")),
+        targets,
+        excluded,
+        layers or None,
+        [layers_names] if isinstance(layers_names, str) else layers_names,
+        [replaced] if isinstance(replaced, str) else replaced,
+        tokens,
+        bool(fields.get("ensure_weight_tying")),
+    )
+
+
+def _are(kind: type, values: Any) -> bool:
+    """Return whether a field is a list of one type of values; a string may stand for strings."""
+    if kind is str and isinstance(values, str):
+        return True
+    return isinstance(values, list) and all(type(value) is kind for value in values)
+
+
+def _positive(value: Any, name: str, file: Path) -> int:
+    if type(value) is not int or value < 1:
+        raise AcdcError(f"{file}: {name} = {value!r} must be a positive integer")
+    return value
+
+
+def _finite(value: Any, name: str, file: Path) -> float:
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+        raise AcdcError(f"{file}: {name} = {value!r} must be a finite number")
+    return float(value)
+
+
+def _is_among(names: Sequence[str] | str, module: str, file: Path) -> bool:
+    """Return whether names have that of a module or its end, or a regular expression matches it."""
+    if isinstance(names, str):
+        return bool(names) and _match(rf"(?:{names})\Z", module, file) is not None
+    return any(f".{module}".endswith(f".{name}") for name in names)
+
+
+def _look_up(values: Mapping[str, Any], module: str, default: Any, file: Path) -> Any:
+    """Return the value of the first regular expression that matches the end of a module's name."""
+    for pattern, value in values.items():
+        if _match(rf"(?:.*\.)?(?:{pattern})$", module, file) is not None:
+            return value
+    return default
+
+
+def _match(pattern: str, module: str, file: Path) -> Any:
+    """Return the match of a regular expression from a file, or None."""
+    try:
+        return regex.match(pattern, module, timeout=_SECONDS)
+    except regex.error as error:
+        raise AcdcError(f"{file}: {pattern!r} is not a regular expression: {error}") from None
+    except TimeoutError:
+        raise AcdcError(f"{file}: {pattern!r} takes too long to match; simplify it") from None
