@@ -187,7 +187,9 @@ def _codec(plan: RunPlan) -> TextCodec | None:
     """Return tokenizer and template; None for a registered set, which is not made yet."""
     if not isinstance(plan.models, Folders):
         return None
-    return text_codec(plan.models.seeds, plan.config.decode, plan.model.vocab_size)
+    return text_codec(
+        plan.models.seeds, plan.config.decode, plan.model.vocab_size, plan.models.orders
+    )
 
 
 def _prompt(plan: RunPlan, codec: TextCodec) -> str:

@@ -25,7 +25,8 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import from_hf, to_hf
 from acdc_jax.models.safetensors_io import read_json, write_json, write_tensors
-from acdc_jax.models.stored_tensors import Tensor
+from acdc_jax.models.stored_tensors import Computed, Tensor
+from acdc_jax.models.token_order import VOCABULARY_LEAVES, Order, row_indices
 from acdc_jax.models.tokenizer import load_tokenizer
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.models.weight_files import find_tensors, stored_tensors
@@ -148,6 +149,7 @@ def load_weights(
     config: ModelConfig,
     shardings: Mapping[str, jax.sharding.Sharding] | None = None,
     beside: Collection[str] = (),
+    order: Order = (),
 ) -> Params:
     """Load a folder's weights, each directly to its sharding, and cast them to one dtype.
 
@@ -156,20 +158,21 @@ def load_weights(
         config: From `read_config`; its dtype may be another one.
         shardings: Sharding of each weight, by dotted path; None: the default device.
         beside: Tensors that are not part of the decoder and are ignored.
+        order: The order in which rows of the embedding, and of a head, are loaded.
 
     Raises:
         AcdcError: A file is truncated, a shard is missing, or a tensor is missing, has no place in
             the model, has another shape than the configuration, or is not finite in its dtype.
             The message names file and tensor.
     """
-    stored = _match_tensors(Path(folder), config, beside)
+    stored = _in_order(_match_tensors(Path(folder), config, beside), order)
     return _place(stored, config, shardings)
 
 
 def load_rows(
     folder: str | Path,
     config: ModelConfig,
-    rows: slice,
+    rows: slice | np.ndarray,
     shardings: Mapping[str, jax.sharding.Sharding],
 ) -> Params:
     """Load some rows of the embedding, and of the head unless it is tied, and cast them.
@@ -189,7 +192,7 @@ def load_rows(
 
 
 def stream_weights(
-    folder: str | Path, config: ModelConfig, paths: Iterable[str]
+    folder: str | Path, config: ModelConfig, paths: Iterable[str], order: Order = ()
 ) -> Iterator[jax.Array]:
     """Yield weights of a folder one by one, on the default device, cast to one dtype.
 
@@ -197,21 +200,36 @@ def stream_weights(
         folder: A Hugging Face folder.
         config: From `read_config`; its dtype may be another one.
         paths: Dotted paths of the weights, in any order.
+        order: See `load_weights`.
 
     Raises:
         AcdcError: As `load_weights`.
     """
-    stored = _match_tensors(Path(folder), config, ())
+    stored = _in_order(_match_tensors(Path(folder), config, ()), order)
     for path in paths:
         one = {path: stored[path]}
         yield from _place(one, config, None).values()
+
+
+def _in_order(stored: Mapping[str, Tensor], order: Order) -> Mapping[str, Tensor]:
+    """Return tensors by path, with the rows of the vocabulary in another order unless it is ()."""
+    if not order:
+        return stored
+    rows = row_indices(order)
+
+    def reorder(tensor: Tensor) -> Tensor:
+        shape = (len(rows), *tensor.shape[1:])
+        return Computed(tensor.file, tensor.name, tensor.dtype, shape, lambda: tensor.read()[rows])
+
+    leaves = [path for path in VOCABULARY_LEAVES if path in stored]
+    return {**stored, **{path: reorder(stored[path]) for path in leaves}}
 
 
 def _place(
     stored: Mapping[str, Tensor],
     config: ModelConfig,
     shardings: Mapping[str, jax.sharding.Sharding] | None,
-    rows: slice | None = None,
+    rows: slice | np.ndarray | None = None,
 ) -> Params:
     """Copy tensors, or some rows, to the devices; cast them, and check that they are finite."""
 

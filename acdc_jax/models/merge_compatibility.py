@@ -1,19 +1,28 @@
 """Check whether models can be merged, from configurations and tokenizers, before any is loaded.
 
 Some differences are reconciled exactly: an output head separate from the embedding, added tokens,
-and rows of the embedding that no token uses. Dtypes are cast to one. All others raise an error that
-names them.
+another order of tokens, and rows of the embedding that no token uses. Dtypes are cast to one. All
+others raise an error that names them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.segmentation import Segmentation, difference
+from acdc_jax.models.token_order import (
+    VOCABULARY_LEAVES,
+    Order,
+    Rows,
+    assign_ids,
+    order_of,
+    row_indices,
+    runs,
+)
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
 
@@ -34,7 +43,6 @@ ADOPTABLE = (
     "windows",
     "rms_norm_eps",
 )
-VOCABULARY_LEAVES = ("embed.weight", "head.weight")
 
 
 @dataclass(frozen=True)
@@ -45,23 +53,24 @@ class ModelDescription:
         name: The folder or Hub id, for messages.
         config: Its configuration, as stored.
         vocabulary: Token → id.
+        segmentation: Returns how its tokenizer cuts texts; called only if ids differ.
+        missing: Rows between others that it lacks.
     """
 
     name: str
     config: ModelConfig
     vocabulary: Mapping[str, int]
+    segmentation: Callable[[], Segmentation]
+    missing: frozenset[int] = frozenset()
 
     @property
     def rows(self) -> int:
-        """Rows of the stored embedding, and of a stored head."""
+        """Rows of the embedding, and of a head."""
         return self.config.vocab_size
 
-
-class Rows(NamedTuple):
-    """Rows `start` to `stop - 1` of the embedding, and of a head."""
-
-    start: int
-    stop: int
+    def has(self, row: int) -> bool:
+        """Return whether there is such a row."""
+        return row < self.rows and row not in self.missing
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ class CommonModel:
 
     Attributes:
         config: The common configuration.
+        orders: Order of the rows of the base and of each seed.
         base_rows: Rows that the base takes from a seed, each with the number of that seed.
         seed_rows: For each seed, the rows that it takes from the base instead of its own. It also
             takes the rows after its last one.
@@ -77,6 +87,7 @@ class CommonModel:
     """
 
     config: ModelConfig
+    orders: tuple[Order, ...]
     base_rows: tuple[tuple[Rows, int], ...]
     seed_rows: tuple[tuple[Rows, ...], ...]
     notes: list[str]
@@ -91,9 +102,10 @@ def common_model(
 ) -> CommonModel:
     """Return the common configuration of all models, and the changes that it requires.
 
-    The vocabulary is the union of all. A model that lacks a token takes its row from the first
-    model that has it: the base, or else a seed, from which the base takes it, too. So the token's
-    task vectors are zero except in other models that have it, and children keep the row.
+    The vocabulary is the union of all. Tokens have the ids of the first seed, whose tokenizer
+    members have. A model that lacks a token takes its row from the first model that has it: the
+    base, or else a seed, from which the base takes it, too. So the token's task vectors are zero
+    except in other models that have it, and children keep the row.
 
     Args:
         base: The model that the seeds were tuned from.
@@ -109,12 +121,13 @@ def common_model(
     Source:
         mergekit, `tokenizer_source: union`: a token that one model has keeps its embedding.
     """
-    models = (base, *seeds)
-    for model in models:
+    for model in (base, *seeds):
         _check_size(model)
+    models, orders, notes = _align(base, seeds)
+    base, *seeds = models
     sources = _added_tokens(base, seeds)
     size = max(base.rows, 1 + max(sources, default=-1))
-    notes = _check_vocabularies(models, size)
+    notes += _check_vocabularies(models, size)
     for seed in seeds:
         for field in fields(ModelConfig):
             ours, theirs = (getattr(model.config, field.name) for model in (base, seed))
@@ -138,15 +151,16 @@ def common_model(
         tie_embeddings=all(model.config.tie_embeddings for model in models),
     )
     unused = {  # ids between added tokens
-        row: next(number for number, seed in enumerate(seeds) if row < seed.rows)
-        for row in range(base.rows, size)
-        if row not in sources
+        row: _first_with(row, seeds)
+        for row in range(size)
+        if not base.has(row) and row not in sources
     }
     seed_rows = []
     for model in models:
         own = set(model.vocabulary.values())
         lacking = sorted(row for row in sources if row not in own or row >= model.rows)
-        seed_rows.append(_ranges(row for row in lacking if row < model.rows))
+        replaced = {row for row in lacking if row < model.rows} | model.missing
+        seed_rows.append(runs(sorted(row for row in replaced if row < size)))
         example = _name(seeds[sources[lacking[0]]], lacking[0]) if lacking else ""
         changes = _changes(model.config, common, lacking, example)
         notes += [f"{model.name}: {change}" for change in changes]
@@ -162,9 +176,9 @@ def common_model(
     base_rows = [
         (rows, number)
         for number in range(len(seeds))
-        for rows in _ranges(row for row, n in (sources | unused).items() if n == number)
+        for rows in runs(sorted(row for row, n in (sources | unused).items() if n == number))
     ]
-    return CommonModel(common, tuple(sorted(base_rows)), tuple(seed_rows[1:]), notes)
+    return CommonModel(common, orders, tuple(sorted(base_rows)), tuple(seed_rows[1:]), notes)
 
 
 def own_config(stored: ModelConfig, common: ModelConfig) -> ModelConfig:
@@ -243,6 +257,71 @@ def _check_size(model: ModelDescription) -> None:
         )
 
 
+def _align(
+    base: ModelDescription, seeds: Sequence[ModelDescription]
+) -> tuple[tuple[ModelDescription, ...], tuple[Order, ...], list[str]]:
+    """Put the tokens of all models into the order of the first seed, where ids differ.
+
+    Returns:
+        The base and the seeds in that order, the order of the stored rows of each, and notes.
+
+    Raises:
+        AcdcError: A token has another id, and the tokenizers do not cut texts in the same way.
+    """
+    models, orders, notes = [base, *seeds], [Order()] * (1 + len(seeds)), []
+    first, known, owners = seeds[0], dict[str, int](), dict[int, str]()
+    without_row = {
+        row for model in models for row in model.vocabulary.values() if row >= model.rows
+    }
+    for number in (1, 0, *range(2, len(models))):
+        model = models[number]
+        tokens = {token: row for token, row in model.vocabulary.items() if row < model.rows}
+        # The base may have other names for rows; a seed, only for those of the base.
+        shared = set((first if number == 0 else models[0]).vocabulary.values())
+        ids = assign_ids(tokens, known, shared, without_row)
+        moved = [token for token, row in tokens.items() if ids[row] != row]
+        if moved:
+            token = moved[0]
+            row = tokens[token]
+            other = (
+                f"token {token!r} has id {row}, but {known[token]}"
+                if token in known
+                else f"id {row} is token {token!r}, but {_token(known, row)!r}"
+            )
+            if reason := difference(model.segmentation(), first.segmentation(), first.name):
+                raise AcdcError(
+                    f"{model.name}: {other} in {owners[known.get(token, row)]}, and their "
+                    f"tokenizers cut texts in different ways: {reason}; leave one of the models out"
+                )
+            notes.append(
+                f"{model.name}: {other} in {owners[known.get(token, row)]}; rows are put in the "
+                f"order of {first.name}: {len(moved)} tokens"
+            )
+            orders[number] = order_of(ids, model.rows)
+            model = models[number] = _in_order(model, ids, orders[number])
+        for token, row in model.vocabulary.items():
+            if row < model.rows:
+                known.setdefault(token, row)
+                owners.setdefault(row, model.name)
+    return tuple(models), tuple(orders), notes
+
+
+def _in_order(model: ModelDescription, ids: Mapping[int, int], order: Order) -> ModelDescription:
+    """Return a model as if its rows had been stored in another order."""
+    rows = row_indices(order)
+    vocabulary = {
+        token: ids.get(row, row)
+        for token, row in model.vocabulary.items()
+        if row in ids or row >= len(rows)
+    }
+    return replace(
+        model,
+        config=replace(model.config, vocab_size=len(rows)),
+        vocabulary=vocabulary,
+        missing=frozenset((rows < 0).nonzero()[0].tolist()),
+    )
+
+
 def _added_tokens(base: ModelDescription, seeds: Sequence[ModelDescription]) -> dict[int, int]:
     """Return the id of each token that the base has no row for → number of the first seed with one.
 
@@ -257,19 +336,20 @@ def _added_tokens(base: ModelDescription, seeds: Sequence[ModelDescription]) -> 
     return sources
 
 
-def _ranges(rows: Iterable[int]) -> tuple[Rows, ...]:
-    """Return rows as ranges that are as long as possible, in ascending order."""
-    ranges: list[Rows] = []
-    for row in sorted(rows):
-        if ranges and ranges[-1].stop == row:
-            ranges[-1] = Rows(ranges[-1].start, row + 1)
-        else:
-            ranges.append(Rows(row, row + 1))
-    return tuple(ranges)
+def _first_with(row: int, seeds: Sequence[ModelDescription]) -> int:
+    """Return the number of the first seed that has a row."""
+    for number, seed in enumerate(seeds):
+        if seed.has(row):
+            return number
+    raise AcdcError(f"{seeds[0].name}: no model has a row for id {row}; add rows to the embedding")
 
 
 def _name(model: ModelDescription, row: int) -> str:
-    return next(token for token, number in model.vocabulary.items() if number == row)
+    return _token(model.vocabulary, row)
+
+
+def _token(vocabulary: Mapping[str, int], row: int) -> str:
+    return next(token for token, number in vocabulary.items() if number == row)
 
 
 def _changes(

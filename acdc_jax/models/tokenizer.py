@@ -11,6 +11,7 @@ from typing import Any
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.safetensors_io import read_json
 from acdc_jax.models.thoughts import CHANNEL, HARMONY, MARKS
+from acdc_jax.models.token_order import Order, common_ids
 from acdc_jax.models.tokenizer_files import VOCABULARIES, check_tokenizer_files
 
 
@@ -85,21 +86,30 @@ def pad_token(tokenizer: Any, stop_tokens: Sequence[int], rows: int) -> int:
     return next(int(token) for token in candidates if token is not None and token < rows)
 
 
-def stop_tokens(folder: str | Path, tokenizer: Any) -> tuple[int, ...]:
+def stop_tokens(folder: str | Path, tokenizer: Any, order: Order = ()) -> tuple[int, ...]:
     """Return the ids that end a response, sorted.
 
     These are the tokenizer's end-of-sequence token and those in `generation_config.json` and
     `config.json`: chat models stop on several.
 
+    Args:
+        folder: A Hugging Face folder.
+        tokenizer: The folder's, with the ids of the common vocabulary.
+        order: The order in which the model's rows have these ids.
+
     Raises:
         AcdcError: There is no such token, so that no response would ever end.
     """
-    tokens = {tokenizer.eos_token_id}
+    tokens = set[Any]()
     for name in ("generation_config.json", "config.json"):
         path = Path(folder) / name
         if path.is_file():
             ids = read_json(path).get("eos_token_id")
             tokens.update(ids if isinstance(ids, list) else [ids])
+    if order:
+        ids = common_ids(order)
+        tokens = {ids.get(token) for token in tokens}
+    tokens.add(tokenizer.eos_token_id)
     stop = tuple(sorted(int(token) for token in tokens if token is not None))
     if not stop:
         raise AcdcError(f"{folder}: no end-of-sequence token; set eos_token in its tokenizer")

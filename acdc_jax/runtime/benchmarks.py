@@ -32,7 +32,7 @@ from acdc_jax.runtime.member_files import on_disk
 from acdc_jax.runtime.progress import show_progress
 from acdc_jax.runtime.run_members import open_members
 from acdc_jax.runtime.run_reader import RunRecord
-from acdc_jax.runtime.sources import read_sources, seed_folder, seed_folders
+from acdc_jax.runtime.sources import order_of_rows, read_sources, seed_folder
 from acdc_jax.tasks.task_sets import load_held_out
 
 _FILE = "benchmarks.json"
@@ -341,9 +341,12 @@ def _member_models(
 
     model = run_reader.read_model(run.run_dir)
     sources = read_sources(run.run_dir)
-    folders = [run.run_dir / "model", *seed_folders(sources)]
     groups, decode = model_groups(model), run.settings.decode
-    text = text_format(folders, thinking=decode.thinking, think_end_token=options.think_end_token)
+    text = text_format(
+        run.run_dir / "model",
+        thinking=decode.thinking,
+        think_end_token=options.think_end_token,
+    )
     own = {variant.member for variant in plan.variants.values() if variant.own}
     return member_models(
         plan,
@@ -353,7 +356,12 @@ def _member_models(
         text,
         decode.batch_size,
         jax.random.key(prng_seed),
-        {seed: own_configuration(seed_folder(sources, seed), model, text) for seed in sorted(own)},
+        {
+            seed: own_configuration(
+                seed_folder(sources, seed), model, text, order_of_rows(sources, seed)
+            )
+            for seed in sorted(own)
+        },
     )
 
 

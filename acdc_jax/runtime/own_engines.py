@@ -18,6 +18,7 @@ from acdc_jax.inference.text_codec import TextCodec, make_text_codec
 from acdc_jax.models import tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.merge_compatibility import own_config
+from acdc_jax.models.token_order import Order, reorder_tokenizer
 from acdc_jax.runtime.seed_models import Folders, chat_template
 
 _log = logging.getLogger(__name__)
@@ -57,29 +58,32 @@ def own_engines(
     engines = {}
     for folder in dict.fromkeys(folders.seeds):
         model = own_config(folders.stored[folder], folders.model)
-        tok = tokenizer.load_tokenizer(folder)
+        order = folders.orders.get(folder, ())
+        tok = reorder_tokenizer(tokenizer.load_tokenizer(folder), order)
         tok.chat_template = tok.chat_template or template
         changes = [
             f"{name} {value}"
             for name, value in vars(model).items()
             if value != getattr(folders.model, name)
         ]
-        codec = _codec(folder, tok, config, model)
+        codec = _codec(folder, tok, order, config, model)
         if codec is not None:
             changes += ["chat template"] if tok.chat_template != template else []
-            changes += ["tokenizer"] if _definition(tok) != _definition(first) else []
+            changes += ["tokenizer"] if _differ(tok, first, order) else []
             changes += ["stop tokens"] if codec.stop_tokens != engine.stop_tokens else []
         if changes:
             engines[folder] = OwnEngine(_engine(engine, model, codec), tuple(changes))
     return engines
 
 
-def _codec(folder: Path, tok: Any, config: DecodeOptions, model: ModelConfig) -> TextCodec | None:
+def _codec(
+    folder: Path, tok: Any, order: Order, config: DecodeOptions, model: ModelConfig
+) -> TextCodec | None:
     """Return a seed's tokenizer as functions; None if it cannot ask a question."""
     try:
         return make_text_codec(
             tok,
-            tokenizer.stop_tokens(folder, tok),
+            tokenizer.stop_tokens(folder, tok, order),
             model.vocab_size,
             system_prompt=config.system_prompt,
             thinking=config.thinking,
@@ -119,6 +123,16 @@ def _engine(members: Engine, model: ModelConfig, codec: TextCodec | None) -> Eng
         encode=encode,
         longest=lambda instructions: min(longest, window - len(encode(instructions))),
     )
+
+
+def _differ(tok: Any, first: Any, order: Order) -> bool:
+    """Return whether a seed's tokenizer differs from the members'.
+
+    Where rows have been put in order, tokenizers can only differ in added tokens.
+    """
+    if order:
+        return bool(tok.get_vocab() != first.get_vocab())
+    return bool(_definition(tok) != _definition(first))
 
 
 def _definition(tok: Any) -> Any:

@@ -1,13 +1,16 @@
 """The models that a run starts from, checked before anything expensive happens."""
 
 import dataclasses
+import functools
 import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from acdc_jax import plugins
@@ -27,13 +30,19 @@ from acdc_jax.models.find_model import (
     with_base,
 )
 from acdc_jax.models.merge_compatibility import (
-    VOCABULARY_LEAVES,
     CommonModel,
     ModelDescription,
-    Rows,
     adapt,
     adapt_rows,
     common_model,
+)
+from acdc_jax.models.segmentation import Segmentation, segmentation
+from acdc_jax.models.token_order import (
+    VOCABULARY_LEAVES,
+    Order,
+    Rows,
+    reorder_tokenizer,
+    row_indices,
 )
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.params import Params
@@ -54,6 +63,7 @@ class Folders:
         model: The common architecture.
         stored: Folder → the architecture that its own configuration describes.
         names: Folder → a name by which `find_model` finds it again.
+        orders: Folder → order of its stored rows, of models with another order of tokens.
         base_rows: Rows of added tokens that the base takes from seeds, each with the seed's folder.
         seed_rows: Folder of a seed → rows that it takes from the base instead of its own.
     """
@@ -63,6 +73,7 @@ class Folders:
     model: ModelConfig
     stored: Mapping[Path, ModelConfig]
     names: Mapping[Path, str] = dataclasses.field(default_factory=dict)
+    orders: Mapping[Path, Order] = dataclasses.field(default_factory=dict)
     base_rows: Sequence[tuple[Rows, Path]] = ()
     seed_rows: Mapping[Path, Sequence[Rows]] = dataclasses.field(default_factory=dict)
 
@@ -151,11 +162,14 @@ def check_folders(
         tell(note)
     words: dict[tuple[bytes, ...], Mapping[str, int]] = {}
 
+    def cut(folder: Path) -> Segmentation:
+        return segmentation(tokenizer.load_tokenizer(folder))
+
     def describe(name: str | Path, folder: Path, config: ModelConfig) -> ModelDescription:
         files = tokenizer.vocabulary_hashes(folder)
         if files not in words:
             words[files] = tokenizer.vocabulary(folder)
-        return ModelDescription(str(name), config, words[files])
+        return ModelDescription(str(name), config, words[files], functools.partial(cut, folder))
 
     def agree(
         weights: bool, read: Callable[[Path], ModelConfig]
@@ -182,6 +196,7 @@ def check_folders(
         common.config,
         dict(zip(folders, configs, strict=True)),
         dict(zip(folders, map(lasting_name, names), strict=True)),
+        {f: order for f, order in zip(folders, common.orders, strict=True) if order},
         [(rows, seed_folders[number]) for rows, number in common.base_rows],
         dict(zip(seed_folders, common.seed_rows, strict=True)),
     )
@@ -211,6 +226,7 @@ def load_model(
     """
     model = folders.model
     stored = dataclasses.replace(folders.stored[folder], dtype=model.dtype)
+    order = folders.orders.get(folder, ())
     shardings = {path: leaf.sharding for path, leaf in shapes.items()}
     # A matrix whose rows are cut, added or replaced may not divide evenly among the devices.
     whole = {path: _replicated(shardings[path]) for path in VOCABULARY_LEAVES if path in shardings}
@@ -221,11 +237,13 @@ def load_model(
             (rows.start, {path: base[path][slice(*rows)] for path in whole})
             for rows in rows_of_base(folders, folder)
         ]
-    if stored == model and not borrowed:
-        return hf.load_weights(folder, stored, shardings)
-    changes = borrowed or stored.vocab_size != model.vocab_size
+    rows = _rows(folders, folder)
+    if dataclasses.replace(stored, vocab_size=rows) == model and not borrowed:
+        return hf.load_weights(folder, stored, shardings, order=order)
+    changes = borrowed or rows != model.vocab_size
     where = shardings | whole if changes else shardings
-    return adapt(hf.load_weights(folder, stored, where), model, borrowed, shardings)
+    weights = hf.load_weights(folder, stored, where, order=order)
+    return adapt(weights, model, borrowed, shardings)
 
 
 def stream_models(folders: Folders) -> Iterator[tuple[str, list[jax.Array]]]:
@@ -249,7 +267,7 @@ def stream_models(folders: Folders) -> Iterator[tuple[str, list[jax.Array]]]:
         stored = dataclasses.replace(folders.stored[folder], dtype=model.dtype)
         own = param_shapes(stored)  # without a head, if that is tied
         names = (path if path in own else "embed.weight" for path in paths)
-        return hf.stream_weights(folder, stored, names)
+        return hf.stream_weights(folder, stored, names, folders.orders.get(folder, ()))
 
     def adapt_seed(leaf: jax.Array, base: jax.Array, seed: Path) -> jax.Array:
         borrowed = ((rows.start, base[slice(*rows)]) for rows in rows_of_base(folders, seed))
@@ -276,7 +294,10 @@ def _rows_of_seeds(
     borrowed = []
     for rows, seed in folders.base_rows:
         stored = dataclasses.replace(folders.stored[seed], dtype=folders.model.dtype)
-        matrices = hf.load_rows(seed, stored, slice(*rows), where)
+        which: slice | np.ndarray = slice(*rows)
+        if order := folders.orders.get(seed, ()):
+            which = row_indices(order)[which]
+        matrices = hf.load_rows(seed, stored, which, where)
         matrices.setdefault("head.weight", matrices["embed.weight"])
         borrowed.append((rows.start, matrices))
     return borrowed
@@ -284,9 +305,15 @@ def _rows_of_seeds(
 
 def rows_of_base(folders: Folders, seed: Path) -> list[Rows]:
     """Return all rows that a seed takes from the base, in ascending order."""
-    rows, size = folders.stored[seed].vocab_size, folders.model.vocab_size
+    rows, size = _rows(folders, seed), folders.model.vocab_size
     after_last = [Rows(rows, size)] if rows < size else []
     return [*folders.seed_rows.get(seed, ()), *after_last]
+
+
+def _rows(folders: Folders, folder: Path) -> int:
+    """Return the number of rows of a model's embedding, in the common order of tokens."""
+    order = folders.orders.get(folder, ())
+    return len(row_indices(order)) if order else folders.stored[folder].vocab_size
 
 
 def _replicated(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
@@ -296,13 +323,19 @@ def _replicated(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
     return sharding
 
 
-def text_codec(seeds: Sequence[Path], config: DecodeOptions, rows: int) -> TextCodec:
+def text_codec(
+    seeds: Sequence[Path],
+    config: DecodeOptions,
+    rows: int,
+    orders: Mapping[Path, Order] = MappingProxyType({}),
+) -> TextCodec:
     """Return the first seed's tokenizer and chat template as functions.
 
     Args:
         seeds: Folders of the seeds.
         config: How members decode.
         rows: Rows of the members' embedding. A prompt with a token beyond them is refused.
+        orders: See `Folders`.
 
     Raises:
         AcdcError: There is no tokenizer or chat template, or the template refuses instructions.
@@ -310,8 +343,11 @@ def text_codec(seeds: Sequence[Path], config: DecodeOptions, rows: int) -> TextC
     tok = tokenizer.load_tokenizer(seeds[0])
     tok.chat_template = chat_template(config) or tok.chat_template
     # Children may have inherited any seed's way to end a response.
-    toks = (tok, *map(tokenizer.load_tokenizer, seeds[1:]))
-    stops = map(tokenizer.stop_tokens, seeds, toks)
+    stops = [tokenizer.stop_tokens(seeds[0], tok)]
+    for seed in seeds[1:]:
+        order = orders.get(seed, ())
+        own = reorder_tokenizer(tokenizer.load_tokenizer(seed), order)
+        stops.append(tokenizer.stop_tokens(seed, own, order))
     stop_tokens = tuple(sorted({token for stop in stops for token in stop}))
     try:
         codec = make_text_codec(

@@ -195,7 +195,7 @@ def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
         show_progress(console, config.run.progress and first) as progress,
     ):
         folders = _make_models(config, plan.models, progress)
-        codec = text_codec(folders.seeds, config.decode, plan.model.vocab_size)
+        codec = text_codec(folders.seeds, config.decode, plan.model.vocab_size, folders.orders)
         evaluator, decoding = _make_evaluator(plan, codec, sandbox)
         groups = evaluator.groups
         shapes = [sharded_param_shapes(group.mesh, plan.model) for group in groups.local]

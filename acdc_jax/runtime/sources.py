@@ -1,6 +1,5 @@
 """`sources.json` of a run: where its base and seeds are, so that members can be rebuilt."""
 
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -15,13 +14,14 @@ from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.find_model import find_model
-from acdc_jax.models.merge_compatibility import Rows
+from acdc_jax.models.token_order import Order, Rows
 from acdc_jax.params import Params
 from acdc_jax.runtime.breed import member_id
 from acdc_jax.runtime.memory_budget import Shapes
 from acdc_jax.runtime.seed_models import Folders, keep_text_files, load_model, rows_of_base
 
 _NAME = "sources.json"
+_BASE = "base"  # in `Sources.orders`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Sources:
         seeds: Member id → name of the seed.
         own: Seed → in what its own configuration differs from the members'; see `own_engines`.
             Seeds without a difference are missing.
+        orders: "base" or member id → order of its stored rows, of models with another order of
+            tokens: ranges, each start, stop.
         base_rows: Rows of the embedding that the base takes from a seed: start, stop, member id.
         seed_rows: Member id → rows that the seed takes from the base instead of its own: each
             start, stop.
@@ -43,6 +45,7 @@ class Sources:
     content: str
     seeds: Mapping[str, str]
     own: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    orders: Mapping[str, Sequence[Sequence[int]]] = dataclasses.field(default_factory=dict)
     base_rows: Sequence[tuple[int, int, str]] = ()
     seed_rows: Mapping[str, Sequence[Sequence[int]]] = dataclasses.field(default_factory=dict)
 
@@ -89,11 +92,13 @@ def keep_sources(
             f"{content}, not {expected}); put that back, or start a new run"
         )
     members = {member_id(0, i): folder for i, folder in enumerate(folders.seeds)}
+    orders = {name: folders.orders.get(f) for name, f in {_BASE: folders.base, **members}.items()}
     sources = Sources(
         folders.names[folders.base],
         content,
         {name: folders.names[folder] for name, folder in members.items()},
         own,
+        {name: order for name, order in orders.items() if order},
         [(*rows, member_id(0, folders.seeds.index(source))) for rows, source in folders.base_rows],
         {name: rows for name, f in members.items() if (rows := folders.seed_rows.get(f, ()))},
     )
@@ -131,7 +136,9 @@ def load_base(sources: Sources, model: ModelConfig, shapes: Shapes) -> Params:
     owners = {name: seed_folder(sources, name) for _, _, name in sources.base_rows}
     stored = {path: hf.read_config(path) for path in (folder, *owners.values())}
     rows = [(Rows(start, stop), owners[name]) for start, stop, name in sources.base_rows]
-    folders = Folders(folder, (), model, stored, base_rows=rows)
+    orders = {owners[name]: order_of_rows(sources, name) for name in owners}
+    orders[folder] = order_of_rows(sources, _BASE)
+    folders = Folders(folder, (), model, stored, orders=orders, base_rows=rows)
     weights = load_model(folders, folder, shapes)
     _check_content("the base", folder, weights, sources.content)
     return weights
@@ -160,11 +167,17 @@ def load_seed(
     folder = seed_folder(sources, recipe.id)
     stored = {folder: hf.read_config(folder)}
     rows = {folder: [Rows(*rows) for rows in sources.seed_rows.get(recipe.id, ())]}
-    folders = Folders(folder, (folder,), model, stored, seed_rows=rows)
+    orders = {folder: order_of_rows(sources, recipe.id)}
+    folders = Folders(folder, (folder,), model, stored, orders=orders, seed_rows=rows)
     filler = base() if rows_of_base(folders, folder) else None
     weights = load_model(folders, folder, shapes, filler)
     _check_content(recipe.id, folder, weights, recipe.content)
     return weights
+
+
+def order_of_rows(sources: Sources, name: str) -> Order:
+    """Return the order of the rows of the base or of a seed; () if it is as stored."""
+    return tuple(Rows(*rows) for rows in sources.orders.get(name, ()))
 
 
 def seed_folder(sources: Sources, seed: str) -> Path:
@@ -174,15 +187,6 @@ def seed_folder(sources: Sources, seed: str) -> Path:
         AcdcError: It is gone.
     """
     return _folder(seed, sources.seeds[seed])
-
-
-def seed_folders(sources: Sources) -> list[Path]:
-    """Return the folders of the seeds that are still there."""
-    folders = []
-    for name in sources.seeds.values():
-        with contextlib.suppress(AcdcError):
-            folders.append(find_model(name))
-    return folders
 
 
 def _folder(member: str, name: str) -> Path:

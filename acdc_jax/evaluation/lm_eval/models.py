@@ -1,7 +1,7 @@
 """Members of a run, and other models, as models of lm-evaluation-harness."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.fused_weights import fuse_weights
 from acdc_jax.models.merge_compatibility import own_config
 from acdc_jax.models.param_shardings import param_shardings
+from acdc_jax.models.token_order import Order, reorder_tokenizer
 from acdc_jax.models.transformer import FusedParams
 from acdc_jax.params import Params
 
@@ -102,7 +103,7 @@ def folder_model(
     groups = model_groups(model)
     shardings = param_shardings(groups.local[0].mesh, model, population=False)
     params = _fused_copies(lambda: hf.load_weights(folder, model, shardings), model, groups)
-    text = text_format([folder], thinking=thinking, think_end_token=think_end_token)
+    text = text_format(folder, thinking=thinking, think_end_token=think_end_token)
     name = folder_name(folder)
     answers = HarnessModel(name, model, groups, params, text, batch_size)
     return _draw(answers, Variant(name), jax.random.key(prng_seed))
@@ -121,7 +122,9 @@ def with_samples(model: HarnessModel, plan: Plan, prng_seed: int) -> Iterator[Ha
             yield _draw(replace(model, name=name), variant, jax.random.key(prng_seed))
 
 
-def own_configuration(folder: Path, model: ModelConfig, text: TextFormat) -> Configuration:
+def own_configuration(
+    folder: Path, model: ModelConfig, text: TextFormat, order: Order = ()
+) -> Configuration:
     """Return a seed's own configuration.
 
     Args:
@@ -129,11 +132,12 @@ def own_configuration(folder: Path, model: ModelConfig, text: TextFormat) -> Con
         model: Architecture of the members, whose weights the seed's are adapted to.
         text: How members read and write text. A seed without a chat template gets theirs; one whose
             chat template cannot ask a question is asked as they are.
+        order: The order in which the members have the rows of its embedding.
 
     Raises:
         AcdcError: It cannot be read.
     """
-    own = text_format([folder], thinking=text.thinking, think_end_token=text.think_end_token)
+    own = text_format(folder, order, thinking=text.thinking, think_end_token=text.think_end_token)
     own.tokenizer.chat_template = own.tokenizer.chat_template or text.tokenizer.chat_template
     try:
         encode_chat(own.tokenizer, "")
@@ -157,7 +161,7 @@ def check_folder_model(folder: Path, *, chat: bool) -> None:
         model_groups(hf.declared_config(folder))
     except ConfigError as error:
         raise ConfigError(f"{folder}: {error}") from None
-    if chat and not text_format([folder]).tokenizer.chat_template:
+    if chat and not text_format(folder).tokenizer.chat_template:
         raise AcdcError(
             f"{folder}: the tokenizer has no chat template; ask without one "
             "(--noapply_chat_template), or add chat_template.jinja to the folder"
@@ -175,13 +179,16 @@ def model_groups(model: ModelConfig) -> DeviceGroups:
 
 
 def text_format(
-    folders: Sequence[Path], *, thinking: bool = False, think_end_token: str | None = None
+    folder: Path,
+    order: Order = (),
+    *,
+    thinking: bool = False,
+    think_end_token: str | None = None,
 ) -> TextFormat:
-    """Return the first folder's tokenizer, with the stop tokens of all folders."""
-    tokenizers = [tokenizer.load_tokenizer(folder) for folder in folders]
-    stops = map(tokenizer.stop_tokens, folders, tokenizers)
-    stop_tokens = tuple(sorted({token for tokens in stops for token in tokens}))
-    return TextFormat(tokenizers[0], stop_tokens, thinking, think_end_token)
+    """Return a folder's tokenizer and stop tokens, with the ids of the given order of tokens."""
+    tok = reorder_tokenizer(tokenizer.load_tokenizer(folder), order)
+    stop_tokens = tokenizer.stop_tokens(folder, tok, order)
+    return TextFormat(tok, stop_tokens, thinking, think_end_token)
 
 
 def _draw(model: HarnessModel, variant: Variant, key: jax.Array) -> HarnessModel:

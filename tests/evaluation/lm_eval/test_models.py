@@ -173,7 +173,7 @@ def test_a_seed_by_itself_is_the_model_in_its_folder(
     path.write_text(json.dumps(config))
     (folder / "chat_template.jinja").write_text("{{ messages[-1].content }} then ")
     groups = DeviceGroups(harness_models.model_groups(common).local[:1], 1)
-    text = harness_models.text_format([models[1]])
+    text = harness_models.text_format(models[1])
     own = {"s": harness_models.own_configuration(folder, common, text)}
     variants = {
         "s-own": Variant("s", own=True),
@@ -298,7 +298,7 @@ def test_one_model_at_a_time_is_in_memory(
 
     monkeypatch.setattr(harness_run, "run_benchmark", answer)
     plan = Plan((Collective("evolved", (("0", "1", "2"),)),), {}, {})
-    text = harness_models.text_format([models[1]])
+    text = harness_models.text_format(models[1])
     key = jax.random.key(0)
     members = member_models(plan, config, groups, load, text, 8, key)
     benchmarks = [Benchmark("say", {"tasks": {}})]
