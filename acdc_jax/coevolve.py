@@ -58,8 +58,8 @@ def init(generation: Generation) -> State:
     The seeds are the first archive. The gibberish filter does not apply to them.
     """
     task_key, child_key, filter_key, strategy_key = generation.split_key(4)
-    library, pool = generation.create_pool(task_key)
     seeds = generation.load_seeds()
+    library, pool = generation.create_pool(task_key)
     tasks = [library.tasks[task] for task in pool.active]
     skills, _ = generation.evaluate(generation.stored(tuple(seeds)), tasks)
     state = State(0, tuple(seeds), seeds, skills, pool, library)
@@ -102,7 +102,7 @@ def reproduce(
 ) -> tuple[Offspring, Proposed]:
     """Propose, breed and evaluate children (§3.1).
 
-    Children with weights that are not finite are dropped, and those that write gibberish.
+    Children with weights or logits that are not finite are dropped, and those that write gibberish.
 
     Args:
         generation: The current generation.

@@ -110,6 +110,7 @@ def answer_tasks(
     numbers = number_of and [number_of(tasks[t].id, instance) for t, _, instance in questions]
     replies = pending.replies
     for batch in _decode(engine, population, instructions, sampling, key, numbers, log_probs):
+        pending.non_finite |= {m for m in batch.non_finite if m < len(members)}
         for position, index in enumerate(batch.indices):
             t, i, _ = questions[index]
             replies[t, i] = [_reply(engine, batch, m, position) for m in range(len(members))]
@@ -133,6 +134,7 @@ class _Pending:
         instances_per_task: Largest possible number of instances of a task.
         replies: (position of a task, position of an instance) → [members] responses.
         scoring: Position of a task → its answers, and a future of their scores.
+        non_finite: Positions of members with a logit that was not finite.
         decode_s: Wall seconds of decoding.
     """
 
@@ -142,6 +144,7 @@ class _Pending:
     instances_per_task: int
     replies: dict[tuple[int, int], list[_Reply]] = dataclasses.field(default_factory=dict)
     scoring: dict[int, _Scoring] = dataclasses.field(default_factory=dict)
+    non_finite: set[int] = dataclasses.field(default_factory=set)
     decode_s: float = 0.0
 
     @property
@@ -173,6 +176,7 @@ class _Pending:
             tuple(responses),
             self.decode_s,
             scoring_s,
+            non_finite=tuple(self.members[m] for m in sorted(self.non_finite)),
         )
 
 

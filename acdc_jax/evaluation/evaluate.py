@@ -19,6 +19,7 @@ from acdc_jax.evaluation.rescore import score_again
 from acdc_jax.evaluation.responses import Evaluation, Response
 from acdc_jax.inference.device_groups import DeviceGroup
 from acdc_jax.inference.engine import Engine
+from acdc_jax.inference.overflow import describe_overflow
 from acdc_jax.inference.population import in_populations
 from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.models.param_shardings import param_shardings
@@ -56,7 +57,8 @@ def evaluate_members(
     """Evaluate members on tasks, on the device groups of all processes.
 
     Scores that the judge or the sandbox failed to give are asked for again. So are all scores of a
-    task of which a checked score differs (see `rescore`).
+    task of which a checked score differs (see `rescore`). A member whose logits are not finite in
+    some response is named in a warning.
 
     Args:
         evaluator: Where and how members answer.
@@ -113,6 +115,10 @@ def evaluate_members(
     evaluation = _merge(members, tasks, evaluator, evaluator.groups.run(evaluate_share))
     distrusted = [task for task in trusted if sandbox.distrusts(task.draft.source)]
     evaluation = _drop_scores(evaluation, distrusted)
+    if evaluation.non_finite and multihost.is_first():
+        overflow = describe_overflow(evaluator.engine.model.dtype)
+        for member in evaluation.non_finite:
+            _log.warning("%s: %s", member, overflow)
     return _score_missing_again(sandbox, tasks, evaluation)
 
 
@@ -140,9 +146,11 @@ def _merge(
         responses[response.member].append(response)
     sandbox, sources = evaluator.sandbox, {task.id: task.draft.source for task in tasks}
     distrusted = [task for task, source in sources.items() if sandbox.distrusts(source)]
-    exchanged = multihost.all_gather([scores, seconds, distrusted])
-    for remote_scores, remote_seconds, remote_distrusted in exchanged:
+    non_finite = {member for evaluation in local for member in evaluation.non_finite}
+    exchanged = multihost.all_gather([scores, seconds, distrusted, sorted(non_finite)])
+    for remote_scores, remote_seconds, remote_distrusted, remote_non_finite in exchanged:
         scores |= remote_scores
+        non_finite.update(remote_non_finite)
         seconds = max(seconds, tuple(remote_seconds), key=sum)
         for task in remote_distrusted:
             sandbox.distrust(sources[task])
@@ -166,6 +174,7 @@ def _merge(
         instance_counts(tasks, per_task),
         tuple(response for member in members for response in responses[member]),
         *seconds,
+        non_finite=tuple(member for member in members if member in non_finite),
     )
 
 

@@ -12,6 +12,7 @@ from acdc_jax.evaluation.evaluate import ParamsOf, evaluate_members, member_keys
 from acdc_jax.evaluation.truncation import warn_of_truncation
 from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.engine import Engine
+from acdc_jax.inference.overflow import describe_overflow
 from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.inference.text_codec import make_text_codec
 from acdc_jax.models.model import Model
@@ -58,7 +59,7 @@ def evaluate(
     Raises:
         TypeError: `models` is one model instead of several.
         ValueError: There is no model or no task, a draft is not valid, a number is not positive, or
-            a temperature is given without a key.
+            a temperature is given without a key; or a model's activations overflow its dtype.
         SandboxError: This machine cannot isolate untrusted code.
     """
     if isinstance(models, Model):
@@ -83,6 +84,9 @@ def evaluate(
             evaluation = evaluate_members(
                 evaluator, [name], _params_of(model), checked, sampling=sampling, keys=keys
             )
+            if evaluation.non_finite:
+                overflow = describe_overflow(model.config.dtype, 'load it with dtype="bfloat16"')
+                raise ValueError(f"model {name}: {overflow}")
             warn_of_truncation(evaluation.responses, max_new_tokens)
             rows.append(evaluation.skills(skill_threshold).values[0])
     return np.stack(rows)

@@ -1,6 +1,7 @@
 """Responses of members to tasks, and their scores."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,8 @@ class Evaluation:
         scoring_s: Wall seconds spent waiting for scores after that. Most scoring overlaps with
             decoding and is not counted.
         problem: Why a score is missing; "" if none is.
+        non_finite: Ids of members with a logit that was not finite in one of their responses, which
+            is empty.
     """
 
     members: tuple[str, ...]
@@ -76,11 +79,23 @@ class Evaluation:
     decode_s: float = 0.0
     scoring_s: float = 0.0
     problem: str = ""
+    non_finite: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
         """Number of tokens of all responses."""
         return sum(response.tokens for response in self.responses)
+
+    def without(self, members: Collection[str]) -> "Evaluation":
+        """Return the evaluation of the other members."""
+        kept = [m for m, member in enumerate(self.members) if member not in members]
+        return dataclasses.replace(
+            self,
+            members=tuple(self.members[m] for m in kept),
+            scores=self.scores[kept],
+            responses=tuple(r for r in self.responses if r.member not in members),
+            non_finite=tuple(member for member in self.non_finite if member not in members),
+        )
 
     def skills(self, threshold: float) -> SkillMatrix:
         """Return which tasks are solved: those whose mean score reaches `threshold`."""

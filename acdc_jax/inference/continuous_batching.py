@@ -98,12 +98,15 @@ class Batch:
         log_probs: As `tokens`, of every token before temperature and truncation, with the stop
             token's at the end; None if not requested.
         mean_log_probs: As `log_probs`, means over the vocabulary.
+        non_finite: Members with a logit that was not finite in one of these responses. It means
+            nothing and is empty.
     """
 
     indices: list[int]
     tokens: list[list[list[int]]]
     log_probs: list[list[list[float]]] | None = None
     mean_log_probs: list[list[list[float]]] | None = None
+    non_finite: tuple[int, ...] = ()
 
 
 def generate_tokens(
@@ -352,7 +355,9 @@ def _collect_finished(
         responses: list[list[list[Any]]] = [[] for _ in members]
         for m, (slot, index) in product(members, finished.items()):
             end = int(ends[m, slot])
-            if end < 0:
+            if not sampled.finite[m, slot]:
+                end = int(include_stop)
+            elif end < 0:
                 stop = stops[m, slot]
                 end = int(stop.argmax()) + include_stop if stop.any() else request.limits[index]
             responses[m].append(values[m, slot, :end].tolist())
@@ -363,6 +368,7 @@ def _collect_finished(
         cut(sampled.tokens, include_stop=False),
         cut(sampled.log_probs, include_stop=True),
         cut(sampled.mean_log_probs, include_stop=True),
+        tuple(m for m in members if not np.all(sampled.finite[m, list(finished)])),
     )
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
+from acdc_jax.inference.overflow import describe_overflow
 from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.inference.text_codec import make_text_codec
 from acdc_jax.models import tokenizer
@@ -42,7 +43,7 @@ def generate(
 
     Raises:
         ValueError: A prompt is empty or too long, a temperature is given without a key, or a system
-            prompt for a model without a chat template.
+            prompt for a model without a chat template; or activations overflow the model's dtype.
         TypeError: `prompts` is one text instead of several.
     """
     if isinstance(prompts, str):
@@ -59,6 +60,9 @@ def generate(
         jax.random.key(0) if key is None else key,
         options,
     ):
+        if batch.non_finite:
+            overflow = describe_overflow(model.config.dtype, 'load it with dtype="bfloat16"')
+            raise ValueError(f"{model.tokenizer.name_or_path}: {overflow}")
         for index, tokens in zip(batch.indices, batch.tokens[0], strict=True):
             responses[index] = tokenizer.decode(model.tokenizer, tokens)
     return responses

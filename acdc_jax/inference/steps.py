@@ -90,6 +90,7 @@ class SampledTokens:
         tokens: [members, slots, max_new_tokens] int32, padding after a response's end.
         count: [slots] int32, number of tokens sampled for responses that have not ended.
         done: [members, slots] bool, True where a response has ended or the slot is empty.
+        finite: [members, slots] bool, False where a logit was not finite, which ended the response.
         log_probs: [members, slots, max_new_tokens] float32, log-probabilities of the tokens; None
             if not kept.
         mean_log_probs: [members, slots, max_new_tokens] float32, means over the vocabulary; None
@@ -99,6 +100,7 @@ class SampledTokens:
     tokens: jax.Array
     count: jax.Array
     done: jax.Array
+    finite: jax.Array
     log_probs: jax.Array | None
     mean_log_probs: jax.Array | None
 
@@ -176,6 +178,7 @@ def init_state(
             tokens=jnp.full((*shape, settings.max_new_tokens), settings.pad_token, jnp.int32),
             count=zeros,
             done=jnp.ones(shape, bool),
+            finite=jnp.ones(shape, bool),
             log_probs=log_probs,
             mean_log_probs=log_probs,
         ),
@@ -250,7 +253,7 @@ def prefill(
     if state.keys is not None:
         keys = _row_keys(settings, key, state.keys.shape[0], prompts.numbers)
     zeros = jnp.zeros((len(prompts.tokens),), jnp.int32)
-    token, log_probs = _sample(settings, logits, keys, zeros)
+    token, finite, log_probs = _sample(settings, logits, keys, zeros)
 
     def enter(x: Any, new: Any) -> Any:
         return None if x is None else x.at[..., prompts.slots].set(new, mode="drop")
@@ -265,7 +268,8 @@ def prefill(
     sampled = SampledTokens(
         tokens=restart(before.tokens, token, settings.pad_token),
         count=enter(before.count, zeros + 1),
-        done=enter(before.done, _has_ended(settings, token, zeros + 1, prompts.limits)),
+        done=enter(before.done, ~finite | _has_ended(settings, token, zeros + 1, prompts.limits)),
+        finite=enter(before.finite, finite),
         log_probs=restart(before.log_probs, log_probs[0], 0.0),
         mean_log_probs=restart(before.mean_log_probs, log_probs[1], 0.0),
     )
@@ -379,7 +383,8 @@ def _decode_step(
 
     logits, cache = _over_members(settings, step, params, state.token, state.cache)
     before = state.sampled
-    token, log_probs = _sample(settings, logits, state.keys, before.count)
+    token, finite, log_probs = _sample(settings, logits, state.keys, before.count)
+    finite = before.finite & (before.done | finite)
     token = jnp.where(before.done, jnp.int32(settings.pad_token), token)
     places = jnp.arange(settings.max_new_tokens, dtype=jnp.int32)
     current = (places[None] == before.count[:, None])[None] & ~before.done[..., None]
@@ -394,7 +399,8 @@ def _decode_step(
         sampled=SampledTokens(
             tokens=append(before.tokens, token),  # type: ignore[arg-type]
             count=count,
-            done=before.done | _has_ended(settings, token, count, state.limit),
+            done=before.done | ~finite | _has_ended(settings, token, count, state.limit),
+            finite=finite,
             log_probs=append(before.log_probs, log_probs[0]),
             mean_log_probs=append(before.mean_log_probs, log_probs[1]),
         ),
@@ -406,14 +412,20 @@ def _decode_step(
 @jax.named_scope("sample")
 def _sample(
     settings: StepSettings, logits: jax.Array, keys: jax.Array | None, count: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array | None]]:
-    """Sample token number `count` [rows] of each response from [members, rows, vocabulary]."""
+) -> tuple[jax.Array, jax.Array, tuple[jax.Array | None, jax.Array | None]]:
+    """Sample token number `count` [rows] of each response from [members, rows, vocabulary].
 
-    def choose(logits: jax.Array, keys: jax.Array | None) -> tuple[jax.Array, Any]:
+    Returns:
+        The tokens, whether their logits are finite, and log-probabilities. Where activations
+        overflow, all logits are NaN, so that one of them tells.
+    """
+
+    def choose(logits: jax.Array, keys: jax.Array | None) -> tuple[jax.Array, jax.Array, Any]:
         if keys is not None:
             keys = jax.vmap(jax.random.fold_in)(keys, count)
         token = sample(logits, keys, settings.sampling)
-        return token, confidence(logits, token) if settings.log_probs else (None, None)
+        finite = jnp.isfinite(jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0])
+        return token, finite, confidence(logits, token) if settings.log_probs else (None, None)
 
     return jax.vmap(choose)(logits, keys)
 

@@ -23,10 +23,12 @@ class Members(Protocol):
     Attributes:
         names: Member ids.
         timed_as: Name of their evaluation among the timed parts of a generation.
+        may_drop: Whether those whose logits are not finite are left out of the evaluation.
     """
 
     names: tuple[str, ...]
     timed_as: str
+    may_drop: bool
 
     def weights(self, name: str, group: int) -> Params | None:
         """Return a member's weights on a group's devices; None if it cannot be evaluated.
@@ -42,6 +44,7 @@ class StoredMembers:
     """Members that are in the store."""
 
     timed_as = "archive_answers"
+    may_drop = False
 
     def __init__(self, store: MemberStore, names: Sequence[str]) -> None:
         self.names = tuple(names)
@@ -67,6 +70,7 @@ class Children:
     """
 
     timed_as = "children"
+    may_drop = True
 
     def __init__(self, context: RunContext, recipes: Sequence[Recipe]) -> None:
         self.names = tuple(recipe.id for recipe in recipes)

@@ -28,6 +28,7 @@ from acdc_jax.evolution.coverage import coverage, greedy
 from acdc_jax.evolution.operators import Operators
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.evolution.skills import SkillMatrix
+from acdc_jax.inference.overflow import describe_overflow, overflows
 from acdc_jax.prng import host_rng
 from acdc_jax.runtime import replicate
 from acdc_jax.runtime.breed import seed_recipe
@@ -44,6 +45,7 @@ from acdc_jax.tasks.llm import add_costs, cost_per_task, gather
 from acdc_jax.tasks.pool import Pool, discard_unscored
 from acdc_jax.tasks.task import Rejection, Task
 
+_QUESTION = "What is 17 + 25?"  # asked of every seed before anything else
 _RESPONSES_READ = 3  # by the gibberish filter, of each child
 _RECHECKS = 0x7EC4EC  # folded into the generation's key; chooses the scores to check
 
@@ -56,7 +58,7 @@ class Offspring:
         recipes: Member id → recipe, of all children.
         skills: [children, tasks], of those that were not dropped.
         gibberish: Ids of those that were dropped because they write gibberish.
-        non_finite: Ids of those that were dropped because a weight is not finite.
+        non_finite: Ids of those that were dropped because a weight or a logit is not finite.
     """
 
     recipes: Mapping[str, Recipe] = dataclasses.field(default_factory=dict)
@@ -187,15 +189,27 @@ class Generation:
     # ----------------------------------------------------------------------------------- members
 
     def load_seeds(self) -> dict[str, Recipe]:
-        """Return the recipes of the seed models, which are loaded into the store."""
-        store = self._context.store
+        """Return the recipes of the seed models, which are loaded into the store.
+
+        Raises:
+            AcdcError: A seed's activations overflow its dtype.
+        """
+        store, engine = self._context.store, self._context.evaluator.engine
+        prompt = engine.encode(_QUESTION)
         recipes = {}
         for name in self._context.seeds:
             weights = store.get(name)
+            if overflows(engine.model, weights, prompt):
+                raise self._seed_overflow(name)
             recipes[name] = seed_recipe(name, weights)
             store.put(recipes[name], weights)
+        self._timer.lap("archive_answers")
         self._recipes |= recipes
         return recipes
+
+    def _seed_overflow(self, name: str) -> AcdcError:
+        overflow = describe_overflow(self._context.evaluator.engine.model.dtype)
+        return AcdcError(f"{self._context.seeds[name]}: {overflow}")
 
     def breed(self, recipes: Sequence[Recipe]) -> Children:
         """Return the children of some recipes, to be merged and mutated as they are evaluated."""
@@ -211,8 +225,11 @@ class Generation:
         """Let members answer tasks greedily, and score the answers in the sandbox.
 
         Returns:
-            Skills of all members, except children with weights that are not finite. Responses of
-            all members in the first process, and of those that it decoded in any other.
+            Skills of all members, except children with weights or logits that are not finite.
+            Responses of these in the first process, and of those that it decoded in any other.
+
+        Raises:
+            AcdcError: In generation 0, a seed's activations overflow its dtype.
         """
         if not tasks:
             return skill_matrix.EMPTY, ()
@@ -225,6 +242,11 @@ class Generation:
                 prefetch=members.prefetch,
                 recheck_key=jax.random.fold_in(self._key, _RECHECKS),
             )
+        if members.may_drop:
+            evaluation = evaluation.without(evaluation.non_finite)
+        for name in evaluation.non_finite:
+            if self.number == 0 and name in self._context.seeds:
+                raise self._seed_overflow(name)
         self._responses += evaluation.responses
         if self.number == 0:  # later, `metrics.jsonl` has the share; a finished run warns again
             warn_of_truncation(evaluation.responses, self.config.decode.max_new_tokens)
@@ -247,7 +269,7 @@ class Generation:
         return recipes
 
     def find_non_finite(self, children: Children, evaluated: Sequence[str]) -> list[str]:
-        """Return the children that were not evaluated, because a weight is not finite."""
+        """Return the children without an evaluation, because a weight or a logit is not finite."""
         non_finite = [name for name in children.names if name not in evaluated]
         self._non_finite += non_finite
         return non_finite

@@ -24,6 +24,7 @@ import numpy as np
 from acdc_jax.errors import AcdcError
 from acdc_jax.inference.buckets import bucket
 from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
+from acdc_jax.inference.overflow import describe_overflow
 from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.chat_template import encode_chat
@@ -39,14 +40,16 @@ from acdc_jax.tasks.llm import NO_TEXT, ChatRefusal, ChatRequest, Usage
 
 _DRAFTING = contextvars.ContextVar("drafting", default=False)
 _MAX_EMBEDDED_TOKENS = 1024  # as in the paper
+_CONVERT = "convert it to bfloat16"
 
 _PendingRequest = tuple[ChatRequest, "asyncio.Future[str]"]
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A language model in memory, with its tokenizer."""
+    """A language model in memory, with its tokenizer; its name is for messages."""
 
+    name: str
     config: ModelConfig
     params: Params
     tokenizer: Any
@@ -70,7 +73,9 @@ def load_local_model(name: str | Path, devices: Sequence[jax.Device]) -> LoadedM
     tok = tokenizer.load_tokenizer(folder)
     stop = tokenizer.stop_tokens(folder, tok)
     pad = tok.pad_token_id if tok.pad_token_id is not None else stop[0]
-    return LoadedModel(config, hf.load_weights(folder, config, shardings), tok, stop, pad)
+    return LoadedModel(
+        str(name), config, hf.load_weights(folder, config, shardings), tok, stop, pad
+    )
 
 
 class LocalChat:
@@ -191,6 +196,8 @@ class LocalChat:
             jax.random.key(requests[0].seed),
             options,
         ):
+            if batch.non_finite:
+                raise AcdcError(f"{model.name}: {describe_overflow(model.config.dtype, _CONVERT)}")
             for index, tokens in zip(batch.indices, batch.tokens[0], strict=True):
                 text = tokenizer.decode(model.tokenizer, tokens)
                 texts[index] = openings[index] + text if text.strip() else ""
@@ -234,6 +241,9 @@ class LocalEmbedder:
             embedding = _mean_hidden_state(
                 self._model.config, self._model.params, padded, np.int32(len(tokens))
             )
+            if not np.isfinite(embedding).all():
+                overflow = describe_overflow(self._model.config.dtype, _CONVERT)
+                raise AcdcError(f"{self._model.name}: {overflow}")
             rows.append(np.asarray(embedding, np.float64))
         return np.stack(rows)
 

@@ -344,7 +344,7 @@ def test_a_check_in_another_process_counts_here(
 ) -> None:
     sandbox, tasks = _Depends(unchecked=10), [_task("x", 2), _task("y", 1)]
     monkeypatch.setattr(
-        evaluate.multihost, "all_gather", lambda value: [value, [{}, [0.0, 0.0], ["x"]]]
+        evaluate.multihost, "all_gather", lambda value: [value, [{}, [0.0, 0.0], ["x"], []]]
     )
     found = evaluate_members(
         _evaluator(engine, sandbox), _MEMBERS[:1], lambda member, group: {}, tasks
@@ -352,6 +352,30 @@ def test_a_check_in_another_process_counts_here(
     assert found.scores[0, 0].tolist() == [1, 0]
     assert sandbox.distrusts("source of x")
     assert not sandbox.distrusts("source of y")
+
+
+def test_members_whose_logits_are_not_finite_are_named(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here or in another process; not the rows that fill up a population."""
+    decoded = decode_and_score.generate_tokens
+
+    def generate(*arguments: Any) -> list[Batch]:
+        batches: list[Batch] = decoded(*arguments)
+        return [dataclasses.replace(batches[0], non_finite=(1, 3)), *batches[1:]]
+
+    monkeypatch.setattr(decode_and_score, "generate_tokens", generate)
+    monkeypatch.setattr(
+        evaluate.multihost, "all_gather", lambda value: [value, [{}, [0.0, 0.0], [], ["c"]]]
+    )
+    evaluator = _evaluator(engine, _Sandbox())
+    evaluation = evaluate_members(evaluator, _MEMBERS, lambda m, g: {}, [_task("x", 2)])
+    assert evaluation.non_finite == ("b", "c")
+    assert [line.split(":")[0] for line in caplog.messages] == ["b", "c"]
+    others = evaluation.without(["b", "c"])
+    assert (others.members, others.non_finite) == (("a",), ())
+    assert others.scores.tolist() == evaluation.scores[:1].tolist()
+    assert {response.member for response in others.responses} == {"a"}
 
 
 def test_three_per_cent_of_scores_are_checked_and_the_key_says_which() -> None:

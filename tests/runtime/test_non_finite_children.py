@@ -1,6 +1,7 @@
 """A child with a weight that is not finite is dropped and recorded, and the run continues."""
 
 import dataclasses
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,13 @@ import pytest
 from acdc_jax.commands.main import main
 from acdc_jax.models import hf
 from acdc_jax.models.transformer import init_params
+from acdc_jax.runtime import generation
 from tests.support.model_runs import SMALL
 from tests.support.short_runs import metrics
 
 _LARGE = "layers.0.mlp.down.weight"  # one entry of the seeds is near the end of float16's range
+_FACTORS = ("layers.0.mlp.gate.weight", "layers.0.mlp.up.weight")  # activations are multiplied
+_OVERFLOW = "activations overflow float16 (logits are NaN); use --dtype=bfloat16"
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,35 @@ def run(
             skip_measuring(patch)
             seeds = [folder / "s0", folder / "s1"]
             return main(arguments(run_dir, folder / "base", seeds, "--nonormalise", *flags))
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def activations_run(
+    tokenizer_folder: Path,
+    arguments: Callable[..., list[str]],
+    skip_measuring: Callable[[pytest.MonkeyPatch], None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., int]:
+    """Run with finite weights: `activations_run(run_dir, *names of seeds)`.
+
+    The seeds "gate" and "up" have one large factor each; children have both, as the seed "both".
+    """
+    folder = tmp_path_factory.mktemp("activations")
+    config = dataclasses.replace(SMALL, dtype="float16")
+    base = init_params(config, jax.random.key(0))
+    gate, up = ({name: base[name] * jnp.float16(1000)} for name in _FACTORS)
+    models = {"base": base, "gate": base | gate, "up": base | up, "both": base | gate | up}
+    for name, params in models.items():
+        hf.save(folder / name, config, params, tokenizer_folder)
+
+    def start(run_dir: Path, *seeds: str) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            skip_measuring(patch)
+            folders = [folder / seed for seed in seeds]
+            flags = ("--nonormalise", "--proposer=paper")  # coefficients near 1
+            return main(arguments(run_dir, folder / "base", folders, *flags))
 
     return start
 
@@ -78,3 +111,40 @@ def test_a_run_that_loses_all_children_keeps_its_seeds(
     assert after["non_finite"] == [f"g001-m{c:02d}" for c in range(4)]
     assert [member["id"] for member in before["members"]] == ["g000-m00", "g000-m01"]
     assert after["members"] == before["members"]
+
+
+def test_children_whose_activations_overflow_are_dropped(
+    activations_run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their weights are finite, but they answer nothing."""
+    assert activations_run(tmp_path, "gate", "up") == 0
+    before, after = _archive(tmp_path, 0), _archive(tmp_path, 1)
+    assert after["non_finite"] == [f"g001-m{c:02d}" for c in range(4)]
+    assert [member["id"] for member in before["members"]] == ["g000-m00", "g000-m01"]
+    assert after["members"] == before["members"]
+    for name in before["non_finite"] + after["non_finite"]:
+        assert caplog.messages.count(f"{name}: {_OVERFLOW}") == 1
+    answered = {
+        json.loads(line)["member"]
+        for path in (tmp_path / "responses").iterdir()
+        for line in gzip.decompress(path.read_bytes()).splitlines()
+        if b'"member"' in line
+    }
+    assert answered == {"g000-m00", "g000-m01"}
+
+
+@pytest.mark.parametrize("at_the_start", [True, False])
+def test_a_seed_whose_activations_overflow_is_named(
+    at_the_start: bool,
+    activations_run: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By one prompt before the first task, or else by its first answers."""
+    if not at_the_start:
+        monkeypatch.setattr(generation, "overflows", lambda *_: False)
+    assert activations_run(tmp_path, "gate", "both") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"/both: {_OVERFLOW}")
+    assert not list(tmp_path.glob("archive/*"))

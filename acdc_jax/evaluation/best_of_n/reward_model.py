@@ -16,6 +16,7 @@ import numpy as np
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.inference.buckets import bucket, pad_prompts
+from acdc_jax.inference.overflow import describe_overflow
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.chat_template import encode_exchange
 from acdc_jax.models.config import ModelConfig
@@ -88,7 +89,7 @@ def rewards(model: RewardModel, texts: Sequence[Sequence[int]]) -> list[float]:
         texts: Token ids of each text, at least one; read as one batch.
 
     Raises:
-        AcdcError: A text is longer than the model's context window.
+        AcdcError: A text is longer than the model's context window, or activations overflow.
     """
     for i, text in enumerate(texts):
         if len(text) > model.config.max_positions:
@@ -99,8 +100,11 @@ def rewards(model: RewardModel, texts: Sequence[Sequence[int]]) -> list[float]:
     width = min(bucket(max(map(len, texts))), model.config.max_positions)
     tokens = pad_prompts(texts, len(texts), width, model.pad_token)
     last = np.asarray([len(text) - 1 for text in texts], np.int32)
-    values = _values(model.config, model.weights, tokens, last)
-    return [float(value) for value in jax.device_get(values)]
+    values = np.asarray(_values(model.config, model.weights, tokens, last))
+    if not np.isfinite(values).all():
+        overflow = describe_overflow(model.config.dtype, "convert it to bfloat16")
+        raise AcdcError(f"the reward model: {overflow}")
+    return [float(value) for value in values]
 
 
 @functools.partial(jax.jit, static_argnums=0)

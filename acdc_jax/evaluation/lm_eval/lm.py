@@ -7,6 +7,7 @@ even without `think_end_token`, and a stop string in a thought does not end the 
 
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from acdc_jax.evaluation.truncation import truncated_shares, truncation_warning
 from acdc_jax.inference.buckets import common_prefix
 from acdc_jax.inference.continuous_batching import Batch, GenerateOptions, generate_tokens
 from acdc_jax.inference.device_groups import DeviceGroup, DeviceGroups
+from acdc_jax.inference.overflow import describe_overflow
 from acdc_jax.inference.sampling import Sampling, stable_number
 from acdc_jax.inference.score import log_likelihoods
 from acdc_jax.inference.stop_strings import make_stop_strings
@@ -245,6 +247,8 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                 jax.random.key(0) if model.key is None else model.key,
                 replace(generate_options, numbers=[numbers[i] for i in indices]),
             ):
+                if batch.non_finite:
+                    raise self._overflow()
                 confidences = _confidences(batch, model.model.vocab_size)
                 for place, tokens, confidence in zip(
                     batch.indices, batch.tokens[0], confidences, strict=True
@@ -258,6 +262,10 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         shares = truncated_shares(truncated)
         if warning := truncation_warning(shares, longest, "max_gen_toks in --gen_kwargs"):
             _LOG.warning("%s", warning)
+
+    def _overflow(self) -> AcdcError:
+        overflow = describe_overflow(self._model.model.dtype, "convert it to bfloat16")
+        return AcdcError(f"{self._model.name}: {overflow}")
 
     def _without_thoughts(self, text: str) -> str:
         """Return a response without its thoughts; see `TextFormat.think_end_token`."""
@@ -331,6 +339,8 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                 pad_token=model.pad_token,
                 batch_size=model.batch_size,
             ):
+                if math.isnan(score):
+                    raise self._overflow()
                 i = indices[place]
                 results[i] = score, greedy
                 if requests[i][0] is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from acdc_jax.errors import AcdcError, ConfigError
@@ -135,6 +136,16 @@ def test_a_template_that_writes_the_date(model: HarnessModel, monkeypatch: Any) 
     monkeypatch.setattr(model.text.tokenizer, "chat_template", template)
     text = HarnessLM(model).apply_chat_template([{"role": "user", "content": "u"}])
     assert text == "26 Jul 2024: u"
+
+
+def test_a_model_whose_activations_overflow_is_named(model: HarnessModel) -> None:
+    params = jax.tree.map(lambda leaf: leaf * jnp.nan, list(model.params))
+    broken = dataclasses.replace(model, params=params)
+    named = f"{model.name}: activations overflow float32"
+    with pytest.raises(AcdcError, match=named):
+        _say(broken)
+    with pytest.raises(AcdcError, match=named):
+        HarnessLM(broken).loglikelihood([Request(("a", "e"))], disable_tqdm=True)
 
 
 def test_a_token_without_a_row(model: HarnessModel, monkeypatch: Any) -> None:
