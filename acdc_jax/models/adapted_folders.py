@@ -10,8 +10,8 @@ from typing import Any
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hub
-from acdc_jax.models.adapter_config import EMBEDDING, FILE, read_adapter_config, recorded_base
-from acdc_jax.models.adapter_files import Part, list_parts
+from acdc_jax.models.adapter_config import EMBEDDING, FILE, recorded_base
+from acdc_jax.models.adapter_files import Part, read_adapter
 from acdc_jax.models.adapter_tensors import unties
 from acdc_jax.models.cached_folders import cached_folder
 from acdc_jax.models.families import ties_embeddings
@@ -114,10 +114,10 @@ def _texts(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
 def _config(base: Path, adapter: Path) -> dict[str, Any]:
     """Return the base's configuration, with what the adapter changes in it."""
     fields = read_json(base / "config.json")
-    config, (_, parts) = read_adapter_config(adapter), list_parts(adapter)
-    if ties_embeddings(fields) and unties(config):
+    files = read_adapter(adapter)
+    if ties_embeddings(fields) and unties(files.config):
         fields["tie_word_embeddings"] = False
-    embedding = parts.get(EMBEDDING, {}).get(Part.WEIGHT)
+    embedding = files.parts.get(EMBEDDING, {}).get(Part.WEIGHT)
     decoder = fields["text_config"] if is_wrapper(fields) else fields
     if embedding is not None and embedding.shape:
         decoder["vocab_size"] = embedding.shape[0]

@@ -16,7 +16,8 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.models.safetensors_io import read_json
 
 FILE = "adapter_config.json"
-EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+DECODER = "model."
+EMBEDDING, HEAD = f"{DECODER}embed_tokens", "lm_head"
 _MERGE = "merge it into its base with PEFT's merge_and_unload, and name the merged folder"
 # Initialisations that leave the weights of the base as they are. Others change the base as well,
 # which the adapter's files do not hold.
@@ -63,7 +64,7 @@ _SECONDS = 1.0  # for one regular expression, which may be written to take for e
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What an adapter changes. Modules are named as in the base, such as "model.norm".
+    """What an adapter changes. Modules are named as in a model without a wrapper: "model.norm".
 
     Attributes:
         file: Path of the file, for messages.
@@ -80,6 +81,7 @@ class AdapterConfig:
         replaced: Ends of the names of the modules that the adapter replaces.
         tokens: End of a module's name → tokens whose rows the adapter replaces.
         tied: Whether the head stays tied to the embedding when that is adapted.
+        wrapped: Whether names in the file are those of modules in a multimodal model.
     """
 
     file: Path
@@ -96,9 +98,11 @@ class AdapterConfig:
     replaced: Sequence[str]
     tokens: Mapping[str, Sequence[int]]
     tied: bool
+    wrapped: bool = False
 
     def is_target(self, module: str) -> bool:
         """Return whether a module has LoRA matrices."""
+        module = self._own_name(module)
         if _is_among(self.excluded, module, self.file):
             return False
         if any(f".{name}." in f".{module}." for name in self.replaced):
@@ -113,20 +117,19 @@ class AdapterConfig:
 
     def is_replaced(self, module: str) -> bool:
         """Return whether the adapter replaces a module, or one that it is a part of."""
-        parts = module.split(".")
+        parts = self._own_name(module).split(".")
         owners = (".".join(parts[: i + 1]) for i in range(len(parts)))
         return any(owner.endswith(name) for owner in owners for name in self.replaced)
 
     def rank_of(self, module: str) -> int:
         """Return the rank of a module's matrices."""
-        rank = _look_up(self.ranks, module, self.rank, self.file)
+        rank = _look_up(self.ranks, self._own_name(module), self.rank, self.file)
         return _positive(rank, "rank_pattern", self.file)
 
     def scale_of(self, module: str) -> float:
         """Return the factor of the product of a module's matrices."""
-        alpha = _finite(
-            _look_up(self.alphas, module, self.alpha, self.file), "alpha_pattern", self.file
-        )
+        alpha = _look_up(self.alphas, self._own_name(module), self.alpha, self.file)
+        alpha = _finite(alpha, "alpha_pattern", self.file)
         rank = self.rank_of(module)
         return alpha / (math.sqrt(rank) if self.sqrt_rank else rank)
 
@@ -134,6 +137,14 @@ class AdapterConfig:
         """Return the tokens whose rows the adapter replaces in a module; None if it has none."""
         rows = (tokens for name, tokens in self.tokens.items() if module.endswith(name))
         return next(rows, None)
+
+    def _own_name(self, module: str) -> str:
+        """Return the name that a module has in PEFT's model, which may be multimodal."""
+        if not self.wrapped or module == HEAD:
+            return module
+        if module.startswith(DECODER):
+            return f"{DECODER}language_{module}"  # model.language_model.…
+        return f"{DECODER}{module}"
 
 
 def recorded_base(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import safetensors_io, torch_io
+from acdc_jax.models.adapter_config import DECODER, HEAD, AdapterConfig, read_adapter_config
 from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.stored_tensors import Stored
 
@@ -42,11 +44,49 @@ _FORMS = (
     re.compile(rf"(?P<module>.+)\.modules_to_save{_ADAPTER}\.(?P<part>weight|bias)"),
     re.compile(r"(?P<module>.+)\.(?P<part>weight|bias)"),
 )
+# transformers has named the decoder in a multimodal model in two ways.
+_WRAPPED = re.compile(r"^(model\.language_model|language_model\.model)\.")
 _SUPERSEDED = re.compile(r".+\.original_module\..+")  # by modules_to_save
 
 
-def list_parts(folder: Path) -> tuple[Path, Parts]:
-    """Return the file of an adapter's tensors, and its tensors, without reading any.
+@dataclass(frozen=True)
+class Adapter:
+    """The files of an adapter.
+
+    Attributes:
+        config: What its configuration says.
+        file: Path of the file of its tensors.
+        parts: Its tensors; modules are named as in a model without a wrapper.
+    """
+
+    config: AdapterConfig
+    file: Path
+    parts: Parts
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Return the files of an adapter, without reading its tensors.
+
+    Raises:
+        AcdcError: It is damaged, or not supported. The message names file and field or tensor.
+    """
+    config = read_adapter_config(folder)
+    file, parts = _list_parts(folder)
+    wrapped = any(_WRAPPED.match(module) for module in parts)
+    if wrapped:
+        parts = {_without_wrapper(module): its for module, its in parts.items()}
+    return Adapter(replace(config, wrapped=wrapped), file, parts)
+
+
+def _without_wrapper(module: str) -> str:
+    """Return the name of a multimodal model's module as `find_tensors` has it."""
+    if _WRAPPED.match(module):
+        return _WRAPPED.sub(DECODER, module)
+    return HEAD if module.endswith(f".{HEAD}") else module.removeprefix(DECODER)
+
+
+def _list_parts(folder: Path) -> tuple[Path, Parts]:
+    """Return the file of an adapter's tensors, and its tensors, under their own names.
 
     Raises:
         AcdcError: There is no such file, or it is damaged; or a tensor is not one of a LoRA

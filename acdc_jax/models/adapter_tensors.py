@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models.adapter_config import EMBEDDING, HEAD, AdapterConfig, read_adapter_config
-from acdc_jax.models.adapter_files import Part, Parts, list_parts
+from acdc_jax.models.adapter_config import EMBEDDING, HEAD, AdapterConfig
+from acdc_jax.models.adapter_files import Part, Parts, read_adapter
 from acdc_jax.models.config_fields import Fields
 from acdc_jax.models.families import ties_embeddings
 from acdc_jax.models.stored_tensors import Computed, Stored, Tensor
@@ -45,8 +45,8 @@ def apply_adapter(
         AcdcError: The adapter does not fit the base: a tensor has no place in it or another shape
             than there, is missing, or is not finite. The message names file and tensor.
     """
-    config = read_adapter_config(folder)
-    file, parts = list_parts(folder)
+    adapter = read_adapter(folder)
+    config, file, parts = adapter.config, adapter.file, adapter.parts
     tensors = dict(base)
     tied_base = ties_embeddings(base_fields)
     tied = tied_base and not unties(config)

@@ -303,7 +303,8 @@ def save(
             tensors = {names[path]: (config.dtype, weights[path].shape) for path in names}
             tensors |= {name: (tensor.dtype, tensor.shape) for name, tensor in rest.items()}
             leaves = _on_host(weights[path] for path in names)
-            arrays = itertools.chain(leaves, (tensor.read() for tensor in rest.values()))
+            others = (tensor.read().astype(tensor.dtype, copy=False) for tensor in rest.values())
+            arrays = itertools.chain(leaves, others)
             write_tensors(partial, tensors, arrays, max_shard_bytes)
             copy_text_files(source, partial)
             write_json(partial / "generation_config.json", generation)

@@ -12,6 +12,7 @@ from pathlib import Path
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import gguf_io, safetensors_io, torch_io
 from acdc_jax.models.adapted_folders import adapter_of, base_of, is_adapted
+from acdc_jax.models.adapter_config import DECODER
 from acdc_jax.models.adapter_tensors import apply_adapter
 from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.quantised import dequantise
@@ -90,9 +91,10 @@ def _adapted_tensors(base: Path, adapter: Path) -> dict[str, Tensor]:
     """Return the tensors of a base with an adapter applied, under the names of the base."""
     stored = stored_tensors(base)
     names = decoder_names(stored)
-    tensors = {names.get(name, name): tensor for name, tensor in stored.items()}
+    plain = {name: names.get(name, name.removeprefix(DECODER)) for name in stored}
+    tensors = {plain[name]: tensor for name, tensor in stored.items()}
     adapted = apply_adapter(adapter, tensors, read_json(base / "config.json"))
-    own = {decoder: name for name, decoder in names.items()}
+    own = {name: stored_name for stored_name, name in plain.items()}
     return {own.get(name, name): tensor for name, tensor in adapted.items()}
 
 

@@ -4,7 +4,7 @@ import copy
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,14 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 UNTIED = ("tied-embedding", "tied-head", "tied-both", "tied-saved", "tied-saved-head")
 Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")

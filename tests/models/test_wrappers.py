@@ -1,5 +1,6 @@
 """Text decoders of multimodal models, against transformers; exports keep the rest of the model."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -77,7 +78,7 @@ def wrapper(
 _TOKENS = np.random.default_rng(0).integers(3, 89, (2, 12)).astype(np.int32)
 
 
-def _ours(folder: Path) -> np.ndarray:
+def _ours(folder: Path | str) -> np.ndarray:
     model = load_hf(folder)
     positions = jnp.broadcast_to(jnp.arange(_TOKENS.shape[1], dtype=jnp.int32), _TOKENS.shape)
     return np.asarray(forward(model.config, model.params, jnp.asarray(_TOKENS), positions)[0])
@@ -180,3 +181,34 @@ def test_a_decoder_without_a_prefix() -> None:
     assert "model.vision_tower.layers.0.x" not in decoder_names(
         ["model.language_model.embed_tokens.weight", "model.vision_tower.layers.0.x"]
     )
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("everything", [True, False])
+def test_adapters(
+    everything: bool, wrapper: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter of the decoder or of all; what is beside the decoder is exported adapted."""
+    from peft import LoraConfig, get_peft_model
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fields: dict[str, Any] = {"target_modules": "all-linear"}
+    if not everything:
+        fields = {"target_modules": r".*language_model.*(q|down)_proj", "lora_bias": False}
+        fields["alpha_pattern"] = {r"model\.language_model\.layers\.0\..*": 3}
+    model = get_peft_model(copy.deepcopy(wrapper.model), LoraConfig(r=2, **fields)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += 0.3 * torch.randn_like(weight)
+    model.save_pretrained(tmp_path / "lora")
+    name = f"{wrapper.folder}+{tmp_path / 'lora'}"
+    np.testing.assert_allclose(_ours(name), _theirs(model.base_model.model), atol=2e-3)
+    save_hf(load_hf(name), tmp_path / "out")
+    merged = model.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    expected = load_file(tmp_path / "merged" / "model.safetensors")
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert tensors.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_allclose(tensors[key], value, rtol=3e-7, atol=1e-6, err_msg=key)
