@@ -4,6 +4,7 @@ Source: PEFT 0.21, `LoraConfig`, `check_target_module_exists` and `get_pattern_k
 """
 
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,9 @@ _WITHOUT_EFFECT = {
     "task_type",
     "velora_config",  # of the backward pass
 }
-_SECONDS = 1.0  # for one regular expression, which may be written to take for ever
+_ALL_LINEAR = r"(?!.*(lm_head|embed_tokens|embedding)$).*"
+# Limits of one regular expression, which may be written to take for ever.
+_SECONDS, _REPEATS = 1.0, 1000
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,8 @@ class AdapterConfig:
         if isinstance(self.targets, str) or self.layers is None:
             return True
         names = "|".join(f"(?:{name})" for name in self.layers_names) or r"[^.]*"
-        match = _match(rf"(?:^|.*?\.)(?:{names})\.(\d+)\.", module, self.file)
-        return match is not None and int(match[1]) in self.layers
+        match = _match(rf"(?:|.*?\.)(?:{names})\.(?P<layer>\d+)\..*", module, self.file)
+        return match is not None and int(match["layer"]) in self.layers
 
     def is_replaced(self, module: str) -> bool:
         """Return whether the adapter replaces a module, or one that it is a part of."""
@@ -191,6 +194,8 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     )
     if not ok:
         raise AcdcError(f"{file}: a field has a type that PEFT does not write; save it again")
+    if targets == "all-linear":
+        targets = _ALL_LINEAR
     return AdapterConfig(
         file,
         str(fields.get("base_model_name_or_path") or ""),
@@ -231,23 +236,33 @@ def _finite(value: Any, name: str, file: Path) -> float:
 def _is_among(names: Sequence[str] | str, module: str, file: Path) -> bool:
     """Return whether names have that of a module or its end, or a regular expression matches it."""
     if isinstance(names, str):
-        return bool(names) and _match(rf"(?:{names})\Z", module, file) is not None
+        return bool(names) and _match(names, module, file) is not None
     return any(f".{module}".endswith(f".{name}") for name in names)
 
 
 def _look_up(values: Mapping[str, Any], module: str, default: Any, file: Path) -> Any:
     """Return the value of the first regular expression that matches the end of a module's name."""
     for pattern, value in values.items():
-        if _match(rf"(?:.*\.)?(?:{pattern})$", module, file) is not None:
+        if _match(rf"(?:.*\.)?(?:{pattern})", module, file) is not None:
             return value
     return default
 
 
 def _match(pattern: str, module: str, file: Path) -> Any:
-    """Return the match of a regular expression from a file, or None."""
+    """Return the match of a regular expression from a file with the whole name, or None.
+
+    Raises:
+        AcdcError: It is not one of Python's, or would take too much time or memory.
+    """
+    braces = [re.fullmatch(r"\d*,?\d*", text) for text in re.findall(r"\{([^}]*)", pattern)]
+    counts = [int(n) for match in braces if match for n in re.findall(r"\d+", match[0])]
     try:
-        return regex.match(pattern, module, timeout=_SECONDS)
-    except regex.error as error:
-        raise AcdcError(f"{file}: {pattern!r} is not a regular expression: {error}") from None
+        re.compile(pattern)  # `regex` has more syntax
+        if all(braces) and math.prod(counts) <= _REPEATS:
+            return regex.fullmatch(pattern, module, timeout=_SECONDS)
+        problem = "repeats too much"
     except TimeoutError:
-        raise AcdcError(f"{file}: {pattern!r} takes too long to match; simplify it") from None
+        problem = "takes too long to match"
+    except (re.error, regex.error, ArithmeticError, MemoryError, RecursionError) as error:
+        problem = f"is not a regular expression ({error})"
+    raise AcdcError(f"{file}: {pattern[:200]!r} {problem}; write names in full instead")

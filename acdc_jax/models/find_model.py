@@ -157,6 +157,8 @@ def _find_adapter(name: str) -> Path:
     Raises:
         AcdcError: There is none of that name.
     """
+    if "+" in name and not _exists(name):
+        raise AcdcError(f"{name}: no such folder; a model can have one adapter")
     folder = _find_folder(name, weights=False)
     check_adapter(name, folder)
     return folder

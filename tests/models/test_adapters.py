@@ -1,6 +1,7 @@
 """LoRA adapters that PEFT made, applied to their base: against PEFT's own models."""
 
 import copy
+import fnmatch
 import json
 import shutil
 import warnings
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 import acdc_jax as acdc
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf
-from acdc_jax.models.find_model import find_model, lasting_name, split_name
+from acdc_jax.models.find_model import find_model, lasting_name, split_name, with_base
 from acdc_jax.models.tokenizer import load_tokenizer
 from acdc_jax.models.transformer import forward
 from tests.support.hf_checkpoints import torch_model
@@ -47,6 +49,7 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "expression": ("qwen2", {"target_modules": r"model\.layers\.0\..*(q|up)_proj"}),
+    "case": ("qwen2", {"target_modules": r"(?i).*PROJ"}),
     "excluded": (
         "qwen2",
         {"target_modules": ["q_proj", "o_proj"], "exclude_modules": "layers.1.*"},
@@ -254,8 +257,10 @@ def _weights(name: str) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in acdc.load_hf(name).params.items()}
 
 
-@pytest.mark.parametrize("form", ["bin", "default", "modules_to_save", "sparse config"])
-def test_other_forms(form: str, plain: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "form", ["bin", "default", "modules_to_save", "sparse config", "all-linear"]
+)
+def test_other_forms(form: str, plain: tuple[Path, Path], make: Make, tmp_path: Path) -> None:
     """PyTorch's file, names as older versions wrote them, and few fields: the same weights."""
     import torch
 
@@ -265,6 +270,10 @@ def test_other_forms(form: str, plain: tuple[Path, Path], tmp_path: Path) -> Non
     if form == "bin":
         (other / "adapter_model.safetensors").unlink()
         torch.save({n: torch.tensor(t) for n, t in tensors.items()}, other / "adapter_model.bin")
+    elif form == "all-linear":
+        folder, lora, _ = make("tied", **ALL)
+        shutil.rmtree(other)
+        other = _copy(lora, tmp_path / "lora+", target_modules="all-linear")
     elif form == "sparse config":
         fields = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}
         (other / "adapter_config.json").write_text(
@@ -308,7 +317,10 @@ Tensors = dict[str, np.ndarray]
         ({"lora_alpha": float("nan")}, "lora_alpha = nan must be a finite number"),
         ({"alpha_pattern": {"q_proj": [1]}}, "alpha_pattern = "),
         ({"rank_pattern": {"(": 1}}, r"'.*' is not a regular expression"),
-        ({"target_modules": "(a|a|q|.+)*x", "r": 2}, "is of a module that|takes too long"),
+        ({"rank_pattern": {"(" * 5000 + ")" * 5000: 1}}, "is not a regular expression"),
+        ({"target_modules": "(?R)"}, "is not a regular expression"),
+        ({"target_modules": "(((a{999}){999}){999})"}, "repeats too much; write names in full"),
+        ({"target_modules": "(q_proj){e}"}, "repeats too much"),
         ({"target_modules": 3}, "a field has a type that PEFT does not write"),
         ({"target_modules": ["v_proj"]}, "q_proj.lora_A.weight is of a module that .* not have"),
         ({"target_modules": ["q_proj", "v_proj"]}, "has no lora_A for model.layers.0.self_attn.v"),
@@ -418,6 +430,7 @@ def test_refused_files(plain: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(lora, other / "second")
     refuse("lora: is no adapter, .*; name one of its adapters: second")
     refuse("gone: no such folder", f"{folder}+{tmp_path / 'gone'}")
+    refuse(r"\+.*lora: no such folder; a model can have one adapter", f"{folder}+{lora}+{lora}")
     refuse(r"\+lora: no such folder; name an adapted model as BASE\+ADAPTER", "+lora")
     refuse(rf"lora: is an adapter \(adapter_config.json\); name it as BASE\+{lora}", str(lora))
     cached = find_model(f"{folder}+{lora}")
@@ -454,3 +467,35 @@ def test_names(plain: tuple[Path, Path], tmp_path: Path) -> None:
     assert not np.array_equal(before, after)
     shutil.rmtree(first)
     assert np.array_equal(_weights(name)["layers.0.attention.q.weight"], after)
+
+
+def test_hub(plain: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter is downloaded whole; of its base, only what is needed."""
+    folder, lora = plain
+    asked: list[tuple[str, str | None]] = []
+    fetched: set[str] = set()
+
+    def snapshot_download(model: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((model, revision))
+        source = {"some/base": folder, "some/lora": lora}[model]
+        target = tmp_path / model.replace("/", "--")
+        target.mkdir(exist_ok=True)
+        for file in source.iterdir():
+            if any(fnmatch.fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, target)
+                fetched.add(file.name)
+        return str(target)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    (lora / "training_args.bin").touch()
+    name = "some/base@v1+some/lora"
+    find_model(name, weights=False)
+    assert "adapter_model.safetensors" in fetched
+    assert not fetched & {"model.safetensors", "training_args.bin"}
+    assert set(asked) == {("some/base", "v1"), ("some/lora", None)}
+    expected, actual = _weights(f"{folder}+{lora}"), _weights(name)
+    assert all(np.array_equal(actual[path], expected[path]) for path in expected)
+    assert lasting_name(name) == f"{tmp_path / 'some--base'}+{tmp_path / 'some--lora'}"
+    assert with_base("some/lora", "some/base@v1") == name
+    with pytest.raises(AcdcError, match="some/lora: is an adapter"):
+        find_model("some/lora")

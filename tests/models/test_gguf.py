@@ -517,3 +517,24 @@ def test_hub(tmp_path: Path, words: dict[str, Any], monkeypatch: pytest.MonkeyPa
         with pytest.raises(AcdcError, match=r"offline|cache|Hub") as caught:
             find_model(missing)
         assert str(caught.value).startswith(f"{missing}: no such folder")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_adapter_of_a_file(tmp_path: Path, words: dict[str, Any]) -> None:
+    """PEFT's merge into what the file's quantised weights are."""
+    from peft import LoraConfig, get_peft_model
+
+    file = tmp_path / "m.gguf"
+    model = _write(CASES[next(iter(CASES))], file, words)
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(model, config)
+    model.save_pretrained(tmp_path / "lora")
+    expected = model.merge_and_unload().state_dict()
+    folder = find_model(f"{file}+{tmp_path / 'lora'}")
+    config = dataclasses.replace(hf.read_config(folder), dtype="float32")
+    weights = hf.load_weights(folder, config)
+    for path, name in hf.hf_names(config).items():
+        np.testing.assert_allclose(
+            weights[path], expected[name].numpy(), rtol=3e-7, atol=1e-6, err_msg=name
+        )
+    assert lasting_name(f"{file}+{tmp_path / 'lora'}") == f"{file}+{tmp_path / 'lora'}"

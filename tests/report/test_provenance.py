@@ -62,6 +62,22 @@ def test_origins(tmp_path: Path) -> None:
     assert [one.name for one in tiny] == ["tiny base", "tiny 0a1b", "tiny gone"]
 
 
+def test_origins_of_adapters(tmp_path: Path) -> None:
+    """A base and its adapter, named together by Hub ids, or the adapter alone."""
+    base = _folder(tmp_path / "0a1b", license="llama3")
+    lora = _folder(tmp_path / "2c3d", "---\nlicense: mit\n---\n")
+    sources = Sources(base, "", dict.fromkeys(("g000-m00", "g000-m01"), f"{base}+{lora}"))
+    for first in ("owner/base@v1+owner/lora", "owner/lora@v2"):
+        options = SeedOptions((first, lora), "owner/base")
+        assert origins(sources, options) == [
+            Origin("base", "base", "owner/base", "owner/base", "llama3"),
+            Origin("g000-m00", "seed", "owner/base", "owner/base", "llama3"),
+            Origin("g000-m00", "adapter", "owner/lora", "owner/lora", "mit"),
+            Origin("g000-m01", "seed", "owner/base", "owner/base", "llama3"),
+            Origin("g000-m01", "adapter", "2c3d", "", "mit"),
+        ]
+
+
 def test_a_merge_has_the_terms_of_all() -> None:
     def joint(*licences: str) -> tuple[str, str]:
         return joint_licence(
