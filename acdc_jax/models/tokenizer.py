@@ -32,7 +32,10 @@ def load_tokenizer(folder: str | Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
+            str(folder),
+            config=_config_of_odd_dtype(folder),
+            local_files_only=True,
+            trust_remote_code=False,
         )
     except Exception as error:  # the tokenizers library raises bare Exception
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -43,6 +46,23 @@ def load_tokenizer(folder: str | Path) -> Any:
             "tokenizer_config.json does not fit the vocabulary's files"
         )
     return tokenizer
+
+
+def _config_of_odd_dtype(folder: Path) -> Any:
+    """Return the folder's configuration if its dtype is not a name in torch, such as "auto".
+
+    transformers looks the name up there, if torch is installed, also for a tokenizer's sake.
+    Otherwise it is left to read the configuration itself: None.
+    """
+    from transformers import AutoConfig
+
+    path = folder / "config.json"
+    fields = read_json(path) if path.is_file() else {}
+    dtype = str(fields.get("dtype") or fields.get("torch_dtype"))
+    if dtype != "auto" and not dtype.startswith("torch."):
+        return None
+    others = {name: value for name, value in fields.items() if "dtype" not in name}
+    return AutoConfig.for_model(**others)
 
 
 def vocabulary_hashes(folder: Path) -> tuple[bytes, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,25 @@ def test_fields_that_transformers_ignores(
     with torch.no_grad():
         expected = model.eval()(input_ids=torch.tensor(tokens, dtype=torch.long)).logits
     np.testing.assert_allclose(ours, expected.numpy(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("fields", [{"torch_dtype": "auto"}, {"dtype": "torch.float32"}])
+def test_a_dtype_that_torch_does_not_have(
+    fields: dict[str, str], checkpoints: dict[str, Checkpoint], tmp_path: Path
+) -> None:
+    """Weights say their dtype; the tokenizer has none."""
+    import torch
+
+    assert not hasattr(torch, *fields.values())
+    original, folder = checkpoints["llama2"].folder, tmp_path / "model"
+    shutil.copytree(original, folder)
+    stored = json.loads((folder / "config.json").read_text())
+    del stored["dtype"]
+    (folder / "config.json").write_text(json.dumps(stored | fields))
+    assert hf.read_config(folder) == hf.read_config(original)
+    ours, theirs = map(tokenizer.load_tokenizer, (folder, original))
+    assert ours.get_vocab() == theirs.get_vocab()
+    assert type(ours) is type(theirs)
 
 
 @pytest.mark.parametrize("name", ["qwen2-tied", "qwen2-shards", "llama-wide-heads"])
