@@ -118,7 +118,7 @@ def _check(config: Config) -> None:
         folders = find_folders(config, progress, notes.append)
         if not multihost.is_first():
             return
-        text_codec(folders.seeds, config.decode, folders.model.vocab_size)
+        text_codec(folders.seeds, config.decode, folders.model.vocab_size, folders.orders)
         models = name_models(config.seeds, folders)
         differences = compare_descriptions(models, folders, config.decode)
         squares = measure_weights(folders, progress)

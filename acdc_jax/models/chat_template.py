@@ -137,11 +137,24 @@ def _behaviour(tokenizer: Any, template: str) -> _Behaviour:
                 missing = ""
                 if text == prompt(messages, parts, generation=False):
                     answered = prompt([*messages, _ASSISTANT], parts, generation=False) or ""
-                    opening, answer, _ = answered.partition(_ASSISTANT["content"])
-                    if answer and opening.startswith(text):
-                        missing = opening[len(text) :]
-                return _Behaviour(parts, True, shows_system, missing if missing.strip() else "")
+                    missing = _opening(text, answered)
+                return _Behaviour(parts, True, shows_system, missing)
     return _Behaviour(False, failed, False, "")
+
+
+def _opening(prompt: str, dialogue: str) -> str:
+    """Return what a template writes between a prompt and the answer to it.
+
+    Returns:
+        "" if that is white space, or the same as before the user's message: the template has one
+        form for all roles.
+    """
+    before, answer, _ = dialogue.partition(_ASSISTANT["content"])
+    if not answer or not before.startswith(prompt):
+        return ""
+    opening = before[len(prompt) :]
+    of_user = prompt.partition(_USER["content"])[0]
+    return opening if opening.strip() and not of_user.endswith(opening) else ""
 
 
 def _shows(text: str, message: Message) -> bool:

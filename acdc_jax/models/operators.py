@@ -16,6 +16,7 @@ from acdc_jax.evolution.mutate import GaussianNoise, SVDNoise
 from acdc_jax.evolution.mutate import mutate as mutate_tree
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.model import Model
+from acdc_jax.models.tokenizer import vocabulary_hashes
 from acdc_jax.params import Params
 
 Tree = TypeVar("Tree")  # a Model, Params, or any pytree of arrays
@@ -48,7 +49,8 @@ def merge(
         tokens of all parents end a response.
 
     Raises:
-        ValueError: There is no parent, architectures or shapes differ, or an option is wrong.
+        ValueError: There is no parent; architectures, shapes or the ids of tokens differ; or an
+            option is wrong.
         TypeError: An option does not exist.
     """
     if not parents:
@@ -123,6 +125,7 @@ def _check_alike(base: Any, parent: Any, name: str) -> None:
                     f"{name} has {field.name} {theirs!r}, but the base has {ours!r}; merge "
                     "fine-tunes of one base"
                 )
+        _check_tokens(base, parent, name)
     expected, leaves = _leaves(base), _leaves(parent)
     for path in sorted(expected.keys() ^ leaves.keys()):
         where = name if path in expected else "the base"
@@ -132,4 +135,18 @@ def _check_alike(base: Any, parent: Any, name: str) -> None:
             raise ValueError(
                 f"weight {path} of {name} has shape {leaf.shape}, but the base has "
                 f"{expected[path].shape}"
+            )
+
+
+def _check_tokens(base: Model, parent: Model, name: str) -> None:
+    """Raise ValueError if a token of the base has another id, and so another row, in a parent."""
+    files = [vocabulary_hashes(model.folders[0]) for model in (base, parent)]
+    if files[0] == files[1] or not all(map(any, files)):
+        return
+    ours, theirs = (model.tokenizer.get_vocab() for model in (base, parent))
+    for token in sorted(ours.keys() & theirs.keys()):
+        if ours[token] != theirs[token]:
+            raise ValueError(
+                f"{name} has token {token!r} with id {theirs[token]}, but the base has it with id "
+                f"{ours[token]}; a run (acdc run) puts their rows in one order"
             )

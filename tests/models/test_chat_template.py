@@ -210,7 +210,7 @@ def test_instructions_that_are_left_out(template: str, system: str | None) -> No
         (CHAT_TEMPLATE.partition("{% if add")[0], "<s>assistant "),
         ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "assistant: "),
         (CHAT_TEMPLATE.replace("{% if add_generation_prompt %}", "{% if true %}"), ""),
-        ("{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}", "[INST] "),
+        ("{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}", ""),
         ("{{ messages[0].content }}", ""),
     ],
 )

@@ -17,6 +17,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.lm_eval.models import text_format
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models import hf
+from acdc_jax.models.model import load_hf
 from acdc_jax.models.operators import merge
 from acdc_jax.models.param_shardings import sharded_param_shapes
 from acdc_jax.models.token_order import (
@@ -180,6 +181,12 @@ def test_the_same_child(
         for path, leaf in child.items()
     }
     load_base(read_sources(tmp_path), folders.model, shapes)  # compares hashes
+
+
+def test_the_library_does_not_merge_other_orders(plain: list[Path], permuted: list[Path]) -> None:
+    base, parent = load_hf(plain[0]), load_hf(permuted[1])
+    with pytest.raises(ValueError, match=r"parent 0 has token '\S+' with id \d+, but the base has"):
+        merge(base, [parent])
 
 
 def test_a_permuted_seed_asks_and_answers_as_before(
