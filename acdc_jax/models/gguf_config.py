@@ -87,12 +87,12 @@ def architecture(header: GgufHeader) -> str:
         AcdcError: It is not supported.
     """
     name = header.metadata.get("general.architecture")
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise AcdcError(
-            f"{header.file}: unsupported architecture {name!r}; supported: "
+            f"{header.file}: unsupported architecture {str(name)[:40]!r}; supported: "
             f"{', '.join(ARCHITECTURES)}"
         )
-    return str(name)
+    return name
 
 
 def dtype(kind: str) -> str:

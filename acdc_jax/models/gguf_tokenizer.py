@@ -60,8 +60,9 @@ class _Vocabulary:
         if (number := self.entries.get(key)) is None:
             return None
         tokens = self.entries["tokens"]
-        if type(number) is not int or not 0 <= number < len(tokens):
-            raise AcdcError(f"tokenizer.ggml.{key} = {number!r} is no token")
+        is_index = type(number) is int and 0 <= number < len(tokens)
+        if not is_index or tokens[number] not in self.ids:
+            raise AcdcError(f"tokenizer.ggml.{key} = {str(number)[:40]} is no token")
         return str(tokens[number])
 
 

@@ -2,7 +2,7 @@
 
 `huggingface_hub` downloads into its cache and honours HF_HUB_OFFLINE, HF_HUB_CACHE and HF_TOKEN.
 Only cards, configurations, tokenizers and weights are downloaded, never code. PyTorch's weight
-files are downloaded only from models that have no safetensors.
+files are downloaded only from models that have no safetensors, GGUF files only by name.
 """
 
 import contextlib

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import shutil
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -21,6 +22,8 @@ import acdc_jax as acdc
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.find_model import find_model, lasting_name
+from acdc_jax.models.gguf_config import hf_config
+from acdc_jax.models.gguf_header import GgufHeader, GgufTensor
 from acdc_jax.models.gguf_io import list_tensors
 from acdc_jax.models.model_card import bases_of, licence_of
 from acdc_jax.models.stored_tensors import Computed
@@ -128,6 +131,27 @@ CASES = {
         _GEMMA_KEYS
         | {".rope.freq_base": 1e6, ".rope.scaling.type": "linear", ".rope.scaling.factor": 8.0},
     ),
+    "gemma3-layers": Case(
+        "gemma3",
+        "Gemma3",
+        _GEMMA
+        | {
+            "num_hidden_layers": 3,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "final_logit_softcapping": 20.0,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+            },
+        },
+        _GEMMA_KEYS
+        | {
+            ".rope.freq_base": 1e6,
+            ".rope.freq_base_swa": 1e3,
+            ".attention.sliding_window_pattern": [True, False, True],
+            ".final_logit_softcapping": 20.0,
+        },
+    ),
 }
 
 
@@ -193,6 +217,37 @@ def test_logits(name: str, tmp_path: Path, words: dict[str, Any]) -> None:
             ).logits.numpy()
         assert theirs.std() > 0.5
         np.testing.assert_allclose(np.asarray(ours), theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers", "hidden", "scale"),
+    [
+        ("gemma2", 42, 3584, 128),
+        ("gemma2", 46, 4608, 144),
+        ("gemma3", 48, 3840, 128),
+        ("gemma3", 62, 5376, 168),
+    ],
+)
+def test_the_largest_gemmas_scale_queries_otherwise(
+    architecture: str, layers: int, hidden: int, scale: int
+) -> None:
+    """The numbers are those of the `config.json` of the models of 27 billion parameters."""
+    sizes = {
+        "block_count": layers,
+        "context_length": 8192,
+        "embedding_length": hidden,
+        "feed_forward_length": 4 * hidden,
+        "attention.head_count": 32,
+        "attention.head_count_kv": 16,
+        "attention.key_length": 128,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "attention.sliding_window": 4096,
+    }
+    metadata = {f"{architecture}.{key}": value for key, value in sizes.items()}
+    names = ["token_embd.weight", *(f"blk.{i}.attn_q.weight" for i in range(layers))]
+    tensors = {name: GgufTensor(name, "F32", (1, hidden), 0, 4 * hidden) for name in names}
+    header = GgufHeader(Path("m"), {"general.architecture": architecture} | metadata, tensors)
+    assert hf_config(header)["query_pre_attn_scalar"] == scale
 
 
 def test_text_files(tmp_path: Path, words: dict[str, Any], chat_tokenizer_folder: Path) -> None:
@@ -296,12 +351,20 @@ def _refusal(file: Path) -> str:
 
 
 _VECTOR = np.ones(32, np.float32)
+_UNUSED = {
+    "tokenizer.ggml.tokens": ["a", "b", "[PAD2]", "c"],
+    "tokenizer.ggml.token_type": [1, 1, 5, 1],
+}
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"architecture": "falcon"}, r"architecture 'falcon'; supported: llama, qwen2"),
+        (
+            {"metadata": {"general.architecture": ["llama"]}},
+            r"unsupported architecture \"\['llama'",
+        ),
         ({"metadata": {".attention.scale": 0.5}}, r"unsupported llama.attention.scale = 0.5"),
         ({"metadata": {".expert_count": 8}}, r"unsupported llama.expert_count = 8"),
         ({"metadata": {".rope.dimension_count": 4}}, r"rope.dimension_count = 4"),
@@ -328,6 +391,8 @@ _VECTOR = np.ones(32, np.float32)
         ({"metadata": {"tokenizer.ggml.model": "rwkv"}}, r"tokenizer.ggml.model = 'rwkv'"),
         ({"metadata": {"tokenizer.ggml.eos_token_id": 99}}, r"eos_token_id = 99 is no token"),
         ({"metadata": {"tokenizer.ggml.tokens": ["a", "a"]}}, r"another length"),
+        ({"metadata": _UNUSED}, r"tokenizer.ggml.eos_token_id = 2 is no token"),
+        ({"metadata": {"tokenizer.ggml.model": "llama"}}, r"damaged tokenizer"),
         ({"without": ["tokenizer.ggml.tokens"]}, r"has no tokenizer"),
         (
             {"metadata": {"tokenizer.ggml.merges": ["no pair here"]}},
@@ -484,6 +549,9 @@ def test_names(
     assert hf.declared_config(find_model(file)).max_positions == 64
     assert hf.declared_config(folder).max_positions == 128
 
+    shutil.rmtree(cache)  # a run knows the file, and makes the folder again
+    assert hf.read_config(find_model(lasting_name(model))).max_positions == 64
+
     (model / "other.gguf").write_bytes(b"")
     with pytest.raises(AcdcError, match=r"several GGUF files; name one of them: m.gguf, other"):
         find_model(model)
@@ -492,9 +560,10 @@ def test_names(
     (tmp_path / "README").touch()
     with pytest.raises(AcdcError, match=r"README: no folder and no GGUF file"):
         find_model(tmp_path / "README")
+    folder = find_model(file)
     file.unlink()
     with pytest.raises(AcdcError, match=r"m.gguf: No such file"):
-        hf.load_weights(folder, hf.declared_config(folder))
+        hf.read_config(folder)
 
 
 def test_hub(tmp_path: Path, words: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
