@@ -41,9 +41,11 @@ def is_adapter(folder: Path) -> bool:
     """Return whether a folder has an adapter and no model.
 
     Raises:
-        AcdcError: It has both.
+        AcdcError: It has both; or neither, but a part of an adapter, or adapters in its subfolders.
     """
     if not (folder / FILE).is_file():
+        if not (folder / "config.json").exists():
+            _check_parts(folder)
         return False
     if weights := next((path for name in hub.WEIGHTS for path in folder.glob(name)), None):
         raise AcdcError(
@@ -51,6 +53,17 @@ def is_adapter(folder: Path) -> bool:
             "to a folder of its own"
         )
     return True
+
+
+def _check_parts(folder: Path) -> None:
+    """Raise AcdcError if a folder without an adapter's configuration has its tensors, or others."""
+    if weights := next((name for name in hub.ADAPTER_WEIGHTS if (folder / name).is_file()), None):
+        raise AcdcError(f"{folder}: has {weights}, but no {FILE}; download the adapter again")
+    if inside := sorted(path.parent.name for path in folder.glob(f"*/{FILE}")):
+        raise AcdcError(
+            f"{folder}: has adapters in subfolders ({', '.join(inside)}); name one, such as "
+            f"{folder / inside[0]}"
+        )
 
 
 def not_a_model(name: str, folder: Path) -> str:
@@ -61,11 +74,10 @@ def not_a_model(name: str, folder: Path) -> str:
 
 
 def check_adapter(name: str, folder: Path) -> None:
-    """Raise AcdcError if a folder has no adapter; name those in its subfolders."""
+    """Raise AcdcError if a folder has no adapter."""
     if not (folder / FILE).is_file():
-        inside = sorted(path.parent.name for path in folder.glob(f"*/{FILE}"))
-        remedy = f"name one of its adapters: {', '.join(inside)}" if inside else "name an adapter"
-        raise AcdcError(f"{name}: is no adapter, because it has no {FILE}; {remedy}")
+        _check_parts(folder)
+        raise AcdcError(f"{name}: is no adapter, because it has no {FILE}")
 
 
 def adapt_folder(base: Path, adapter: Path) -> Path:
@@ -74,8 +86,7 @@ def adapt_folder(base: Path, adapter: Path) -> Path:
     Tokenizer and chat template are the adapter's if it has any: tokens may have been added.
 
     Raises:
-        AcdcError: The base is adapted already, or the adapter is none that is supported; names
-            file and field.
+        AcdcError: The base has an adapter already, or the adapter is damaged or not supported.
     """
     base, adapter = base.resolve(), adapter.resolve()
     if is_adapted(base):

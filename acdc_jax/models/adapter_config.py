@@ -14,15 +14,17 @@ from typing import Any
 import regex
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.models import hub
 from acdc_jax.models.safetensors_io import read_json
 
-FILE = "adapter_config.json"
+FILE = hub.ADAPTER_CONFIG
 DECODER = "model."
 EMBEDDING, HEAD = f"{DECODER}embed_tokens", "lm_head"
 _MERGE = "merge it into its base with PEFT's merge_and_unload, and name the merged folder"
 # Initialisations that leave the weights of the base as they are. Others change the base as well,
 # which the adapter's files do not hold.
 _INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
+_PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT")
 _READ = {
     "alpha_pattern",
     "base_model_name_or_path",
@@ -152,7 +154,8 @@ class AdapterConfig:
 
 def recorded_base(folder: Path) -> str:
     """Return the name of the base in an adapter's configuration; "" if there is none."""
-    return str(read_json(folder / FILE).get("base_model_name_or_path") or "")
+    base = read_json(folder / FILE).get("base_model_name_or_path")
+    return base if isinstance(base, str) else ""
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
@@ -165,9 +168,15 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     file = folder / FILE
     fields = read_json(file)
     kind = fields.get("peft_type")
+    if kind is None:
+        raise AcdcError(
+            f"{file}: has no peft_type; only adapters in PEFT's format are read; merge it into its "
+            "base with the tool that made it, and name the merged folder"
+        )
+    if kind in _PROMPTS:
+        raise AcdcError(f"{file}: peft_type {kind!r} changes prompts, not weights; it cannot merge")
     if kind != "LORA":
-        what = "has no peft_type" if kind is None else f"has peft_type {kind!r}"
-        raise AcdcError(f"{file}: {what}; only LoRA in PEFT's format is supported; {_MERGE}")
+        raise AcdcError(f"{file}: peft_type {kind!r} is not supported, only 'LORA' is; {_MERGE}")
     if fields.get("init_lora_weights", True) not in _INITIALISATIONS:
         raise AcdcError(
             f"{file}: init_lora_weights = {fields['init_lora_weights']!r} has changed the base as "

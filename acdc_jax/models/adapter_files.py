@@ -11,10 +11,10 @@ import numpy as np
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import safetensors_io, torch_io
 from acdc_jax.models.adapter_config import DECODER, HEAD, AdapterConfig, read_adapter_config
+from acdc_jax.models.hub import ADAPTER_WEIGHTS
 from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.stored_tensors import Stored
 
-SAFETENSORS, PYTORCH = "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."
 
 
@@ -94,16 +94,11 @@ def _list_parts(folder: Path) -> tuple[Path, Parts]:
 
     Source: PEFT, `get_peft_model_state_dict`.
     """
-    file, pytorch = folder / SAFETENSORS, folder / PYTORCH
-    if not file.is_file():
-        if not pytorch.is_file():
-            raise AcdcError(
-                f"{folder}: no {SAFETENSORS} and no {PYTORCH}; other formats of adapters are not "
-                "supported"
-            )
-        file = pytorch
+    file = next((path for name in ADAPTER_WEIGHTS if (path := folder / name).is_file()), None)
+    if file is None:
+        raise AcdcError(f"{folder}: no {' and no '.join(ADAPTER_WEIGHTS)}; download it again")
     check_fetched(file)
-    reader = torch_io if file == pytorch else safetensors_io
+    reader = torch_io if file.suffix == ".bin" else safetensors_io
     parts: dict[str, dict[Part, Stored]] = {}
     adapters = set()
     for name, tensor in reader.list_tensors(file).items():

@@ -30,8 +30,8 @@ TEXT_FILES = (
     "processor_config.json",
     *TOKENIZER_FILES,
 )
-_ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first one counts
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first one counts
 _SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 _PYTORCH = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 WEIGHTS = _SAFETENSORS + _PYTORCH
@@ -66,11 +66,11 @@ def download(name: str, *, weights: bool) -> Path:
             snapshot_download(model, revision=revision or None, allow_patterns=list(patterns))
         )
 
-    texts = (*TEXT_FILES, _ADAPTER_CONFIG)
+    texts = (*TEXT_FILES, ADAPTER_CONFIG)
     with _hub_errors(name):
         folder = fetch(*texts, *(_SAFETENSORS if weights else ()))
-        if (folder / _ADAPTER_CONFIG).is_file():
-            for file in _ADAPTER_WEIGHTS:
+        if (folder / ADAPTER_CONFIG).is_file():
+            for file in ADAPTER_WEIGHTS:
                 folder = fetch(*texts, file)
                 if (folder / file).is_file():
                     return folder

@@ -302,8 +302,9 @@ Tensors = dict[str, np.ndarray]
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"peft_type": "IA3"}, "has peft_type 'IA3'; only LoRA in PEFT's format"),
-        ({"peft_type": None}, "has no peft_type; only LoRA"),
+        ({"peft_type": "IA3"}, "peft_type 'IA3' is not supported, only 'LORA' is; merge it into"),
+        ({"peft_type": None}, "has no peft_type; only adapters in PEFT's format are read"),
+        ({"peft_type": "PREFIX_TUNING"}, "changes prompts, not weights; it cannot merge"),
         ({"use_dora": True}, "use_dora = True is not supported; merge it into its base"),
         ({"layer_replication": [[0, 2]]}, "layer_replication = "),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens = "),
@@ -426,9 +427,14 @@ def test_refused_files(plain: tuple[Path, Path], tmp_path: Path) -> None:
     (other / "adapter_config.json").write_text("[]")
     refuse("adapter_config.json: not a JSON object")
     (other / "adapter_config.json").unlink()
-    refuse("lora: is no adapter, because it has no adapter_config.json; name an adapter")
+    refuse("lora: is no adapter, because it has no adapter_config.json")
     shutil.copytree(lora, other / "second")
-    refuse("lora: is no adapter, .*; name one of its adapters: second")
+    for name in (f"{folder}+{other}", str(other)):
+        refuse(r"lora: has adapters in subfolders \(second\); name one, such as .*", name)
+    shutil.copy(lora / "adapter_model.safetensors", other)
+    for name in (f"{folder}+{other}", str(other)):
+        refuse("lora: has adapter_model.safetensors, but no adapter_config.json; download", name)
+    file.unlink()
     refuse("gone: no such folder", f"{folder}+{tmp_path / 'gone'}")
     refuse(r"\+.*lora: no such folder; a model can have one adapter", f"{folder}+{lora}+{lora}")
     refuse(r"\+lora: no such folder; name an adapted model as BASE\+ADAPTER", "+lora")
@@ -467,6 +473,33 @@ def test_names(plain: tuple[Path, Path], tmp_path: Path) -> None:
     assert not np.array_equal(before, after)
     shutil.rmtree(first)
     assert np.array_equal(_weights(name)["layers.0.attention.q.weight"], after)
+
+
+def test_tokenizer_files(plain: tuple[Path, Path], tmp_path: Path) -> None:
+    """The adapter's files count, all or single ones; the base's template, if it has none."""
+    folder, lora = plain
+    base, other = tmp_path / "base", _copy(lora, tmp_path / "lora")
+    shutil.copytree(folder, base)
+    (base / "chat_template.jinja").write_text("base")
+    (base / "added_tokens.json").write_text("{}")
+
+    def sources() -> dict[str, str]:
+        links = find_model(f"{base}+{other}").iterdir()
+        return {link.name: link.resolve().parent.name for link in links}
+
+    assert [name for name, source in sources().items() if source == "lora"] == ["README.md"]
+    (other / "chat_template.jinja").write_text("lora")
+    assert sources()["chat_template.jinja"] == "lora"
+    assert sources()["tokenizer.json"] == "base"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, other)
+    assert sources()["tokenizer.json"] == sources()["chat_template.jinja"] == "lora"
+    assert "added_tokens.json" not in sources()
+    (other / "chat_template.jinja").unlink()
+    (other / "tokenizer_config.json").write_text("{}")
+    assert sources()["chat_template.jinja"] == "base"
+    (other / "tokenizer_config.json").write_text('{"chat_template": "x"}')
+    assert "chat_template.jinja" not in sources()
 
 
 def test_hub(plain: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
