@@ -361,10 +361,6 @@ _UNUSED = {
     ("changes", "reason"),
     [
         ({"architecture": "falcon"}, r"architecture 'falcon'; supported: llama, qwen2"),
-        (
-            {"metadata": {"general.architecture": ["llama"]}},
-            r"unsupported architecture \"\['llama'",
-        ),
         ({"metadata": {".attention.scale": 0.5}}, r"unsupported llama.attention.scale = 0.5"),
         ({"metadata": {".expert_count": 8}}, r"unsupported llama.expert_count = 8"),
         ({"metadata": {".rope.dimension_count": 4}}, r"rope.dimension_count = 4"),
@@ -482,6 +478,13 @@ def test_damaged(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20e6
+
+
+def test_an_architecture_of_another_type(tmp_path: Path) -> None:
+    """The package's writer cannot write it."""
+    header = GgufHeader(tmp_path / "m", {"general.architecture": ["llama"]}, {})
+    with pytest.raises(AcdcError, match=r"unsupported architecture \"\['llama'"):
+        hf_config(header)
 
 
 def test_overlapping_tensors(tmp_path: Path, words: dict[str, Any]) -> None:
