@@ -275,6 +275,8 @@ def _align(
     }
     for number in (1, 0, *range(2, len(models))):
         model = models[number]
+        if number != 1 and (model.vocabulary, model.rows) == (first.vocabulary, first.rows):
+            continue
         tokens = {token: row for token, row in model.vocabulary.items() if row < model.rows}
         # The base may have other names for rows; a seed, only for those of the base.
         shared = set((first if number == 0 else models[0]).vocabulary.values())

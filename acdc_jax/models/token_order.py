@@ -77,7 +77,8 @@ def assign_ids(
         else:
             ids[row] = row
             taken.add(row)
-    free = (row for row in itertools.count() if row not in taken | owned | reserved)
+    in_use = taken | owned | reserved
+    free = (row for row in itertools.count() if row not in in_use)
     return ids | dict(zip(displaced, free, strict=False))
 
 

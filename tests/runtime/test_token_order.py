@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.lm_eval.models import text_format
+from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models import hf
 from acdc_jax.models.model import load_hf
@@ -30,6 +32,7 @@ from acdc_jax.models.token_order import (
 )
 from acdc_jax.models.tokenizer import load_tokenizer, stop_tokens
 from acdc_jax.params import Params
+from acdc_jax.runtime.own_engines import OwnEngine, own_engines
 from acdc_jax.runtime.seed_models import Folders, check_folders, load_model, text_codec
 from acdc_jax.runtime.sources import keep_sources, load_base, read_sources
 from acdc_jax.sharding import make_mesh
@@ -211,6 +214,29 @@ def test_a_permuted_seed_asks_and_answers_as_before(
     assert codec.stop_tokens == (1,)
     text = text_format(permuted[2], order)
     assert (text.stop_tokens, text.tokenizer.get_vocab()) == ((1,), first.get_vocab())
+
+
+def test_a_permuted_seed_by_itself(plain: list[Path], permuted: list[Path], tmp_path: Path) -> None:
+    """As a baseline it is the members' model, or has its own chat template in their ids."""
+    seed = Path(shutil.copytree(permuted[2], tmp_path / "seed"))
+    config = DecodeOptions(system_prompt=None, max_new_tokens=8)
+
+    def own() -> Mapping[Path, OwnEngine]:
+        folders = check_folders(plain[0], [plain[1], seed])
+        codec = text_codec(folders.seeds, config, folders.model.vocab_size, folders.orders)
+        engine = Engine(
+            folders.model, codec.encode, codec.decode, codec.stop_tokens, codec.pad_token, 8, 4
+        )
+        return own_engines(folders, config, engine)
+
+    assert own() == {}
+    (seed / "chat_template.jinja").write_text("{{ messages[-1].content }}</s>")
+    assert own()[seed].differences == ("chat template",)
+    engine = own()[seed].engine
+    expected = load_tokenizer(plain[1]).encode("the dog</s>", add_special_tokens=False)
+    assert list(engine.encode("the dog")) == expected
+    assert engine.decode(tuple(expected)) == "the dog"
+    assert (engine.stop_tokens, engine.pad_token) == ((1,), 2)
 
 
 def _edit(folder: Path, change: Any) -> None:
