@@ -12,7 +12,11 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.models.safetensors_io import read_json
 from acdc_jax.models.thoughts import CHANNEL, HARMONY, MARKS
 from acdc_jax.models.token_order import Order, common_ids
-from acdc_jax.models.tokenizer_files import VOCABULARIES, check_tokenizer_files
+from acdc_jax.models.tokenizer_files import (
+    VOCABULARIES,
+    check_like_sentencepiece,
+    check_tokenizer_files,
+)
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -38,13 +42,14 @@ def load_tokenizer(folder: str | Path) -> Any:
             trust_remote_code=False,
         )
     except Exception as error:  # the tokenizers library raises bare Exception
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = " ".join(str(error).split())[:200] or repr(error)
         raise AcdcError(f"{folder}: cannot load the tokenizer: {reason}") from error
     if len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
         raise AcdcError(
             f"{folder}: the tokenizer has added tokens only; tokenizer_class in "
             "tokenizer_config.json does not fit the vocabulary's files"
         )
+    check_like_sentencepiece(folder, tokenizer)
     return tokenizer
 
 

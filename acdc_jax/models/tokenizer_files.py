@@ -4,11 +4,13 @@ Without them, transformers makes an empty vocabulary, or asks for a package that
 """
 
 from pathlib import Path
+from typing import Any
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.lfs_pointer import check_fetched
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+_SAMPLE = "The quick brown fox, 12 dogs."  # no white space that normalisers change
 _REMEDY = "from the model that this one was tuned from"
 
 
@@ -35,6 +37,26 @@ def check_tokenizer_files(folder: Path) -> None:
         raise AcdcError(
             f"{folder}: no tokenizer.json (nor vocab.json with merges.txt, nor tokenizer.model); "
             f"copy the tokenizer's files {_REMEDY}"
+        )
+
+
+def check_like_sentencepiece(folder: Path, tokenizer: Any) -> None:
+    """Raise if a tokenizer from tokenizer.model alone does not cut texts as SentencePiece does.
+
+    Raises:
+        AcdcError: The class that tokenizer_config.json names is one for other files.
+    """
+    file = folder / "tokenizer.model"
+    if (folder / "tokenizer.json").is_file() or not file.is_file():
+        return
+    from sentencepiece import SentencePieceProcessor
+
+    expected = SentencePieceProcessor(model_file=str(file)).encode(_SAMPLE)
+    if tokenizer.encode(_SAMPLE, add_special_tokens=False) != expected:
+        raise AcdcError(
+            f"{file}: transformers' {type(tokenizer).__name__} does not cut texts as SentencePiece "
+            f"does; correct tokenizer_class in tokenizer_config.json, or copy tokenizer.json "
+            f"{_REMEDY}"
         )
 
 

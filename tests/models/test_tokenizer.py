@@ -88,11 +88,14 @@ def test_a_vocabulary_of_added_tokens_only(chat_tokenizer_folder: Path, tmp_path
         tokenizer.load_tokenizer(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[True, False], ids=["prefix", "no prefix"])
+def sentencepiece_model(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """With a space before each text, as Llama's, or without one, as Gemma's."""
     from sentencepiece import SentencePieceTrainer
 
-    folder = tmp_path_factory.mktemp("sentencepiece")
+    folder = tmp_path_factory.mktemp("prefix" if request.param else "gemma")
     text = "the quick brown fox jumps over the lazy dog\nhello world 1 2 3\nschöne Welt\n"
     (folder / "corpus").write_text(text * 20)
     SentencePieceTrainer.train(
@@ -101,6 +104,7 @@ def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=320,
         model_type="bpe",
         byte_fallback=True,
+        add_dummy_prefix=request.param,
         remove_extra_whitespaces=False,
         normalization_rule_name="identity",
         minloglevel=2,
@@ -115,18 +119,22 @@ def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sentencepiece(
     model_type: str, tokenizer_class: str, sentencepiece_model: Path, tmp_path: Path
 ) -> None:
-    """A folder with tokenizer.model only has SentencePiece's own ids."""
+    """A folder with tokenizer.model only has SentencePiece's own ids, or is refused."""
     from sentencepiece import SentencePieceProcessor
 
+    kind = "llama" if "prefix" in sentencepiece_model.parent.name else "gemma2"
     shutil.copy(sentencepiece_model, tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     fields = {"tokenizer_class": tokenizer_class, "bos_token": "<s>", "eos_token": "</s>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields | {"unk_token": "<unk>"}))
+    if model_type not in (kind, "mistral"):  # for which transformers looks into the file
+        with pytest.raises(AcdcError, match=r"tokenizer.model: .* does not cut texts as Sentence"):
+            tokenizer.load_tokenizer(tmp_path)
+        return
     loaded = tokenizer.load_tokenizer(tmp_path)
     original = SentencePieceProcessor(model_file=str(sentencepiece_model))
-    prefix = model_type != "gemma2"  # Gemma's texts begin without a space
     for text in ("hello world", "the lazy  fox", "[INST] hi [/INST]", "zz ü € 漢\n\nnew\tline 1.5"):
-        ids = original.encode(text) if prefix else original.encode("\n" + text)[2:]
+        ids = original.encode(text)
         assert loaded.encode(text, add_special_tokens=False) == ids
         assert loaded.decode(ids) == text
     assert loaded.eos_token_id == original.eos_id()
