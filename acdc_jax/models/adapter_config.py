@@ -3,6 +3,7 @@
 Source: PEFT 0.21, `LoraConfig`, `check_target_module_exists` and `get_pattern_key`.
 """
 
+import functools
 import math
 import re
 import sys
@@ -263,15 +264,22 @@ def _match(pattern: str, module: str, file: Path) -> Any:
     Raises:
         AcdcError: It is not one of Python's, or would take too much time or memory.
     """
-    braces = [re.fullmatch(r"\d*,?\d*", text) for text in re.findall(r"\{([^}]*)", pattern)]
-    counts = [int(n) for match in braces if match for n in re.findall(r"\d+", match[0])]
     try:
-        re.compile(pattern)  # `regex` has more syntax
-        if all(braces) and math.prod(counts) <= _REPEATS:
-            return regex.fullmatch(pattern, module, timeout=_SECONDS)
-        problem = "repeats too much"
+        return _compile(pattern).fullmatch(module, timeout=_SECONDS)
     except TimeoutError:
         problem = "takes too long to match"
     except (re.error, regex.error, ArithmeticError, MemoryError, RecursionError) as error:
         problem = f"is not a regular expression ({error})"
     raise AcdcError(f"{file}: {pattern[:200]!r} {problem}; write names in full instead")
+
+
+@functools.lru_cache(4096)
+def _compile(pattern: str) -> Any:
+    """Return the expression for `regex`, which can stop after a time, and has more syntax."""
+    re.compile(pattern)
+    counts = re.findall(r"\{([^}]*)", pattern)
+    if not all(re.fullmatch(r"\d*,?\d*", count) for count in counts):
+        raise re.error("braces are for numbers")
+    if math.prod(int(n) for count in counts for n in re.findall(r"\d+", count)) > _REPEATS:
+        raise re.error("it repeats too much")
+    return regex.compile(pattern)

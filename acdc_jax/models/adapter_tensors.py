@@ -16,10 +16,11 @@ from acdc_jax.models.adapter_files import Part, Parts, read_adapter
 from acdc_jax.models.config_fields import Fields
 from acdc_jax.models.families import ties_embeddings
 from acdc_jax.models.stored_tensors import Computed, Stored, Tensor
+from acdc_jax.models.wrappers import is_wrapper
 
 _PAIRS = ((Part.A, Part.B), (Part.EMBEDDING_A, Part.EMBEDDING_B))
 _TRANSPOSED = {Part.A: Part.EMBEDDING_B, Part.B: Part.EMBEDDING_A}
-_MERGE = "is it an adapter of another base?"
+_OTHER_BASE = "is it an adapter of another base?"
 
 
 def unties(config: AdapterConfig) -> bool:
@@ -48,7 +49,9 @@ def apply_adapter(
     adapter = read_adapter(folder)
     config, file, parts = adapter.config, adapter.file, adapter.parts
     tensors = dict(base)
-    tied_base = ties_embeddings(base_fields)
+    # Wrappers say so by default, even if their decoder has a head.
+    has_head = is_wrapper(base_fields) and f"{HEAD}.weight" in base
+    tied_base = ties_embeddings(base_fields) and not has_head
     tied = tied_base and not unties(config)
     if tied and HEAD in parts:
         parts = _without_head(file, parts)
@@ -120,7 +123,7 @@ def _check_modules(
             leaf = "bias" if part in (Part.BIAS, Part.B_BIAS) else "weight"
             if f"{module}.{leaf}" not in tensors:
                 raise AcdcError(
-                    f"{file}: tensor {tensor.name}: the base has no {module}.{leaf}; {_MERGE}"
+                    f"{file}: tensor {tensor.name}: the base has no {module}.{leaf}; {_OTHER_BASE}"
                 )
         for a, b in _PAIRS:
             if (a in its) != (b in its):
@@ -163,7 +166,7 @@ def _check_shape(tensor: Stored, shape: tuple[int, ...], what: str) -> None:
     if tensor.shape != shape:
         raise AcdcError(
             f"{tensor.file}: tensor {tensor.name} has shape {tensor.shape}, but {what} requires "
-            f"{shape}; {_MERGE}"
+            f"{shape}; {_OTHER_BASE}"
         )
 
 

@@ -320,8 +320,8 @@ Tensors = dict[str, np.ndarray]
         ({"rank_pattern": {"(": 1}}, r"'.*' is not a regular expression"),
         ({"rank_pattern": {"(" * 5000 + ")" * 5000: 1}}, "is not a regular expression"),
         ({"target_modules": "(?R)"}, "is not a regular expression"),
-        ({"target_modules": "(((a{999}){999}){999})"}, "repeats too much; write names in full"),
-        ({"target_modules": "(q_proj){e}"}, "repeats too much"),
+        ({"target_modules": "(((a{999}){999}){999})"}, "it repeats too much.; write names in full"),
+        ({"target_modules": "(q_proj){e}"}, "braces are for numbers"),
         ({"target_modules": 3}, "a field has a type that PEFT does not write"),
         ({"target_modules": ["v_proj"]}, "q_proj.lora_A.weight is of a module that .* not have"),
         ({"target_modules": ["q_proj", "v_proj"]}, "has no lora_A for model.layers.0.self_attn.v"),
@@ -532,3 +532,24 @@ def test_hub(plain: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.Monke
     assert with_base("some/lora", "some/base@v1") == name
     with pytest.raises(AcdcError, match="some/lora: is an adapter"):
         find_model("some/lora")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_converted_pissa(bases: dict[str, Any], tmp_path: Path) -> None:
+    """PiSSA changes the base; the adapter that PEFT converts is one of the base as it was."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    folder, model = bases["qwen2"]
+    model = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, init_lora_weights="pissa", **Q))
+    # PEFT marks the first adapter as one that needs no conversion.
+    model.peft_config["default"].init_lora_weights = True
+    model.save_pretrained(tmp_path / "first")
+    model.peft_config["default"].init_lora_weights = "pissa"
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += 0.3 * torch.randn_like(weight)
+    lora, first = tmp_path / "lora", str(tmp_path / "first")
+    model.save_pretrained(lora, path_initial_model_for_weight_conversion=first)
+    _check_logits(acdc.load_hf(f"{folder}+{lora}"), model.eval())
