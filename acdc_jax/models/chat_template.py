@@ -158,8 +158,9 @@ def _opening(prompt: str, dialogue: str) -> str:
 
 
 def _shows(text: str, message: Message) -> bool:
-    """Return whether a message's text stands in a prompt; templates may change white space."""
-    return "".join(message["content"].split()) in "".join(text.split())
+    """Return whether a message's text is in a prompt; templates may change white space and case."""
+    content, prompt = ("".join(t.split()).casefold() for t in (message["content"], text))
+    return content in prompt
 
 
 def _template(tokenizer: Any) -> str:

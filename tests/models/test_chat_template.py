@@ -150,6 +150,13 @@ def test_common_templates(name: str) -> None:
     assert _QUESTION in loaded.decode(encode_chat(loaded, _QUESTION))
 
 
+def test_changed_white_space_and_case() -> None:
+    """Nothing is left out."""
+    template = "{% for m in messages %}{{ m.content | upper | indent }}{% endfor %}"
+    loaded = byte_tokenizer(template=template)
+    assert loaded.decode(encode_chat(loaded, "why\nso?", "be brief")) == "BE BRIEFWHY\n    SO?"
+
+
 @pytest.mark.parametrize("system", ["Be brief.", None])
 def test_contents_in_parts(system: str | None) -> None:
     """As in the templates of models that see; text alone is left out without an error there."""
