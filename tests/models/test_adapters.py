@@ -196,13 +196,13 @@ def test_bfloat16(name: str, make: Make, bases: dict[str, Any], tmp_path: Path) 
     )
     model = acdc.load_hf(f"{tmp_path / 'base'}+{lora}")
     assert model.config.dtype == "bfloat16"
-    expected = _merged(peft_model)
+    expected, other, total = _merged(peft_model), 0, 0
     for path, hf_name in hf.hf_names(model.config).items():
         actual = np.asarray(model.params[path], np.float32)
         once = np.asarray(jnp.asarray(expected[hf_name]).astype(jnp.bfloat16), np.float32)
-        # PEFT's float32 sums differ in the last place, which can change a rounding.
         np.testing.assert_allclose(actual, once, rtol=2**-7, atol=1e-6, err_msg=hf_name)
-        assert (actual != once).mean() < 2e-3, hf_name
+        other, total = other + int((actual != once).sum()), total + once.size
+    assert other < total / 1000  # PEFT's sums may differ in the last place, and so round otherwise
 
 
 @pytest.mark.parametrize(
