@@ -25,6 +25,7 @@ from acdc_jax.quickstart.task_sets import held_out_families
 from acdc_jax.quickstart.train import TINY, TrainRecipe, cached_seeds
 from acdc_jax.runtime.member_files import load_member
 from acdc_jax.tasks.task import Draft, Task, save_task
+from tests.support.xla_flags import COMPILE_QUICKLY
 
 # A few seconds of training: members answer in words, most of them wrong.
 QUICK_RECIPE = TrainRecipe(
@@ -113,7 +114,7 @@ def short_run_flags(tiny_seeds: Path, run_dir: Path, **changes: Any) -> list[str
 
 @contextlib.contextmanager
 def started(
-    flags: Sequence[str], compiled: Path, devices: int = 1, xla: str = ""
+    flags: Sequence[str], compiled: Path, devices: int = 1
 ) -> Iterator[subprocess.Popen[str]]:
     """`acdc run` in a process group of its own, which is gone afterwards.
 
@@ -121,11 +122,10 @@ def started(
         flags: of the run.
         compiled: folder where XLA keeps compiled programs, so that a second run is quick.
         devices: fake CPU devices.
-        xla: more of XLA's flags; part of what a compiled program is known by.
     """
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {xla}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {COMPILE_QUICKLY}",
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
