@@ -153,7 +153,7 @@ def test_a_generation_says_where_its_time_went(
 ) -> None:
     assert acdc_run(tmp_path / "run", "--generations=0", "--progress") == 0
     said = capsys.readouterr().out
-    assert said.count("members decode one by one: 1 of ") == 1  # each on a device of its own
+    assert said.count("4 members decode together: 4 of ") == 1
     (line,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert line["tokens"] > 0
     assert 0 < line["decode_s"] + line["scoring_s"] < line["seconds"]

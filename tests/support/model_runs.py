@@ -1,7 +1,7 @@
 """Random models in Hugging Face folders, and a run small enough for a test."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -9,12 +9,15 @@ import pytest
 
 from acdc_jax import experiment
 from acdc_jax.commands.main import main
+from acdc_jax.config import Config
 from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import init_params
 from acdc_jax.quickstart.task_sets import held_out_families
 from acdc_jax.quickstart.tokenizer import save_tokenizer
 from acdc_jax.quickstart.train import TINY
+from acdc_jax.runtime import run_members, setup
+from acdc_jax.sharding import make_mesh
 from tests.support.short_runs import write_families
 
 SMALL = dataclasses.replace(
@@ -26,6 +29,24 @@ SMALL = dataclasses.replace(
     num_kv_heads=1,
     head_dim=8,
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_group() -> Iterator[None]:
+    """Without `--mesh`, runs of this process use one device.
+
+    Each group of devices would compile everything for itself; `test_mesh` has several.
+    """
+    choose_mesh = setup.choose_mesh
+
+    def first_device(config: Config, model: ModelConfig) -> jax.sharding.Mesh:
+        mesh = choose_mesh(config, model)
+        return mesh if config.run.mesh else make_mesh("pop:1", mesh.devices.ravel()[:1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (setup, run_members):
+            patch.setattr(module, "choose_mesh", first_device)
+        yield
 
 
 @pytest.fixture(scope="session")
