@@ -7,7 +7,7 @@ import pytest
 from acdc_jax.sandbox import Limits, Sandbox, SandboxError, probe
 
 # Short, so that attacks that hang end soon, but much more than honest tasks need.
-LIMITS = Limits(wall_s=0.3, cpu_s=1, memory_mb=128)
+LIMITS = Limits(wall_s=0.3, cpu_s=0.5, memory_mb=128)
 
 
 def open_sandbox(

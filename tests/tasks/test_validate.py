@@ -116,12 +116,12 @@ def test_a_busy_machine_rejects_no_draft() -> None:
     """Each call takes longer than `wall_s`, on more workers than cores."""
     slow = _GOOD.replace(
         "return 1.0 if",
-        "import time\n        end = time.process_time() + 0.06\n"
+        "import time\n        end = time.process_time() + 0.03\n"
         "        while time.process_time() < end: pass\n        return 1.0 if",
     )
-    with Sandbox(8, Limits(wall_s=0.05)) as sandbox:
-        verdicts = check_drafts([draft(slow)] * 2, sandbox, 0.5)
-    assert [type(verdict) for verdict in verdicts] == [CheckedDraft] * 2
+    with Sandbox(8, Limits(wall_s=0.02)) as sandbox:
+        (verdict,) = check_drafts([draft(slow)], sandbox, 0.5)
+    assert isinstance(verdict, CheckedDraft)
 
 
 def test_a_bad_draft_does_not_affect_others(sandbox: Sandbox) -> None:
