@@ -24,7 +24,6 @@ from tests.support.short_runs import (
     started,
     wait_for_commit,
 )
-from tests.support.xla_flags import COMPILE_QUICKLY
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mesh")]  # they share a run to compare with
 
@@ -68,10 +67,7 @@ def processes(
             for i in range(count)
         ]
     with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(started([*flags, *mine], compiled, devices, COMPILE_QUICKLY))
-            for mine in own
-        ]
+        yield [stack.enter_context(started([*flags, *mine], compiled, devices)) for mine in own]
 
 
 def found(run_dir: Path) -> Found:
@@ -127,9 +123,7 @@ def alone(tiny_seeds: Path, tmp_path_factory: pytest.TempPathFactory, compiled: 
     return run_on(1, 1, flags, compiled, run_dir, measured=True)
 
 
-@pytest.mark.parametrize(
-    ("count", "devices", "mesh"), [(1, 4, "pop:4"), (1, 4, "pop:2,model:2"), (2, 2, "")]
-)
+@pytest.mark.parametrize(("count", "devices", "mesh"), [(1, 4, "pop:2,model:2"), (2, 2, "")])
 def test_every_mesh_decides_the_same(
     count: int,
     devices: int,

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from acdc_jax.commands.main import main
@@ -58,32 +57,6 @@ def straight(
     folder = tmp_path_factory.mktemp("straight") / "run"
     times = time_run(short_run_flags(tiny_seeds, folder), compiled, folder, _LAST)
     return Straight(folder, fingerprint(folder), times, compiled)
-
-
-def test_another_seed_is_another_run(straight: Straight, tiny_seeds: Path, tmp_path: Path) -> None:
-    flags = short_run_flags(tiny_seeds, tmp_path / "other", seed=1)
-    with started(flags, straight.compiled) as process:
-        assert wait_for_commit(process, tmp_path / "other", 0)
-    name = "archive/g000.json"
-    assert straight.found[name] != (tmp_path / "other" / name).read_text()
-
-
-def test_a_strategy_learns(straight: Straight, tiny_seeds: Path, tmp_path: Path) -> None:
-    """Also one that can only be told in the state in which it was asked. The run is profiled."""
-    run_dir, traces = tmp_path / "learns", tmp_path / "traces"
-    changes = {"proposer": "evosax", "strategy": "xNES", "generations": 2, "profile": traces}
-    ended = run_to_end(short_run_flags(tiny_seeds, run_dir, **changes), straight.compiled)
-    assert ended.status == 0, ended.stderr
-    (trace,) = traces.rglob("*.xplane.pb")
-    assert all(name in trace.read_bytes() for name in (b"breed", b"evaluate", b"select"))
-    means = []
-    for generation in range(3):
-        with np.load(run_dir / "strategy" / f"g{generation:03d}.npz") as arrays:
-            assert arrays[".told"] == generation
-            means.append(arrays[".inner.mean"])
-    assert not means[0].any()
-    assert np.abs(means[1]).max() > 0.01
-    assert np.abs(means[2] - means[1]).max() > 0.01
 
 
 def test_a_run_killed_again_and_again_ends_like_an_uninterrupted_one(
