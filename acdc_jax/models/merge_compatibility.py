@@ -53,7 +53,7 @@ class ModelDescription:
         name: The folder or Hub id, for messages.
         config: Its configuration, as stored.
         vocabulary: Token → id.
-        segmentation: Returns how its tokenizer cuts texts; called only if ids differ.
+        segmentation: Returns how its tokenizer cuts texts; called only if vocabularies differ.
         missing: Rows between others that it lacks.
     """
 
@@ -275,8 +275,8 @@ def _align(
     }
     for number in (1, 0, *range(2, len(models))):
         model = models[number]
-        if number != 1 and (model.vocabulary, model.rows) == (first.vocabulary, first.rows):
-            continue
+        if number != 1 and model.vocabulary is first.vocabulary and model.rows == first.rows:
+            continue  # the same files
         tokens = {token: row for token, row in model.vocabulary.items() if row < model.rows}
         # The base may have other names for rows; a seed, only for those of the base.
         shared = set((first if number == 0 else models[0]).vocabulary.values())
@@ -290,10 +290,13 @@ def _align(
                 if token in known
                 else f"id {row} is token {token!r}, but {_token(known, row)!r}"
             )
-            if reason := difference(model.segmentation(), first.segmentation(), first.name):
+            reason = difference(model.segmentation(), first.segmentation(), first.name)
+            if not reason and first.segmentation().kind == "Unigram":  # its vocabulary is a list
+                reason = "tokens of a Unigram model cannot be put in another order"
+            if reason:
                 raise AcdcError(
                     f"{model.name}: {other} in {owners[known.get(token, row)]}, and their "
-                    f"tokenizers cut texts in different ways: {reason}; leave one of the models out"
+                    f"tokenizers cannot be reconciled: {reason}; leave one of the models out"
                 )
             notes.append(
                 f"{model.name}: {other} in {owners[known.get(token, row)]}; rows are put in the "
@@ -301,6 +304,11 @@ def _align(
             )
             orders[number] = order_of(ids, model.rows)
             model = models[number] = _in_order(model, ids, orders[number])
+        elif reason := difference(model.segmentation(), first.segmentation(), first.name):
+            notes.append(
+                f"{model.name}: its tokenizer cuts texts in another way than that of {first.name}, "
+                f"which members have: {reason}"
+            )
         for token, row in model.vocabulary.items():
             if row < model.rows:
                 known.setdefault(token, row)

@@ -79,13 +79,9 @@ def vocabulary_hashes(folder: Path) -> tuple[bytes, ...]:
     )
 
 
-def vocabulary(folder: str | Path) -> dict[str, int]:
-    """Return the folder's tokens and their ids, added tokens included, in the order of ids.
-
-    Raises:
-        AcdcError: As `load_tokenizer`.
-    """
-    numbers = load_tokenizer(folder).get_vocab()  # in an order that varies between calls
+def vocabulary(tokenizer: Any) -> dict[str, int]:
+    """Return a tokenizer's tokens and their ids, added tokens included, in the order of ids."""
+    numbers = tokenizer.get_vocab()  # in an order that varies between calls
     return {str(token): int(numbers[token]) for token in sorted(numbers, key=numbers.__getitem__)}
 
 

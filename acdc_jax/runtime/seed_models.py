@@ -160,16 +160,17 @@ def check_folders(
     names = (base, *(with_base(seed, base) for seed in seeds))
     for note in (note for seed in seeds if (note := describe_other_base(seed, base))):
         tell(note)
-    words: dict[tuple[bytes, ...], Mapping[str, int]] = {}
-
-    def cut(folder: Path) -> Segmentation:
-        return segmentation(tokenizer.load_tokenizer(folder))
+    words: dict[tuple[bytes, ...], tuple[Mapping[str, int], Callable[[], Segmentation]]] = {}
 
     def describe(name: str | Path, folder: Path, config: ModelConfig) -> ModelDescription:
         files = tokenizer.vocabulary_hashes(folder)
         if files not in words:
-            words[files] = tokenizer.vocabulary(folder)
-        return ModelDescription(str(name), config, words[files], functools.partial(cut, folder))
+            tok = tokenizer.load_tokenizer(folder)
+            words[files] = (
+                tokenizer.vocabulary(tok),
+                functools.cache(functools.partial(segmentation, tok)),
+            )
+        return ModelDescription(str(name), config, *words[files])
 
     def agree(
         weights: bool, read: Callable[[Path], ModelConfig]

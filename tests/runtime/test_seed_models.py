@@ -433,6 +433,8 @@ def test_a_token_that_no_model_has_a_row_for(
     folders = check_folders(base, [seed, other])
     assert folders.model.vocab_size == 19
     assert [record.getMessage() for record in caplog.records] == [
+        f"{base}: its tokenizer cuts texts in another way than that of {seed}, which members have: "
+        f"it has token 'r', and {seed} has 'q' instead",
         f"{base}: tokens without a row in any model: 1, such as 'r' with id 19; "
         "do not use them in prompts",
         f"{seed}: tokens without a row in any model: 2, such as '[PAD]' with id 19; "
@@ -465,6 +467,8 @@ def test_a_rotary_base_can_be_adopted(write: Write, caplog: pytest.LogCaptureFix
     folders = check_folders(base, [seed], adopt_base_config=True)
     assert folders.model == hf.read_config(base)
     assert [record.getMessage() for record in caplog.records] == [
+        f"{base}: its tokenizer cuts texts in another way than that of {seed}, which members have: "
+        f"{seed} lacks token 'p'",
         f"{seed}: tokens with other names than in the base: 1, such as 'think' for 'p'",
         f"{seed}: rope_theta 99.0 → 10000.0, the base's value",
     ]

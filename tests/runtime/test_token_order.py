@@ -278,10 +278,26 @@ def test_tokenizers_that_cut_texts_differently(
     seed = Path(shutil.copytree(permuted[2], tmp_path / "seed"))
     _edit(seed, change)
     (seed / "model.safetensors").write_bytes(b"")
-    message = rf"seed: token '\S+' has id \d+, but \d+ in \S+one, .*different ways: .*{reason}"
+    message = (
+        rf"seed: token '\S+' has id \d+, but \d+ in \S+one, .*cannot be reconciled: .*{reason}"
+    )
     with pytest.raises(AcdcError, match=message) as caught:
         check_folders(plain[0], [plain[1], seed])
     assert "\n" not in str(caught.value)
+
+
+def test_the_same_ids_and_other_merges(
+    plain: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows are the same tokens, so that models merge; but members read texts as the first seed."""
+    seed = Path(shutil.copytree(plain[2], tmp_path / "seed"))
+    _edit(seed, _swap_merges)
+    assert not check_folders(plain[0], [plain[1], seed]).orders
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        f"{seed}: its tokenizer cuts texts in another way than that of {plain[1]}, which members "
+        "have: its merge 3 is "
+    )
 
 
 @given(st.data())
