@@ -15,6 +15,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.segmentation import Segmentation, difference
 from acdc_jax.models.token_order import (
+    REORDERED,
     VOCABULARY_LEAVES,
     Order,
     Rows,
@@ -291,8 +292,8 @@ def _align(
                 else f"id {row} is token {token!r}, but {_token(known, row)!r}"
             )
             reason = difference(model.segmentation(), first.segmentation(), first.name)
-            if not reason and first.segmentation().kind == "Unigram":  # its vocabulary is a list
-                reason = "tokens of a Unigram model cannot be put in another order"
+            if not reason and (kind := first.segmentation().kind) not in REORDERED:
+                reason = f"tokens of kind {kind} cannot be put in another order"
             if reason:
                 raise AcdcError(
                     f"{model.name}: {other} in {owners[known.get(token, row)]}, and their "

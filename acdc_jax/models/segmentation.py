@@ -14,7 +14,7 @@ class Segmentation:
     """All that decides how texts are cut into tokens, and put together.
 
     Attributes:
-        kind: Kind of the tokenizer's model, such as "BPE".
+        kind: Kind of the tokenizer's model, such as "BPE", or its class if that is not known.
         pieces: Tokens that the model can begin with, or, unless it is BPE, end with.
         merges: Merges of BPE, in their order.
         added: Added token → how it is looked for.
@@ -30,7 +30,10 @@ class Segmentation:
 
 def segmentation(tokenizer: Any) -> Segmentation:
     """Return how a tokenizer from `load_tokenizer` cuts texts."""
-    fields = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # written in Python
+        return Segmentation(type(tokenizer).__name__, frozenset(), (), {}, {})
+    fields = json.loads(backend.to_str())
     model = fields["model"]
     added = {token.pop("content"): token for token in fields["added_tokens"]}
     for token in added.values():
@@ -63,6 +66,8 @@ def difference(ours: Segmentation, theirs: Segmentation, name: str) -> str:
         theirs: The one that it is compared with.
         name: The name of that one.
     """
+    if ours.kind != theirs.kind:
+        return f"it is of kind {ours.kind}, but {name} of kind {theirs.kind}"
     only_ours, only_theirs = (
         sorted(ours.pieces - theirs.pieces),
         sorted(theirs.pieces - ours.pieces),

@@ -24,6 +24,8 @@ class Rows(NamedTuple):
 Order = tuple[Rows, ...]
 """Stored rows in the order of the common vocabulary; empty: as stored. A row of -1 is missing."""
 
+REORDERED = ("BPE", "WordLevel", "WordPiece")
+"""Kinds of tokenizers that can be put in another order: their vocabulary is a dictionary."""
 _NO_ROW = 10**7  # added to the ids of tokens without a row, so that prompts with them are refused
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 

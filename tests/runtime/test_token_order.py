@@ -286,6 +286,26 @@ def test_tokenizers_that_cut_texts_differently(
     assert "\n" not in str(caught.value)
 
 
+def test_a_unigram_model_in_another_order(tmp_path: Path, plain: list[Path]) -> None:
+    """Its ids are places in a list, which may have gaps in the common vocabulary."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    folders = []
+    for name, pieces in (
+        ("one", "<abcdefghijklmnopqrstuvwxy"),
+        ("two", "<bacdefghijklmnopqrstuvwxy"),
+    ):
+        folder = Path(shutil.copytree(plain[0], tmp_path / name))
+        core = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+        PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<").save_pretrained(folder)
+        folders.append(folder)
+    with pytest.raises(
+        AcdcError, match=r"two: token 'b' has id 1, but 2 in .*of kind Unigram cannot"
+    ):
+        check_folders(folders[0], folders)
+
+
 def test_the_same_ids_and_other_merges(
     plain: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
