@@ -1,0 +1,1 @@
+"""Tasks from reasoning-gym, an optional package of procedural task families with levels."""

@@ -1,0 +1,102 @@
+"""Draw questions of a family, each with its right answer.
+
+A question depends on its family, its settings and its seed alone. reasoning-gym draws item i of
+seed s from the random numbers of seed s + i, so that neighbouring seeds share items. So every
+question here is item 0 of a seed of its own, drawn from 2³¹.
+"""
+
+import contextlib
+import random
+import threading
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.tasks.gym.levels import Levels, configuration
+from acdc_jax.tasks.trial_answers import GUESSES, offered_answers
+
+_TRIES = 24  # per question
+_LONGEST_ANSWER = 400  # characters
+_GUESSES = frozenset(guess.casefold() for guess in GUESSES)
+_lock = threading.Lock()
+
+
+class Question(NamedTuple):
+    """A question, its right answer, and the seed that it was drawn from."""
+
+    text: str
+    answer: str
+    seed: int
+
+
+class NoQuestionsError(Exception):
+    """A family has too few questions at a level whose answers cannot be guessed."""
+
+
+def draw_questions(
+    family: str,
+    levels: Levels,
+    count: int,
+    rng: np.random.Generator,
+    accepts: Callable[[str], bool],
+) -> list[Question]:
+    """Draw questions whose answers differ from each other and cannot be guessed.
+
+    Args:
+        family: Name of the family.
+        levels: Level of each of its attributes.
+        count: Number of questions.
+        rng: Draws the seeds.
+        accepts: Whether a question's text may be used, such as `Split.is_for_pool`.
+
+    Raises:
+        NoQuestionsError: There are too few.
+        AcdcError: reasoning-gym is not installed.
+    """
+    make, settings = _dataset(family), configuration(family, levels)
+    questions: dict[str, Question] = {}
+    for _ in range(_TRIES * count):
+        seed = int(rng.integers(2**31))
+        try:
+            with _fixed_random_state(seed):
+                item = make(seed, settings)
+        except (AssertionError, ValueError) as error:  # these levels do not go together
+            raise NoQuestionsError(f"{family} at levels {dict(levels)}: {error}") from None
+        text, answer = str(item["question"]).strip(), str(item["answer"] or "").strip()
+        guesses = {guess.casefold() for guess in offered_answers(text)} | _GUESSES
+        fits = 0 < len(answer) <= _LONGEST_ANSWER and answer.casefold() not in guesses
+        if fits and accepts(text):
+            questions.setdefault(answer, Question(text, answer, seed))
+        if len(questions) == count:
+            return list(questions.values())
+    raise NoQuestionsError(f"{family} at levels {dict(levels)}")
+
+
+def _dataset(family: str) -> Callable[..., dict[str, object]]:
+    """Return (seed, settings) → an item of a family."""
+    try:
+        from reasoning_gym.factory import DATASETS
+    except ImportError:
+        raise AcdcError("reasoning-gym is not installed: pip install 'acdc_jax[gym]'") from None
+    dataset, config = DATASETS[family]
+
+    def make(seed: int, settings: dict[str, object]) -> dict[str, object]:
+        return dict(dataset(config(seed=seed, size=1, **settings))[0])
+
+    return make
+
+
+@contextlib.contextmanager
+def _fixed_random_state(seed: int) -> Iterator[None]:
+    """Seed the global random numbers, which a few families use, and restore them afterwards."""
+    with _lock:
+        python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
