@@ -45,14 +45,15 @@ class TaskPoolOptions:
     seed_families: str = option(
         "general",
         "Task families to start from: general (knowledge, mathematics, code, logic, language, "
-        "instructions, creativity), another registered set (tiny is the quickstart's), or a folder "
-        "of your own families.",
+        "instructions, creativity), gym (reasoning-gym's), another registered set (tiny is the "
+        "quickstart's), or a folder of your own families.",
         path=True,
     )
     held_out: str | None = option(
         None,
         "Task families that results are measured on and that neither training nor evolution sees: "
-        "a registered set (tiny is the quickstart's) or a folder. none: the run's own tasks. "
+        "gym (other questions of the same families of reasoning-gym), gym_families (other "
+        "families), tiny (the quickstart's), or a folder. none: the run's own tasks. "
         "With other families, a finished run is measured again.",
         resumable=True,
         path=True,
@@ -212,8 +213,9 @@ class ScientistOptions:
         "openai",
         "What writes tasks: openai (any OpenAI-compatible server: vLLM, SGLang, Ollama, a hosted "
         "API; the key is read from OPENAI_API_KEY), local (a checkpoint on this machine), or a "
-        "registered name (procedural is the quickstart's grammar, without an LLM). An LLM also "
-        "judges answers and recognises gibberish.",
+        "registered name, without an LLM: gym (questions of reasoning-gym with levels of "
+        "difficulty) or procedural (the quickstart's grammar). An LLM also judges answers and "
+        "recognises gibberish.",
     )
     model: str | None = option(
         None,
