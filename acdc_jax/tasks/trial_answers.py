@@ -4,6 +4,8 @@ import re
 
 _OFFER = re.compile(r"([\w-]+)['\"`”*]*,? or (?:an? |the )?['\"`“*]*([\w-]+)")
 _MOST_OFFERS = 4
+# A shorter answer may occur in honest instructions by chance ("first letter of abc").
+_MIN_LEAK_LENGTH = 16
 
 _FILLER = (
     "This is a text of several sentences about the subject. It says nothing in particular, but it "
@@ -38,3 +40,8 @@ def offered_answers(instructions: str) -> list[str]:
     """Return the words of which instructions offer one, such as in "Is 91 prime or composite?"."""
     offers = _OFFER.findall(instructions)[-_MOST_OFFERS:]
     return list(dict.fromkeys(word for offer in offers for word in offer))
+
+
+def gives_away(instructions: str, answer: str) -> bool:
+    """Return whether instructions contain an answer that is not there by chance."""
+    return len(answer) >= _MIN_LEAK_LENGTH and answer in instructions

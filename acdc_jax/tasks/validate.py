@@ -28,7 +28,13 @@ from acdc_jax.tasks.proof import (
     sort_references,
 )
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection
-from acdc_jax.tasks.trial_answers import GUESSES, JUDGED_GUESSES, JUNK, offered_answers
+from acdc_jax.tasks.trial_answers import (
+    GUESSES,
+    JUDGED_GUESSES,
+    JUNK,
+    gives_away,
+    offered_answers,
+)
 
 T = TypeVar("T")
 
@@ -38,8 +44,6 @@ NO_GRADE = "the judge gives no grade"
 
 # Pauses before a draft is checked again, after the sandbox, the judge or the solver failed.
 _RETRY_DELAYS_S: tuple[float, ...] = (1.0, 10.0, 40.0)
-# A shorter answer may occur in honest instructions by chance ("first letter of abc").
-_MIN_LEAK_LENGTH = 16
 _MIN_INSTANCES = 2  # a single one can be memorised, or passed by chance
 # Instances on which answers are tried, in a family that asks a judge, and guesses in any other.
 _MAX_JUDGED_INSTANCES, _MAX_GUESSED_INSTANCES = 3, 16
@@ -168,7 +172,7 @@ async def _check(
     for (key, text), value in zip(wrong, scores[: len(wrong)], strict=True):
         if value >= threshold and text in JUNK:
             raise FlawError(f"instance {key} is passed by junk: {text!r}")
-        if value >= threshold or _leaks(reference.get(key, ""), report.instructions[key]):
+        if value >= threshold or gives_away(report.instructions[key], reference.get(key, "")):
             raise FlawError(f"the instructions of instance {key} give the answer away")
     references = await sort_references(reference, scores[len(wrong) :], score, threshold)
     if trusted:
@@ -285,11 +289,6 @@ async def _require_different_answers(
                 f"the answer {answer[:_MAX_LIST_LENGTH]!r} passes {passed} of {len(keys)} "
                 "instances; they must need different ones"
             )
-
-
-def _leaks(reference: str, instructions: str) -> bool:
-    """Return whether the instructions contain a reference that is not there by chance."""
-    return len(reference) >= _MIN_LEAK_LENGTH and reference in instructions
 
 
 def _report_flaw(report: FamilyReport) -> str | None:

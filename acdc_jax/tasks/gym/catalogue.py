@@ -7,7 +7,8 @@ that answer is more than a word that anybody can guess. These are left out:
 - puzzles without a stored solution: `boxnet`, `graph_color`, `propositional_logic`, …
 - answers yes and no: `course_schedule`, `isomorphic_strings`, `ransom_note`, `syllogism`, …
 - formulas, whose comparison takes computer algebra
-- families whose questions depend on Python's hash seed
+- families whose questions are long (`rectangle_count`), slow to make (`figlet_font`), or depend on
+  Python's hash seed
 """
 
 import dataclasses
@@ -68,7 +69,6 @@ _FAMILIES = {
         "maze": "Count the steps of the shortest way through a maze.",
         "mini_sudoku": "Solve a sudoku of four rows.",
         "pool_matrix": "Pool the blocks of a matrix by average or maximum.",
-        "rectangle_count": "Count the rectangles of a drawing.",
         "rotate_matrix": "Rotate a square matrix by quarter turns.",
         "rotten_oranges": "Count the minutes until a whole grid has rotted.",
         "spiral_matrix": "Read a matrix in a spiral.",
@@ -88,7 +88,6 @@ _FAMILIES = {
     "words": {
         "ab": "Rewrite a row of four symbols until no rule applies.",
         "caesar_cipher": "Decrypt a text whose letters were shifted.",
-        "figlet_font": "Read a word that is drawn with characters.",
         "letter_counting": "Count a letter in a text.",
         "letter_jumble": "Put the letters of jumbled words in order.",
         "needle_haystack": "Find the one statement of many that answers a question.",

@@ -6,6 +6,7 @@ question here is item 0 of a seed of its own, drawn from 2³¹.
 """
 
 import contextlib
+import io
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -15,10 +16,10 @@ import numpy as np
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.tasks.gym.levels import Levels, configuration
-from acdc_jax.tasks.trial_answers import GUESSES, offered_answers
+from acdc_jax.tasks.trial_answers import GUESSES, gives_away, offered_answers
 
 _TRIES = 24  # per question
-_LONGEST_ANSWER = 400  # characters
+_LONGEST_QUESTION, _LONGEST_ANSWER = 2500, 400  # characters
 _GUESSES = frozenset(guess.casefold() for guess in GUESSES)
 _lock = threading.Lock()
 
@@ -60,14 +61,19 @@ def draw_questions(
     for _ in range(_TRIES * count):
         seed = int(rng.integers(2**31))
         try:
-            with _fixed_random_state(seed):
+            with _fixed_random_state(seed), contextlib.redirect_stdout(io.StringIO()):
                 item = make(seed, settings)
         except (AssertionError, ValueError) as error:  # these levels do not go together
             raise NoQuestionsError(f"{family} at levels {dict(levels)}: {error}") from None
         text, answer = str(item["question"]).strip(), str(item["answer"] or "").strip()
         guesses = {guess.casefold() for guess in offered_answers(text)} | _GUESSES
-        fits = 0 < len(answer) <= _LONGEST_ANSWER and answer.casefold() not in guesses
-        if fits and accepts(text):
+        fits = len(text) <= _LONGEST_QUESTION and 0 < len(answer) <= _LONGEST_ANSWER
+        if (
+            fits
+            and not gives_away(text, answer)
+            and answer.casefold() not in guesses
+            and accepts(text)
+        ):
             questions.setdefault(answer, Question(text, answer, seed))
         if len(questions) == count:
             return list(questions.values())
