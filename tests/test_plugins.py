@@ -22,9 +22,9 @@ def _register(monkeypatch: pytest.MonkeyPatch, group: str, **values: str) -> Non
 
 def test_what_this_package_registers() -> None:
     assert plugins.registered_names(plugins.SEED_MODELS) == ["tiny"]
-    assert plugins.registered_names(plugins.SCIENTISTS) == ["procedural"]
-    assert plugins.registered_names(plugins.SEED_FAMILIES) == ["general", "tiny"]
-    assert plugins.registered_names(plugins.HELD_OUT) == ["general", "tiny"]
+    assert plugins.registered_names(plugins.SCIENTISTS) == ["gym", "procedural"]
+    assert plugins.registered_names(plugins.SEED_FAMILIES) == ["general", "gym", "tiny"]
+    assert plugins.registered_names(plugins.HELD_OUT) == ["general", "gym", "gym_families", "tiny"]
     assert isinstance(plugins.load(plugins.SEED_MODELS, "tiny"), SeedSet)
     for group in (plugins.SCIENTISTS, plugins.SEED_FAMILIES, plugins.HELD_OUT):
         for name in plugins.registered_names(group):

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from acdc_jax.tasks.gym.package import factory
+
 Levels = Mapping[str, int]
 """Attribute of a curriculum → its level, from 0."""
 
@@ -33,11 +35,9 @@ def difficulty(family: str, levels: Levels) -> int:
 
 def configuration(family: str, levels: Levels) -> dict[str, Any]:
     """Return the settings of a family at some levels, as its configuration class takes them."""
-    from reasoning_gym.factory import CURRICULA, create_curriculum
-
-    if family not in CURRICULA:
+    if family not in factory().CURRICULA:
         return {}
-    curriculum = create_curriculum(family)
+    curriculum = factory().create_curriculum(family)
     for name, level in levels.items():
         curriculum.set_attr_level(name, level)
     made = curriculum.generate_configuration()
@@ -63,8 +63,6 @@ def _moved(
 
 
 def _attributes(family: str) -> dict[str, Any]:
-    from reasoning_gym.factory import CURRICULA, create_curriculum
-
-    if family not in CURRICULA:
+    if family not in factory().CURRICULA:
         return {}
-    return dict(create_curriculum(family).attributes)
+    return dict(factory().create_curriculum(family).attributes)

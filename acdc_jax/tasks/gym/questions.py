@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from acdc_jax.errors import AcdcError
 from acdc_jax.tasks.gym.levels import Levels, configuration
+from acdc_jax.tasks.gym.package import factory
 from acdc_jax.tasks.trial_answers import GUESSES, gives_away, offered_answers
 
 _TRIES = 24  # per question
@@ -82,11 +82,7 @@ def draw_questions(
 
 def _dataset(family: str) -> Callable[..., dict[str, object]]:
     """Return (seed, settings) → an item of a family."""
-    try:
-        from reasoning_gym.factory import DATASETS
-    except ImportError:
-        raise AcdcError("reasoning-gym is not installed: pip install 'acdc_jax[gym]'") from None
-    dataset, config = DATASETS[family]
+    dataset, config = factory().DATASETS[family]
 
     def make(seed: int, settings: dict[str, object]) -> dict[str, object]:
         return dict(dataset(config(seed=seed, size=1, **settings))[0])

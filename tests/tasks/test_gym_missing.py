@@ -1,0 +1,15 @@
+"""Without reasoning-gym, one line names the remedy."""
+
+import sys
+
+import pytest
+
+from acdc_jax.errors import AcdcError
+from acdc_jax.tasks.task_sets import load_held_out, load_seed_families
+
+
+def test_reasoning_gym_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    for load in (load_seed_families, load_held_out):
+        with pytest.raises(AcdcError, match=r"reasoning-gym cannot be imported .*acdc_jax\[gym\]"):
+            load("gym", 0)
