@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hub
-from acdc_jax.models.adapted_folders import adapt_folder, check_adapter, is_adapter, not_a_model
-from acdc_jax.models.adapter_config import recorded_base
-from acdc_jax.models.gguf_folder import SUFFIX, absolute, find_gguf, gguf_folder
+from acdc_jax.models.adapters.config import recorded_base
+from acdc_jax.models.adapters.folder import adapt_folder, check_adapter, is_adapter, not_a_model
+from acdc_jax.models.gguf.folder import SUFFIX, absolute, find_gguf, gguf_folder
 
 
 class Adapted(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from acdc_jax.models.adapted_folders import adapter_of, base_of, is_adapted
+from acdc_jax.models.adapters.folder import adapter_of, base_of, is_adapted
 
 UNKNOWN = "unknown"
 

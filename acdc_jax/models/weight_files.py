@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models import gguf_io, safetensors_io, torch_io
-from acdc_jax.models.adapted_folders import adapter_of, base_of, is_adapted
-from acdc_jax.models.adapter_config import DECODER
-from acdc_jax.models.adapter_tensors import apply_adapter
+from acdc_jax.models import safetensors_io, torch_io
+from acdc_jax.models.adapters.apply import apply_adapter
+from acdc_jax.models.adapters.config import DECODER
+from acdc_jax.models.adapters.folder import adapter_of, base_of, is_adapted
+from acdc_jax.models.gguf import tensors as gguf_tensors
 from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.quantised import dequantise
 from acdc_jax.models.safetensors_io import read_json
@@ -74,10 +75,10 @@ def stored_tensors(folder: Path) -> dict[str, Tensor]:
     """
     if is_adapted(folder):
         return _adapted_tensors(base_of(folder), adapter_of(folder))
-    gguf = folder / gguf_io.SINGLE
+    gguf = folder / gguf_tensors.SINGLE
     others = [folder / name for format in _FORMATS for name in (format.single, format.index)]
     if (gguf.is_file() or gguf.is_symlink()) and not any(file.is_file() for file in others):
-        return gguf_io.list_tensors(gguf)
+        return gguf_tensors.list_tensors(gguf)
     tensors = _stored_tensors(folder)
     config = folder / "config.json"
     fields = read_json(config) if config.is_file() else {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.find_model import find_model, split_name
-from acdc_jax.models.gguf_folder import SUFFIX
+from acdc_jax.models.gguf.folder import SUFFIX
 from acdc_jax.models.model_card import UNKNOWN, licence_of
 from acdc_jax.run_options import SeedOptions
 from acdc_jax.runtime.sources import Sources

@@ -22,9 +22,9 @@ import acdc_jax as acdc
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.find_model import find_model, lasting_name
-from acdc_jax.models.gguf_config import hf_config
-from acdc_jax.models.gguf_header import GgufHeader, GgufTensor
-from acdc_jax.models.gguf_io import list_tensors
+from acdc_jax.models.gguf.config import hf_config
+from acdc_jax.models.gguf.header import GgufHeader, GgufTensor
+from acdc_jax.models.gguf.tensors import list_tensors
 from acdc_jax.models.model_card import bases_of, licence_of
 from acdc_jax.models.stored_tensors import Computed
 from acdc_jax.models.transformer import forward

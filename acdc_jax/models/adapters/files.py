@@ -10,7 +10,7 @@ import numpy as np
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import safetensors_io, torch_io
-from acdc_jax.models.adapter_config import DECODER, HEAD, AdapterConfig, read_adapter_config
+from acdc_jax.models.adapters.config import DECODER, HEAD, AdapterConfig, read_adapter_config
 from acdc_jax.models.hub import ADAPTER_WEIGHTS
 from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.stored_tensors import Stored

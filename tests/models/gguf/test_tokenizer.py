@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models.gguf_header import GgufHeader
-from acdc_jax.models.gguf_tokenizer import write_tokenizer
+from acdc_jax.models.gguf.header import GgufHeader
+from acdc_jax.models.gguf.tokenizer import write_tokenizer
 from acdc_jax.models.tokenizer import load_tokenizer, stop_tokens
 from tests.support.gguf_files import sentencepiece_metadata, tokenizer_metadata, write_gguf
 

@@ -16,7 +16,7 @@ import numpy as np
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.config_fields import GLOBAL, LOCAL
 from acdc_jax.models.families import FAMILIES, from_hf
-from acdc_jax.models.gguf_header import GgufHeader
+from acdc_jax.models.gguf.header import GgufHeader
 from acdc_jax.models.rotary import rope_frequencies
 
 # Name in general.architecture → architecture.

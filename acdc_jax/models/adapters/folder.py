@@ -10,9 +10,9 @@ from typing import Any
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hub
-from acdc_jax.models.adapter_config import EMBEDDING, FILE, recorded_base
-from acdc_jax.models.adapter_files import Part, read_adapter
-from acdc_jax.models.adapter_tensors import unties
+from acdc_jax.models.adapters.apply import unties
+from acdc_jax.models.adapters.config import EMBEDDING, FILE, recorded_base
+from acdc_jax.models.adapters.files import Part, read_adapter
 from acdc_jax.models.cached_folders import cached_folder
 from acdc_jax.models.families import ties_embeddings
 from acdc_jax.models.safetensors_io import read_json, write_json

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models.gguf_config import (
+from acdc_jax.models.gguf.config import (
     EMBEDDING,
     HEAD,
     ROPE_FACTORS,
@@ -23,7 +23,7 @@ from acdc_jax.models.gguf_config import (
     architecture,
     dtype,
 )
-from acdc_jax.models.gguf_header import GgufHeader, GgufTensor, read_header
+from acdc_jax.models.gguf.header import GgufHeader, GgufTensor, read_header
 from acdc_jax.models.stored_tensors import Computed, Stored, Tensor
 
 SINGLE = "model.gguf"

@@ -7,10 +7,10 @@ from pathlib import Path
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.cached_folders import cached_folder
 from acdc_jax.models.families import from_hf
-from acdc_jax.models.gguf_config import hf_config
-from acdc_jax.models.gguf_header import GgufHeader, read_header
-from acdc_jax.models.gguf_io import SINGLE, list_tensors
-from acdc_jax.models.gguf_tokenizer import write_tokenizer
+from acdc_jax.models.gguf.config import hf_config
+from acdc_jax.models.gguf.header import GgufHeader, read_header
+from acdc_jax.models.gguf.tensors import SINGLE, list_tensors
+from acdc_jax.models.gguf.tokenizer import write_tokenizer
 from acdc_jax.models.hf import hf_names
 from acdc_jax.models.safetensors_io import write_json
 

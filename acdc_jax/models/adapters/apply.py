@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models.adapter_config import EMBEDDING, HEAD, AdapterConfig
-from acdc_jax.models.adapter_files import Part, Parts, read_adapter
+from acdc_jax.models.adapters.config import EMBEDDING, HEAD, AdapterConfig
+from acdc_jax.models.adapters.files import Part, Parts, read_adapter
 from acdc_jax.models.config_fields import Fields
 from acdc_jax.models.families import ties_embeddings
 from acdc_jax.models.stored_tensors import Computed, Stored, Tensor

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models.gguf_header import GgufHeader
+from acdc_jax.models.gguf.header import GgufHeader
 from acdc_jax.models.safetensors_io import write_json
 
 # Tokens that end a turn in the chat templates of models, whatever else the metadata says.
