@@ -27,7 +27,8 @@ from acdc_jax.evolution.task_vectors import (
     total,
 )
 from acdc_jax.inference.options import DecodeOptions
-from acdc_jax.models import tokenizer
+from acdc_jax.models import hub, tokenizer
+from acdc_jax.models.adapters.folder import is_adapted
 from acdc_jax.models.chat_template import encode_chat
 from acdc_jax.models.model_card import bases_of, licence_of
 from acdc_jax.models.transformer import param_shapes
@@ -120,14 +121,18 @@ def _licences(models: Sequence[NamedModel]) -> list[str]:
 
 
 def _declared_bases(models: Sequence[NamedModel]) -> list[str]:
-    """Return which seeds' cards name another base, if the base is named by its Hub id."""
+    """Return which seeds' cards name another base, if the base is named by its Hub id.
+
+    Of adapters, `check_folders` says it.
+    """
     base, *seeds = models
-    if Path(base.name).expanduser().is_dir():
+    if not hub.is_id(base.name) or Path(base.name).expanduser().exists():
         return []
     hub_id = base.name.partition("@")[0]
     return [
         f"{seed.name}: its card names {', '.join(bases)} as its base, not {hub_id}"
         for seed in seeds
+        if not is_adapted(seed.folder)
         if (bases := bases_of(seed.folder)) and hub_id.lower() not in map(str.lower, bases)
     ]
 
