@@ -41,8 +41,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# What takes longest, and would otherwise be left to one process at the end.
-_FIRST = ("processes", "mesh")
+# What takes longest, longest first: it would otherwise be left to one process at the end.
+_FIRST = ("mesh", "processes", "evaluate", "torch", "runs")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
@@ -55,7 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)), append=False)
-    items.sort(key=lambda item: group(item) not in _FIRST)
+    rank = {name: place for place, name in enumerate(_FIRST)}
+    items.sort(key=lambda item: rank.get(group(item), len(rank)))
 
 
 def pytest_collection_finish() -> None:

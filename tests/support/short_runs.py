@@ -154,10 +154,14 @@ def started(
 
 
 def without_torch(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python as if torch were not installed."""
+    """Runs Python on one device as if torch were not installed."""
     return subprocess.run(
         [sys.executable, "-c", f"import no_torch\n{code}", *arguments],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parent),
+            "XLA_FLAGS": COMPILE_QUICKLY,
+        },
         capture_output=True,
         text=True,
         timeout=120,

@@ -13,6 +13,7 @@ import torch
 
 from acdc_jax.models.kernels.head_sharding import HeadSharding
 from acdc_jax.models.kernels.swiglu import fits, swiglu
+from tests.support.xla_flags import COMPILE_QUICKLY
 
 MESH = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("model",))
 
@@ -42,7 +43,7 @@ def test_equals_torch(tmp_path: Path) -> None:
     x, weight = (np.asarray(jnp.asarray(a, jnp.bfloat16), np.float32) for a in drawn)
     given, made = tmp_path / "given.npz", tmp_path / "made.npz"
     np.savez(given, x=x, weight=weight)
-    flags = "--xla_force_host_platform_device_count=16"
+    flags = f"--xla_force_host_platform_device_count=16 {COMPILE_QUICKLY}"
     subprocess.run(
         [sys.executable, "-c", _EMULATE, str(given), str(made)],
         env={**os.environ, "XLA_FLAGS": flags},
