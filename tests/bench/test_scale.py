@@ -6,13 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from acdc_jax.bench.limits import SHAPES
-from acdc_jax.bench.scale import disk, generation
+from acdc_jax.bench.limits import SHAPES, copy_bandwidth, link_rates
+from acdc_jax.bench.scale import command, disk, generation
 from acdc_jax.bench.scale.operators import breeding_seconds
 from acdc_jax.bench.scale.settings import DeviceRates, MeshSpec, ScaleBench
 from acdc_jax.bench.scale.workload import as_text, mixed_workload
@@ -43,6 +45,15 @@ _SMALL = (
     "--host_budget_gb=1",
     "--sandbox_cpu_s=60",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_arrays() -> Iterator[None]:
+    """The machine's limits are measured with arrays of a megabyte."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "copy_bandwidth", partial(copy_bandwidth, 2**20))
+        patch.setattr(command, "link_rates", partial(link_rates, 2**20))
+        yield
 
 
 @pytest.fixture(scope="module")
