@@ -28,9 +28,10 @@ def length(instructions: str, submission: str, criteria: str) -> float:
 )
 def test_task_code_gets_a_verdict_and_no_grade(body: str) -> None:
     """An answer that the judge gives 2 of 10 is not right, however the author reads the verdict."""
+    sizes = (0, 2, 6, 7, 11)
     with open_sandbox(judge=length) as sandbox:
-        outcomes = sandbox.score(family(body), [(None, "x" * n) for n in range(12)]).result()
-    assert [(o.score or 0) >= 0.5 for o in outcomes] == [n / 10 >= JUDGE_PASS for n in range(12)]
+        outcomes = sandbox.score(family(body), [(None, "x" * n) for n in sizes]).result()
+    assert [(o.score or 0) >= 0.5 for o in outcomes] == [n / 10 >= JUDGE_PASS for n in sizes]
 
 
 @pytest.mark.parametrize(
