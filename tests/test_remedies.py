@@ -14,6 +14,8 @@ _FLAGS = {name for part in flags.sections_of(Config).values() for name in part.f
 
 # Flags that a started run refuses, by the file whose error names them.
 _EXEMPT = {
+    ("commands/seeds.py", "base_model"): "acdc seeds check starts no run",
+    ("commands/seeds.py", "seed_models"): "acdc seeds check starts no run",
     ("comparison.py", "init_population"): "acdc compare checks this before its runs start",
     ("dry_run.py", "max_new_tokens"): "before a run starts",
     ("evaluation/lm_eval/models.py", "chat_template"): "names the file chat_template.jinja",
@@ -23,9 +25,10 @@ _EXEMPT = {
     ("inference/continuous_batching.py", "batch_size"): "an argument of the library",
     ("inference/continuous_batching.py", "max_new_tokens"): "of the library; runs check lengths",
     ("inference/memory.py", "max_new_tokens"): "says: start anew",
+    ("inference/overflow.py", "dtype"): "runs look for overflow in generation 0",
+    ("models/chat_template.py", "chat_template"): "templates are tried before generation 0",
     ("models/hf.py", "dtype"): "weights are first read before generation 0",
     ("models/merge_compatibility.py", "adopt_base_config"): "before generation 0",
-    ("models/tokenizer.py", "chat_template"): "before generation 0",
     ("runtime/best_of_n.py", "temperature"): "a flag of acdc evaluate",
     ("runtime/best_of_n.py", "top_p"): "a flag of acdc evaluate",
     ("runtime/seed_models.py", "chat_template"): "names the file to restore",

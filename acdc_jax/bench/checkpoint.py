@@ -20,7 +20,7 @@ from acdc_jax.bench.table import Figures
 from acdc_jax.bench.weights import ModelBench, random_weights, size_bytes
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.content_hash import content_hash
-from acdc_jax.models import hf
+from acdc_jax.models import hf, hf_export
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.options import option
 from acdc_jax.params import Params
@@ -104,7 +104,7 @@ def _measure(figures: Figures, folder: Path, config: ModelConfig, weights: Param
     source, out, member = folder / "source", folder / "out", folder / recipe.id
     source.mkdir()
     (source / "generation_config.json").write_text('{"eos_token_id": 0}')
-    write("export a Hugging Face folder", partial(hf.save, out, config, weights, source))
+    write("export a Hugging Face folder", partial(hf_export.save, out, config, weights, source))
     host.drop_cached_pages(out)
     for state in ("cold", "warm"):
         read(f"load it, {state}", partial(hf.load_weights, out, config))

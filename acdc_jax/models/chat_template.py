@@ -31,10 +31,14 @@ class RefusedMessages(AcdcError):
 def encode_chat(
     tokenizer: Any, instructions: str, system: str | None = None, *, thinking: bool = False
 ) -> list[int]:
-    """Return the tokens of a prompt in the chat template, with the generation prompt at its end.
+    """Return the tokens of a prompt; see `prompt_text`."""
+    return _encode(tokenizer, prompt_text(tokenizer, instructions, system, thinking=thinking))
 
-    If the template refuses or drops system messages (Gemma 2, some of Mistral), the user's message
-    begins with the system message.
+
+def prompt_text(
+    tokenizer: Any, instructions: str, system: str | None = None, *, thinking: bool = False
+) -> str:
+    """Return a prompt in the chat template, with the generation prompt at its end.
 
     Args:
         tokenizer: From `load_tokenizer`.
@@ -43,15 +47,13 @@ def encode_chat(
         thinking: Whether templates that have the choice (Qwen3) ask for thoughts first.
 
     Raises:
-        AcdcError: The tokenizer has no chat template, or one that refuses such messages or leaves
-            out the user's.
+        AcdcError: As `render_chat`.
     """
     messages: list[Message] = [{"role": "user", "content": instructions}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
     options = {"add_generation_prompt": True, "enable_thinking": thinking}
-    text = render_chat(tokenizer, messages, options) + missing_generation_prompt(tokenizer)
-    return _encode(tokenizer, text)
+    return render_chat(tokenizer, messages, options) + missing_generation_prompt(tokenizer)
 
 
 def encode_exchange(tokenizer: Any, question: str, answer: str) -> list[int]:
@@ -67,8 +69,8 @@ def encode_exchange(tokenizer: Any, question: str, answer: str) -> list[int]:
 def render_chat(tokenizer: Any, messages: Sequence[Message], options: Mapping[str, bool]) -> str:
     """Return messages as text, in the tokenizer's chat template, always on the same day.
 
-    If the template refuses or drops system messages, the user's message begins with the system
-    message. If it wants contents in parts, it gets them so.
+    If the template refuses or drops system messages (Gemma 2, some of Mistral), the user's message
+    begins with the system message. If it wants contents in parts, it gets them so.
 
     Args:
         tokenizer: From `load_tokenizer`.

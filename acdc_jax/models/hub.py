@@ -11,25 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.models.text_files import MODEL_CARD, TEXT_FILES
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _FILE_ID = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+\.gguf)(?:@([\w./-]+))?")
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template*",
-)
-TEXT_FILES = (
-    "README.md",  # the model card: base and licence
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    *TOKENIZER_FILES,
-)
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first one counts
 _SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
@@ -66,7 +51,7 @@ def download(name: str, *, weights: bool) -> Path:
             snapshot_download(model, revision=revision or None, allow_patterns=list(patterns))
         )
 
-    texts = (*TEXT_FILES, ADAPTER_CONFIG)
+    texts = (*TEXT_FILES, MODEL_CARD, ADAPTER_CONFIG)
     with _hub_errors(name):
         folder = fetch(*texts, *(_SAFETENSORS if weights else ()))
         if (folder / ADAPTER_CONFIG).is_file():

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh
 
-from acdc_jax.models import hf
+from acdc_jax.models import hf, hf_export
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.find_model import find_model
 from acdc_jax.models.param_shardings import param_shardings
@@ -101,7 +101,7 @@ def save_hf(model: Model, folder: str | Path) -> None:
     Raises:
         AcdcError: The folder is not empty or cannot be written, or a weight is not finite.
     """
-    hf.save(
+    hf_export.save(
         folder,
         model.config,
         jax.tree.map(jnp.asarray, model.params),

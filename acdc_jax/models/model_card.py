@@ -1,11 +1,14 @@
-"""What a model's card says: `README.md` of its folder, whose header is YAML."""
+"""What a model's card says: `README.md` in its folder, whose header is YAML."""
 
-import json
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from acdc_jax.errors import AcdcError
 from acdc_jax.models.adapters.folder import adapter_of, base_of, is_adapted
+from acdc_jax.models.json_files import read_json
+from acdc_jax.models.text_files import MODEL_CARD
 
 UNKNOWN = "unknown"
 
@@ -19,11 +22,8 @@ def licence_of(folder: Path) -> str:
         return " and ".join(dict.fromkeys(map(licence_of, (base_of(folder), adapter_of(folder)))))
     licence = _header(folder).get("license")
     if not licence:
-        try:
-            fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            licence = fields.get("license")
-        except (OSError, ValueError, AttributeError):
-            licence = None
+        with contextlib.suppress(AcdcError):
+            licence = read_json(folder / "config.json").get("license")
     return licence if isinstance(licence, str) and licence else UNKNOWN
 
 
@@ -39,7 +39,7 @@ def _header(folder: Path) -> Mapping[str, Any]:
     from huggingface_hub import ModelCard
 
     try:
-        fields: dict[str, Any] = ModelCard.load(folder / "README.md").data.to_dict()
+        fields: dict[str, Any] = ModelCard.load(folder / MODEL_CARD).data.to_dict()
     except Exception:  # of the file system, the library or its YAML parser: unrelated classes
         return {}
     return fields

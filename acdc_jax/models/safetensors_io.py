@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models.lfs_pointer import check_fetched
+from acdc_jax.models.json_files import write_json
 from acdc_jax.models.stored_tensors import DTYPES, Stored
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -90,29 +90,6 @@ def write_tensors(
         total = sum(_size(dtype, shape) for dtype, shape in tensors.values())
         where = {name: file for file, names in zip(files, shards, strict=True) for name in names}
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-        AcdcError: The file is missing, unreadable, or not a JSON object.
-    """
-    check_fetched(path)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise AcdcError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise AcdcError(f"{path}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise AcdcError(f"{path}: not a JSON object")
-    return value
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write an object as indented JSON."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _size(dtype: str, shape: tuple[int, ...]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models.safetensors_io import read_json
+from acdc_jax.models.json_files import read_json
 from acdc_jax.models.thoughts import CHANNEL, HARMONY, MARKS
 from acdc_jax.models.token_order import Order, common_ids
 from acdc_jax.models.tokenizer_files import (

@@ -15,9 +15,9 @@ from acdc_jax.models.adapters.apply import apply_adapter
 from acdc_jax.models.adapters.config import DECODER
 from acdc_jax.models.adapters.folder import adapter_of, base_of, is_adapted
 from acdc_jax.models.gguf import tensors as gguf_tensors
+from acdc_jax.models.json_files import read_json
 from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.quantised import dequantise
-from acdc_jax.models.safetensors_io import read_json
 from acdc_jax.models.stored_tensors import DTYPES, Stored, Tensor
 from acdc_jax.models.wrappers import decoder_names
 

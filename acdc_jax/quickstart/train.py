@@ -22,7 +22,7 @@ import optax
 from optax import contrib
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models import hf
+from acdc_jax.models import hf_export
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import forward, init_params, param_shapes
 from acdc_jax.params import Params
@@ -156,7 +156,7 @@ def train_seeds(
         tokenizer.mkdir(parents=True)  # before the training, in case it cannot be written
         save_tokenizer(tokenizer)
         for name, params in _train_all(prng_seed, progress, recipe).items():
-            hf.save(scratch / name, recipe.model, params, tokenizer_from=tokenizer)
+            hf_export.save(scratch / name, recipe.model, params, tokenizer_from=tokenizer)
         shutil.rmtree(tokenizer)
         _publish(scratch, out)
     except OSError as error:

@@ -8,7 +8,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evaluation.task_force import greedy_task_force
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.inference.memory import weight_bytes
-from acdc_jax.models import hf
+from acdc_jax.models import hf, hf_export
 from acdc_jax.report.card import force_page, model_card
 from acdc_jax.report.family_tree import family_tree_text
 from acdc_jax.report.lineage import ancestors
@@ -40,7 +40,7 @@ def export_member(run: RunRecord, member: str, out: Path) -> int:
         raise AcdcError(
             f"{run.run_dir}: no member {member!r}; the latest on disk are {', '.join(latest)}"
         )
-    hf.check_vacant(out)
+    hf_export.check_vacant(out)
     model, sources = read_model(run.run_dir), read_sources(run.run_dir)
     line = {"base", *ancestors([member], run.recipes)}
     models = [origin for origin in origins(sources, run.settings.seeds) if origin.id in line]
@@ -53,7 +53,7 @@ def export_member(run: RunRecord, member: str, out: Path) -> int:
     params = store.get(member)
     texts = run.run_dir / "model"  # of the first seed
     rest = seed_folder(sources, min(sources.seeds)) if hf.is_multimodal(texts) else None
-    hf.save(out, model, params, texts, rest, texts={"README.md": card})
+    hf_export.save(out, model, params, texts, rest, texts={"README.md": card})
     return len(rebuilt)
 
 
@@ -73,7 +73,7 @@ def export_task_force(run: RunRecord, n: int, out: Path) -> dict[str, int]:
             cannot be rebuilt.
     """
     members = task_force_of(run, n)
-    hf.check_vacant(out)
+    hf_export.check_vacant(out)
     # On the same volume, so that the last step is a rename.
     partial = out.absolute().with_name(f".{out.name}.{os.getpid()}.partial")
     try:

@@ -1,18 +1,16 @@
 """Find where a run's base and seeds come from, and under which licence."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from acdc_jax.errors import AcdcError
+from acdc_jax.models import hub
 from acdc_jax.models.find_model import find_model, split_name
 from acdc_jax.models.gguf.folder import SUFFIX
 from acdc_jax.models.model_card import UNKNOWN, licence_of
 from acdc_jax.run_options import SeedOptions
 from acdc_jax.runtime.sources import Sources
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +71,7 @@ def _hub_id(model: str, folder: str) -> str:
     """Return the Hub id in a flag's value; "" if it names a folder."""
     name = model.partition("@")[0]
     is_folder = Path(model).expanduser().resolve() == Path(folder)
-    return name if _HUB_ID.fullmatch(name) and not is_folder else ""
+    return name if hub.is_id(name) and not is_folder else ""
 
 
 def joint_licence(models: Sequence[Origin]) -> tuple[str, str]:

@@ -29,7 +29,7 @@ from acdc_jax.evolution.task_vectors import (
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models import hub, tokenizer
 from acdc_jax.models.adapters.folder import is_adapted
-from acdc_jax.models.chat_template import encode_chat
+from acdc_jax.models.chat_template import prompt_text
 from acdc_jax.models.model_card import bases_of, licence_of
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.run_options import SeedOptions
@@ -203,12 +203,11 @@ def _prompt(tok: Any, template: Any, options: DecodeOptions) -> str | None:
     """Return the prompt of a question in a chat template; None if that refuses it."""
     own, tok.chat_template = tok.chat_template, template
     try:
-        tokens = encode_chat(tok, _QUESTION, options.system_prompt, thinking=options.thinking)
+        return prompt_text(tok, _QUESTION, options.system_prompt, thinking=options.thinking)
     except AcdcError:
         return None
     finally:
         tok.chat_template = own
-    return str(tok.decode(tokens))
 
 
 # --------------------------------------------------------------------------------------- weights

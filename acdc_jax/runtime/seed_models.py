@@ -19,7 +19,7 @@ from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.files import cache_home
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.inference.text_codec import TextCodec, make_text_codec
-from acdc_jax.models import hf, tokenizer
+from acdc_jax.models import hf, hf_export, tokenizer
 from acdc_jax.models.chat_template import RefusedMessages, missing_generation_prompt
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.find_model import (
@@ -113,7 +113,7 @@ def write_seed_models(name: str, out: Path, prng_seed: int, progress: Progress) 
         AcdcError: There is no such set, or `out` is in use or cannot be written.
     """
     seed_set: SeedSet = plugins.load(plugins.SEED_MODELS, name)
-    hf.check_vacant(out)
+    hf_export.check_vacant(out)
     parent = out.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -392,7 +392,7 @@ def keep_text_files(
     seed: Path, config: DecodeOptions, stop_tokens: Sequence[int], target: Path
 ) -> None:
     """Copy a seed's files, except weights, with the run's own chat template and stop tokens."""
-    hf.copy_text_files(seed, target)
-    hf.keep_stop_tokens(target, stop_tokens)
+    hf_export.copy_text_files(seed, target)
+    hf_export.keep_stop_tokens(target, stop_tokens)
     if template := chat_template(config):
         (target / "chat_template.jinja").write_text(template, encoding="utf-8")

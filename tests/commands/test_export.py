@@ -17,7 +17,7 @@ from acdc_jax.commands.main import main
 from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.content_hash import content_hash
 from acdc_jax.evolution.skills import SkillMatrix
-from acdc_jax.models import hf
+from acdc_jax.models import hf, hf_export
 from acdc_jax.models.transformer import forward
 from acdc_jax.runtime import run_directory, run_reader
 
@@ -177,7 +177,7 @@ def test_half_a_task_force_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    full, calls, save = tmp_path / "full", [], hf.save
+    full, calls, save = tmp_path / "full", [], hf_export.save
     full.mkdir()
     (full / "mine").touch()
 
@@ -187,7 +187,7 @@ def test_half_a_task_force_leaves_nothing(
             raise AcdcError("the disk is gone")
         save(folder, *given, **named)
 
-    monkeypatch.setattr(hf, "save", fails)
+    monkeypatch.setattr(hf_export, "save", fails)
     out = tmp_path / "out"
     for argv, status, named in (
         (["--task_force=2", f"--out={full}"], 1, "not an empty folder"),

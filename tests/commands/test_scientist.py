@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import pytest
 
-from acdc_jax.models import hf
+from acdc_jax.models import hf_export
 from acdc_jax.models.transformer import init_params
 from acdc_jax.quickstart.tokenizer import EOS, TOKEN_IDS
 from acdc_jax.tasks.task import load_task
@@ -185,7 +185,7 @@ def seeds(tokenizer_folder: Path, tmp_path: Path) -> tuple[str, ...]:
         config = dataclasses.replace(SMALL, tie_embeddings=False, rope_theta=theta)
         params = init_params(config, jax.random.key(key))
         head = params["head.weight"].at[TOKEN_IDS[EOS]].mul(8)
-        hf.save(folder, config, params | {"head.weight": head}, tokenizer_folder)
+        hf_export.save(folder, config, params | {"head.weight": head}, tokenizer_folder)
     base, *seeds = map(str, folders)
     return f"--base_model={base}", f"--seed_models={','.join(seeds)}", "--adopt_base_config"
 

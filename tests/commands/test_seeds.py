@@ -9,7 +9,7 @@ import pytest
 
 from acdc_jax import plugins
 from acdc_jax.commands.main import main
-from acdc_jax.models import hf
+from acdc_jax.models import hf, hf_export
 from acdc_jax.models.transformer import init_params
 from acdc_jax.runtime.seed_models import SeedSet
 from tests.support.model_runs import SMALL
@@ -61,7 +61,7 @@ def tuned(
         weights, noise = hf.load_weights(base, config), init_params(config, jax.random.key(seed))
         weights = {path: leaf + 0.05 * noise[path] for path, leaf in weights.items()}
         models.append(folder / f"tuned-{seed}")
-        hf.save(models[-1], config, weights, tokenizer_folder)
+        hf_export.save(models[-1], config, weights, tokenizer_folder)
     (models[1] / "README.md").write_text("---\nlicense: mit\n---\n")
     return [*models, apart]
 

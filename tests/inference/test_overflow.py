@@ -15,7 +15,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
 from acdc_jax.inference.overflow import overflows
 from acdc_jax.inference.sampling import Sampling
-from acdc_jax.models import hf
+from acdc_jax.models import hf_export
 from acdc_jax.models.fused_weights import fuse_weights
 from acdc_jax.models.transformer import forward, init_params
 from acdc_jax.params import Params
@@ -122,7 +122,7 @@ def test_models_that_overflow_do_not_answer(tokenizer_folder: Path, tmp_path: Pa
     for name in ("gate", "up"):
         path = f"layers.0.mlp.{name}.weight"
         params[path] = params[path] * jnp.float16(1000)
-    hf.save(tmp_path / "model", CONFIG, params, tokenizer_folder)
+    hf_export.save(tmp_path / "model", CONFIG, params, tokenizer_folder)
     said = "model: activations overflow float16"
     with pytest.raises(ValueError, match=f'{said} .*; load it with dtype="bfloat16"'):
         acdc_jax.generate(acdc_jax.load_hf(tmp_path / "model"), ["a"], max_new_tokens=2)

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from safetensors.numpy import load_file, save_file
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models import hf
+from acdc_jax.models import hf, hf_export
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.transformer import init_params
@@ -43,7 +43,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def single(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
     """A good folder with one weight file."""
     folder = tmp_path_factory.mktemp("good") / "single"
-    hf.save(folder, LLAMA, init_params(LLAMA, jax.random.key(0)), source)
+    hf_export.save(folder, LLAMA, init_params(LLAMA, jax.random.key(0)), source)
     return folder
 
 
@@ -71,10 +71,10 @@ def test_round_trip_is_bit_exact(
     """Load → save → load, weights and configuration."""
     config = dataclasses.replace(config, dtype=dtype)
     weights = init_params(config, jax.random.key(1))
-    hf.save(tmp_path / "a", config, weights, source)
+    hf_export.save(tmp_path / "a", config, weights, source)
     assert hf.read_config(tmp_path / "a") == config
     first = hf.load_weights(tmp_path / "a", config)
-    hf.save(tmp_path / "b", config, first, tmp_path / "a")
+    hf_export.save(tmp_path / "b", config, first, tmp_path / "a")
     second = hf.load_weights(tmp_path / "b", hf.read_config(tmp_path / "b"))
     assert list(first) == list(second) == list(weights)
     for path in weights:
@@ -113,7 +113,7 @@ def test_shards_equal_the_single_file(single: Path, sharded: Path) -> None:
 def test_what_older_checkpoints_hold_besides(source: Path, tmp_path: Path) -> None:
     """A second copy of the embedding as the head, and the rotary frequencies: neither is needed."""
     weights = init_params(QWEN2, jax.random.key(0))
-    hf.save(tmp_path / "old", QWEN2, weights, source)
+    hf_export.save(tmp_path / "old", QWEN2, weights, source)
     file = tmp_path / "old" / "model.safetensors"
     tensors = load_file(file)
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
@@ -297,14 +297,14 @@ def test_save_refuses_bad_weights(
     weights = init_params(LLAMA, jax.random.key(0))
     change(weights)
     with pytest.raises(AcdcError, match=re.escape(named)):
-        hf.save(tmp_path / "out", LLAMA, weights, source)
+        hf_export.save(tmp_path / "out", LLAMA, weights, source)
     assert not list(tmp_path.iterdir())
 
 
 def test_save_refuses_to_overwrite(single: Path, source: Path) -> None:
     """A folder with something in it stays as it is."""
     with pytest.raises(AcdcError, match="not an empty folder"):
-        hf.save(single, LLAMA, init_params(LLAMA, jax.random.key(1)), source)
+        hf_export.save(single, LLAMA, init_params(LLAMA, jax.random.key(1)), source)
 
 
 def test_a_failed_save_leaves_nothing(
@@ -315,7 +315,7 @@ def test_a_failed_save_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hf, "write_tensors", full)
+    monkeypatch.setattr(hf_export, "write_tensors", full)
     with pytest.raises(AcdcError, match=r"out: cannot write: No space left on device"):
-        hf.save(tmp_path / "out", LLAMA, init_params(LLAMA, jax.random.key(1)), source)
+        hf_export.save(tmp_path / "out", LLAMA, init_params(LLAMA, jax.random.key(1)), source)
     assert not list(tmp_path.iterdir())

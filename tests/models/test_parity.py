@@ -14,7 +14,7 @@ import pytest
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.inference.continuous_batching import GenerateOptions, generate_tokens
-from acdc_jax.models import hf, tokenizer
+from acdc_jax.models import hf, hf_export, tokenizer
 from acdc_jax.models.chat_template import encode_chat
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import forward, param_shapes
@@ -219,7 +219,7 @@ def test_export_gives_the_same_greedy_text(
     checkpoint = checkpoints[name]
     config = hf.read_config(checkpoint.folder)
     weights = hf.load_weights(checkpoint.folder, config)
-    hf.save(tmp_path / "out", config, weights, checkpoint.folder)
+    hf_export.save(tmp_path / "out", config, weights, checkpoint.folder)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert model.dtype == torch.float32

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models import hf, tokenizer
+from acdc_jax.models import hf_export, tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import init_params
 from tests.support.hf_checkpoints import CHAT_TEMPLATE
@@ -153,7 +153,9 @@ def test_sentencepiece_without_its_package(
 def test_save_beside_a_bare_tokenizer(chat_tokenizer_folder: Path, tmp_path: Path) -> None:
     """Without a configuration to copy from, the tokenizer says where responses end."""
     config = ModelConfig("LlamaForCausalLM", 99, 8, 8, 1, 1, 1, 8)
-    hf.save(tmp_path / "out", config, init_params(config, jax.random.key(0)), chat_tokenizer_folder)
+    hf_export.save(
+        tmp_path / "out", config, init_params(config, jax.random.key(0)), chat_tokenizer_folder
+    )
     loaded = tokenizer.load_tokenizer(tmp_path / "out")
     assert loaded.chat_template == CHAT_TEMPLATE
     for name in ("generation_config.json", "config.json"):
@@ -172,7 +174,7 @@ def test_special_tokens_of_a_generation_configuration(
     def saved(name: str, generation: str, own: str) -> list[int | list[int] | None]:
         (source / "generation_config.json").write_text(generation)
         (source / "config.json").write_text(own)
-        hf.save(tmp_path / name, config, weights, source)
+        hf_export.save(tmp_path / name, config, weights, source)
         files = ("generation_config.json", "config.json")
         first, second = (tokenizer.read_json(tmp_path / name / file) for file in files)
         found = [first.get(f"{token}_token_id") for token in ("bos", "eos", "pad")]

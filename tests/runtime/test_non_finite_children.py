@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from acdc_jax.commands.main import main
-from acdc_jax.models import hf
+from acdc_jax.models import hf_export
 from acdc_jax.models.transformer import init_params
 from acdc_jax.runtime import generation
 from tests.support.model_runs import SMALL
@@ -37,7 +37,7 @@ def run(
     for name, value in (("base", 0), ("s0", 60_000), ("s1", 60_000)):
         params = init_params(config, jax.random.key(value))
         params = {**params, _LARGE: params[_LARGE].at[3, 3].set(jnp.float16(value))}
-        hf.save(folder / name, config, params, tokenizer_folder)
+        hf_export.save(folder / name, config, params, tokenizer_folder)
 
     def start(run_dir: Path, *flags: str) -> int:
         with pytest.MonkeyPatch.context() as patch:
@@ -65,7 +65,7 @@ def activations_run(
     gate, up = ({name: base[name] * jnp.float16(1000)} for name in _FACTORS)
     models = {"base": base, "gate": base | gate, "up": base | up, "both": base | gate | up}
     for name, params in models.items():
-        hf.save(folder / name, config, params, tokenizer_folder)
+        hf_export.save(folder / name, config, params, tokenizer_folder)
 
     def start(run_dir: Path, *seeds: str) -> int:
         with pytest.MonkeyPatch.context() as patch:

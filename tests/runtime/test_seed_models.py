@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.inference.options import DecodeOptions
-from acdc_jax.models import hf
+from acdc_jax.models import hf, hf_export
 from acdc_jax.models.operators import merge
 from acdc_jax.models.param_shardings import param_shardings, sharded_param_shapes
 from acdc_jax.models.transformer import forward, param_shapes
@@ -552,6 +552,6 @@ def test_exports_stop_where_any_seed_does(
     assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == kept
     assert text_codec([target], DecodeOptions(), 24).stop_tokens == stop_tokens
     config = hf.read_config(seeds[0])
-    hf.save(tmp_path / "out", config, hf.load_weights(seeds[0], config), target)
+    hf_export.save(tmp_path / "out", config, hf.load_weights(seeds[0], config), target)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert model.generation_config.eos_token_id == kept

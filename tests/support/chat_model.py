@@ -7,7 +7,7 @@ import jax
 from tokenizers import ByteLevelBPETokenizer
 from transformers import Qwen2Tokenizer
 
-from acdc_jax.models import hf
+from acdc_jax.models import hf_export
 from acdc_jax.models.transformer import init_params
 from acdc_jax.quickstart.task_sets import seed_families
 from acdc_jax.quickstart.train import TINY
@@ -60,5 +60,5 @@ def write_chat_model(folder: Path, **fields: int) -> Path:
         tie_embeddings=False,  # a tied random model repeats itself
         **(_SMALL | fields),
     )
-    hf.save(folder, config, init_params(config, jax.random.key(0)), source)
+    hf_export.save(folder, config, init_params(config, jax.random.key(0)), source)
     return folder

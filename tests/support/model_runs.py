@@ -10,7 +10,7 @@ import pytest
 from acdc_jax import experiment
 from acdc_jax.commands.main import main
 from acdc_jax.config import Config
-from acdc_jax.models import hf
+from acdc_jax.models import hf_export
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import init_params
 from acdc_jax.quickstart.task_sets import held_out_families
@@ -64,7 +64,7 @@ def write_model(tokenizer_folder: Path) -> Callable[..., Path]:
     def write(folder: Path, seed: int = 0, **fields: object) -> Path:
         config: ModelConfig = dataclasses.replace(SMALL, **fields)  # type: ignore[arg-type]
         weights = init_params(config, jax.random.key(seed))
-        hf.save(folder, config, weights, tokenizer_folder)
+        hf_export.save(folder, config, weights, tokenizer_folder)
         return folder
 
     return write

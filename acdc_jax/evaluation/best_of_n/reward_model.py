@@ -21,9 +21,9 @@ from acdc_jax.models import hf, tokenizer
 from acdc_jax.models.chat_template import encode_exchange
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import from_hf
+from acdc_jax.models.json_files import read_json
 from acdc_jax.models.kernels.options import choose_kernels
 from acdc_jax.models.param_shardings import param_shardings
-from acdc_jax.models.safetensors_io import read_json
 from acdc_jax.models.stored_tensors import Tensor
 from acdc_jax.models.transformer import forward
 from acdc_jax.models.weight_files import find_tensors

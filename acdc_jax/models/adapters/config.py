@@ -16,7 +16,7 @@ import regex
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hub
-from acdc_jax.models.safetensors_io import read_json
+from acdc_jax.models.json_files import read_json
 
 FILE = hub.ADAPTER_CONFIG
 DECODER = "model."

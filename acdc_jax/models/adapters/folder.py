@@ -3,7 +3,6 @@
 Nothing is merged on disk: `find_tensors` applies the adapter to each weight when it is read.
 """
 
-import fnmatch
 import json
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from acdc_jax.models.adapters.config import EMBEDDING, FILE, recorded_base
 from acdc_jax.models.adapters.files import Part, read_adapter
 from acdc_jax.models.cached_folders import cached_folder
 from acdc_jax.models.families import ties_embeddings
-from acdc_jax.models.safetensors_io import read_json, write_json
+from acdc_jax.models.json_files import read_json, write_json
+from acdc_jax.models.text_files import MODEL_CARD, TEXT_FILES, TOKENIZER_FILES, list_files
+from acdc_jax.models.tokenizer_files import VOCABULARIES
 from acdc_jax.models.wrappers import is_wrapper
 
 _BASE, _ADAPTER = "acdc_base", "acdc_adapter"  # links to the two folders
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def is_adapted(folder: Path) -> bool:
@@ -91,12 +91,12 @@ def adapt_folder(base: Path, adapter: Path) -> Path:
     base, adapter = base.resolve(), adapter.resolve()
     if is_adapted(base):
         raise AcdcError(f"{base}: has an adapter already; a model can have one")
-    links = _texts(base, hub.TEXT_FILES) | _texts(adapter, ("README.md",))
+    links = list_files(base, (*TEXT_FILES, MODEL_CARD)) | list_files(adapter, (MODEL_CARD,))
     fields = _config(base, adapter)
-    own = _texts(adapter, hub.TOKENIZER_FILES)
-    if any(name in own for name in _VOCABULARIES):
+    own = list_files(adapter, TOKENIZER_FILES)
+    if any(name in own for name in VOCABULARIES):
         has_template = _has_template(own)
-        for name in _texts(base, hub.TOKENIZER_FILES):
+        for name in list_files(base, TOKENIZER_FILES):
             if has_template or not name.startswith("chat_template"):
                 del links[name]
     links |= own | {_BASE: base, _ADAPTER: adapter}
@@ -111,15 +111,6 @@ def adapt_folder(base: Path, adapter: Path) -> Path:
 
     key = [sorted((name, str(target)) for name, target in links.items()), fields]
     return cached_folder("adapters", json.dumps(key, sort_keys=True), write)
-
-
-def _texts(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
-    """Return the files of a folder whose names match a pattern, by name."""
-    return {
-        path.name: path
-        for path in folder.iterdir()
-        if path.is_file() and any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
-    }
 
 
 def _config(base: Path, adapter: Path) -> dict[str, Any]:

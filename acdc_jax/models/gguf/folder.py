@@ -12,11 +12,13 @@ from acdc_jax.models.gguf.header import GgufHeader, read_header
 from acdc_jax.models.gguf.tensors import SINGLE, list_tensors
 from acdc_jax.models.gguf.tokenizer import write_tokenizer
 from acdc_jax.models.hf import hf_names
-from acdc_jax.models.safetensors_io import write_json
+from acdc_jax.models.hf_export import transformers_version
+from acdc_jax.models.json_files import write_json
+from acdc_jax.models.text_files import MODEL_CARD
 
 SUFFIX = ".gguf"
 _HUB = "https://huggingface.co/"
-_VERSION = 1  # of the conversion; a new one makes new folders
+_VERSION = 2  # of the conversion; a new one makes new folders
 
 
 def find_gguf(path: Path) -> Path | None:
@@ -71,9 +73,11 @@ def _write(file: Path, folder: Path) -> None:
     for name in hf_names(config).values():
         if name not in tensors:
             raise AcdcError(f"{file}: tensor {name} is missing")
-    write_json(folder / "config.json", fields)
+    write_json(
+        folder / "config.json", fields | {"transformers_version": transformers_version(folder)}
+    )
     write_tokenizer(header, folder)
-    (folder / "README.md").write_text(_card(header), encoding="utf-8")
+    (folder / MODEL_CARD).write_text(_card(header), encoding="utf-8")
     (folder / SINGLE).symlink_to(file)
 
 

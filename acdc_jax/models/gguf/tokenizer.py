@@ -15,7 +15,7 @@ from typing import Any
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.gguf.header import GgufHeader
-from acdc_jax.models.safetensors_io import write_json
+from acdc_jax.models.json_files import write_json
 
 # Tokens that end a turn in the chat templates of models, whatever else the metadata says.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>")

@@ -1,6 +1,7 @@
 """GGUF files, against transformers' decoders and the gguf package, which wrote them."""
 
 import dataclasses
+import json
 import math
 import re
 import shutil
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import transformers
 from gguf import GGMLQuantizationType as Type
 
 import acdc_jax as acdc
@@ -269,6 +271,8 @@ def test_text_files(tmp_path: Path, words: dict[str, Any], chat_tokenizer_folder
     assert model.tokenizer.get_vocab() == original.get_vocab()
     assert model.stop_tokens == (2,)
     assert model.config.rms_norm_eps == 1e-5  # not the float32 next to it
+    config = json.loads((model.folders[0] / "config.json").read_text())
+    assert config["transformers_version"] == transformers.__version__
 
     acdc.save_hf(model, tmp_path / "out")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").state_dict()
