@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -58,8 +58,10 @@ def stable_number(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) >> 1
 
 
-def sample(logits: jax.Array, keys: jax.Array | None, sampling: Sampling) -> jax.Array:
-    """Return one token per row.
+def sample(
+    logits: jax.Array, keys: jax.Array | None, sampling: Sampling
+) -> tuple[jax.Array, jax.Array]:
+    """Return one token per row, and its logit.
 
     Args:
         logits: [batch, vocabulary] float32.
@@ -67,16 +69,39 @@ def sample(logits: jax.Array, keys: jax.Array | None, sampling: Sampling) -> jax
         sampling: Temperature and truncation.
 
     Returns:
-        [batch] int32. Greedy ties go to the smaller id.
+        [batch] int32, where greedy ties go to the smaller id; and [batch] float32, NaN if a logit
+        of the row is.
 
     Raises:
         ValueError: A temperature is given, but no keys.
     """
     if sampling.greedy:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return _largest(logits)
     if keys is None:
         raise ValueError("sampling with a temperature needs keys")
-    return jax.vmap(jax.random.categorical)(keys, filter_logits(logits, sampling)).astype(jnp.int32)
+    token = jax.vmap(jax.random.categorical)(keys, filter_logits(logits, sampling))
+    return token.astype(jnp.int32), jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+
+
+def _largest(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return `argmax` and `max` of the last axis.
+
+    Both come from one reduction. Over a vocabulary that devices share, a second one would be one
+    more message for every token.
+    """
+
+    def larger(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        (x, i), (y, j) = a, b
+        nan_x, nan_y = jnp.isnan(x), jnp.isnan(y)
+        equal = (x == y) | (nan_x & nan_y)
+        first = (x > y) | (nan_x & ~nan_y) | (equal & (i < j))
+        return jnp.where(first, x, y), jnp.where(first, i, j)
+
+    axis = logits.ndim - 1
+    places = jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis)
+    start = (jnp.array(-jnp.inf, logits.dtype), jnp.int32(0))
+    value, token = jax.lax.reduce((logits, places), start, larger, (axis,))
+    return token, value
 
 
 def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:

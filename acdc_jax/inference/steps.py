@@ -423,9 +423,12 @@ def _sample(
     def choose(logits: jax.Array, keys: jax.Array | None) -> tuple[jax.Array, jax.Array, Any]:
         if keys is not None:
             keys = jax.vmap(jax.random.fold_in)(keys, count)
-        token = sample(logits, keys, settings.sampling)
-        finite = jnp.isfinite(jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0])
-        return token, finite, confidence(logits, token) if settings.log_probs else (None, None)
+        token, logit = sample(logits, keys, settings.sampling)
+        return (
+            token,
+            jnp.isfinite(logit),
+            confidence(logits, token) if settings.log_probs else (None, None),
+        )
 
     return jax.vmap(choose)(logits, keys)
 

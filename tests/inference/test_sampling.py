@@ -15,7 +15,7 @@ def frequencies(sampling: Sampling) -> np.ndarray:
     """How often each token is drawn, in many rows at once."""
     keys = jax.random.split(jax.random.key(0), DRAWS)
     logits = jnp.broadcast_to(jnp.asarray(LOGITS), (DRAWS, LOGITS.size))
-    tokens = jax.jit(sample, static_argnums=2)(logits, keys, sampling)
+    tokens, _ = jax.jit(sample, static_argnums=2)(logits, keys, sampling)
     assert tokens.dtype == jnp.int32
     return np.bincount(np.asarray(tokens), minlength=LOGITS.size) / DRAWS
 
@@ -52,7 +52,7 @@ def test_temperature_comes_before_the_nucleus() -> None:
 def test_greedy() -> None:
     """The most likely; of equals the first; no key needed."""
     logits = jnp.asarray([[0.0, 3.0, 3.0], [5.0, 1.0, 2.0]])
-    assert sample(logits, None, Sampling()).tolist() == [1, 0]
+    assert sample(logits, None, Sampling())[0].tolist() == [1, 0]
     with pytest.raises(ValueError, match="keys"):
         sample(logits, None, Sampling(1.0))
 
@@ -61,8 +61,8 @@ def test_rows_are_independent() -> None:
     """A row's token depends on its own key and logits."""
     keys = jax.random.split(jax.random.key(1), 8)
     logits = jax.random.normal(jax.random.key(2), (8, 20))
-    together = sample(logits, keys, Sampling(1.0, 0.8))
-    alone = [sample(logits[i : i + 1], keys[i : i + 1], Sampling(1.0, 0.8))[0] for i in range(8)]
+    together, _ = sample(logits, keys, Sampling(1.0, 0.8))
+    alone = [sample(logits[i : i + 1], keys[i : i + 1], Sampling(1.0, 0.8))[0][0] for i in range(8)]
     assert together.tolist() == [int(token) for token in alone]
 
 
@@ -133,3 +133,16 @@ def test_refusals(values: dict[str, float]) -> None:
     """Values that mean nothing, by name."""
     with pytest.raises(ValueError, match=f"{next(iter(values))} must be"):
         Sampling(**values)  # type: ignore[arg-type]
+
+
+def test_the_greedy_token_is_numpys() -> None:
+    """With ties, infinities and NaN; its logit tells whether there is a NaN."""
+    logits = np.random.default_rng(0).standard_normal((9, 257)).astype(np.float32)
+    logits[1, 5] = logits[2] = np.nan
+    logits[3, [7, 90]] = np.inf
+    logits[4], logits[5] = 0, -np.inf
+    logits[6, [8, 30]] = logits[6].max()
+    logits[7, [9, 40]] = np.nan
+    token, logit = jax.jit(lambda x: sample(x, None, Sampling()))(logits)
+    np.testing.assert_array_equal(token, logits.argmax(-1))
+    np.testing.assert_array_equal(logit, logits.max(-1))
