@@ -17,13 +17,12 @@ from acdc_jax.quickstart.gibberish import is_gibberish
 from acdc_jax.quickstart.ideas import ideas
 from acdc_jax.quickstart.language import Spec, Split, is_guessable, split
 from acdc_jax.quickstart.source import spec_of, write_draft
-from acdc_jax.tasks.llm import gather
-from acdc_jax.tasks.scientist import Check, Scientist, TaskRequest
-from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Rejection, Task
+from acdc_jax.tasks.rule_based_scientist import RuleBasedScientist
+from acdc_jax.tasks.task import Draft, Kind, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class ProceduralScientist(Scientist):
+class ProceduralScientist(RuleBasedScientist):
     """Writes task families from a grammar.
 
     Attributes:
@@ -37,33 +36,10 @@ class ProceduralScientist(Scientist):
     instances: int = 2
     max_steps: int = 2
 
-    async def write(
-        self,
-        requests: Sequence[TaskRequest],
-        all_tasks: Sequence[Task],
-        active_tasks: Sequence[Task],
-        check: Check,
-        key: jax.Array,
-    ) -> list[CheckedDraft | Rejection]:
-        """See `Scientist.write`. No two drafts of one call have the same spec."""
-        context, drafts = list(all_tasks), list[Draft]()
-        for i, request in enumerate(requests):
-            draft = self.propose(request.kind, request.parent, context, jax.random.fold_in(key, i))
-            drafts.append(draft)
-            context.append(Task(f"draft {i}", draft, 0, {}, {}))
-        return await gather(check(draft) for draft in drafts)
-
     def propose(
         self, kind: Kind, parent: Task | None, context: Sequence[Task], key: jax.Array
     ) -> Draft:
-        """Write one draft.
-
-        Args:
-            kind: Which kind of draft.
-            parent: The task to start from. One in another language counts as none.
-            context: All tasks so far; their specs are not used again.
-            key: PRNG key.
-        """
+        """See `RuleBasedScientist.propose`."""
         rng = host_rng(key)
         earlier_specs = {spec_of(task.draft.metadata) for task in context}
         origin = None if parent is None else spec_of(parent.draft.metadata)

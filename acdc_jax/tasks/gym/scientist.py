@@ -17,9 +17,8 @@ from acdc_jax.tasks.gym.catalogue import Family
 from acdc_jax.tasks.gym.questions import NoQuestionsError
 from acdc_jax.tasks.gym.split import Split
 from acdc_jax.tasks.gym.write import origin_of, write_draft
-from acdc_jax.tasks.llm import gather
-from acdc_jax.tasks.scientist import Check, Scientist, TaskRequest
-from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Rejection, Task
+from acdc_jax.tasks.rule_based_scientist import RuleBasedScientist
+from acdc_jax.tasks.task import Draft, Kind, Task
 
 _STEPS = 3  # levels that a new idea is at most above the lowest
 _WALKS = 64  # ideas with other levels, before ideas repeat
@@ -28,7 +27,7 @@ _Idea = tuple[Family, dict[str, int]]
 
 
 @dataclasses.dataclass(frozen=True)
-class GymScientist(Scientist):
+class GymScientist(RuleBasedScientist):
     """Writes families of reasoning-gym.
 
     Attributes:
@@ -39,36 +38,10 @@ class GymScientist(Scientist):
     split: Split
     instances: int = 2
 
-    async def write(
-        self,
-        requests: Sequence[TaskRequest],
-        all_tasks: Sequence[Task],
-        active_tasks: Sequence[Task],
-        check: Check,
-        key: jax.Array,
-    ) -> list[CheckedDraft | Rejection]:
-        """See `Scientist.write`. No two drafts of one call have the same family and levels."""
-        context, drafts = list(all_tasks), list[Draft]()
-        for i, request in enumerate(requests):
-            draft = self.propose(request.kind, request.parent, context, jax.random.fold_in(key, i))
-            drafts.append(draft)
-            context.append(Task(f"draft {i}", draft, 0, {}, {}))
-        return await gather(check(draft) for draft in drafts)
-
     def propose(
         self, kind: Kind, parent: Task | None, context: Sequence[Task], key: jax.Array
     ) -> Draft:
-        """Write one draft.
-
-        Args:
-            kind: Which kind of draft.
-            parent: The task to start from. One that is not of reasoning-gym counts as none.
-            context: All tasks so far.
-            key: PRNG key.
-
-        Raises:
-            AcdcError: reasoning-gym is not installed.
-        """
+        """See `RuleBasedScientist.propose`."""
         rng = host_rng(key)
         origins = (origin_of(task.draft.metadata) for task in context)
         earlier = [origin for origin in origins if origin is not None]
