@@ -21,6 +21,7 @@ from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.inference.text_codec import TextCodec, make_text_codec
 from acdc_jax.models import hf, hf_export, tokenizer
 from acdc_jax.models.chat_template import RefusedMessages, missing_generation_prompt
+from acdc_jax.models.common_vocabulary import ModelDescription
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.find_model import (
     bytes_to_download,
@@ -31,7 +32,6 @@ from acdc_jax.models.find_model import (
 )
 from acdc_jax.models.merge_compatibility import (
     CommonModel,
-    ModelDescription,
     adapt,
     adapt_rows,
     common_model,
