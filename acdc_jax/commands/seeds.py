@@ -13,12 +13,8 @@ from acdc_jax.errors import ConfigError
 from acdc_jax.options import check, option
 from acdc_jax.report.seed_tables import models_table, pairs_table
 from acdc_jax.runtime.progress import show_progress
-from acdc_jax.runtime.seed_check import (
-    compare_descriptions,
-    compare_weights,
-    measure_weights,
-    name_models,
-)
+from acdc_jax.runtime.seed_check import compare_weights, measure_weights
+from acdc_jax.runtime.seed_descriptions import compare_descriptions, name_models
 from acdc_jax.runtime.seed_models import text_codec, write_seed_models
 from acdc_jax.runtime.setup import find_folders, join_processes
 

@@ -19,7 +19,7 @@ from acdc_jax.evolution.task_vectors import (
     relative_distances,
     total,
 )
-from acdc_jax.runtime.seed_check import NamedModel
+from acdc_jax.runtime.seed_descriptions import NamedModel
 from acdc_jax.runtime.seed_models import Folders
 
 

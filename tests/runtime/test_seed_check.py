@@ -22,14 +22,12 @@ from acdc_jax.models.transformer import init_params
 from acdc_jax.params import Params
 from acdc_jax.run_options import SeedOptions
 from acdc_jax.runtime.seed_check import (
-    NamedModel,
-    compare_descriptions,
     compare_weights,
     least_to_largest,
     measure_weights,
-    name_models,
     warn_of_seeds,
 )
+from acdc_jax.runtime.seed_descriptions import NamedModel, compare_descriptions, name_models
 from acdc_jax.runtime.seed_models import check_folders
 from acdc_jax.runtime.setup import RunContext
 from acdc_jax.sharding import make_mesh
