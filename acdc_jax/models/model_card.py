@@ -30,8 +30,8 @@ def licence_of(folder: Path) -> str:
 def bases_of(folder: Path) -> tuple[str, ...]:
     """Return the Hub ids of the models that a model was made from, as its card names them."""
     bases = _header(folder).get("base_model")
-    listed = bases if isinstance(bases, list) else [bases]
-    return tuple(name for name in listed if isinstance(name, str) and name)
+    names = bases if isinstance(bases, list) else [bases]
+    return tuple(name for name in names if isinstance(name, str) and name)
 
 
 def _header(folder: Path) -> Mapping[str, Any]:

@@ -77,10 +77,10 @@ def _licences(models: Sequence[NamedModel]) -> list[str]:
         names[model.licence].append(model.name)
     if len(names) == 1:
         return []
-    stated = "; ".join(
+    terms = "; ".join(
         f"{licence} ({', '.join(dict.fromkeys(of))})" for licence, of in names.items()
     )
-    return [f"licences differ, and a merge has the terms of all: {stated}"]
+    return [f"licences differ, and a merge has the terms of all: {terms}"]
 
 
 def _declared_bases(models: Sequence[NamedModel]) -> list[str]:
@@ -141,10 +141,10 @@ def _tokenizers(seeds: Sequence[NamedModel], options: DecodeOptions) -> list[str
         for seed, tok in zip(seeds, toks, strict=True)
     ]
     if len(set(stops)) > 1:
-        named = (
+        tokens = (
             f"{s.name} {' '.join(map(repr, stop))}" for s, stop in zip(seeds, stops, strict=True)
         )
-        lines.append(f"stop tokens differ, and members stop at each: {'; '.join(named)}")
+        lines.append(f"stop tokens differ, and members stop at each: {'; '.join(tokens)}")
     return lines
 
 

@@ -60,24 +60,24 @@ def apply_adapter(
     if tied_base and not tied and f"{EMBEDDING}.weight" in base:
         tensors[f"{HEAD}.weight"] = _head_of_tied_base(config, parts, base)
     _check_modules(file, config, parts, tensors)
-    for module, its in parts.items():
-        _check_finite(file, its)
+    for module, leaves in parts.items():
+        _check_finite(file, leaves)
         for part in (Part.WEIGHT, Part.BIAS):
-            if part in its:
+            if part in leaves:
                 name = f"{module}.{part}"
-                tensors[name] = _replaced(tensors[name], its[part], module)
-    for module, its in parts.items():
+                tensors[name] = _replace(tensors[name], leaves[part], module)
+    for module, leaves in parts.items():
         name = f"{module}.weight"
         for a, b in _PAIRS:
-            if a in its:
-                tensors[name] = _adapted(config, tensors[name], module, a, its[a], its[b])
-        if Part.B_BIAS in its:
+            if a in leaves:
+                tensors[name] = _add_product(config, tensors[name], module, a, leaves[a], leaves[b])
+        if Part.B_BIAS in leaves:
             bias = f"{module}.bias"
-            _check_shape(its[Part.B_BIAS], tensors[bias].shape, bias)
-            tensors[bias] = _shifted(tensors[bias], its[Part.B_BIAS], config.scale_of(module))
-        if Part.TOKENS in its:
+            _check_shape(leaves[Part.B_BIAS], tensors[bias].shape, bias)
+            tensors[bias] = _add_bias(tensors[bias], leaves[Part.B_BIAS], config.scale_of(module))
+        if Part.TOKENS in leaves:
             rows = config.tokens_of(module)
-            tensors[name] = _with_rows(tensors[name], its[Part.TOKENS], rows, config.file)
+            tensors[name] = _replace_rows(tensors[name], leaves[Part.TOKENS], rows, config.file)
     embedding, head = (tensors.get(f"{module}.weight") for module in (EMBEDDING, HEAD))
     if embedding and head and embedding.shape[0] != head.shape[0]:
         raise AcdcError(
@@ -103,7 +103,7 @@ def _without_head(file: Path, parts: Parts) -> Parts:
                 f"{file}: tensor {tensor.name} is not as that of {EMBEDDING}, to which the base "
                 "ties it; merge the adapter with PEFT's merge_and_unload"
             )
-    return {module: its for module, its in parts.items() if module != HEAD}
+    return {module: leaves for module, leaves in parts.items() if module != HEAD}
 
 
 def _head_of_tied_base(config: AdapterConfig, parts: Parts, base: Mapping[str, Tensor]) -> Tensor:
@@ -118,40 +118,42 @@ def _check_modules(
     file: Path, config: AdapterConfig, parts: Parts, tensors: Mapping[str, Tensor]
 ) -> None:
     """Raise AcdcError if tensors and configuration of an adapter do not name the same modules."""
-    for module, its in parts.items():
-        for part, tensor in its.items():
+    for module, leaves in parts.items():
+        for part, tensor in leaves.items():
             leaf = "bias" if part in (Part.BIAS, Part.B_BIAS) else "weight"
             if f"{module}.{leaf}" not in tensors:
                 raise AcdcError(
                     f"{file}: tensor {tensor.name}: the base has no {module}.{leaf}; {_OTHER_BASE}"
                 )
         for a, b in _PAIRS:
-            if (a in its) != (b in its):
-                have, lack = (a, b) if a in its else (b, a)
-                raise AcdcError(f"{file}: has {its[have].name}, but no {lack} of that module")
-            if a in its and not config.is_target(module):
+            if (a in leaves) != (b in leaves):
+                have, lack = (a, b) if a in leaves else (b, a)
+                raise AcdcError(f"{file}: has {leaves[have].name}, but no {lack} of that module")
+            if a in leaves and not config.is_target(module):
                 raise AcdcError(
-                    f"{file}: tensor {its[a].name} is of a module that {config.file.name} does not "
-                    "have as a target; download the adapter again"
+                    f"{file}: tensor {leaves[a].name} is of a module that {config.file.name} does "
+                    "not have as a target; download the adapter again"
                 )
-        if Part.B_BIAS in its and Part.B not in its:
-            raise AcdcError(f"{file}: has {its[Part.B_BIAS].name}, but no {Part.B} of that module")
-        if Part.TOKENS in its and config.tokens_of(module) is None:
+        if Part.B_BIAS in leaves and Part.B not in leaves:
+            raise AcdcError(
+                f"{file}: has {leaves[Part.B_BIAS].name}, but no {Part.B} of that module"
+            )
+        if Part.TOKENS in leaves and config.tokens_of(module) is None:
             raise AcdcError(
                 f"{config.file}: trainable_token_indices lacks {module}, of which {file.name} has "
-                f"{its[Part.TOKENS].name}"
+                f"{leaves[Part.TOKENS].name}"
             )
     for name, weight in tensors.items():
         module, _, leaf = name.rpartition(".")
-        its = parts.get(module, {})
+        leaves = parts.get(module, {})
         pair = leaf == "weight" and len(weight.shape) == 2 and config.is_target(module)
-        if pair and not any(a in its for a, _ in _PAIRS):
+        if pair and not any(a in leaves for a, _ in _PAIRS):
             raise AcdcError(f"{file}: has no lora_A for {module}, which {config.file.name} targets")
-        if config.is_replaced(module) and leaf not in its:
+        if config.is_replaced(module) and leaf not in leaves:
             raise AcdcError(
                 f"{file}: has no {name}, although modules_to_save of {config.file.name} names it"
             )
-        if leaf == "weight" and config.tokens_of(module) is not None and Part.TOKENS not in its:
+        if leaf == "weight" and config.tokens_of(module) is not None and Part.TOKENS not in leaves:
             raise AcdcError(f"{file}: has no {Part.TOKENS} of {module}")
 
 
@@ -174,14 +176,14 @@ def _float32(tensor: Tensor) -> np.ndarray:
     return tensor.read().astype(np.float32)
 
 
-def _replaced(base: Tensor, tensor: Stored, module: str) -> Tensor:
+def _replace(base: Tensor, tensor: Stored, module: str) -> Tensor:
     """Return what stands for a tensor of the base, in the dtype of that."""
     rows = tensor.shape[:1] if module in (EMBEDDING, HEAD) else base.shape[:1]
     _check_shape(tensor, rows + base.shape[1:], f"{base.name} of the base")
     return Computed(tensor.file, tensor.name, base.dtype, tensor.shape, tensor.read)
 
 
-def _adapted(
+def _add_product(
     config: AdapterConfig, base: Tensor, module: str, part: Part, a: Stored, b: Stored
 ) -> Tensor:
     """Return W + scale·B·A of a module, or of an embedding, W + scale·(B·A)ᵀ."""
@@ -207,7 +209,7 @@ def _adapted(
     return Computed(a.file, base.name, base.dtype, base.shape, read)
 
 
-def _shifted(base: Tensor, bias: Stored, scale: float) -> Tensor:
+def _add_bias(base: Tensor, bias: Stored, scale: float) -> Tensor:
     """Return a bias with that of a module's matrix B added."""
 
     def read() -> np.ndarray:
@@ -216,7 +218,7 @@ def _shifted(base: Tensor, bias: Stored, scale: float) -> Tensor:
     return Computed(bias.file, base.name, base.dtype, base.shape, read)
 
 
-def _with_rows(base: Tensor, rows: Stored, tokens: Sequence[int] | None, file: Path) -> Tensor:
+def _replace_rows(base: Tensor, rows: Stored, tokens: Sequence[int] | None, file: Path) -> Tensor:
     """Return an embedding or a head with some rows replaced."""
     indices = list(tokens or ())
     _check_shape(rows, (len(indices), base.shape[1]), f"trainable_token_indices of {file.name}")

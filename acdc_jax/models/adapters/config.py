@@ -186,49 +186,64 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     for name in sorted(fields.keys() - _READ - _WITHOUT_EFFECT):
         if fields[name]:
             raise AcdcError(f"{file}: {name} = {fields[name]!r} is not supported; {_MERGE}")
+    targets = _strings(fields, "target_modules", file)
     layers = fields.get("layers_to_transform")
-    layers = [layers] if isinstance(layers, int) else layers
+    layers = [layers] if isinstance(layers, int) else layers or []
     tokens = fields.get("trainable_token_indices") or {}
     if isinstance(tokens, list):
         tokens = {EMBEDDING: tokens}
-    ok = (
-        _are(str, targets := fields.get("target_modules") or [])
-        and _are(str, excluded := fields.get("exclude_modules") or [])
-        and _are(str, layers_names := fields.get("layers_pattern") or [])
-        and _are(str, replaced := fields.get("modules_to_save") or [])
-        and _are(int, layers or [])
-        and isinstance(tokens, dict)
-        and all(_are(int, rows) for rows in tokens.values())
-        and isinstance(ranks := fields.get("rank_pattern") or {}, dict)
-        and isinstance(alphas := fields.get("alpha_pattern") or {}, dict)
-    )
-    if not ok:
-        raise AcdcError(f"{file}: a field has a type that PEFT does not write; save it again")
-    if targets == "all-linear":
-        targets = _ALL_LINEAR
     return AdapterConfig(
-        file,
-        str(fields.get("base_model_name_or_path") or ""),
-        _positive(fields.get("r", 8), "r", file),
-        _finite(fields.get("lora_alpha", 8), "lora_alpha", file),
-        ranks,
-        alphas,
-        bool(fields.get("use_rslora")),
-        targets,
-        excluded,
-        layers or None,
-        [layers_names] if isinstance(layers_names, str) else layers_names,
-        [replaced] if isinstance(replaced, str) else replaced,
-        tokens,
-        bool(fields.get("ensure_weight_tying")),
+        file=file,
+        base=str(fields.get("base_model_name_or_path") or ""),
+        rank=_positive(fields.get("r", 8), "r", file),
+        alpha=_finite(fields.get("lora_alpha", 8), "lora_alpha", file),
+        ranks=_dictionary(fields.get("rank_pattern") or {}, "rank_pattern", file),
+        alphas=_dictionary(fields.get("alpha_pattern") or {}, "alpha_pattern", file),
+        sqrt_rank=bool(fields.get("use_rslora")),
+        targets=_ALL_LINEAR if targets == "all-linear" else targets,
+        excluded=_strings(fields, "exclude_modules", file),
+        layers=_list_of(int, layers, "layers_to_transform", file) or None,
+        layers_names=_names(fields, "layers_pattern", file),
+        replaced=_names(fields, "modules_to_save", file),
+        tokens={
+            module: _list_of(int, rows, "trainable_token_indices", file)
+            for module, rows in _dictionary(tokens, "trainable_token_indices", file).items()
+        },
+        tied=bool(fields.get("ensure_weight_tying")),
     )
 
 
-def _are(kind: type, values: Any) -> bool:
-    """Return whether a field is a list of one type of values; a string may stand for strings."""
-    if kind is str and isinstance(values, str):
-        return True
-    return isinstance(values, list) and all(type(value) is kind for value in values)
+def _strings(fields: Mapping[str, Any], name: str, file: Path) -> Sequence[str] | str:
+    """Return a field that is a list of strings, or one regular expression; [] if it is missing."""
+    value = fields.get(name) or []
+    return value if isinstance(value, str) else _list_of(str, value, name, file)
+
+
+def _names(fields: Mapping[str, Any], name: str, file: Path) -> Sequence[str]:
+    """Return a field that is a list of names, or one name."""
+    value = _strings(fields, name, file)
+    return [value] if isinstance(value, str) else value
+
+
+def _list_of(kind: type, value: Any, name: str, file: Path) -> list[Any]:
+    if not isinstance(value, list):
+        raise _wrong_type(value, name, file)
+    for entry in value:
+        if type(entry) is not kind:
+            raise _wrong_type(entry, name, file)
+    return value
+
+
+def _dictionary(value: Any, name: str, file: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong_type(value, name, file)
+    return value
+
+
+def _wrong_type(value: Any, name: str, file: Path) -> AcdcError:
+    return AcdcError(
+        f"{file}: {name} has {str(value)[:40]!r}, a type that PEFT does not write; save it again"
+    )
 
 
 def _positive(value: Any, name: str, file: Path) -> int:

@@ -74,7 +74,7 @@ def read_adapter(folder: Path) -> Adapter:
     file, parts = _list_parts(folder)
     wrapped = any(_WRAPPED.match(module) for module in parts)
     if wrapped:
-        parts = {_without_wrapper(module): its for module, its in parts.items()}
+        parts = {_without_wrapper(module): leaves for module, leaves in parts.items()}
     return Adapter(replace(config, wrapped=wrapped), file, parts)
 
 

@@ -40,12 +40,12 @@ def configuration(family: str, levels: Levels) -> dict[str, Any]:
     curriculum = factory().create_curriculum(family)
     for name, level in levels.items():
         curriculum.set_attr_level(name, level)
-    made = curriculum.generate_configuration()
+    settings = curriculum.generate_configuration()
     fields = set[str]()
     for attribute in curriculum.attributes.values():
         names = ("field_name", "lower_field_name", "upper_field_name")
         fields |= {getattr(attribute, name) for name in names if hasattr(attribute, name)}
-    return {name: getattr(made, name) for name in sorted(fields)}
+    return {name: getattr(settings, name) for name in sorted(fields)}
 
 
 def _moved(
