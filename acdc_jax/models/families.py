@@ -13,9 +13,9 @@ from typing import Any
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.config_fields import GLOBAL, LOCAL, Fields, number
+from acdc_jax.models.multimodal import decoder_fields
 from acdc_jax.models.quantised import check_quantisation
 from acdc_jax.models.rope_fields import read_rope, write_rope
-from acdc_jax.models.wrappers import decoder_fields
 
 # Fields that no family's decoder implements, and the values that mean "not used".
 _NEUTRAL: dict[str, tuple[Any, ...]] = {

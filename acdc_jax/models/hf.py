@@ -20,11 +20,11 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import from_hf
 from acdc_jax.models.json_files import read_json
+from acdc_jax.models.multimodal import is_wrapper
 from acdc_jax.models.stored_tensors import Computed, Tensor
 from acdc_jax.models.token_order import VOCABULARY_LEAVES, Order, row_indices
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.models.weight_files import find_tensors
-from acdc_jax.models.wrappers import is_wrapper
 from acdc_jax.params import Params, fetch
 
 # Dotted path of our module ↔ Hugging Face name; {} is the layer.

@@ -20,13 +20,13 @@ from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import to_hf
 from acdc_jax.models.hf import hf_names, is_multimodal, non_finite
 from acdc_jax.models.json_files import read_json, write_json
+from acdc_jax.models.multimodal import decoder_names, wrap_fields, wrapped_names
 from acdc_jax.models.safetensors_io import write_tensors
 from acdc_jax.models.stored_tensors import Tensor
 from acdc_jax.models.text_files import TEXT_FILES, list_files
 from acdc_jax.models.tokenizer import load_tokenizer
 from acdc_jax.models.transformer import param_shapes
 from acdc_jax.models.weight_files import stored_tensors
-from acdc_jax.models.wrappers import decoder_names, wrap_fields, wrapped_names
 from acdc_jax.params import Params
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -49,7 +49,7 @@ def save(
         config: Shape of the decoder.
         weights: One member's weights, in the dtype of the configuration.
         tokenizer_from: Folder from which tokenizer, chat template and generation configuration are
-            copied. If it is a multimodal model (`wrappers.py`), so is the new one.
+            copied. If it is a multimodal model (`multimodal.py`), so is the new one.
         rest_from: Folder from which all other weights of a multimodal model are copied; None:
             `tokenizer_from`.
         max_shard_bytes: Largest size of a weight file, unless one tensor is larger.

@@ -15,12 +15,11 @@ Frequencies = npt.NDArray[np.float32]
 def rope_frequencies(config: ModelConfig, *, local: bool = False) -> tuple[Frequencies, float]:
     """Return the rotary frequencies, scaled as `rope_type` says, and the factor of the rotation.
 
-    "linear" is position interpolation (arXiv 2306.15595). "llama3" (arXiv 2407.21783) scales only
-    waves that are long against the original window, with a linear transition. "yarn" (arXiv
-    2309.00071) has its transition between pairs of numbers, and multiplies cosine and sine.
-    "dynamic" is the default up to `max_positions`, the longest sequence that the engines accept;
-    its frequencies would change with the length of the sequence from there on. The frequencies are
-    computed on the host, so that all kinds of devices rotate by the same angles.
+    "linear" is position interpolation (arXiv 2306.15595). "llama3" (arXiv 2407.21783) and "yarn"
+    (arXiv 2309.00071) scale low frequencies only, with a linear transition: in the frequency, or in
+    the index of the pair; "yarn" also multiplies cosine and sine. "dynamic" scales nothing up to
+    `max_positions`, and the engines accept no longer sequence. The frequencies are computed on the
+    host, so that all kinds of devices rotate by the same angles.
 
     Args:
         config: Shape of the decoder.
@@ -38,23 +37,21 @@ def rope_frequencies(config: ModelConfig, *, local: bool = False) -> tuple[Frequ
     scaled = frequency / np.float32(config.rope_factor)
     if config.rope_type == "linear":
         return scaled, 1.0
-    kept = (
-        _kept_by_yarn(config) if config.rope_type == "yarn" else _kept_by_llama3(config, frequency)
-    )
-    return np.asarray(
-        (1 - kept) * scaled + kept * frequency, np.float32
-    ), config.rope_attention_factor
+    is_yarn = config.rope_type == "yarn"
+    share = _yarn_share(config) if is_yarn else _llama3_share(config, frequency)
+    mixture = np.asarray((1 - share) * scaled + share * frequency, np.float32)
+    return mixture, config.rope_attention_factor
 
 
-def _kept_by_llama3(config: ModelConfig, frequency: Frequencies) -> Frequencies:
+def _llama3_share(config: ModelConfig, frequency: Frequencies) -> Frequencies:
     """Return which share of each frequency is not scaled, [head_dim / 2]."""
     low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
     turns = config.rope_original_positions * frequency / (2 * np.pi)  # within the original window
-    kept: Frequencies = np.clip((turns - low) / (high - low), 0, 1)
-    return kept
+    share: Frequencies = np.clip((turns - low) / (high - low), 0, 1)
+    return share
 
 
-def _kept_by_yarn(config: ModelConfig) -> Frequencies:
+def _yarn_share(config: ModelConfig) -> Frequencies:
     """Return which share of each frequency is not scaled, [head_dim / 2]."""
 
     def pair(turns: float) -> float:
@@ -67,8 +64,8 @@ def _kept_by_yarn(config: ModelConfig) -> Frequencies:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, config.head_dim - 1)
     index = np.arange(config.head_dim // 2, dtype=np.float32)
-    kept: Frequencies = 1 - np.clip((index - first) / (last - first or 0.001), 0, 1)
-    return kept
+    share: Frequencies = 1 - np.clip((index - first) / (last - first or 0.001), 0, 1)
+    return share
 
 
 def rope_angles(

@@ -17,9 +17,9 @@ from acdc_jax.models.adapters.folder import adapter_of, base_of, is_adapted
 from acdc_jax.models.gguf import tensors as gguf_tensors
 from acdc_jax.models.json_files import read_json
 from acdc_jax.models.lfs_pointer import check_fetched
+from acdc_jax.models.multimodal import decoder_names
 from acdc_jax.models.quantised import dequantise
 from acdc_jax.models.stored_tensors import DTYPES, Stored, Tensor
-from acdc_jax.models.wrappers import decoder_names
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def find_tensors(folder: Path) -> dict[str, Tensor]:
 
     Returns:
         Name → tensor. The decoder's weights have the names of a model without a wrapper
-        (`wrappers.py`), and quantised ones are in full precision when they are read.
+        (`multimodal.py`), and quantised ones are in full precision when they are read.
 
     Raises:
         AcdcError: There are no weight files, or two sets of them; a file is truncated, a shard is

@@ -15,8 +15,8 @@ from acdc_jax.models.adapters.config import EMBEDDING, HEAD, AdapterConfig
 from acdc_jax.models.adapters.files import Part, Parts, read_adapter
 from acdc_jax.models.config_fields import Fields
 from acdc_jax.models.families import ties_embeddings
+from acdc_jax.models.multimodal import is_wrapper
 from acdc_jax.models.stored_tensors import Computed, Stored, Tensor
-from acdc_jax.models.wrappers import is_wrapper
 
 _PAIRS = ((Part.A, Part.B), (Part.EMBEDDING_A, Part.EMBEDDING_B))
 _TRANSPOSED = {Part.A: Part.EMBEDDING_B, Part.B: Part.EMBEDDING_A}

@@ -15,9 +15,9 @@ from acdc_jax.models.adapters.files import Part, read_adapter
 from acdc_jax.models.cached_folders import cached_folder
 from acdc_jax.models.families import ties_embeddings
 from acdc_jax.models.json_files import read_json, write_json
+from acdc_jax.models.multimodal import is_wrapper
 from acdc_jax.models.text_files import MODEL_CARD, TEXT_FILES, TOKENIZER_FILES, list_files
 from acdc_jax.models.tokenizer_files import VOCABULARIES
-from acdc_jax.models.wrappers import is_wrapper
 
 _BASE, _ADAPTER = "acdc_base", "acdc_adapter"  # links to the two folders
 

@@ -1,7 +1,7 @@
 """Read the header of a GGUF file: its metadata, and where its tensors are.
 
-The gguf package has a reader too. It takes seconds for a vocabulary, and a damaged file can make it
-read for ever, so that this module reads the header, and the package only the tensors' values.
+The gguf package has a reader, too, but it takes seconds for a vocabulary, and a damaged file can
+make it read for ever. So this module reads the header, and the package only dequantises tensors.
 
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -11,7 +11,7 @@ import math
 import mmap
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,7 @@ def _parse(file: Path, cursor: _Cursor) -> GgufHeader:
     if type(alignment) is not int or not 1 <= alignment <= 2**16:
         raise ValueError(f"general.alignment cannot be {alignment!r}")
     start = -(-cursor.position // alignment) * alignment
-    return GgufHeader(file, metadata, _placed(tensors, start, len(cursor.memory)))
+    return GgufHeader(file, metadata, _locate(tensors, start, len(cursor.memory)))
 
 
 def _parse_tensor(file: Path, cursor: _Cursor) -> GgufTensor:
@@ -212,13 +212,13 @@ def _parse_tensor(file: Path, cursor: _Cursor) -> GgufTensor:
     return GgufTensor(name, kind.name, shape, cursor.number("Q"), row_bytes)
 
 
-def _placed(tensors: list[GgufTensor], start: int, end: int) -> dict[str, GgufTensor]:
+def _locate(tensors: list[GgufTensor], start: int, end: int) -> dict[str, GgufTensor]:
     """Return the tensors by name, with their offsets in the file.
 
     Raises:
         ValueError: Two tensors have the same name or the same bytes, or one ends after the file.
     """
-    placed: dict[str, GgufTensor] = {}
+    by_name: dict[str, GgufTensor] = {}
     position = start
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
         offset = start + tensor.offset
@@ -227,9 +227,7 @@ def _placed(tensors: list[GgufTensor], start: int, end: int) -> dict[str, GgufTe
         position = offset + tensor.nbytes
         if position > end:
             raise ValueError(f"tensor {tensor.name} ends after the file")
-        if tensor.name in placed:
+        if tensor.name in by_name:
             raise ValueError(f"tensor {tensor.name} is there twice")
-        placed[tensor.name] = GgufTensor(
-            tensor.name, tensor.kind, tensor.shape, offset, tensor.row_bytes
-        )
-    return placed
+        by_name[tensor.name] = replace(tensor, offset=offset)
+    return by_name

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf
 from acdc_jax.models.model import load_hf, save_hf
+from acdc_jax.models.multimodal import decoder_names
 from acdc_jax.models.transformer import forward
-from acdc_jax.models.wrappers import decoder_names
 from tests.support.hf_checkpoints import SIZES, Checkpoint
 
 pytestmark = pytest.mark.xdist_group("torch")
