@@ -123,6 +123,8 @@ class ModelConfig:
             )
         if any(window < 0 for window in self.windows):
             raise ValueError(f"windows {self.windows}: a window cannot be negative")
+        if self.rms_norm_eps < 0:
+            raise ValueError(f"rms_norm_eps cannot be negative, but is {self.rms_norm_eps}")
         if self.rope_theta <= 1:
             raise ValueError(f"rope_theta must be more than 1, not {self.rope_theta}")
         scaling = {
@@ -134,6 +136,12 @@ class ModelConfig:
         for name, applies in scaling.items():
             if applies and getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        low, high = self.rope_low_freq_factor, self.rope_high_freq_factor
+        if self.rope_type == "llama3" and not 0 < low <= high:
+            raise ValueError(
+                f"rope_low_freq_factor {low} must be positive, and at most rope_high_freq_factor, "
+                f"{high}"
+            )
         for name, allowed in (
             ("dtype", DTYPES),
             ("activation", ACTIVATIONS),

@@ -12,7 +12,7 @@ from typing import Any
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.config_fields import GLOBAL, LOCAL, Fields, number
+from acdc_jax.models.config_fields import GLOBAL, LOCAL, Fields, integer, number, truth
 from acdc_jax.models.multimodal import decoder_fields
 from acdc_jax.models.quantised import check_quantisation
 from acdc_jax.models.rope_fields import read_rope, write_rope
@@ -23,6 +23,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "is_encoder_decoder": (None, False),
     "partial_rotary_factor": (None, 1),  # transformers heeds it with some `rope_type`s only
 }
+_MOST_LAYERS = 10_000
 _DTYPES = {"auto": "float32", "float": "float32", "half": "float16"}
 
 _STRUCTURED: dict[str, type] = {
@@ -42,14 +43,14 @@ def _every_layer(hf_config: Fields, layer: int) -> bool:
 
 
 def _later_layers(hf_config: Fields, layer: int) -> bool:
-    return bool(hf_config.get("use_sliding_window")) and layer >= number(
+    return truth(hf_config, "use_sliding_window") and layer >= number(
         hf_config, "max_window_layers", 28
     )
 
 
 def _all_but_every(period: int) -> Callable[[Fields, int], bool]:
     def slides(hf_config: Fields, layer: int) -> bool:
-        return (layer + 1) % int(number(hf_config, "sliding_window_pattern", period) or period) != 0
+        return (layer + 1) % (integer(hf_config, "sliding_window_pattern", period) or period) != 0
 
     return slides
 
@@ -191,7 +192,7 @@ def ties_embeddings(hf_config: Fields) -> bool:
     fields = decoder_fields(hf_config)
     kinds = {family.model_type: family.tied for family in FAMILIES.values()}
     default = kinds.get(str(fields.get("model_type")), False)
-    return bool(fields.get("tie_word_embeddings", default))
+    return truth(fields, "tie_word_embeddings", default)
 
 
 def _family(architecture: str) -> Family:
@@ -222,30 +223,29 @@ def _read(hf_config: Fields) -> ModelConfig:
         if hf_config.get(name) not in neutral:
             raise AcdcError(f"unsupported {name} = {hf_config[name]!r} in {architecture}")
 
-    layers = int(number(hf_config, "num_hidden_layers"))
-    hidden, heads = (
-        int(number(hf_config, "hidden_size")),
-        int(number(hf_config, "num_attention_heads")),
-    )
+    layers = integer(hf_config, "num_hidden_layers")
+    if layers > _MOST_LAYERS:  # before anything is made for each of them
+        raise AcdcError(f"field num_hidden_layers = {layers} is more than {_MOST_LAYERS}")
+    hidden, heads = integer(hf_config, "hidden_size"), integer(hf_config, "num_attention_heads")
     optional = {name: hf_config.get(name, default) for name, default in family.optional.items()}
-    biased = bool(optional.get("attention_bias"))
+    biased = truth(optional, "attention_bias")
     return ModelConfig(
         architecture=architecture,
-        vocab_size=int(number(hf_config, "vocab_size")),
+        vocab_size=integer(hf_config, "vocab_size"),
         hidden_size=hidden,
-        intermediate_size=int(number(hf_config, "intermediate_size")),
+        intermediate_size=integer(hf_config, "intermediate_size"),
         num_layers=layers,
         num_heads=heads,
-        num_kv_heads=int(number(hf_config, "num_key_value_heads", heads)),
-        head_dim=int(number(hf_config, "head_dim", family.head_dim or hidden // max(heads, 1))),
+        num_kv_heads=integer(hf_config, "num_key_value_heads", heads),
+        head_dim=integer(hf_config, "head_dim", family.head_dim or hidden // max(heads, 1)),
         windows=_windows(hf_config, family, layers, optional),
         rms_norm_eps=float(number(hf_config, "rms_norm_eps", 1e-6)),
         activation=_activation(hf_config, family),
         query_scale=float(number(optional, "query_pre_attn_scalar", 0)),
         attention_softcap=float(number(optional, "attn_logit_softcapping", 0)),
         logit_softcap=float(number(optional, "final_logit_softcapping", 0)),
-        tie_embeddings=bool(hf_config.get("tie_word_embeddings", family.tied)),
-        max_positions=int(number(hf_config, "max_position_embeddings")),
+        tie_embeddings=truth(hf_config, "tie_word_embeddings", family.tied),
+        max_positions=integer(hf_config, "max_position_embeddings"),
         dtype=_dtype(hf_config),
         **(
             {"qkv_bias": biased, "o_bias": biased}
@@ -282,8 +282,8 @@ def _windows(hf_config: Fields, family: Family, layers: int, optional: Fields) -
     if layer_types is not None:
         if len(layer_types) != layers:
             raise AcdcError(f"layer_types has {len(layer_types)} entries for {layers} layers")
-        free = family.slides not in (_no_layer, _every_layer) and optional.get(
-            "use_sliding_window", True
+        free = family.slides not in (_no_layer, _every_layer) and truth(
+            optional, "use_sliding_window", True
         )
         for kind, slides in zip(layer_types, local, strict=True):
             if kind not in (LOCAL, GLOBAL) or (not free and slides != (kind == LOCAL)):
@@ -291,7 +291,7 @@ def _windows(hf_config: Fields, family: Family, layers: int, optional: Fields) -
         local = [kind == LOCAL for kind in layer_types]
     if not any(local):
         return ()
-    window = int(number(optional, "sliding_window"))
+    window = integer(optional, "sliding_window")
     if window < 1:
         raise AcdcError(f"sliding_window = {window} must be positive")
     return tuple(window if slides else 0 for slides in local)

@@ -7,7 +7,10 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.models import hub
 from acdc_jax.models.adapters.config import recorded_base
 from acdc_jax.models.adapters.folder import adapt_folder, check_adapter, is_adapter, not_a_model
+from acdc_jax.models.fetched_files import check_fetched
 from acdc_jax.models.gguf.folder import SUFFIX, absolute, find_gguf, gguf_folder
+
+_REMEDY = "give a Hugging Face folder, a GGUF file or a Hub id"
 
 
 class Adapted(NamedTuple):
@@ -54,7 +57,7 @@ def split_name(name: str | Path) -> Adapted | None:
     Of several plus signs, that one counts which has files, folders or Hub ids on both sides.
     """
     text = str(name)
-    if "+" not in text or Path(text).expanduser().exists():
+    if "+" not in text or _path(text).exists():
         return None
     pairs = [
         Adapted(text[:i], text[i + 1 :]) for i, character in enumerate(text) if character == "+"
@@ -114,16 +117,33 @@ def bytes_to_download(name: str | Path) -> int:
     """
     if names := split_name(name):
         return bytes_to_download(names.base)
-    return 0 if Path(name).expanduser().exists() else hub.bytes_to_download(str(name))
+    return 0 if _path(name).exists() else hub.bytes_to_download(str(name))
+
+
+def _path(name: str | Path) -> Path:
+    """Return the path of a name, which may not exist.
+
+    Raises:
+        AcdcError: There can be no such path: the name is too long, or of an unknown user's home; or
+            it is of a broken link or a pipe.
+    """
+    try:
+        path = Path(name).expanduser()
+        if not path.is_dir():
+            check_fetched(path)
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise AcdcError(f"{str(name)[:100]}: cannot be looked for: {reason}; {_REMEDY}") from None
+    return path
 
 
 def _exists(name: str) -> bool:
-    return bool(name) and Path(name).expanduser().exists()
+    return bool(name) and _path(name).exists()
 
 
 def _gguf_file(name: str | Path) -> Path | None:
     """Return the GGUF file that a name means, after downloading it; None: it means none."""
-    path = Path(name).expanduser()
+    path = _path(name)
     if path.exists():
         return find_gguf(path)
     if path.suffix == SUFFIX or f"{SUFFIX}@" in path.name:
@@ -135,12 +155,12 @@ def _gguf_file(name: str | Path) -> Path | None:
 
 def _find_folder(name: str | Path, *, weights: bool) -> Path:
     """Return the folder of a name without a plus sign."""
-    path = Path(name).expanduser()
+    path = _path(name)
     if path.is_dir():
         return path
     if path.is_file() or not hub.is_id(str(name)):
         problem = "no folder and no GGUF file" if path.is_file() else "no such folder"
-        raise AcdcError(f"{name}: {problem}; give a Hugging Face folder, a GGUF file or a Hub id")
+        raise AcdcError(f"{name}: {problem}; {_REMEDY}")
     return hub.download(str(name), weights=weights)
 
 

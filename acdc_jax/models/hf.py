@@ -54,6 +54,8 @@ _POST_NORM_NAMES = _NAMES | {
 
 _HEAD = f"{_NAMES['head']}.weight"
 
+_UNLIKE = "download the model again, config.json and weights together"
+
 # Constants that old Llama checkpoints store with the weights.
 _CONSTANT = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
 
@@ -84,6 +86,8 @@ def declared_config(folder: str | Path) -> ModelConfig:
     if not folder.is_dir():
         raise AcdcError(f"{folder}: no such folder; give a Hugging Face folder")
     path = folder / "config.json"
+    if not path.exists():
+        raise AcdcError(f"{folder}: has no config.json; give a Hugging Face folder")
     return from_hf(read_json(path), str(path))
 
 
@@ -248,7 +252,10 @@ def _why_not_finite(tensor: Tensor, dtype: str) -> str:
             f"{tensor.file}: tensor {tensor.name} does not fit {dtype} (its largest value is "
             f"{largest:.3g}); use bfloat16 or float32 (--dtype)"
         )
-    return f"{tensor.file}: tensor {tensor.name} has values that are not finite"
+    return (
+        f"{tensor.file}: tensor {tensor.name} has values that are not finite; download the model "
+        "again, or leave it out"
+    )
 
 
 # Per leaf: there are few shapes, and each is compiled once, whatever the number of layers.
@@ -263,20 +270,22 @@ def _match_tensors(folder: Path, config: ModelConfig, beside: Collection[str]) -
     names, expected = hf_names(config), param_shapes(config)
     for name in names.values():
         if name not in tensors:
-            raise AcdcError(f"{folder}: tensor {name} is missing")
+            raise AcdcError(f"{folder}: tensor {name} is missing; {_UNLIKE}")
     others = tensors.keys() - names.values() - set(beside)
     for name in others if not is_multimodal(folder) else others & {_HEAD}:
         if config.tie_embeddings and name == _HEAD:
             _check_tied(tensors[name], tensors[names["embed.weight"]])
         elif not _CONSTANT.fullmatch(name):
             file = tensors[name].file
-            raise AcdcError(f"{file}: tensor {name} has no place in this {config.architecture}")
+            raise AcdcError(
+                f"{file}: tensor {name} has no place in this {config.architecture}; {_UNLIKE}"
+            )
     for path, name in names.items():
         tensor = tensors[name]
         if tensor.shape != expected[path].shape:
             raise AcdcError(
                 f"{tensor.file}: tensor {name} has shape {tensor.shape}, "
-                f"but the configuration has {expected[path].shape}"
+                f"but the configuration has {expected[path].shape}; {_UNLIKE}"
             )
     return {path: tensors[name] for path, name in names.items()}
 
@@ -285,7 +294,7 @@ def _weight_tensors(folder: Path, config: ModelConfig) -> list[Tensor]:
     """Return the tensors of a folder that are weights of the decoder, without checking them all."""
     tensors, names = find_tensors(folder), hf_names(config)
     if names["embed.weight"] not in tensors:
-        raise AcdcError(f"{folder}: tensor {names['embed.weight']} is missing")
+        raise AcdcError(f"{folder}: tensor {names['embed.weight']} is missing; {_UNLIKE}")
     return [tensors[name] for name in names.values() if name in tensors]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models.lfs_pointer import check_fetched
+from acdc_jax.models.fetched_files import check_fetched
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -21,9 +21,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise AcdcError(f"{path}: {error.strerror or error}") from None
     except ValueError as error:
-        raise AcdcError(f"{path}: not JSON: {error}") from None
+        raise AcdcError(f"{path}: not JSON: {error}; download it again") from None
+    except RecursionError:
+        raise AcdcError(f"{path}: too many brackets within each other; download it again") from None
     if not isinstance(value, dict):
-        raise AcdcError(f"{path}: not a JSON object")
+        raise AcdcError(f"{path}: not a JSON object; download it again")
     return value
 
 

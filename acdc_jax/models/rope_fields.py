@@ -9,7 +9,7 @@ from typing import Any
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models.config import ROPE_TYPES, ModelConfig
-from acdc_jax.models.config_fields import GLOBAL, LOCAL, Fields, number
+from acdc_jax.models.config_fields import GLOBAL, LOCAL, Fields, number, truth
 
 _SCALED = frozenset(ROPE_TYPES) - {"default"}
 
@@ -81,7 +81,7 @@ def _read_yarn(rope: Fields, factor: float) -> dict[str, Any]:
     return {
         "rope_beta_fast": float(number(rope, "beta_fast", 0) or 32),
         "rope_beta_slow": float(number(rope, "beta_slow", 0) or 1),
-        "rope_truncate": bool(rope.get("truncate", True)),
+        "rope_truncate": truth(rope, "truncate", True),
         "rope_attention_factor": float(number(rope, "attention_factor", default)),
     }
 

@@ -46,7 +46,7 @@ class Stored:
         if self.kind not in DTYPES:
             raise AcdcError(
                 f"{self.file}: tensor {self.name} is stored as {self.kind}; "
-                f"supported: {', '.join(DTYPES)}"
+                f"supported: {', '.join(DTYPES)}; convert it to one of these"
             )
         return DTYPES[self.kind]
 

@@ -14,9 +14,12 @@ from acdc_jax.models.thoughts import CHANNEL, HARMONY, MARKS
 from acdc_jax.models.token_order import Order, common_ids
 from acdc_jax.models.tokenizer_files import (
     VOCABULARIES,
+    check_json,
     check_like_sentencepiece,
     check_tokenizer_files,
 )
+
+_NO_ID = 2**31  # ids are smaller
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -32,6 +35,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     check_tokenizer_files(folder)
     # Without this, transformers warns that PyTorch is missing, which this package does not need.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoTokenizer
 
     try:
@@ -42,7 +46,10 @@ def load_tokenizer(folder: str | Path) -> Any:
             trust_remote_code=False,
         )
     except Exception as error:  # the tokenizers library raises bare Exception
+        check_json(folder)  # transformers does not say which file it is
         reason = " ".join(str(error).split())[:200] or repr(error)
+        if isinstance(error, StrictDataclassError):  # of a field's type
+            raise AcdcError(f"{folder / 'config.json'}: {reason}") from error
         raise AcdcError(f"{folder}: cannot load the tokenizer: {reason}") from error
     if len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
         raise AcdcError(
@@ -126,7 +133,14 @@ def stop_tokens(folder: str | Path, tokenizer: Any, order: Order = ()) -> tuple[
         path = Path(folder) / name
         if path.is_file():
             ids = read_json(path).get("eos_token_id")
-            tokens.update(ids if isinstance(ids, list) else [ids])
+            ids = [
+                token for token in (ids if isinstance(ids, list) else [ids]) if token is not None
+            ]
+            if any(type(token) is not int or not 0 <= token < _NO_ID for token in ids):
+                raise AcdcError(
+                    f"{path}: eos_token_id = {ids} is no token's id; correct it, or set it to null"
+                )
+            tokens.update(ids)
     if order:
         ids = common_ids(order)
         tokens = {ids.get(token) for token in tokens}

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models.lfs_pointer import check_fetched
+from acdc_jax.models.fetched_files import check_fetched
+from acdc_jax.models.json_files import read_json
+from acdc_jax.models.text_files import TOKENIZER_FILES
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 _SAMPLE = "The quick brown fox, 12 dogs."  # no white space that normalisers change
@@ -20,9 +22,9 @@ def check_tokenizer_files(folder: Path) -> None:
     Raises:
         AcdcError: A file is missing or damaged, or needs a package that is missing.
     """
+    for path in _present(folder):
+        check_fetched(path)
     files = {name for name in VOCABULARIES if (folder / name).is_file()}
-    for name in files:
-        check_fetched(folder / name)
     if "tokenizer.json" in files or files == {"vocab.json", "merges.txt"}:
         return
     if "tokenizer.model" in files:
@@ -38,6 +40,19 @@ def check_tokenizer_files(folder: Path) -> None:
             f"{folder}: no tokenizer.json (nor vocab.json with merges.txt, nor tokenizer.model); "
             f"copy the tokenizer's files {_REMEDY}"
         )
+
+
+def check_json(folder: Path) -> None:
+    """Raise AcdcError if a JSON file of a tokenizer, or `config.json`, is no JSON object."""
+    for path in (*_present(folder), folder / "config.json"):
+        if path.suffix == ".json" and path.is_file():
+            read_json(path)
+
+
+def _present(folder: Path) -> list[Path]:
+    """Return the tokenizer's files that a folder has; subfolders may have their names."""
+    paths = (path for pattern in TOKENIZER_FILES for path in sorted(folder.glob(pattern)))
+    return [path for path in paths if not path.is_dir()]
 
 
 def check_like_sentencepiece(folder: Path, tokenizer: Any) -> None:

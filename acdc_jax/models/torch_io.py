@@ -94,7 +94,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise _Forbidden(f"it names {module}.{name}")
+            raise _Forbidden(f"it names {module}.{name}, which was not executed")
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -123,8 +123,7 @@ def list_tensors(file: Path) -> dict[str, Stored]:
         raise
     except _Forbidden as error:
         raise AcdcError(
-            f"{file}: holds more than weights: {error}, which was not executed; if you trust the "
-            f"file, {_REMEDY}"
+            f"{file}: holds more than weights: {error}; if you trust the file, {_REMEDY}"
         ) from None
     except Exception as error:  # a damaged or hostile file can fail anywhere
         reason = " ".join(str(error).split())[:200] or type(error).__name__

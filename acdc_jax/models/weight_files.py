@@ -14,9 +14,9 @@ from acdc_jax.models import safetensors_io, torch_io
 from acdc_jax.models.adapters.apply import apply_adapter
 from acdc_jax.models.adapters.config import DECODER
 from acdc_jax.models.adapters.folder import adapter_of, base_of, is_adapted
+from acdc_jax.models.fetched_files import check_fetched
 from acdc_jax.models.gguf import tensors as gguf_tensors
 from acdc_jax.models.json_files import read_json
-from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.multimodal import decoder_names
 from acdc_jax.models.quantised import dequantise
 from acdc_jax.models.stored_tensors import DTYPES, Stored, Tensor
@@ -102,6 +102,8 @@ def _adapted_tensors(base: Path, adapter: Path) -> dict[str, Tensor]:
 def _stored_tensors(folder: Path) -> dict[str, Stored]:
     for format in _FORMATS:
         index, single = folder / format.index, folder / format.single
+        for file in (index, single):
+            check_fetched(file)
         shards = _shards(index) if index.is_file() else {}
         if single.is_file() and _is_left_over(index, single, shards):
             shards = {}
@@ -126,8 +128,13 @@ def _shards(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise AcdcError(f"{index}: no weight_map; download the model again")
+    for name, file in weight_map.items():
+        if not isinstance(file, str):
+            raise AcdcError(
+                f"{index}: tensor {name} is in {file!r}, which is no file; download the model again"
+            )
     # Shards are in the folder of the index, wherever it says that they are.
-    return {str(name): Path(str(file)).name for name, file in weight_map.items()}
+    return {name: Path(file).name for name, file in weight_map.items()}
 
 
 def _is_left_over(index: Path, single: Path, shards: Mapping[str, str]) -> bool:
@@ -139,9 +146,7 @@ def _is_left_over(index: Path, single: Path, shards: Mapping[str, str]) -> bool:
         AcdcError: The shards are there too.
     """
     files = set(shards.values()) - {single.name}
-    if not files:
-        return True
-    if any(not (single.parent / file).is_file() for file in files):
+    if not files or files - _file_names(single.parent):
         return True
     raise AcdcError(
         f"{single.parent}: holds two sets of weights, {single.name} and the shards of "
@@ -149,13 +154,19 @@ def _is_left_over(index: Path, single: Path, shards: Mapping[str, str]) -> bool:
     )
 
 
+def _file_names(folder: Path) -> set[str]:
+    """Return the names of the files in a folder, with which any text can be compared."""
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
 def _find_in_shards(
     folder: Path, shards: Mapping[str, str], list_tensors: Callable[[Path], dict[str, Stored]]
 ) -> dict[str, Stored]:
     tensors: dict[str, Stored] = {}
+    there = _file_names(folder)
     for shard in dict.fromkeys(shards.values()):
         file = folder / shard
-        if not file.is_file():
+        if shard not in there:
             example = next(name for name, where in shards.items() if where == shard)
             raise AcdcError(
                 f"{file}: shard is missing (it holds {example}); download the model again"

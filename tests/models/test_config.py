@@ -1,6 +1,7 @@
 """Reading and writing `config.json`."""
 
 import json
+import math
 import re
 from dataclasses import asdict, replace
 from typing import Any
@@ -118,6 +119,24 @@ def test_defaults() -> None:
         ({"num_hidden_layers": 0, "layer_types": None}, "num_layers must be positive"),
         ({"num_key_value_heads": 3}, "num_kv_heads 3"),
         ({"head_dim": 7}, "head_dim 7"),
+        ({"num_hidden_layers": 2.5}, "num_hidden_layers = 2.5 is not an integer"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000 is more than"),
+        ({"max_position_embeddings": math.inf}, "max_position_embeddings = inf"),
+        ({"rms_norm_eps": math.nan}, "rms_norm_eps = nan"),
+        ({"rms_norm_eps": -1}, "rms_norm_eps cannot be negative"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings = 'false' is neither"),
+        ({"use_sliding_window": "false"}, "use_sliding_window = 'false' is neither"),
+        (
+            {
+                "rope_scaling": {
+                    "type": "llama3",
+                    "factor": 8,
+                    "low_freq_factor": 4,
+                    "high_freq_factor": 1,
+                }
+            },
+            "rope_low_freq_factor 4.0",
+        ),
         ({"dtype": "float8_e4m3fn"}, "float8_e4m3fn"),
     ],
 )

@@ -171,7 +171,10 @@ def _text(name: str, text: str) -> Callable[[Path], None]:
         (_nan, ["model.safetensors", K, "not finite"]),
         (_text("config.json", "{"), ["config.json", "not JSON"]),
         (_text("config.json", "[]"), ["config.json", "not a JSON object"]),
-        (lambda folder: (folder / "config.json").unlink(), ["config.json", "No such file"]),
+        (
+            lambda folder: (folder / "config.json").unlink(),
+            ["config.json", "give a Hugging Face folder"],
+        ),
         (lambda folder: (folder / "model.safetensors").unlink(), ["no model.safetensors"]),
         (shutil.rmtree, ["no such folder"]),
     ],

@@ -1,6 +1,7 @@
 """Models by Hub id, from a cache laid out as huggingface_hub lays it out, without a network."""
 
 import fnmatch
+import os
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def test_not_to_be_had(name: str, reason: str, cache: Path) -> None:
         find_model(name)
     assert str(caught.value).startswith(f"{name}: no such folder")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["~no-such-user/model", "a" * 5000, "{}/pipe", "{}/link.gguf"])
+def test_names_of_no_file(name: str, tmp_path: Path) -> None:
+    """Nothing waits for a pipe."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link.gguf").symlink_to("nowhere")
+    with pytest.raises(AcdcError, match=r"cannot be looked for|is no file|is a broken link"):
+        find_model(name.format(tmp_path))
 
 
 def test_pytorch_files_are_fetched_only_without_safetensors(

@@ -25,6 +25,10 @@ def test_stop_tokens(chat_tokenizer_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [9, 2]}))
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 7}))
     assert tokenizer.stop_tokens(tmp_path, loaded) == (2, 7, 9)
+    for wrong in (-1, 2**40, "2", True):
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, wrong]}))
+        with pytest.raises(AcdcError, match=r"generation_config.json: eos_token_id = .*correct it"):
+            tokenizer.stop_tokens(tmp_path, loaded)
     loaded.eos_token = None
     (tmp_path / "generation_config.json").unlink()
     (tmp_path / "config.json").write_text("{}")
@@ -38,7 +42,12 @@ def test_bad_folders(chat_tokenizer_folder: Path, tmp_path: Path) -> None:
         tokenizer.load_tokenizer(tmp_path / "none")
     shutil.copytree(chat_tokenizer_folder, tmp_path / "bad")
     (tmp_path / "bad" / "tokenizer.json").write_text("{")
-    with pytest.raises(AcdcError, match="bad: cannot load the tokenizer"):
+    with pytest.raises(AcdcError, match=r"bad/tokenizer\.json: not JSON"):
+        tokenizer.load_tokenizer(tmp_path / "bad")
+    shutil.copy(chat_tokenizer_folder / "tokenizer.json", tmp_path / "bad")
+    fields = {"model_type": "llama", "hidden_act": 5}
+    (tmp_path / "bad" / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(AcdcError, match=r"bad/config\.json: .*hidden_act"):
         tokenizer.load_tokenizer(tmp_path / "bad")
 
 

@@ -1,6 +1,7 @@
 """Which weight files of a folder count, and what is told before any is read."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,19 @@ def test_an_index_of_the_single_file(checkpoints: dict[str, Checkpoint], tmp_pat
     assert find_tensors(folder) == tensors
 
 
+def _point_to(folder: Path, shard: str | None) -> None:
+    """Say in the index that a tensor is in another file."""
+    index = folder / "model.safetensors.index.json"
+    fields = json.loads(index.read_text())
+    fields["weight_map"]["model.norm.weight"] = shard
+    index.write_text(json.dumps(fields))
+
+
+def _replace(file: Path, make: Callable[[Path], object]) -> None:
+    file.unlink()
+    make(file)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -79,6 +93,20 @@ def test_an_index_of_the_single_file(checkpoints: dict[str, Checkpoint], tmp_pat
             lambda folder: (folder / "config.json").write_text(_POINTER),
             r"config.json: is a Git LFS pointer",
         ),
+        (
+            lambda folder: _point_to(folder, None),
+            r"index.json: tensor model.norm.weight is in None, which is no file",
+        ),
+        (lambda folder: _point_to(folder, ".."), r"\.\.: shard is missing"),
+        (lambda folder: _point_to(folder, "a" * 5000), r"a: shard is missing"),
+        (lambda folder: _replace(folder / "config.json", os.mkfifo), r"config.json: is no file"),
+        (
+            lambda folder: _replace(
+                folder / "model.safetensors.index.json", lambda file: file.symlink_to("nowhere")
+            ),
+            r"index.json: is a broken link; download it again",
+        ),
+        (lambda folder: (folder / "config.json").write_text("[" * 10**5), r"too many brackets"),
     ],
 )
 def test_damaged_folders(damage: Callable[[Path], object], message: str, shards: Path) -> None:
@@ -88,8 +116,9 @@ def test_damaged_folders(damage: Callable[[Path], object], message: str, shards:
         hf.read_config(shards)
 
 
-def test_a_tokenizer_that_was_not_fetched(shards: Path) -> None:
-    """Its file is large enough for Git LFS in many repositories."""
-    (shards / "tokenizer.json").write_text(_POINTER)
-    with pytest.raises(AcdcError, match=r"tokenizer.json: is a Git LFS pointer"):
+@pytest.mark.parametrize("name", ["tokenizer.json", "added_tokens.json", "chat_template.jinja"])
+def test_a_tokenizer_that_was_not_fetched(name: str, shards: Path) -> None:
+    """Some repositories keep all files in Git LFS."""
+    (shards / name).write_text(_POINTER)
+    with pytest.raises(AcdcError, match=rf"{name}: is a Git LFS pointer"):
         load_tokenizer(shards)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models.adapters.config import EMBEDDING, HEAD, AdapterConfig
+from acdc_jax.models.adapters.config import AGAIN, EMBEDDING, HEAD, AdapterConfig
 from acdc_jax.models.adapters.files import Part, Parts, read_adapter
 from acdc_jax.models.config_fields import Fields
 from acdc_jax.models.families import ties_embeddings
@@ -20,7 +20,7 @@ from acdc_jax.models.stored_tensors import Computed, Stored, Tensor
 
 _PAIRS = ((Part.A, Part.B), (Part.EMBEDDING_A, Part.EMBEDDING_B))
 _TRANSPOSED = {Part.A: Part.EMBEDDING_B, Part.B: Part.EMBEDDING_A}
-_OTHER_BASE = "is it an adapter of another base?"
+_OTHER_BASE = "name the base that it was trained on"
 
 
 def unties(config: AdapterConfig) -> bool:
@@ -128,7 +128,9 @@ def _check_modules(
         for a, b in _PAIRS:
             if (a in leaves) != (b in leaves):
                 have, lack = (a, b) if a in leaves else (b, a)
-                raise AcdcError(f"{file}: has {leaves[have].name}, but no {lack} of that module")
+                raise AcdcError(
+                    f"{file}: has {leaves[have].name}, but no {lack} of that module; {AGAIN}"
+                )
             if a in leaves and not config.is_target(module):
                 raise AcdcError(
                     f"{file}: tensor {leaves[a].name} is of a module that {config.file.name} does "
@@ -136,32 +138,36 @@ def _check_modules(
                 )
         if Part.B_BIAS in leaves and Part.B not in leaves:
             raise AcdcError(
-                f"{file}: has {leaves[Part.B_BIAS].name}, but no {Part.B} of that module"
+                f"{file}: has {leaves[Part.B_BIAS].name}, but no {Part.B} of that module; {AGAIN}"
             )
         if Part.TOKENS in leaves and config.tokens_of(module) is None:
             raise AcdcError(
                 f"{config.file}: trainable_token_indices lacks {module}, of which {file.name} has "
-                f"{leaves[Part.TOKENS].name}"
+                f"{leaves[Part.TOKENS].name}; {AGAIN}"
             )
     for name, weight in tensors.items():
         module, _, leaf = name.rpartition(".")
         leaves = parts.get(module, {})
         pair = leaf == "weight" and len(weight.shape) == 2 and config.is_target(module)
         if pair and not any(a in leaves for a, _ in _PAIRS):
-            raise AcdcError(f"{file}: has no lora_A for {module}, which {config.file.name} targets")
+            raise AcdcError(
+                f"{file}: has no lora_A for {module}, which {config.file.name} targets; "
+                f"{_OTHER_BASE}"
+            )
         if config.is_replaced(module) and leaf not in leaves:
             raise AcdcError(
-                f"{file}: has no {name}, although modules_to_save of {config.file.name} names it"
+                f"{file}: has no {name}, although modules_to_save of {config.file.name} names it; "
+                f"{AGAIN}"
             )
         if leaf == "weight" and config.tokens_of(module) is not None and Part.TOKENS not in leaves:
-            raise AcdcError(f"{file}: has no {Part.TOKENS} of {module}")
+            raise AcdcError(f"{file}: has no {Part.TOKENS} of {module}; {AGAIN}")
 
 
 def _check_finite(file: Path, parts: Mapping[Part, Stored]) -> None:
     """Raise AcdcError if a small tensor is not finite; the loader checks whole weights."""
     for part, tensor in parts.items():
         if part is not Part.WEIGHT and not np.isfinite(_float32(tensor)).all():
-            raise AcdcError(f"{file}: tensor {tensor.name} has values that are not finite")
+            raise AcdcError(f"{file}: tensor {tensor.name} has values that are not finite; {AGAIN}")
 
 
 def _check_shape(tensor: Stored, shape: tuple[int, ...], what: str) -> None:
@@ -189,11 +195,12 @@ def _add_product(
     """Return W + scale·B·A of a module, or of an embedding, W + scale·(B·A)ᵀ."""
     embedding = part is Part.EMBEDDING_A
     if len(base.shape) != 2:
-        raise AcdcError(f"{a.file}: tensor {a.name} is of {base.name}, which is no matrix")
+        raise AcdcError(f"{a.file}: tensor {a.name} is of {base.name}, which is no matrix; {AGAIN}")
     rank, scale = config.rank_of(module), config.scale_of(module)
     if len(a.shape) == 2 and a.shape[0] != rank:
         raise AcdcError(
-            f"{a.file}: tensor {a.name} has rank {a.shape[0]}, but {config.file.name} says {rank}"
+            f"{a.file}: tensor {a.name} has rank {a.shape[0]}, but {config.file.name} says {rank}; "
+            f"{AGAIN}"
         )
     out, inner = base.shape[::-1] if embedding else base.shape
     what = f"{base.name} of the base, {base.shape},"
@@ -225,7 +232,7 @@ def _replace_rows(base: Tensor, rows: Stored, tokens: Sequence[int] | None, file
     if outside := [token for token in indices if not 0 <= token < base.shape[0]]:
         raise AcdcError(
             f"{file}: trainable_token_indices has {outside[0]}, but {base.name} has "
-            f"{base.shape[0]} rows"
+            f"{base.shape[0]} rows; {_OTHER_BASE}"
         )
 
     def read() -> np.ndarray:

@@ -21,6 +21,7 @@ from acdc_jax.models.json_files import read_json
 FILE = hub.ADAPTER_CONFIG
 DECODER = "model."
 EMBEDDING, HEAD = f"{DECODER}embed_tokens", "lm_head"
+AGAIN = "download the adapter again"
 _MERGE = "merge it into its base with PEFT's merge_and_unload, and name the merged folder"
 # Initialisations that leave the weights of the base as they are. Others change the base as well,
 # which the adapter's files do not hold.

@@ -10,9 +10,9 @@ import numpy as np
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import safetensors_io, torch_io
-from acdc_jax.models.adapters.config import DECODER, HEAD, AdapterConfig, read_adapter_config
+from acdc_jax.models.adapters.config import AGAIN, DECODER, HEAD, AdapterConfig, read_adapter_config
+from acdc_jax.models.fetched_files import check_fetched
 from acdc_jax.models.hub import ADAPTER_WEIGHTS
-from acdc_jax.models.lfs_pointer import check_fetched
 from acdc_jax.models.stored_tensors import Stored
 
 _PREFIX = "base_model.model."
@@ -94,10 +94,11 @@ def _list_parts(folder: Path) -> tuple[Path, Parts]:
 
     Source: PEFT, `get_peft_model_state_dict`.
     """
+    for name in ADAPTER_WEIGHTS:
+        check_fetched(folder / name)
     file = next((path for name in ADAPTER_WEIGHTS if (path := folder / name).is_file()), None)
     if file is None:
-        raise AcdcError(f"{folder}: no {' and no '.join(ADAPTER_WEIGHTS)}; download it again")
-    check_fetched(file)
+        raise AcdcError(f"{folder}: no {' and no '.join(ADAPTER_WEIGHTS)}; {AGAIN}")
     reader = torch_io if file.suffix == ".bin" else safetensors_io
     parts: dict[str, dict[Part, Stored]] = {}
     adapters = set()
@@ -109,11 +110,14 @@ def _list_parts(folder: Path) -> tuple[Path, Parts]:
         groups = match.groupdict() if match and path != name else {}
         kind = f"{groups.get('part')}{groups.get('leaf') or ''}"
         if kind not in set(Part) or "lora_" in groups["module"]:
-            raise AcdcError(f"{file}: tensor {name} is not one of a LoRA adapter in PEFT's format")
+            raise AcdcError(
+                f"{file}: tensor {name} is not one of a LoRA adapter in PEFT's format; save it "
+                "with PEFT's save_pretrained"
+            )
         part, module = Part(kind), parts.setdefault(groups["module"], {})
         # PEFT writes a replaced embedding twice if it has more rows than the base's.
         if part in module and not np.array_equal(module[part].read(), tensor.read()):
-            raise AcdcError(f"{file}: tensor {name} differs from {module[part].name}")
+            raise AcdcError(f"{file}: tensor {name} differs from {module[part].name}; {AGAIN}")
         module[part] = tensor
         if groups.get("adapter"):
             adapters.add(groups["adapter"])

@@ -86,6 +86,9 @@ def architecture(header: GgufHeader) -> str:
     Raises:
         AcdcError: It is not supported.
     """
+    kind = header.metadata.get("general.type", "model")
+    if kind != "model":
+        raise AcdcError(f"{header.file}: is of type {str(kind)[:40]!r}; give the file of a model")
     name = header.metadata.get("general.architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise AcdcError(

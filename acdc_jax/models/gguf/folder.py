@@ -8,7 +8,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.models.cached_folders import cached_folder
 from acdc_jax.models.families import from_hf
 from acdc_jax.models.gguf.config import hf_config
-from acdc_jax.models.gguf.header import GgufHeader, read_header
+from acdc_jax.models.gguf.header import GgufHeader, is_gguf, read_header
 from acdc_jax.models.gguf.tensors import SINGLE, list_tensors
 from acdc_jax.models.gguf.tokenizer import write_tokenizer
 from acdc_jax.models.hf import hf_names
@@ -25,22 +25,27 @@ def find_gguf(path: Path) -> Path | None:
     """Return the GGUF file that a path stands for, if it stands for one.
 
     Args:
-        path: The file, or a folder that holds one such file and no `config.json`.
+        path: The file, whatever its name, or a folder that holds one such file and no
+            `config.json`.
 
     Raises:
         AcdcError: The folder holds several.
     """
-    if path.suffix == SUFFIX and path.is_file():
+    if path.is_file() and (_has_suffix(path) or is_gguf(path)):
         return path
     if not path.is_dir() or (path / "config.json").exists():
         return None
-    files = sorted(file for file in path.glob(f"*{SUFFIX}") if file.is_file())
+    files = sorted(file for file in path.iterdir() if _has_suffix(file) and file.is_file())
     if len(files) > 1:
         raise AcdcError(
             f"{path}: holds several GGUF files; name one of them: "
             f"{', '.join(file.name for file in files[:5])}"
         )
     return files[0] if files else None
+
+
+def _has_suffix(path: Path) -> bool:
+    return path.suffix.lower() == SUFFIX
 
 
 def gguf_folder(file: Path) -> Path:
@@ -72,7 +77,7 @@ def _write(file: Path, folder: Path) -> None:
     config, tensors = from_hf(fields, str(file)), list_tensors(file)
     for name in hf_names(config).values():
         if name not in tensors:
-            raise AcdcError(f"{file}: tensor {name} is missing")
+            raise AcdcError(f"{file}: tensor {name} is missing; download it again")
     write_json(
         folder / "config.json", fields | {"transformers_version": transformers_version(folder)}
     )

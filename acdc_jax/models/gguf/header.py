@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models.lfs_pointer import check_fetched
+from acdc_jax.models.fetched_files import check_fetched
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -80,6 +80,12 @@ class GgufHeader:
     file: Path
     metadata: Mapping[str, Any]
     tensors: Mapping[str, GgufTensor]
+
+
+def is_gguf(file: Path) -> bool:
+    """Return whether a file begins as GGUF files do."""
+    with file.open("rb") as raw:
+        return raw.read(len(_MAGIC)) == _MAGIC
 
 
 def read_header(file: Path) -> GgufHeader:

@@ -491,6 +491,13 @@ def test_an_architecture_of_another_type(tmp_path: Path) -> None:
         hf_config(header)
 
 
+def test_an_adapter(tmp_path: Path) -> None:
+    """Its architecture is that of its base."""
+    header = GgufHeader(tmp_path / "m", {"general.type": "adapter"}, {})
+    with pytest.raises(AcdcError, match=r"is of type 'adapter'; give the file of a model"):
+        hf_config(header)
+
+
 def test_overlapping_tensors(tmp_path: Path, words: dict[str, Any]) -> None:
     """Two descriptions of the same bytes."""
     file = _small(tmp_path, words)
@@ -555,6 +562,10 @@ def test_names(
     _small(model, words, metadata={".context_length": 64})  # another file of the same name
     assert hf.declared_config(find_model(file)).max_positions == 64
     assert hf.declared_config(folder).max_positions == 128
+
+    for name in ("M.GGUF", "model.bin", "blob"):
+        shutil.copy(file, tmp_path / name)
+        assert hf.declared_config(find_model(tmp_path / name)).max_positions == 64
 
     shutil.rmtree(cache)  # a run knows the file, and makes the folder again
     assert hf.read_config(find_model(lasting_name(model))).max_positions == 64
