@@ -36,11 +36,12 @@ from acdc_jax.runtime.disk_budget import (
     required_bytes,
 )
 from acdc_jax.runtime.member_files import disk_bytes
+from acdc_jax.runtime.member_text import text_codec
 from acdc_jax.runtime.memory_budget import bytes_on_device, choose_budget
 from acdc_jax.runtime.run_directory import check_directory, check_flags
 from acdc_jax.runtime.run_reader import read_manifest
 from acdc_jax.runtime.seed_descriptions import compare_descriptions, name_models
-from acdc_jax.runtime.seed_models import Folders, text_codec
+from acdc_jax.runtime.seed_models import Folders
 from acdc_jax.runtime.setup import RunPlan, models_at_once, plan_run
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import pop_groups

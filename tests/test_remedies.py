@@ -31,7 +31,7 @@ _EXEMPT = {
     ("models/merge_compatibility.py", "adopt_base_config"): "before generation 0",
     ("runtime/best_of_n.py", "temperature"): "a flag of acdc evaluate",
     ("runtime/best_of_n.py", "top_p"): "a flag of acdc evaluate",
-    ("runtime/seed_models.py", "chat_template"): "names the file to restore",
+    ("runtime/member_text.py", "chat_template"): "names the file to restore",
     ("runtime/setup.py", "base_model"): "missing flags, before generation 0",
     ("runtime/setup.py", "children"): "before generation 0",
     ("runtime/setup.py", "max_new_tokens"): "before generation 0",

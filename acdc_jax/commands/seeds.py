@@ -12,10 +12,11 @@ from acdc_jax.config import Config
 from acdc_jax.errors import ConfigError
 from acdc_jax.options import check, option
 from acdc_jax.report.seed_tables import models_table, pairs_table
+from acdc_jax.runtime.member_text import text_codec
 from acdc_jax.runtime.progress import show_progress
 from acdc_jax.runtime.seed_check import compare_weights, measure_weights
 from acdc_jax.runtime.seed_descriptions import compare_descriptions, name_models
-from acdc_jax.runtime.seed_models import text_codec, write_seed_models
+from acdc_jax.runtime.seed_models import write_seed_models
 from acdc_jax.runtime.setup import find_folders, join_processes
 
 _USAGE = "usage: acdc seeds NAME OUT [--seed=0], or acdc seeds check BASE SEED… [--flags]"

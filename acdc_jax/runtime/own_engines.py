@@ -19,7 +19,8 @@ from acdc_jax.models import tokenizer
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.merge_compatibility import own_config
 from acdc_jax.models.token_order import Order, reorder_tokenizer
-from acdc_jax.runtime.seed_models import Folders, chat_template
+from acdc_jax.runtime.member_text import chat_template
+from acdc_jax.runtime.seed_models import Folders
 
 _log = logging.getLogger(__name__)
 

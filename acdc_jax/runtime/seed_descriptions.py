@@ -13,7 +13,8 @@ from acdc_jax.models.adapters.folder import is_adapted
 from acdc_jax.models.chat_template import prompt_text
 from acdc_jax.models.model_card import bases_of, licence_of
 from acdc_jax.run_options import SeedOptions
-from acdc_jax.runtime.seed_models import Folders, chat_template
+from acdc_jax.runtime.member_text import chat_template
+from acdc_jax.runtime.seed_models import Folders
 
 _TEMPLATES = ("chat_template.jinja", "chat_template.json", "special_tokens_map.json")
 _SPECIAL = ("bos_token", "eos_token", "pad_token")

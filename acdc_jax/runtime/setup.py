@@ -36,6 +36,7 @@ from acdc_jax.runtime.backends import Backends, open_backends
 from acdc_jax.runtime.breed import member_id
 from acdc_jax.runtime.compilation_cache import keep_compiled
 from acdc_jax.runtime.member_store import MemberStore
+from acdc_jax.runtime.member_text import text_codec
 from acdc_jax.runtime.memory_budget import Shapes, choose_budget, limit_pinned_memory
 from acdc_jax.runtime.own_engines import OwnEngine, own_engines
 from acdc_jax.runtime.progress import Progress, show_progress
@@ -47,7 +48,6 @@ from acdc_jax.runtime.seed_models import (
     check_folders,
     load_model,
     log_note,
-    text_codec,
 )
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import default_mesh, make_mesh

@@ -17,8 +17,9 @@ from acdc_jax.models.find_model import find_model
 from acdc_jax.models.token_order import Order, Rows
 from acdc_jax.params import Params
 from acdc_jax.runtime.breed import member_id
+from acdc_jax.runtime.member_text import keep_text_files
 from acdc_jax.runtime.memory_budget import Shapes
-from acdc_jax.runtime.seed_models import Folders, keep_text_files, load_model, rows_of_base
+from acdc_jax.runtime.seed_models import Folders, load_model, rows_of_base
 
 _NAME = "sources.json"
 _BASE = "base"  # in `Sources.orders`

@@ -20,7 +20,7 @@ from acdc_jax.inference.device_groups import DeviceGroups
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.quickstart.task_sets import held_out_families
-from acdc_jax.runtime.seed_models import text_codec
+from acdc_jax.runtime.member_text import text_codec
 from tests.support import harness_tasks
 from tests.support.scripted_server import Script, serving
 from tests.support.short_runs import without_torch

@@ -18,9 +18,10 @@ from acdc_jax.inference.engine import Engine
 from acdc_jax.inference.options import DecodeOptions
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.runtime import best_of_n
+from acdc_jax.runtime.member_text import text_codec
 from acdc_jax.runtime.own_engines import OwnEngine, own_engines
 from acdc_jax.runtime.run_reader import read_run, read_skills
-from acdc_jax.runtime.seed_models import check_folders, text_codec
+from acdc_jax.runtime.seed_models import check_folders
 
 _OWN_BASE = 1e6  # of the rotary frequencies
 

@@ -21,14 +21,8 @@ from acdc_jax.models.param_shardings import param_shardings, sharded_param_shape
 from acdc_jax.models.transformer import forward, param_shapes
 from acdc_jax.params import Params
 from acdc_jax.runtime.breed import member_id, seed_recipe
-from acdc_jax.runtime.seed_models import (
-    Folders,
-    check_folders,
-    keep_text_files,
-    load_model,
-    stream_models,
-    text_codec,
-)
+from acdc_jax.runtime.member_text import keep_text_files, text_codec
+from acdc_jax.runtime.seed_models import Folders, check_folders, load_model, stream_models
 from acdc_jax.runtime.sources import keep_sources, load_base, load_seed, read_sources
 from acdc_jax.sharding import make_mesh
 

@@ -32,8 +32,9 @@ from acdc_jax.models.token_order import (
 )
 from acdc_jax.models.tokenizer import load_tokenizer, stop_tokens
 from acdc_jax.params import Params
+from acdc_jax.runtime.member_text import text_codec
 from acdc_jax.runtime.own_engines import OwnEngine, own_engines
-from acdc_jax.runtime.seed_models import Folders, check_folders, load_model, text_codec
+from acdc_jax.runtime.seed_models import Folders, check_folders, load_model
 from acdc_jax.runtime.sources import keep_sources, load_base, read_sources
 from acdc_jax.sharding import make_mesh
 
