@@ -21,6 +21,8 @@ _SYSTEM = {"role": "system", "content": "Speak as\nbriefly as you can."}
 _USER = {"role": "user", "content": "Why is\nthe sky blue?"}
 _ASSISTANT = {"role": "assistant", "content": "It scatters light."}
 
+_REMEDY = "give another one (--chat_template)"
+
 Message = Mapping[str, str]
 
 
@@ -84,8 +86,7 @@ def render_chat(tokenizer: Any, messages: Sequence[Message], options: Mapping[st
     behaviour = _behaviour(tokenizer, _template(tokenizer))
     if not behaviour.shows_user:
         raise RefusedMessages(
-            f"{tokenizer.name_or_path}: chat template: it leaves out what the user says; give "
-            "another one (--chat_template)"
+            f"{tokenizer.name_or_path}: chat template: it leaves out what the user says; {_REMEDY}"
         )
     if not behaviour.shows_system and len(messages) > 1 and messages[0]["role"] == "system":
         system, first, *rest = messages
@@ -169,7 +170,8 @@ def _template(tokenizer: Any) -> str:
     """Return the text of a tokenizer's chat template."""
     if not tokenizer.chat_template:
         raise AcdcError(
-            f"{tokenizer.name_or_path}: the tokenizer has no chat template; set chat_template"
+            f"{tokenizer.name_or_path}: the tokenizer has no chat template; give one "
+            "(--chat_template)"
         )
     try:
         return str(tokenizer.get_chat_template())
@@ -198,7 +200,7 @@ def _render(
 
 def _refusal(tokenizer: Any, error: Exception) -> RefusedMessages:
     reason = " ".join(str(error).split())[:300]
-    return RefusedMessages(f"{tokenizer.name_or_path}: chat template: {reason}")
+    return RefusedMessages(f"{tokenizer.name_or_path}: chat template: {reason}; {_REMEDY}")
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

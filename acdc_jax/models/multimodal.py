@@ -26,7 +26,7 @@ def is_wrapper(hf_config: Fields) -> bool:
     """Return whether a `config.json` is of a supported multimodal model."""
     names = hf_config.get("architectures")
     first = names[0] if isinstance(names, list) and names else None
-    return first in _ARCHITECTURES and isinstance(hf_config.get("text_config"), dict)
+    return first in _ARCHITECTURES
 
 
 def decoder_fields(hf_config: Fields) -> Fields:
@@ -41,9 +41,11 @@ def decoder_fields(hf_config: Fields) -> Fields:
         return hf_config
     from transformers import CONFIG_MAPPING
 
-    text = dict(hf_config["text_config"])
+    text = hf_config.get("text_config")
+    if not isinstance(text, dict):
+        raise AcdcError(f"field text_config = {text!r} must be a dict; download the file again")
     kind = text.get("model_type")
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise AcdcError(f"unsupported text_config.model_type = {kind!r}")
     try:
         fields = dict(CONFIG_MAPPING[kind](**text).to_dict())

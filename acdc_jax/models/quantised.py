@@ -50,6 +50,11 @@ def check_quantisation(settings: Any) -> None:
         return
     if not isinstance(settings, dict):
         raise AcdcError(f"field quantization_config = {settings!r} must be a dict")
+    blocks = settings.get("weight_block_size")
+    if blocks is not None and (
+        not isinstance(blocks, list) or [type(size) for size in blocks] != [int, int]
+    ):
+        raise AcdcError(f"unsupported quantization_config.weight_block_size = {blocks}; {_REMEDY}")
     method = settings.get("quant_method")
     match method:
         case "fp8" | "fbgemm_fp8":
@@ -117,8 +122,8 @@ def _block(weight: Stored, scale: Stored, declared: Any) -> tuple[int, int]:
     grid, shape = _grid(scale.shape), weight.shape
     if len(shape) == 2 and math.prod(grid) > 0:
         rows, columns = shape[0] // grid[0], shape[1] // grid[1]
-        if isinstance(declared, list) and len(declared) == 2 and math.prod(grid) > 1:
-            rows, columns = map(int, declared)
+        if declared and math.prod(grid) > 1:
+            rows, columns = declared
             if min(rows, columns) > 0 and grid == (
                 -(-shape[0] // rows),
                 -(-shape[1] // columns),
@@ -128,7 +133,7 @@ def _block(weight: Stored, scale: Stored, declared: Any) -> tuple[int, int]:
             return rows, columns
     raise AcdcError(
         f"{scale.file}: tensor {scale.name} of shape {scale.shape} does not fit {weight.name} of "
-        f"shape {weight.shape}"
+        f"shape {weight.shape}; download the model again"
     )
 
 

@@ -13,6 +13,7 @@ from acdc_jax.models.json_files import read_json
 from acdc_jax.models.thoughts import CHANNEL, HARMONY, MARKS
 from acdc_jax.models.token_order import Order, common_ids
 from acdc_jax.models.tokenizer_files import (
+    COPY_AGAIN,
     VOCABULARIES,
     check_json,
     check_like_sentencepiece,
@@ -20,6 +21,7 @@ from acdc_jax.models.tokenizer_files import (
 )
 
 _NO_ID = 2**31  # ids are smaller
+_NO_LIMIT = int(1e30)  # as transformers says it; only the model limits the length of prompts
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -50,13 +52,17 @@ def load_tokenizer(folder: str | Path) -> Any:
         reason = " ".join(str(error).split())[:200] or repr(error)
         if isinstance(error, StrictDataclassError):  # of a field's type
             raise AcdcError(f"{folder / 'config.json'}: {reason}") from error
-        raise AcdcError(f"{folder}: cannot load the tokenizer: {reason}") from error
+        raise AcdcError(f"{folder}: cannot load the tokenizer: {reason}; {COPY_AGAIN}") from error
     if len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
         raise AcdcError(
             f"{folder}: the tokenizer has added tokens only; tokenizer_class in "
             "tokenizer_config.json does not fit the vocabulary's files"
         )
     check_like_sentencepiece(folder, tokenizer)
+    tokenizer.model_max_length = _NO_LIMIT
+    older = folder / "chat_template.json"  # of processors of multimodal models
+    if not tokenizer.chat_template and older.is_file():
+        tokenizer.chat_template = read_json(older).get("chat_template")
     return tokenizer
 
 

@@ -14,6 +14,7 @@ from acdc_jax.models.text_files import TOKENIZER_FILES
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 _SAMPLE = "The quick brown fox, 12 dogs."  # no white space that normalisers change
 _REMEDY = "from the model that this one was tuned from"
+COPY_AGAIN = f"copy the tokenizer's files again, {_REMEDY}"
 
 
 def check_tokenizer_files(folder: Path) -> None:

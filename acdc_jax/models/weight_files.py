@@ -20,6 +20,7 @@ from acdc_jax.models.json_files import read_json
 from acdc_jax.models.multimodal import decoder_names
 from acdc_jax.models.quantised import dequantise
 from acdc_jax.models.stored_tensors import DTYPES, Stored, Tensor
+from acdc_jax.models.text_files import list_files
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,17 @@ def find_tensors(folder: Path) -> dict[str, Tensor]:
     stored = stored_tensors(folder)
     names = decoder_names(stored)
     return {names.get(name, name): tensor for name, tensor in stored.items()}
+
+
+def unread_weights(folder: Path) -> list[str]:
+    """Return the weight files of a folder that `find_tensors` leaves out, since there are others.
+
+    Returns:
+        Their names, without those of shards.
+    """
+    patterns = [(format.single, format.index) for format in _FORMATS] + [("*.gguf",)]
+    formats = [names for pattern in patterns if (names := list(list_files(folder, pattern)))]
+    return [name for names in formats[1:] for name in names]
 
 
 def stored_tensors(folder: Path) -> dict[str, Tensor]:

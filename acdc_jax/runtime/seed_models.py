@@ -40,6 +40,7 @@ from acdc_jax.models.token_order import (
     row_indices,
 )
 from acdc_jax.models.transformer import param_shapes
+from acdc_jax.models.weight_files import unread_weights
 from acdc_jax.params import Params
 
 Progress = Callable[[str, int, int], None]  # step, done, total
@@ -183,6 +184,8 @@ def check_folders(
         folders, configs, common = agree(True, hf.read_config)
         for name, folder in zip(names, folders, strict=True):
             casts += [f"{name}: {cast}" for cast in hf.describe_casts(folder, common.config)]
+            if unread := unread_weights(folder):
+                casts.append(f"{name}: has other weights, too, which are not read: {unread[0]}")
     for note in dict.fromkeys([*common.notes, *casts]):
         tell(note)
     seed_folders = tuple(folders[1:])

@@ -176,6 +176,10 @@ def test_int8_with_a_zero_point(source: Path, tmp_path: Path) -> None:
             "sparsity_config",
         ),
         ({}, "quant_method = None"),
+        (
+            {"quant_method": "fp8", "weight_block_size": ["16", 16]},
+            r"weight_block_size = \['16', 16\]; give the original model",
+        ),
         ([], r"quantization_config = \[\] must be a dict"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf_export, tokenizer
+from acdc_jax.models.chat_template import encode_chat
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.transformer import init_params
 from tests.support.hf_checkpoints import CHAT_TEMPLATE
@@ -49,6 +50,19 @@ def test_bad_folders(chat_tokenizer_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bad" / "config.json").write_text(json.dumps(fields))
     with pytest.raises(AcdcError, match=r"bad/config\.json: .*hidden_act"):
         tokenizer.load_tokenizer(tmp_path / "bad")
+
+
+def test_odd_files(chat_tokenizer_folder: Path, tmp_path: Path) -> None:
+    """A template where processors keep it, and a longest prompt, which is the model's affair."""
+    folder = Path(shutil.copytree(chat_tokenizer_folder, tmp_path / "odd"))
+    template = (folder / "chat_template.jinja").rename(folder / "moved").read_text()
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    fields = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(fields | {"model_max_length": "x"}))
+    prompts = [
+        encode_chat(tokenizer.load_tokenizer(f), "why?") for f in (folder, chat_tokenizer_folder)
+    ]
+    assert prompts[0] == prompts[1]
 
 
 @pytest.mark.parametrize("model_type", ["qwen2", "llama", "gemma2"])

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf
 from acdc_jax.models.tokenizer import load_tokenizer
-from acdc_jax.models.weight_files import find_tensors
+from acdc_jax.models.weight_files import find_tensors, unread_weights
 from tests.support.hf_checkpoints import Checkpoint
 
 pytestmark = pytest.mark.xdist_group("torch")
@@ -122,3 +122,11 @@ def test_a_tokenizer_that_was_not_fetched(name: str, shards: Path) -> None:
     (shards / name).write_text(_POINTER)
     with pytest.raises(AcdcError, match=rf"{name}: is a Git LFS pointer"):
         load_tokenizer(shards)
+
+
+def test_weights_that_are_not_read(shards: Path) -> None:
+    """Those of formats that do not count."""
+    assert unread_weights(shards) == []
+    for name in ("pytorch_model.bin", "model.Q8_0.gguf"):
+        (shards / name).touch()
+    assert unread_weights(shards) == ["pytorch_model.bin", "model.Q8_0.gguf"]

@@ -510,7 +510,7 @@ def test_templates_that_say_less_than_they_get(
 def test_chat_template_flag(write: Write, tmp_path: Path) -> None:
     """A file goes before the tokenizer's own, and along with the run."""
     seed = write("seed", template="")
-    with pytest.raises(AcdcError, match="no chat template; set chat_template"):
+    with pytest.raises(AcdcError, match=r"no chat template; give one \(--chat_template\)"):
         text_codec([seed], DecodeOptions(), 24)
     with pytest.raises(ConfigError, match="--chat_template=nowhere"):
         text_codec([seed], DecodeOptions(chat_template="nowhere"), 24)
