@@ -1,1 +1,1 @@
-"""Decoders in Flax NNX, and Hugging Face folders in and out."""
+"""Decoders in Flax NNX: Hugging Face folders, GGUF files and LoRA adapters in, folders out."""
