@@ -14,6 +14,11 @@ class ConfigError(AcdcError):
     """A flag, or a combination of flags, cannot work; the command exits with status 2."""
 
 
+def one_line(error: BaseException, longest: int = 300) -> str:
+    """Return what an error of another library says, in one line of limited length."""
+    return " ".join(str(error).split())[:longest] or repr(error)
+
+
 class Preempted(Exception):
     """A signal ended a run; every finished generation is committed.
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import jax
 
-from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.errors import AcdcError, ConfigError, one_line
 from acdc_jax.private_apis import coordination
 from acdc_jax.streams import print_line
 
@@ -98,7 +98,7 @@ def initialise(
             "give --coordinator, --num_processes and --process_id"
         ) from None
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise AcdcError(
             f"--coordinator={coordinator}: the processes cannot connect ({reason}); start all "
             "of them with the same address"
@@ -277,7 +277,9 @@ def _read_piece(key: str) -> bytes:
             return value
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
-                raise AcdcError(f"the first process is gone ({_short(error)}); {_REMEDY}") from None
+                raise AcdcError(
+                    f"the first process is gone ({one_line(error)}); {_REMEDY}"
+                ) from None
 
 
 def _watch(timeout_s: float) -> None:
@@ -293,7 +295,7 @@ def _watch(timeout_s: float) -> None:
             entries = client.key_value_dir_get(_sign(""))
         except jax.errors.JaxRuntimeError as error:
             if _Connection.client is not None:
-                _end(f"the first process is gone ({_short(error)})")
+                _end(f"the first process is gone ({one_line(error)})")
             return
         signs = {int(key.rpartition("/")[2]): sign for key, sign in entries}
         if problem := _find_problem(signs, last_signs, timeout_s):
@@ -336,7 +338,3 @@ def _number(key: str) -> int:
 
 def _sign(process: int | str) -> str:
     return f"acdc-alive/{process}"
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from acdc_jax.errors import one_line
 from acdc_jax.options import check, option
 
 _PARENT_SCALE = 0.7  # Where the search starts; un-normalised task vectors of 2-3 parents.
@@ -199,7 +200,7 @@ def check_strategy(strategy: Strategy) -> None:
                 break
             state = es_tell(strategy, tell_key, state, solutions, rewards)
     except Exception as error:  # evosax raises whatever arithmetic raises
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        problem = f"{type(error).__name__}: {one_line(error, 100)}"
     if problem:
         raise ValueError(
             f"{strategy.name} cannot learn from {size} children a generation ({problem}): have "
@@ -259,7 +260,7 @@ def _build(strategy: Strategy) -> tuple[Any, Any]:
     except Exception as error:  # assertions, and whatever arithmetic raises
         raise ValueError(
             f"{strategy.name} cannot propose {strategy.children} children of "
-            f"{solution.size} scales ({' '.join(str(error).split())}): choose another "
+            f"{solution.size} scales ({one_line(error)}): choose another "
             "number of children, or another strategy"
         ) from error
 

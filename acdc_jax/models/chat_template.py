@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, one_line
 from acdc_jax.private_apis import set_template_clock
 
 # Some templates insert today's date, and a run that is resumed tomorrow would have other prompts.
@@ -199,8 +199,7 @@ def _render(
 
 
 def _refusal(tokenizer: Any, error: Exception) -> RefusedMessages:
-    reason = " ".join(str(error).split())[:300]
-    return RefusedMessages(f"{tokenizer.name_or_path}: chat template: {reason}; {_REMEDY}")
+    return RefusedMessages(f"{tokenizer.name_or_path}: chat template: {one_line(error)}; {_REMEDY}")
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, one_line
 from acdc_jax.models.text_files import MODEL_CARD, TEXT_FILES
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -133,7 +133,7 @@ def _hub_errors(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of network, Hub and file system: unrelated classes
-        reason = " ".join(str(error).split()) or repr(error)
+        reason = one_line(error)
         raise AcdcError(
             f"{name}: no such folder, and the Hugging Face Hub does not provide it: {reason}"
         ) from error

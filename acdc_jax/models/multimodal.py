@@ -8,7 +8,7 @@ along as it is.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, one_line
 from acdc_jax.models.config_fields import Fields
 
 # Given text alone, these compute what their decoder computes. Others do not: PaliGemma's attention
@@ -50,7 +50,7 @@ def decoder_fields(hf_config: Fields) -> Fields:
     try:
         fields = dict(CONFIG_MAPPING[kind](**text).to_dict())
     except Exception as error:  # a configuration class can raise anything
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise AcdcError(f"text_config: {reason}") from error
     fields.pop("architectures", None)
     for name in ("tie_word_embeddings", "dtype", "torch_dtype", _QUANTISATION):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, one_line
 from acdc_jax.models.json_files import read_json
 from acdc_jax.models.thoughts import CHANNEL, HARMONY, MARKS
 from acdc_jax.models.token_order import Order, common_ids
@@ -49,7 +49,7 @@ def load_tokenizer(folder: str | Path) -> Any:
         )
     except Exception as error:  # the tokenizers library raises bare Exception
         check_json(folder)  # transformers does not say which file it is
-        reason = " ".join(str(error).split())[:200] or repr(error)
+        reason = one_line(error)
         if isinstance(error, StrictDataclassError):  # of a field's type
             raise AcdcError(f"{folder / 'config.json'}: {reason}") from error
         raise AcdcError(f"{folder}: cannot load the tokenizer: {reason}; {COPY_AGAIN}") from error

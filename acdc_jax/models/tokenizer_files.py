@@ -6,7 +6,7 @@ Without them, transformers makes an empty vocabulary, or asks for a package that
 from pathlib import Path
 from typing import Any
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, one_line
 from acdc_jax.models.fetched_files import check_fetched
 from acdc_jax.models.json_files import read_json
 from acdc_jax.models.text_files import TOKENIZER_FILES
@@ -81,7 +81,7 @@ def _check_sentencepiece(file: Path) -> None:
     try:
         from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2  # noqa: F401
     except Exception as error:  # protobuf has an error of its own for versions that do not fit
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise AcdcError(
             f"{file}: needs sentencepiece and protobuf ({reason}); "
             "pip install -U sentencepiece protobuf"

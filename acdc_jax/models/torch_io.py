@@ -16,7 +16,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, one_line
 from acdc_jax.models.stored_tensors import Stored
 
 INDEX, SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
@@ -126,7 +126,7 @@ def list_tensors(file: Path) -> dict[str, Stored]:
             f"{file}: holds more than weights: {error}; if you trust the file, {_REMEDY}"
         ) from None
     except Exception as error:  # a damaged or hostile file can fail anywhere
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         raise AcdcError(
             f"{file}: truncated or not PyTorch's weights ({reason}); download the model again"
         ) from None

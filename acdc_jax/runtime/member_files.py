@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, one_line
 from acdc_jax.evolution.content_hash import content_hash
 from acdc_jax.evolution.recipe import Recipe
 from acdc_jax.files import write_atomic
@@ -64,7 +64,7 @@ def save_member(folder: Path, weights: Params, recipe: Recipe) -> None:
         write_atomic(folder / "files.json", json.dumps(_files(place, sync=True)))
         write_atomic(folder / "recipe.json", json.dumps(recipe.to_json()))
     except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
-        raise AcdcError(f"{folder}: cannot be written ({_one_line(error)})") from error
+        raise AcdcError(f"{folder}: cannot be written ({one_line(error)})") from error
 
 
 def load_member(folder: Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[Params, Recipe]:
@@ -94,7 +94,7 @@ def load_member(folder: Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> tup
             )
     except Exception as error:  # orbax raises nothing more special where a disk fails
         raise AcdcError(
-            f"{folder}: the member cannot be read ({_one_line(error)}); {_REMEDY}"
+            f"{folder}: the member cannot be read ({one_line(error)}); {_REMEDY}"
         ) from error
     return weights, recipe
 
@@ -249,7 +249,3 @@ def _check_shapes(stored: Mapping[str, Any], shapes: Mapping[str, jax.ShapeDtype
         )
         if actual != expected:
             raise ValueError(f"{path} is {actual}, not {expected}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -9,7 +9,7 @@ from typing import Any
 
 from acdc_jax import multihost
 from acdc_jax.config import Config
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, one_line
 from acdc_jax.files import write_atomic
 from acdc_jax.streams import print_line
 
@@ -42,7 +42,7 @@ def open_log(config: Config, committed: int) -> Iterator[Log]:
                     write(generation, metrics)
                 except Exception as error:  # a full disk, a network: unrelated classes
                     logs.remove(write)
-                    reason = " ".join(str(error).split()) or type(error).__name__
+                    reason = one_line(error)
                     print_line(f"metrics are no longer logged: {reason}; metrics.jsonl has them")
 
         yield log
@@ -85,7 +85,7 @@ def _wandb(config: Config) -> Iterator[Log]:
             config=config.settings(),
         )
     except Exception as error:  # of account or network: unrelated classes
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise AcdcError(
             f"--wandb={config.run.wandb}: cannot start ({reason}); log in with `wandb login`, or "
             "leave the flag out"

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from anyio.from_thread import start_blocking_portal
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, one_line
 from acdc_jax.sandbox import FamilyReport, Outcome, Sandbox, SandboxError
 from acdc_jax.sandbox.syntax import parse
 from acdc_jax.tasks.llm import gather
@@ -118,7 +118,7 @@ def source_flaw(source: str) -> str | None:
     try:
         module = parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return f"the source does not parse: {' '.join(str(error).split())}"
+        return f"the source does not parse: {one_line(error)}"
     families = [
         node for node in module.body if isinstance(node, ast.ClassDef) and node.name == "TaskFamily"
     ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, one_line
 from acdc_jax.evaluation.lm_eval.code_eval import check_unsafe, redirected
 
 # Task or group → the metric and filter that count, from the paper's configuration files.
@@ -118,12 +118,13 @@ def _loaded(manager: Any, name: str) -> Mapping[str, Any]:
         raise
     except ImportError as error:
         raise AcdcError(
-            f"{name}: the task needs a missing package ({_line(error)}); install it"
+            f"{name}: the task needs a missing package ({one_line(error)}); install it"
         ) from error
     except Exception as error:  # from the data sets library, the Hub, the network, or the task
         raise AcdcError(
-            f"{name}: the task cannot be loaded ({_line(error)}); its data come from the Hugging "
-            "Face Hub or its cache, so run this once with network, or copy a filled HF_HOME here"
+            f"{name}: the task cannot be loaded ({one_line(error)}); its data come from the "
+            "Hugging Face Hub or its cache, so run this once with network, or copy a filled "
+            "HF_HOME here"
         ) from error
 
 
@@ -182,7 +183,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or repr(error)

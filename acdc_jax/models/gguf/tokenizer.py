@@ -13,7 +13,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, one_line
 from acdc_jax.models.gguf.header import GgufHeader
 from acdc_jax.models.json_files import write_json
 
@@ -86,7 +86,7 @@ def write_tokenizer(header: GgufHeader, folder: Path) -> None:
             tokenizer = build()
             tokenizer.save(str(folder / "tokenizer.json"))
         except Exception as error:  # the tokenizers library raises bare Exception
-            raise AcdcError(f"damaged tokenizer ({' '.join(str(error).split())})") from None
+            raise AcdcError(f"damaged tokenizer ({one_line(error)})") from None
         special = {
             "bos_token": vocabulary.token("bos_token_id"),
             "eos_token": vocabulary.token("eos_token_id"),
