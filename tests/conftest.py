@@ -80,3 +80,12 @@ def tiny_seeds(request: pytest.FixtureRequest) -> Path:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder where the runs of a session keep compiled programs, so that only the first is slow."""
     return tmp_path_factory.mktemp("xla")
+
+
+@pytest.fixture(autouse=True)
+def _ask_the_hub_again() -> None:
+    """What one test's Hub provided is not what another test's does."""
+    from acdc_jax.models import hub  # after the lines above
+
+    hub.download.cache_clear()
+    hub.download_file.cache_clear()

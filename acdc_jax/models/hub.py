@@ -6,6 +6,7 @@ files are downloaded only from models that have no safetensors, GGUF files only 
 """
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,11 @@ def is_file_id(name: str) -> bool:
     return _FILE_ID.fullmatch(name) is not None
 
 
+@functools.cache
 def download(name: str, *, weights: bool) -> Path:
     """Return the folder of a model in the cache, after downloading what that lacks.
+
+    The Hub is asked once, so that a branch that moves during a run does not mix two versions.
 
     Args:
         name: "owner/model" or "owner/model@revision".
@@ -64,6 +68,7 @@ def download(name: str, *, weights: bool) -> Path:
         return fetch(*texts, *_PYTORCH)
 
 
+@functools.cache
 def download_file(name: str) -> Path:
     """Return a file of a model in the cache, after downloading it if it is not there.
 

@@ -102,8 +102,11 @@ def test_pytorch_files_are_fetched_only_without_safetensors(
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "README.md"}
     find_model("some/model")
     assert {path.name for path in tmp_path.iterdir()} == hub - {"training_args.bin", "modeling.py"}
+    assert len(requests) == 3
+    find_model("some/model")  # does not ask again
+    assert len(requests) == 3
     hub |= {"pytorch_model.bin", "model.safetensors"}
-    find_model("some/model")
+    find_model("some/model@other")
     assert not (tmp_path / "pytorch_model.bin").exists()
     assert len(requests) == 4
 
