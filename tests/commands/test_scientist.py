@@ -305,7 +305,7 @@ def test_a_local_scientist_that_speaks_nonsense_leaves_the_pool_as_it_is(
     ("wrong", "said"),
     [
         ("--scientist=openai", "--scientist_model is missing"),
-        ("--scientist=nobody", "has no 'nobody'; registered: procedural"),
+        ("--scientist=nobody", "has no 'nobody'; registered: gym, procedural"),
         ("--adapt_ahead", "must be false for --scientist=procedural"),
         ("--scientist_devices=1", "must be none for --scientist=procedural"),
         ("--scientist_url=http://x/v1", "must be none for --scientist=procedural"),

@@ -83,7 +83,9 @@ def test_a_prompt_can_open_a_thought(prompt: str, mark: str) -> None:
 
 @given(st.text())
 def test_texts_without_marks_stay(text: str) -> None:
-    if not any(mark in text.lower() for mark in ("think", "thought", "channel", "reasoning")):
+    if not any(
+        mark in text.lower() for mark in ("think", "thought", "channel", "reasoning", "inner")
+    ):
         assert cut_thoughts(text) == text
 
 

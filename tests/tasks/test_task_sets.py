@@ -73,7 +73,9 @@ def test_the_general_set_covers_all_areas() -> None:
 
 
 def test_a_folder_of_families(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no task families there.*registered: general, tiny"):
+    with pytest.raises(
+        ConfigError, match=r"no task families there.*registered: general, gym, tiny"
+    ):
         load_seed_families(str(tmp_path), 0)
     root = Path(__file__).parents[2] / "acdc_jax" / "tasks" / "families" / "general"
     assert load_seed_families(str(root), 0) == load_held_out(str(root), 0) == _GENERAL

@@ -65,18 +65,16 @@ def list_tensors(file: Path) -> dict[str, Tensor]:
     Raises:
         AcdcError: The file is damaged, or a tensor is of a type that cannot be dequantised.
     """
-    header = read_header(_target(file))
+    # A cached folder has an absolute link to the file that users know, and messages name that. The
+    # Hub's links are relative.
+    linked = file.readlink() if file.is_symlink() else file
+    header = read_header(linked if linked.is_absolute() else file)
     gguf_name = architecture(header)
     tensors: dict[str, Tensor] = {}
     for name, tensor in header.tensors.items():
         if name != ROPE_FACTORS:  # a constant; `config.json` says what follows from it
             tensors[_hf_name(name, gguf_name)] = _describe(header, tensor, gguf_name)
     return tensors
-
-
-def _target(file: Path) -> Path:
-    """Return the file that users know, if there is only a link to it here."""
-    return file.readlink() if file.is_symlink() else file
 
 
 def _hf_name(name: str, gguf_name: str) -> str:
