@@ -1,5 +1,6 @@
 """The one type that stands for a model's weights."""
 
+import re
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Tree = TypeVar("Tree")
+_LAYER = re.compile(r"layers\.\d+\.")
 
 Params = dict[str, jax.Array]
 """A model's weights: a flat pytree, dotted path → array, one leaf per layer per weight.
@@ -29,6 +31,21 @@ def named_leaves(tree: Tree) -> tuple[Params, Callable[[Iterable[jax.Array]], Tr
         jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves
     }
     return by_path, partial(jax.tree_util.tree_unflatten, structure)
+
+
+def blocks(paths: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return paths in blocks: those of each layer, and each of the others alone.
+
+    All layers have the same shapes, so that what works on a block is compiled once for all of them.
+
+    Args:
+        paths: Dotted paths. If they are sorted, so are the blocks' paths, one after another.
+    """
+    of_block: dict[str, list[str]] = {}
+    for path in paths:
+        layer = _LAYER.match(path)
+        of_block.setdefault(layer.group() if layer else path, []).append(path)
+    return [tuple(block) for block in of_block.values()]
 
 
 def path_hashes(paths: Sequence[str]) -> np.ndarray[Any, np.dtype[np.uint32]]:

@@ -1,4 +1,4 @@
-"""A generation's children: merged, checked and hashed, one by one and in one program."""
+"""A generation's children: merged, checked and hashed, one by one and together."""
 
 import dataclasses
 import time
@@ -29,7 +29,7 @@ class BreedBench(ModelBench):
 
     children: int = option(8, "Children of the generation.", low=1)
     parents: int = option(3, "Parents of each child.", low=1)
-    together: bool = option(True, "Also breed the children in one program: small models only.")
+    together: bool = option(True, "Also breed the children together: small models only.")
     svd: bool = option(True, "Also time children with the SVD mutation.")
 
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
             for recipe in recipes
         ]
 
-    def in_one_program(recipes: Sequence[Recipe]) -> list[str]:
+    def together(recipes: Sequence[Recipe]) -> list[str]:
         rows: list[list[Child]] = breed_children(
             [recipes], [base], [[parents] * len(recipes)], merge_groups
         )
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
         return hashes
 
     alone = add("merged, one by one", one_by_one, False)
-    if bench.together and add("merged, in one program", in_one_program, False) != alone:
+    if bench.together and add("merged, together", together, False) != alone:
         raise AcdcError("children bred together differ from children bred one by one")
     if bench.svd:
         add("merged and SVD-mutated, one by one", one_by_one, True)

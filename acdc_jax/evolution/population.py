@@ -1,13 +1,17 @@
-"""All children of a generation in one program: merged, checked and hashed.
+"""All children of a generation together: merged, checked and hashed, layer by layer.
 
-The program is sharded over the mesh axis "pop" and maps the work of a single child over a shard's
-children. Optimisation barriers keep the compiler from fusing that work with what surrounds it, so
-that each child has the bits that `merge` gives it alone.
+A layer's program is sharded over the mesh axis "pop" and maps the work of a single child over a
+shard's children. Optimisation barriers keep the compiler from fusing that work with what surrounds
+it, so that each child has the bits that `merge` gives it alone.
+
+The program is compiled once for all layers. On an H200, with 30 layers of 135 million parameters
+and 8 children of 3 parents, one program over all weights takes 25 s to compile and 0.06 s to run;
+one per weight, 3 s and 0.12 s.
 
 It serves merges that average whole parents, without a mutation: a stream through memory. The other
-methods and the mutations stay one program per shape of a weight. As part of a program over all
-weights, they took minutes to compile for a 30-layer model on an H200, drops at random were not the
-same on a CPU, and decompositions on a CPU would wait for each other.
+methods and the mutations stay one program per shape of a weight. As part of a larger program they
+took minutes to compile on an H200, drops at random were not the same on a CPU, and decompositions
+on a CPU would wait for each other.
 """
 
 from collections.abc import Mapping
@@ -15,6 +19,7 @@ from functools import partial
 from typing import cast
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, UInt32
 
@@ -22,7 +27,7 @@ from acdc_jax.evolution.content_hash import digest_leaves, salts
 from acdc_jax.evolution.merge.average import average
 from acdc_jax.evolution.merge.options import MergeOptions
 from acdc_jax.evolution.merge.tree import columns
-from acdc_jax.params import Params
+from acdc_jax.params import Params, blocks
 
 
 def merge_population(
@@ -51,43 +56,50 @@ def merge_population(
         Leaves [C, …], sharded like the parents; and each child's digests for
         `content_hash.read_digests`.
     """
-    paths = tuple(sorted(base))
-    specs = [cast(NamedSharding, parents[path].sharding).spec for path in paths]
-    merged: tuple[Params, jax.Array] = _merge(
-        {path: base[path] for path in paths},
-        {path: parents[path] for path in paths},
-        coefficients,
-        columns(paths, merge_groups),
-        salts(paths),
-        options,
-        reads_base,
-        tuple(NamedSharding(mesh, PartitionSpec("pop", *spec[2:])) for spec in specs),
-    )
-    return merged
+    children: Params = {}
+    digests = []
+    for paths in blocks(sorted(base)):
+        specs = [cast(NamedSharding, parents[path].sharding).spec for path in paths]
+        leaves, rows = _merge(
+            tuple(base[path] for path in paths),
+            tuple(parents[path] for path in paths),
+            coefficients,
+            columns(paths, merge_groups),
+            salts(paths),
+            options,
+            reads_base,
+            tuple(NamedSharding(mesh, PartitionSpec("pop", *spec[2:])) for spec in specs),
+        )
+        children.update(zip(paths, leaves, strict=True))
+        digests.append(rows)
+    return children, jnp.concatenate(digests, axis=1)
+
+
+Leaves = tuple[jax.Array, ...]
 
 
 @partial(jax.jit, static_argnames=("options", "reads_base", "shardings"))
 def _merge(
-    base: Params,
-    parents: Params,
+    base: Leaves,
+    parents: Leaves,
     coefficients: jax.Array,
     columns: jax.Array,
     salts: tuple[jax.Array, ...],
     options: MergeOptions,
     reads_base: bool,
     shardings: tuple[NamedSharding, ...],
-) -> tuple[Params, jax.Array]:
+) -> tuple[Leaves, jax.Array]:
     def merge_shard(
-        base: Params,
-        parents: Params,
+        base: Leaves,
+        parents: Leaves,
         coefficients: jax.Array,
         columns: jax.Array,
         salts: tuple[jax.Array, ...],
-    ) -> tuple[Params, jax.Array]:
-        def merge_row(row: tuple[Params, jax.Array]) -> tuple[Params, jax.Array]:
+    ) -> tuple[Leaves, jax.Array]:
+        def merge_row(row: tuple[Leaves, jax.Array]) -> tuple[Leaves, jax.Array]:
             return _merge_child(base, *row, columns, salts, options, reads_base)
 
-        merged: tuple[Params, jax.Array] = jax.lax.map(merge_row, (parents, coefficients))
+        merged: tuple[Leaves, jax.Array] = jax.lax.map(merge_row, (parents, coefficients))
         return merged
 
     rows, whole = PartitionSpec("pop"), PartitionSpec()
@@ -99,27 +111,23 @@ def _merge(
         axis_names={"pop"},
         check_vma=False,  # optimisation barriers have no rule for it
     )(base, parents, coefficients, columns, salts)
-    places = dict(zip(children, shardings, strict=True))
-    return jax.lax.with_sharding_constraint(children, places), digests
+    return jax.lax.with_sharding_constraint(children, shardings), digests
 
 
 def _merge_child(
-    base: Params,
-    parents: Params,
+    base: Leaves,
+    parents: Leaves,
     coefficients: Float[Array, "P G"],
     columns: jax.Array,
     salts: tuple[jax.Array, ...],
     options: MergeOptions,
     reads_base: bool,
-) -> tuple[Params, jax.Array]:
+) -> tuple[Leaves, jax.Array]:
     """Merge one child in the same steps as separate programs would."""
-    paths = tuple(base)
-    rows = [[parents[path][p] for path in paths] for p in range(len(coefficients))]
-    start, rows, coefficients = jax.lax.optimization_barrier(
-        ([base[path] for path in paths], rows, coefficients)
-    )
+    rows = [[leaf[p] for leaf in parents] for p in range(len(coefficients))]
+    start, rows, coefficients = jax.lax.optimization_barrier((list(base), rows, coefficients))
     with jax.named_scope("merge"):
         shares = coefficients[:, columns]
         leaves = average(options, start, rows, shares, reads_base=reads_base)
     leaves = jax.lax.optimization_barrier(leaves)
-    return dict(zip(paths, leaves, strict=True)), digest_leaves(leaves, salts)
+    return leaves, digest_leaves(leaves, salts)

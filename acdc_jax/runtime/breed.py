@@ -1,4 +1,4 @@
-"""Breed children from their recipes: all of a generation in one program, or one by one.
+"""Breed children from their recipes: all of a generation together, or one by one.
 
 A child's bits depend on its recipe alone, and not on the other children, the number of device
 groups or processes, or the time: a member that was dropped is rebuilt bit for bit.
@@ -83,9 +83,9 @@ def breed_children(
     parents: Sequence[Sequence[Sequence[Params]]],
     merge_groups: Mapping[str, int],
 ) -> list[list[Child]]:
-    """Merge, check and hash all children of a generation in one program.
+    """Merge, check and hash all children of a generation together.
 
-    The program is sharded over the device groups of this process; each works through its own
+    The work is sharded over the device groups of this process; each works through its own
     children. Children that differ in the number of parents have a program for each number.
 
     Args:

@@ -62,9 +62,9 @@ class StoredMembers:
 class Children:
     """The children of some recipes, which are bred from them.
 
-    Children that are small enough to be decoded together are bred together, in one program, before
-    any is evaluated. Of larger ones, a group breeds the next when it has evaluated the one before,
-    and meanwhile fetches that child's parents. Children stay in the store, within its budget.
+    Children that are small enough to be decoded together are bred together, before any of them is
+    evaluated. Of larger ones, a group breeds the next when it has evaluated the one before, and
+    meanwhile fetches that child's parents. Children stay in the store, within its budget.
 
     A child with a weight that is not finite has a recipe, but it is neither stored nor evaluated.
     """

@@ -1,8 +1,7 @@
 """Merging whole weight trees.
 
-Methods that average are one program over the whole tree, a stream through memory. The others are
-one program per weight, which bounds memory by one weight's temporaries, and one compilation per
-shape.
+Methods that average run one program per layer, a stream through memory. The others run one per
+weight, which bounds memory by one weight's temporaries. Either is compiled once for all layers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from jaxtyping import ArrayLike, Float, Key
 from acdc_jax.evolution.merge.average import average, needs_base
 from acdc_jax.evolution.merge.options import MergeOptions
 from acdc_jax.evolution.merge.sparse import sparse
-from acdc_jax.params import Tree, named_leaves, path_hashes
+from acdc_jax.params import Tree, blocks, named_leaves, path_hashes
 
 Leaves = tuple[jax.Array, ...]
 _LINEAR = MergeOptions()
@@ -65,9 +64,9 @@ def merge(
         key = jax.random.key(0)  # for the signature; nothing draws from it
     reads_base = needs_base(options, coefficients)
     paths = tuple(base_leaves)
-    merged: list[jax.Array] = []
-    for batch in [paths] if options.averages else [(path,) for path in paths]:
-        merged += _merge_leaves_jit(
+    merged: dict[str, jax.Array] = {}
+    for batch in blocks(paths) if options.averages else [(path,) for path in paths]:
+        children = _merge_leaves_jit(
             options,
             reads_base,
             tuple(base_leaves[path] for path in batch),
@@ -77,7 +76,8 @@ def merge(
             columns(batch, groups),
             path_hashes(batch),
         )
-    return unflatten(merged)
+        merged.update(zip(batch, children, strict=True))
+    return unflatten(merged[path] for path in paths)
 
 
 def _merge_leaves(
