@@ -77,7 +77,14 @@ def merge(
             path_hashes(batch),
         )
         merged.update(zip(batch, children, strict=True))
-    return unflatten(merged[path] for path in paths)
+    return unflatten(_sharded_like(base_leaves[path], merged[path]) for path in paths)
+
+
+def _sharded_like(base: jax.Array, child: jax.Array) -> jax.Array:
+    """Return the child with the base's sharding, which XLA may spell in another way; no copy."""
+    if isinstance(child, jax.core.Tracer) or not isinstance(base, jax.Array):
+        return child
+    return child if child.sharding == base.sharding else jax.device_put(child, base.sharding)
 
 
 def _merge_leaves(
