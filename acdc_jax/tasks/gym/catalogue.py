@@ -1,7 +1,7 @@
 """Which families of reasoning-gym are used, and what each asks for.
 
-A family is here if every question has one right answer, which a short scorer can compare, and if
-that answer is more than a word that anybody can guess. These are left out:
+A family is here if it has levels, if every question has one right answer, which a short scorer can
+compare, and if that answer is more than a word that anybody can guess. These are left out:
 
 - puzzles with many solutions: `countdown`, `n_queens`, `sokoban`, `word_ladder`, …
 - puzzles without a stored solution: `boxnet`, `graph_color`, `propositional_logic`, …

@@ -12,7 +12,7 @@ Levels = Mapping[str, int]
 
 
 def first_levels(family: str) -> dict[str, int]:
-    """Return the lowest level of every attribute; none, if the family has no levels."""
+    """Return the lowest level of every attribute."""
     return dict.fromkeys(_attributes(family), 0)
 
 
@@ -29,14 +29,11 @@ def easier(family: str, levels: Levels, rng: np.random.Generator) -> dict[str, i
 def difficulty(family: str, levels: Levels) -> int:
     """Return the difficulty, from 1 at the bottom of all attributes to 5 at the top."""
     tops = [len(attribute.levels) - 1 for attribute in _attributes(family).values()]
-    share = sum(levels.values()) / max(sum(tops), 1)
-    return 1 + round(4 * share)
+    return 1 + round(4 * sum(levels.values()) / sum(tops))
 
 
 def configuration(family: str, levels: Levels) -> dict[str, Any]:
     """Return the settings of a family at some levels, as its configuration class takes them."""
-    if family not in factory().CURRICULA:
-        return {}
     curriculum = factory().create_curriculum(family)
     for name, level in levels.items():
         curriculum.set_attr_level(name, level)
@@ -63,6 +60,4 @@ def _moved(
 
 
 def _attributes(family: str) -> dict[str, Any]:
-    if family not in factory().CURRICULA:
-        return {}
     return dict(factory().create_curriculum(family).attributes)

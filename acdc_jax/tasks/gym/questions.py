@@ -56,13 +56,14 @@ def draw_questions(
         NoQuestionsError: There are too few.
         AcdcError: reasoning-gym is not installed.
     """
-    make, settings = _dataset(family), configuration(family, levels)
+    dataset, config = factory().DATASETS[family]
+    settings = configuration(family, levels)
     questions: dict[str, Question] = {}
     for _ in range(_TRIES * count):
         seed = int(rng.integers(2**31))
         try:
             with _fixed_random_state(seed), contextlib.redirect_stdout(io.StringIO()):
-                item = make(seed, settings)
+                item = dataset(config(seed=seed, size=1, **settings))[0]
         except (AssertionError, ValueError) as error:  # these levels do not go together
             raise NoQuestionsError(f"{family} at levels {dict(levels)}: {error}") from None
         text, answer = str(item["question"]).strip(), str(item["answer"] or "").strip()
@@ -78,16 +79,6 @@ def draw_questions(
         if len(questions) == count:
             return list(questions.values())
     raise NoQuestionsError(f"{family} at levels {dict(levels)}")
-
-
-def _dataset(family: str) -> Callable[..., dict[str, object]]:
-    """Return (seed, settings) → an item of a family."""
-    dataset, config = factory().DATASETS[family]
-
-    def make(seed: int, settings: dict[str, object]) -> dict[str, object]:
-        return dict(dataset(config(seed=seed, size=1, **settings))[0])
-
-    return make
 
 
 @contextlib.contextmanager
