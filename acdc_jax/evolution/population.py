@@ -26,7 +26,7 @@ from jaxtyping import Array, ArrayLike, Float, UInt32
 from acdc_jax.evolution.content_hash import digest_leaves, salts
 from acdc_jax.evolution.merge.average import average
 from acdc_jax.evolution.merge.options import MergeOptions
-from acdc_jax.evolution.merge.tree import columns
+from acdc_jax.evolution.merge.tree import Leaves, columns
 from acdc_jax.params import Params, blocks
 
 
@@ -73,9 +73,6 @@ def merge_population(
         children.update(zip(paths, leaves, strict=True))
         digests.append(rows)
     return children, jnp.concatenate(digests, axis=1)
-
-
-Leaves = tuple[jax.Array, ...]
 
 
 @partial(jax.jit, static_argnames=("options", "reads_base", "shardings"))

@@ -99,12 +99,12 @@ def read_config(folder: str | Path) -> ModelConfig:
     Raises:
         AcdcError: As `declared_config`, or the weights are missing.
     """
-    config = declared_config(folder)
-    sizes = Counter[str]()
-    for tensor in _weight_tensors(Path(folder), config):
+    config, folder = declared_config(folder), Path(folder)
+    tensors, sizes = find_tensors(folder), Counter[str]()
+    for tensor in _decoder_tensors(folder, tensors, config):
         sizes[tensor.dtype] += math.prod(tensor.shape)
     config = replace(config, dtype=sizes.most_common(1)[0][0])
-    if is_multimodal(Path(folder)) and _HEAD in find_tensors(Path(folder)):
+    if _HEAD in tensors and is_multimodal(folder):
         # As in transformers. Its wrappers tie by default, whatever their decoder does.
         return replace(config, tie_embeddings=False)
     return config
@@ -117,7 +117,7 @@ def describe_casts(folder: str | Path, config: ModelConfig) -> list[str]:
         One line for each other dtype.
     """
     others: dict[str, list[str]] = {}
-    for tensor in _weight_tensors(Path(folder), config):
+    for tensor in _decoder_tensors(Path(folder), find_tensors(Path(folder)), config):
         if tensor.dtype != config.dtype:
             others.setdefault(tensor.dtype, []).append(tensor.name)
     return [
@@ -290,9 +290,11 @@ def _match_tensors(folder: Path, config: ModelConfig, beside: Collection[str]) -
     return {path: tensors[name] for path, name in names.items()}
 
 
-def _weight_tensors(folder: Path, config: ModelConfig) -> list[Tensor]:
-    """Return the tensors of a folder that are weights of the decoder, without checking them all."""
-    tensors, names = find_tensors(folder), hf_names(config)
+def _decoder_tensors(
+    folder: Path, tensors: Mapping[str, Tensor], config: ModelConfig
+) -> list[Tensor]:
+    """Return those of a folder's tensors that are weights of the decoder, without checking all."""
+    names = hf_names(config)
     if names["embed.weight"] not in tensors:
         raise AcdcError(f"{folder}: tensor {names['embed.weight']} is missing; {_UNLIKE}")
     return [tensors[name] for name in names.values() if name in tensors]

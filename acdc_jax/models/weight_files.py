@@ -122,7 +122,6 @@ def _stored_tensors(folder: Path) -> dict[str, Stored]:
         if shards:
             return _find_in_shards(folder, shards, format.list_tensors)
         if single.is_file():
-            check_fetched(single)
             return format.list_tensors(single)
         if shard := next(folder.glob(format.shards), None):
             raise AcdcError(
