@@ -10,12 +10,15 @@ from pathlib import Path
 from acdc_jax.errors import AcdcError
 from acdc_jax.files import cache_home
 
+_NAME = 50  # characters: file systems allow 255 bytes
 
-def cached_folder(kind: str, key: str, write: Callable[[Path], None]) -> Path:
+
+def cached_folder(kind: str, name: str, key: str, write: Callable[[Path], None]) -> Path:
     """Return a folder from the cache; make it, completely or not at all, if it is not there.
 
     Args:
         kind: What it is, such as "gguf"; a folder of the cache.
+        name: The model's name, so that messages that name the folder name the model.
         key: What its content depends on. The content of a key never changes.
         write: Writes the content to an empty folder.
 
@@ -23,7 +26,7 @@ def cached_folder(kind: str, key: str, write: Callable[[Path], None]) -> Path:
         AcdcError: It cannot be written.
     """
     parent = cache_home() / kind
-    folder = parent / hashlib.sha256(key.encode()).hexdigest()[:32]
+    folder = parent / f"{name[:_NAME]}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
     if folder.is_dir():
         return folder
     try:

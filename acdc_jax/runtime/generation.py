@@ -45,7 +45,7 @@ from acdc_jax.tasks.llm import add_costs, cost_per_task, gather
 from acdc_jax.tasks.pool import Pool, discard_unscored
 from acdc_jax.tasks.task import Rejection, Task
 
-_QUESTION = "What is 17 + 25?"  # asked of every seed before anything else
+_QUESTION = "What is 17 + 25?"  # asked of every float16 seed before anything else
 _RESPONSES_READ = 3  # by the gibberish filter, of each child
 _RECHECKS = 0x7EC4EC  # folded into the generation's key; chooses the scores to check
 

@@ -110,7 +110,8 @@ def adapt_folder(base: Path, adapter: Path) -> Path:
             write_json(folder / "config.json", fields)
 
     key = [sorted((name, str(target)) for name, target in links.items()), fields]
-    return cached_folder("adapters", json.dumps(key, sort_keys=True), write)
+    name = f"{base.name[:20]}-{adapter.name}"
+    return cached_folder("adapters", name, json.dumps(key, sort_keys=True), write)
 
 
 def _config(base: Path, adapter: Path) -> dict[str, Any]:

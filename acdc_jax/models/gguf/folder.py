@@ -62,7 +62,7 @@ def gguf_folder(file: Path) -> Path:
     file = absolute(file)
     status = file.stat()
     key = f"{_VERSION} {file} {status.st_size} {status.st_mtime_ns}"
-    return cached_folder("gguf", key, partial(_write, file))
+    return cached_folder("gguf", file.stem, key, partial(_write, file))
 
 
 def absolute(file: Path) -> Path:
