@@ -12,12 +12,14 @@ Each group has one type:
     that returns the Hugging Face folders of the base and of the seeds, and makes them if they are
     not there yet.
 `acdc_jax.scientists` (`--scientist`)
-    `(options, prng_seed: int) -> Scientist`. Return what writes tasks and recognises gibberish, a
-    subclass of `tasks.scientist.Scientist`. `options` holds the scientist's flags. Task code may
-    ask a scientist that is also a `tasks.scientist.Grader` to judge answers.
+    `(options, prng_seed: int, tasks) -> Scientist`. Return what writes tasks and recognises
+    gibberish, a subclass of `tasks.scientist.Scientist`. `options` holds the scientist's flags
+    (`tasks.options.ScientistOptions`), and `tasks` those of the task pool (`TaskPoolOptions`). Task
+    code may ask a scientist that is also a `tasks.scientist.Grader` to judge answers.
 `acdc_jax.seed_families` (`--seed_families`) and `acdc_jax.held_out` (`--held_out`)
-    `(prng_seed: int) -> Sequence[Draft]`. Return task families (`tasks.task.Draft`), the same ones
-    in the same order for the same PRNG seed. `tasks.task_sets.TaskSet` is the type.
+    `(prng_seed: int, options) -> Sequence[Draft]`. Return task families (`tasks.task.Draft`), the
+    same ones in the same order for the same PRNG seed and the same `options`
+    (`tasks.options.TaskPoolOptions`). `tasks.task_sets.TaskSet` is the type.
 """
 
 from importlib.metadata import EntryPoint, entry_points

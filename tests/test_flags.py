@@ -281,6 +281,9 @@ def test_a_flag_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         (["--medium_novel_probability=nan"], "--medium_novel_probability"),
         (["--initial_tasks=0"], "must be positive with --active_seed_families=false"),
         (["--seed_models=a,b", "--scientist=procedural"], "--base_model"),
+        (["--gym_families=chess"], "--gym_families=chess: 'chess' is neither a category (algebra,"),
+        (["--gym_families=gcd,-arithmetic"], "--gym_families=gcd,-arithmetic: leaves no family"),
+        (["--gym_families=gcd", "--scientist=procedural"], "--gym_families=gcd: no task is from"),
         (["--distance=hamming"], "--distance: unknown flag"),
         (["--density=0.5"], "--density=0.5: must be 1"),
         (["--merge_method=dare_ties"], "density"),
@@ -303,6 +306,14 @@ def test_bad_flags_are_one_line_and_exit_2(
     assert error.count("\n") == 1
     assert named in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_its_families(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Also if its held-out tasks, the only ones that used them, are replaced."""
+    (tmp_path / "manifest.json").touch()
+    argv = [f"--run_dir={tmp_path}", "--gym_families=gcd", "--scientist=procedural"]
+    assert main(["run", *argv]) == 2
+    assert "--seed_models is missing" in capsys.readouterr().err
 
 
 def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:

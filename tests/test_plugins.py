@@ -10,6 +10,7 @@ import pytest
 from acdc_jax import plugins
 from acdc_jax.errors import ConfigError
 from acdc_jax.runtime.seed_models import SeedSet
+from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.task_sets import load_held_out
 
 
@@ -34,12 +35,12 @@ def test_what_this_package_registers() -> None:
 def test_a_package_registers_a_task_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_exam.py").write_text(
         "from acdc_jax.tasks.task_sets import general\n"
-        "def exam(prng_seed):\n    return general(0)[:1 + prng_seed]\n"
+        "def exam(prng_seed, options):\n    return general()[:options.initial_tasks + prng_seed]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     _register(monkeypatch, plugins.HELD_OUT, exam="my_exam:exam")
     assert "my_exam" not in sys.modules
-    assert len(load_held_out("exam", 1)) == 2
+    assert len(load_held_out("exam", 1, TaskPoolOptions(initial_tasks=2))) == 3
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 import acdc_jax as acdc
+from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.task import Draft
 
 _SOURCE = """
@@ -38,8 +39,14 @@ class TaskFamily:
 """
 
 
-def arithmetic(prng_seed: int) -> Sequence[Draft]:
-    """Return families of sums, differences and products with small and large numbers."""
+def arithmetic(prng_seed: int, options: TaskPoolOptions) -> Sequence[Draft]:
+    """Return families of sums, differences and products with small and large numbers.
+
+    Args:
+        prng_seed: The run's; the numbers depend on it.
+        options: The run's flags for tasks; none matters here.
+    """
+    del options
     return [
         Draft(
             name=f"{name} up to {largest}",
@@ -57,6 +64,6 @@ def arithmetic(prng_seed: int) -> Sequence[Draft]:
 
 if __name__ == "__main__":
     names = sys.argv[1:]
-    skills = acdc.evaluate([acdc.load_hf(name) for name in names], arithmetic(0))
+    skills = acdc.evaluate([acdc.load_hf(name) for name in names], arithmetic(0, TaskPoolOptions()))
     for name, row in zip(names, skills, strict=True):
         print(name, row)

@@ -78,14 +78,17 @@ class ProceduralScientist(RuleBasedScientist):
         return not self.split.is_held_out(spec) and not is_guessable(spec)
 
 
-def procedural_scientist(options: object, prng_seed: int) -> ProceduralScientist:
+def procedural_scientist(
+    options: object, prng_seed: int, tasks: object = None
+) -> ProceduralScientist:
     """Return the scientist of a PRNG seed, which decides what is held out.
 
     Args:
-        options: The scientist's flags; it has none of its own.
+        options: The scientist's flags; none matters here.
         prng_seed: The run's.
+        tasks: The flags of the task pool; none matters here.
     """
-    del options
+    del options, tasks
     return ProceduralScientist(split(prng_seed))
 
 

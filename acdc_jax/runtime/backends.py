@@ -99,7 +99,7 @@ def _open_scientist(config: Config, devices: Sequence[jax.Device]) -> Scientist:
         in_flight = _BATCHES_IN_FLIGHT if options.kind == "openai" else 1
         return LlmScientist(chat, options.reflections, in_flight, config.tasks.judged_tasks)
     make = plugins.load(plugins.SCIENTISTS, options.kind)
-    scientist: object = make(options, config.run.seed)
+    scientist: object = make(options, config.run.seed, config.tasks)
     if not isinstance(scientist, Scientist):
         raise ConfigError(
             f"the registered scientist {options.kind!r} is a {type(scientist).__name__}; make "

@@ -259,7 +259,7 @@ def _write_held_out(folder: Path, config: Config) -> Path:
     """Write the run's held-out tasks as a benchmark; return its folder."""
     from acdc_jax.evaluation.lm_eval.held_out_benchmark import NAME, write_held_out
 
-    drafts = load_held_out(config.tasks.held_out, config.run.seed)
+    drafts = load_held_out(config.tasks.held_out, config.run.seed, config.tasks)
     if not drafts:
         raise ConfigError(
             f"--harness_tasks={NAME}: the run has no held-out tasks (`acdc run --{NAME}`)"

@@ -172,7 +172,7 @@ def _task_sets(run: RunRecord, options: BestOfNOptions) -> dict[str, list[Task]]
     if options.questions in ("run", "both"):
         sets["run"] = list(run.pool_tasks.values())
     config = run.settings
-    drafts = load_held_out(config.tasks.held_out, config.run.seed)
+    drafts = load_held_out(config.tasks.held_out, config.run.seed, config.tasks)
     if options.questions in ("held_out", "both") and drafts:
         with config.sandbox.open() as sandbox:
             sets["held_out"] = held_out_tasks(drafts, sandbox, config.tasks.skill_threshold)

@@ -159,10 +159,11 @@ def plan_run(config: Config, *, ask_backends: bool = True, fetch_weights: bool =
             answer.
         ConfigError: Flags contradict each other, the models, or the devices; names them.
     """
-    families = load_seed_families(config.tasks.seed_families, config.run.seed)
-    held_out = load_held_out(config.tasks.held_out, config.run.seed)
+    families = load_seed_families(config.tasks.seed_families, config.run.seed, config.tasks)
+    held_out = load_held_out(config.tasks.held_out, config.run.seed, config.tasks)
     check_held_out(held_out, families)
     _check_scientist(config)
+    _check_gym_families(config)
     if ask_backends:
         check_backends(config, families[0])
     keep_compiled(cache_dir(config))
@@ -330,6 +331,22 @@ def _check_scientist(config: Config) -> None:
     elif options.model is None:
         raise ConfigError(
             f"--scientist_model is missing: --scientist={options.kind} needs the model's name"
+        )
+
+
+def _check_gym_families(config: Config) -> None:
+    """Refuse a choice of families in a new run that uses none of them.
+
+    A run that has begun keeps its choice, also if its held-out tasks are replaced.
+    """
+    tasks = config.tasks
+    names = (config.scientist.kind, tasks.seed_families, tasks.held_out or "")
+    if not tasks.gym_families or any(name.startswith("gym") for name in names):
+        return
+    if not (Path(config.run.run_dir) / "manifest.json").exists():
+        raise ConfigError(
+            f"--gym_families={','.join(tasks.gym_families)}: no task is from there; add "
+            "--scientist=gym, --seed_families=gym or --held_out=gym"
         )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from acdc_jax.options import OptionError, check, option
+from acdc_jax.tasks.gym.catalogue import choose_families
 
 LLM_SCIENTISTS = ("openai", "local")
 """Kinds of scientist that are an LLM; other kinds are registered names."""
@@ -21,6 +22,8 @@ class TaskPoolOptions:
 
     Attributes:
         seed_families: Registered set or folder of the first task families.
+        gym_families: Families and categories of reasoning-gym that the sets and the scientist `gym`
+            use; with a minus, those that they do not use. Empty: all.
         held_out: Registered set or folder of the families that results are measured on, or None.
         active_seed_families: Whether seed families are active tasks, and not only parents.
         initial_tasks: Valid drafts for generation 0.
@@ -48,6 +51,13 @@ class TaskPoolOptions:
         "instructions, creativity), gym (reasoning-gym's), another registered set (tiny is the "
         "quickstart's), or a folder of your own families.",
         path=True,
+    )
+    gym_families: tuple[str, ...] = option(
+        (),
+        "Categories (words, logic, …) and families (gcd, maze, …) of reasoning-gym that "
+        "--scientist, --seed_families and --held_out use, if they are gym; a minus excludes: "
+        "words,logic,-aiw. The PRNG seed divides them between the pool and the held-out tasks. "
+        "Default: all.",
     )
     held_out: str | None = option(
         None,
@@ -121,6 +131,10 @@ class TaskPoolOptions:
 
     def __post_init__(self) -> None:
         check(self)
+        try:
+            choose_families(self.gym_families)
+        except ValueError as error:
+            raise OptionError(self, "gym_families", str(error)) from None
         if self.hard_threshold > self.easy_threshold:
             raise OptionError(self, "hard_threshold", "must not exceed {easy_threshold}")
         if self.initial_tasks == 0 and not self.active_seed_families:

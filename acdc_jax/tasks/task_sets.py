@@ -10,35 +10,44 @@ from typing import Protocol, cast
 
 from acdc_jax import plugins
 from acdc_jax.errors import ConfigError
+from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.task import Draft, load_draft
+
+_DEFAULTS = TaskPoolOptions()
 
 
 class TaskSet(Protocol):
     """A registered set of task families."""
 
-    def __call__(self, prng_seed: int) -> Sequence[Draft]:
-        """Return the families of a PRNG seed, always in the same order."""
+    def __call__(self, prng_seed: int, options: TaskPoolOptions) -> Sequence[Draft]:
+        """Return the families of a PRNG seed and of the task flags, always in the same order."""
 
 
-def load_seed_families(name: str, prng_seed: int) -> list[Draft]:
+def load_seed_families(
+    name: str, prng_seed: int, options: TaskPoolOptions = _DEFAULTS
+) -> list[Draft]:
     """Return the families that a run starts from.
 
     Args:
         name: A registered name, such as `general`, or a folder of families.
         prng_seed: The run's.
+        options: The run's, of which registered sets may make use.
 
     Raises:
         ConfigError: There is no such set, or it is empty.
     """
-    return _load(plugins.SEED_FAMILIES, name, prng_seed)
+    return _load(plugins.SEED_FAMILIES, name, prng_seed, options)
 
 
-def load_held_out(name: str | None, prng_seed: int) -> list[Draft]:
+def load_held_out(
+    name: str | None, prng_seed: int, options: TaskPoolOptions = _DEFAULTS
+) -> list[Draft]:
     """Return the families that a run is measured on, and never trains or selects on.
 
     Args:
         name: A registered name, or a folder of families; None: no families.
         prng_seed: The run's.
+        options: The run's, of which registered sets may make use.
 
     Returns:
         The drafts; an empty list without a name.
@@ -48,7 +57,7 @@ def load_held_out(name: str | None, prng_seed: int) -> list[Draft]:
     """
     if not name:
         return []
-    return _load(plugins.HELD_OUT, name, prng_seed)
+    return _load(plugins.HELD_OUT, name, prng_seed, options)
 
 
 def check_held_out(held_out: Sequence[Draft], run_families: Iterable[Draft]) -> None:
@@ -98,15 +107,15 @@ def load_tasks(name: str | Path, prng_seed: int = 0) -> list[Draft]:
         raise ValueError(str(error)) from None
 
 
-def general(prng_seed: int) -> list[Draft]:
+def general(prng_seed: int = 0, options: object = None) -> list[Draft]:
     """Return families on knowledge, mathematics, code, logic, language and creativity."""
-    del prng_seed  # They are fixed.
+    del prng_seed, options  # They are fixed.
     return families_in(Path(__file__).with_name("families") / "general")
 
 
-def _load(group: str, name: str, prng_seed: int) -> list[Draft]:
+def _load(group: str, name: str, prng_seed: int, options: TaskPoolOptions) -> list[Draft]:
     if plugins.is_registered(group, name):
-        drafts = list(cast(TaskSet, plugins.load(group, name))(prng_seed))
+        drafts = list(cast(TaskSet, plugins.load(group, name))(prng_seed, options))
     else:
         drafts = families_in(Path(name))
     if not drafts:

@@ -18,6 +18,7 @@ from acdc_jax.examples import (
     new_task_library,
 )
 from acdc_jax.sandbox import Limits, Sandbox
+from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.scientist import TaskRequest
 from acdc_jax.tasks.task import CheckedDraft, Draft, Rejection, Task
 from acdc_jax.tasks.validate import check_drafts
@@ -67,8 +68,8 @@ def test_new_merge_method(folders: list[str]) -> None:
 
 
 def test_new_task_library(folders: list[str], sandbox: Sandbox) -> None:
-    drafts = new_task_library.arithmetic(0)
-    assert drafts == new_task_library.arithmetic(0)
+    drafts = new_task_library.arithmetic(0, TaskPoolOptions())
+    assert drafts == new_task_library.arithmetic(0, TaskPoolOptions())
     checked = check_drafts(drafts, sandbox, 0.5, trusted=True)
     assert all(isinstance(verdict, CheckedDraft) for verdict in checked)
     skills = acdc.evaluate([acdc.load_hf(folders[1])], drafts[:1], max_new_tokens=4)

@@ -9,17 +9,21 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, reject
+from hypothesis import strategies as st
 
 pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (extra gym)")
 
 from reasoning_gym.factory import CURRICULA, DATASETS
 
+from acdc_jax.errors import ConfigError
 from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.tasks.gym import levels, task_sets
 from acdc_jax.tasks.gym.catalogue import CATEGORIES, FAMILIES, choose_families
 from acdc_jax.tasks.gym.questions import NoQuestionsError
 from acdc_jax.tasks.gym.split import split_families
 from acdc_jax.tasks.gym.write import origin_of, write_draft
+from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.task import CheckedDraft, Draft, Task
 from acdc_jax.tasks.validate import check_drafts
 
@@ -111,19 +115,39 @@ def test_levels() -> None:
         assert levels.difficulty(name, top) == 5
 
 
-def test_the_split_leaks_nothing() -> None:
-    """No family and no question is on both sides; every PRNG seed splits in its own way."""
-    families = choose_families(())
-    splits = [split_families(families, seed) for seed in range(4)]
-    assert len({split.held_out for split in splits}) > 1
-    for split in splits:
-        assert not set(split.pool) & set(split.held_out)
-        assert set(split.pool) | set(split.held_out) == set(families)
-        assert {family.category for family in split.pool} == set(CATEGORIES)
-        texts = [f"question {i}" for i in range(400)]
-        held_out = [split.is_held_out(text) for text in texts]
-        assert held_out == [not split.is_for_pool(text) for text in texts]
-        assert 0.15 < np.mean(held_out) < 0.35
+_NAMES = st.lists(st.sampled_from([*CATEGORIES, *FAMILIES]), max_size=12)
+
+
+@given(_NAMES, _NAMES, st.integers(0, 2**31), st.text())
+def test_the_split_leaks_nothing(
+    names: list[str], excluded: list[str], seed: int, question: str
+) -> None:
+    """For any choice of families, no family and no question is on both sides."""
+    choice = (*names, *(f"-{name}" for name in excluded))
+    try:
+        families = choose_families(choice)
+    except ValueError:
+        reject()
+    split = split_families(choice, seed)
+    assert split == split_families(choice, seed)
+    assert sorted(f.name for f in (*split.pool, *split.held_out)) == sorted(
+        f.name for f in families
+    )
+    for category in {family.category for family in families}:
+        pool = [family for family in split.pool if family.category == category]
+        held_out = [family for family in split.held_out if family.category == category]
+        assert len(pool) > len(held_out)
+        assert bool(held_out) == (len(pool) + len(held_out) > 2)
+    assert split.is_held_out(question) != split.is_for_pool(question)
+
+
+def test_every_prng_seed_splits_in_its_own_way() -> None:
+    """A quarter of the questions, and other families and questions each time."""
+    splits = [split_families((), seed) for seed in range(4)]
+    texts = [f"question {i}" for i in range(400)]
+    held_out = [tuple(map(split.is_held_out, texts)) for split in splits]
+    assert len({split.held_out for split in splits}) == len(set(held_out)) == 4
+    assert all(0.15 < np.mean(part) < 0.35 for part in held_out)
 
 
 def _questions(drafts: list[Draft]) -> set[str]:
@@ -136,28 +160,35 @@ def _literal(source: str) -> dict[str, list[str]]:
     return names["QUESTIONS"]  # type: ignore[no-any-return]
 
 
-def test_registered_sets_share_no_question(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registered_sets_share_no_question() -> None:
     """Also where a family has few questions: they are divided by their text."""
-    few = choose_families(
-        ("count_primes", "coin_flip", "simple_geometry", "gcd", "lcm", "chain_sum")
+    few = TaskPoolOptions(
+        gym_families=("count_primes", "coin_flip", "simple_geometry", "gcd", "lcm", "chain_sum")
     )
-    monkeypatch.setattr(task_sets, "choose_families", lambda names: few)
-    pool = task_sets.seed_families(3)
-    scientist = task_sets.scientist(None, 3)
+    pool = task_sets.seed_families(3, few)
+    scientist = task_sets.scientist(None, 3, few)
     context: list[Task] = []
     for i in range(30):
         draft = scientist.propose("novel", None, context, jax.random.key(i))
         context.append(Task(f"t{i}", draft, 0, {}, {}))
-    ours = _questions([*pool, *(task.draft for task in context)])
-    questions = _questions(task_sets.held_out_questions(3))
-    families = _questions(task_sets.held_out_families(3))
+    used = [*pool, *(task.draft for task in context)]
+    ours = _questions(used)
+    questions = _questions(task_sets.held_out_questions(3, few))
+    other_families = task_sets.held_out_families(3, few)
+    families = _questions(other_families)
     assert questions
     assert families
     assert not ours & questions
     assert not ours & families
-    assert {d.metadata["family"] for d in task_sets.held_out_families(3)}.isdisjoint(
-        task.draft.metadata["family"] for task in context
+    assert {draft.metadata["family"] for draft in other_families}.isdisjoint(
+        draft.metadata["family"] for draft in used
     )
+    assert {draft.metadata["family"] for draft in (*used, *other_families)} == set(few.gym_families)
+
+
+def test_too_few_families_to_hold_one_out() -> None:
+    with pytest.raises(ConfigError, match="--gym_families=gcd,lcm leaves no family to hold out"):
+        task_sets.held_out_families(0, TaskPoolOptions(gym_families=("gcd", "lcm")))
 
 
 _PRINT = """
@@ -197,8 +228,11 @@ def test_questions_do_not_depend_on_the_process() -> None:
     assert first == second
 
 
-def _propose(kind: Any, parent: Task | None, context: list[Task], seed: int = 0) -> Draft:
-    return task_sets.scientist(None, 0).propose(kind, parent, context, jax.random.key(seed))
+def _propose(
+    kind: Any, parent: Task | None, context: list[Task], seed: int = 0, names: tuple[str, ...] = ()
+) -> Draft:
+    scientist = task_sets.scientist(None, 0, TaskPoolOptions(gym_families=names))
+    return scientist.propose(kind, parent, context, jax.random.key(seed))
 
 
 def test_the_scientist_writes_what_is_asked() -> None:
@@ -224,13 +258,11 @@ def _origin(draft: Draft) -> Any:
     return origin
 
 
-def test_the_supply_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_supply_does_not_end() -> None:
     """Once all families are used, their levels are."""
-    few = choose_families(("gcd", "lcm", "products"))
-    monkeypatch.setattr(task_sets, "choose_families", lambda names: few)
     context: list[Task] = []
     for i in range(12):
-        draft = _propose("novel", None, context, i)
+        draft = _propose("novel", None, context, i, ("gcd", "lcm", "products"))
         context.append(Task(f"t{i}", draft, 0, {}, {}))
     assert len({task.draft.metadata["family"] for task in context[:2]}) == 2
     assert len({task.draft.name for task in context}) == 12
@@ -242,6 +274,10 @@ def test_the_supply_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
         (("geometry",), {"simple_geometry"}),
         (("graphs", "-maze", "-largest_island"), {"family_relationships"}),
         (("gcd", "lcm"), {"gcd", "lcm"}),
+        (
+            ("numbers", " -count_primes", "-number_sorting", "-words"),
+            {"base_conversion", "number_filtering", "number_sequence"},
+        ),
     ],
 )
 def test_choose_families(names: tuple[str, ...], kept: set[str]) -> None:
@@ -251,7 +287,7 @@ def test_choose_families(names: tuple[str, ...], kept: set[str]) -> None:
 
 @pytest.mark.parametrize("names", [("chess",), ("geometry", "-geometry")])
 def test_families_that_do_not_exist(names: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=r"'chess' is no family|leaves no family"):
+    with pytest.raises(ValueError, match=r"'chess' is neither a cat|leaves no family"):
         choose_families(names)
 
 

@@ -122,13 +122,13 @@ def choose_families(names: tuple[str, ...]) -> tuple[Family, ...]:
         ValueError: A name is unknown, or no family is left.
     """
     kept, dropped = set[str](), set[str]()
-    for name in names:
+    for name in map(str.strip, names):
         bare = name.removeprefix("-")
         meant = {f.name for f in FAMILIES.values() if bare in (f.name, f.category)}
         if not meant:
             raise ValueError(
-                f"{bare!r} is no family; categories are {', '.join(CATEGORIES)}, and families "
-                f"{', '.join(FAMILIES)}"
+                f"{bare!r} is neither a category ({', '.join(CATEGORIES)}) nor a family "
+                f"({', '.join(FAMILIES)})"
             )
         (dropped if name.startswith("-") else kept).update(meant)
     chosen = tuple(
@@ -137,5 +137,5 @@ def choose_families(names: tuple[str, ...]) -> tuple[Family, ...]:
         if name not in dropped and (name in kept or not kept)
     )
     if not chosen:
-        raise ValueError(f"{','.join(names)} leaves no family")
+        raise ValueError("leaves no family")
     return chosen

@@ -2,11 +2,8 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 
-import numpy as np
-
-from acdc_jax.tasks.gym.catalogue import Family
+from acdc_jax.tasks.gym.catalogue import Family, choose_families
 
 _HELD_OUT_FAMILIES = 0.2  # share of every category with several families
 _HELD_OUT_QUESTIONS = 0.25  # share of a family's questions
@@ -32,29 +29,38 @@ class Split:
         A hash of its text decides. So no question is ever on both sides, also where two seeds make
         the same question.
         """
-        digest = hashlib.sha256(f"{self.prng_seed} {question}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64 >= _HELD_OUT_QUESTIONS
+        return _draw(self.prng_seed, question) >= _HELD_OUT_QUESTIONS
 
     def is_held_out(self, question: str) -> bool:
         """Return whether a question may be in the held-out tasks of the pool's families."""
         return not self.is_for_pool(question)
 
 
-def split_families(families: Sequence[Family], prng_seed: int) -> Split:
+def split_families(names: tuple[str, ...], prng_seed: int) -> Split:
     """Divide families, category by category.
 
     Args:
-        families: All families of the run. A category with a single one keeps it.
+        names: Families and categories, as `choose_families` takes them. A category of which fewer
+            than three families are chosen keeps them all.
         prng_seed: The run's.
+
+    Raises:
+        ValueError: A name is unknown, or no family is left.
     """
-    rng = np.random.default_rng(prng_seed)
+    families = choose_families(names)
     held_out = set[str]()
     for category in dict.fromkeys(family.category for family in families):
-        names = [family.name for family in families if family.category == category]
-        count = round(_HELD_OUT_FAMILIES * len(names)) or int(len(names) > 2)
-        held_out |= {names[i] for i in rng.permutation(len(names))[:count]}
+        members = [family.name for family in families if family.category == category]
+        count = round(_HELD_OUT_FAMILIES * len(members)) or int(len(members) > 2)
+        held_out |= set(sorted(members, key=lambda name: _draw(prng_seed, name))[:count])
     return Split(
         tuple(family for family in families if family.name not in held_out),
         tuple(family for family in families if family.name in held_out),
         prng_seed,
     )
+
+
+def _draw(prng_seed: int, text: str) -> float:
+    """Return a number from [0, 1) that depends on nothing but the arguments."""
+    digest = hashlib.sha256(f"{prng_seed} {text}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

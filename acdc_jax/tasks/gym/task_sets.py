@@ -4,49 +4,56 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from acdc_jax.errors import ConfigError
 from acdc_jax.tasks.gym import levels as gym_levels
-from acdc_jax.tasks.gym.catalogue import Family, choose_families
+from acdc_jax.tasks.gym.catalogue import Family
 from acdc_jax.tasks.gym.questions import NoQuestionsError
 from acdc_jax.tasks.gym.scientist import GymScientist
-from acdc_jax.tasks.gym.split import Split, split_families
+from acdc_jax.tasks.gym.split import split_families
 from acdc_jax.tasks.gym.write import write_draft
+from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.task import Draft, Kind
 
 _HELD_OUT_LEVELS = 3  # of each family: the lowest, and as many above
 _QUESTIONS = 2
 
 
-def split(prng_seed: int) -> Split:
-    """Return which families and questions a run with a PRNG seed may use."""
-    return split_families(choose_families(()), prng_seed)
-
-
-def scientist(options: object, prng_seed: int) -> GymScientist:
+def scientist(options: object, prng_seed: int, tasks: TaskPoolOptions) -> GymScientist:
     """Return the scientist of a PRNG seed, which decides what is held out.
 
     Args:
-        options: The scientist's flags; it has none of its own.
+        options: The scientist's flags; none matters here.
         prng_seed: The run's.
+        tasks: Its `gym_families` are divided.
     """
     del options
-    return GymScientist(split(prng_seed))
+    return GymScientist(split_families(tasks.gym_families, prng_seed))
 
 
-def seed_families(prng_seed: int) -> list[Draft]:
+def seed_families(prng_seed: int, options: TaskPoolOptions) -> list[Draft]:
     """Return each family of the pool once, at its lowest levels."""
-    parts = split(prng_seed)
+    parts = split_families(options.gym_families, prng_seed)
     return _write(parts.pool, 1, "seed", parts.is_for_pool, prng_seed, "seed")
 
 
-def held_out_questions(prng_seed: int) -> list[Draft]:
+def held_out_questions(prng_seed: int, options: TaskPoolOptions) -> list[Draft]:
     """Return other questions of the pool's families, at several levels."""
-    parts = split(prng_seed)
+    parts = split_families(options.gym_families, prng_seed)
     return _write(parts.pool, _HELD_OUT_LEVELS, "novel", parts.is_held_out, prng_seed, "questions")
 
 
-def held_out_families(prng_seed: int) -> list[Draft]:
-    """Return families that are never in the pool, at several levels."""
-    parts = split(prng_seed)
+def held_out_families(prng_seed: int, options: TaskPoolOptions) -> list[Draft]:
+    """Return families that are never in the pool, at several levels.
+
+    Raises:
+        ConfigError: The chosen families are too few to hold one out.
+    """
+    parts = split_families(options.gym_families, prng_seed)
+    if not parts.held_out:
+        raise ConfigError(
+            f"--gym_families={','.join(options.gym_families)} leaves no family to hold out; name "
+            "three or more of a category"
+        )
     return _write(
         parts.held_out, _HELD_OUT_LEVELS, "novel", lambda text: True, prng_seed, "families"
     )
