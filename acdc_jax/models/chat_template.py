@@ -34,7 +34,7 @@ def encode_chat(
     tokenizer: Any, instructions: str, system: str | None = None, *, thinking: bool = False
 ) -> list[int]:
     """Return the tokens of a prompt; see `prompt_text`."""
-    return _encode(tokenizer, prompt_text(tokenizer, instructions, system, thinking=thinking))
+    return encode_text(tokenizer, prompt_text(tokenizer, instructions, system, thinking=thinking))
 
 
 def prompt_text(
@@ -54,6 +54,11 @@ def prompt_text(
     messages: list[Message] = [{"role": "user", "content": instructions}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
+    return dialogue_prompt(tokenizer, messages, thinking=thinking)
+
+
+def dialogue_prompt(tokenizer: Any, messages: Sequence[Message], *, thinking: bool = False) -> str:
+    """Return the prompt for an answer to the last of several messages; see `prompt_text`."""
     options = {"add_generation_prompt": True, "enable_thinking": thinking}
     return render_chat(tokenizer, messages, options) + missing_generation_prompt(tokenizer)
 
@@ -65,7 +70,9 @@ def encode_exchange(tokenizer: Any, question: str, answer: str) -> list[int]:
         AcdcError: As `encode_chat`.
     """
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return _encode(tokenizer, render_chat(tokenizer, messages, {"add_generation_prompt": False}))
+    return encode_text(
+        tokenizer, render_chat(tokenizer, messages, {"add_generation_prompt": False})
+    )
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Message], options: Mapping[str, bool]) -> str:
@@ -202,6 +209,6 @@ def _refusal(tokenizer: Any, error: Exception) -> RefusedMessages:
     return RefusedMessages(f"{tokenizer.name_or_path}: chat template: {one_line(error)}; {_REMEDY}")
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    """Return the tokens of a prompt; the template has written the special tokens."""
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a text in a chat template, which has written the special tokens."""
     return [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
