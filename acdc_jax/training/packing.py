@@ -38,7 +38,7 @@ def pack(examples: Sequence[Example], length: int) -> PackedExamples:
     places = np.repeat(row * length + start, sizes) + within
 
     def scatter(values: np.ndarray, dtype: type) -> np.ndarray:
-        flat = np.zeros(rows * length, dtype)
+        flat: np.ndarray = np.zeros(rows * length, dtype)
         flat[places] = values
         return flat.reshape(rows, length)
 
