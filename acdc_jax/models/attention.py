@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.kernels.options import XLA_ONLY, Kernels
+from acdc_jax.private_apis import packed_attention
 
 _MASKED = -1e30  # finite, so that a row that attends to nothing gives no NaN
 _CUDNN_MULTIPLE, _CUDNN_LARGEST = 8, 128  # head dimensions that cuDNN's attention takes
@@ -29,6 +30,22 @@ class KVCache:
     v: tuple[jax.Array, ...]
 
 
+class Segments(NamedTuple):
+    """Which tokens of a row belong together: no token attends to one of another segment.
+
+    Padding is a segment, too, so that the segments cover every row.
+
+    Attributes:
+        ids: [batch, tokens] int32, one number for each segment of a row.
+        starts: [batch, most segments + 1] int32, the first token of each segment, then -1.
+        lengths: [batch, most segments] int32, the tokens of each segment, then -1.
+    """
+
+    ids: jax.Array
+    starts: jax.Array
+    lengths: jax.Array
+
+
 @dataclass(frozen=True)
 class AttentionMask:
     """Which slots each token attends to.
@@ -38,11 +55,15 @@ class AttentionMask:
         lengths: [batch] int32 if every row has one token, which attends to this many first slots;
             else None.
         causal: Whether tokens and slots are the same, and each attends to all up to itself.
+        segments: The segments of the rows; None: one in each.
+        window: Number of tokens that a token attends to, itself included; 0: all before it.
     """
 
     mask: jax.Array
     lengths: jax.Array | None = None
     causal: bool = False
+    segments: Segments | None = None
+    window: int = 0
 
 
 def empty_cache(config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype) -> KVCache:
@@ -55,7 +76,11 @@ def empty_cache(config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype) -
 
 
 def attention_masks(
-    windows: Collection[int], positions: jax.Array, slots: int, valid: jax.Array | None
+    windows: Collection[int],
+    positions: jax.Array,
+    slots: int,
+    valid: jax.Array | None,
+    segments: Segments | None = None,
 ) -> dict[int, AttentionMask]:
     """Return the attention mask of every window.
 
@@ -65,6 +90,7 @@ def attention_masks(
             slots.
         slots: Number of slots.
         valid: [batch, slots] bool, False for padding; None: no padding before a token.
+        segments: The segments of the rows, if tokens and slots are the same.
     """
     batch, tokens = positions.shape
     columns = jnp.arange(slots, dtype=jnp.int32)[None, None, :]
@@ -76,13 +102,17 @@ def attention_masks(
     mask = jnp.broadcast_to(columns <= token_slots, (batch, tokens, slots))
     if valid is not None:
         mask = mask & valid[:, None, :]
+    if segments is not None:
+        mask = mask & (segments.ids[:, :, None] == segments.ids[:, None, :])
     masks = {}
     for window in windows:
-        unlimited = valid is None and not 0 < window < slots
+        unlimited = valid is None and segments is None and not 0 < window < slots
         masks[window] = AttentionMask(
             mask & (columns > token_slots - window) if 0 < window < slots else mask,
             positions[:, 0] + 1 if unlimited and tokens == 1 and not whole else None,
             unlimited and whole,
+            segments,
+            window,
         )
     return masks
 
@@ -121,12 +151,16 @@ def dot_product_attention(
     fits = not softcap and head_dim % _CUDNN_MULTIPLE == 0 and head_dim <= _CUDNN_LARGEST
     if not (kernels.cudnn_attention and fits):
         return xla_attention(q, k, v, mask.mask, scale=scale, softcap=softcap)
+    factor = (scale or head_dim) ** -0.5
+    if mask.segments is not None:
+        lengths, starts = mask.segments.lengths, mask.segments.starts
+        packed = packed_attention(q, k, v, lengths, starts, scale=factor, window=mask.window)
+        return packed.reshape(*q.shape[:2], -1)
     masking: dict[str, jax.Array] = {}
     if mask.lengths is not None:  # the kernel stops reading a row at its end
         masking["key_value_seq_lengths"] = mask.lengths
     elif not mask.causal:
         masking["mask"] = mask.mask[:, None]
-    factor = (scale or head_dim) ** -0.5
     options: Any = {"scale": factor, "is_causal": mask.causal, "implementation": "cudnn"}
     run = fold_members(
         lambda q, k, v, masking: jax.nn.dot_product_attention(q, k, v, **masking, **options)

@@ -54,7 +54,13 @@ def _weight(shape: tuple[int, ...], axes: Axes, dtype: str, scale: float, mean: 
 
 
 class Linear(nnx.Module):  # type: ignore[misc]
-    """x Wᵀ + b, with W [out, in] as Hugging Face stores it, or, transposed, [in, out]."""
+    """x Wᵀ + b, with W [out, in] as Hugging Face stores it, or, transposed, [in, out].
+
+    Attributes:
+        low_rank: A [rank, in] and B [out, rank] of a LoRA adapter, which adds x Aᵀ Bᵀ; or None.
+    """
+
+    low_rank: tuple[jax.Array, jax.Array] | None = None
 
     def __init__(
         self,
@@ -83,6 +89,9 @@ class Linear(nnx.Module):  # type: ignore[misc]
         if self.bias is not None:
             bias: jax.Array = self.bias[...]
             y = y + bias[None, None, :]
+        if self.low_rank is not None:
+            a, b = self.low_rank
+            y = y + jnp.einsum("btr,or->bto", jnp.einsum("bti,ri->btr", x, a), b)
         return y
 
     def partial_sums(self, x: jax.Array, count: int) -> jax.Array:

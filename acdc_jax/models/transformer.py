@@ -6,7 +6,9 @@ Outside this file the weights are a flat dictionary from dotted path to array, o
 layer per weight: a stacked [layers, ...] leaf is copied by every decoding step on a GPU.
 """
 
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any
 
 import flax.struct
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from acdc_jax.models.attention import KVCache, attention_masks
+from acdc_jax.models.attention import AttentionMask, KVCache, Segments, attention_masks
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.kernels.head_sharding import HeadSharding
 from acdc_jax.models.kernels.options import XLA_ONLY, Kernels
@@ -23,6 +25,9 @@ from acdc_jax.models.layers import Context, Layer, Linear, Norm
 from acdc_jax.models.rotary import rope_angles, rope_frequencies
 from acdc_jax.params import Params
 from acdc_jax.sharding import Axes
+
+LowRank = Mapping[str, tuple[jax.Array, jax.Array]]
+"""Path of a matrix → A [rank, in] and B [out, rank] of its LoRA adapter."""
 
 
 class FusedParams(flax.struct.PyTreeNode):  # type: ignore[misc]
@@ -70,18 +75,8 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         """Return logits and the updated cache; see `forward`."""
         config = self.config
         slots = tokens.shape[1] if cache is None else cache.k[0].shape[1]
-        windows = {config.window(i) for i in range(config.num_layers)}
-        masks = attention_masks(windows, positions, slots, valid)
-        # Layers with a window may have separate rotary frequencies.
-        angles = {
-            local: rope_angles(positions, *rope_frequencies(config, local=local))
-            for local in map(bool, windows)
-        }
-        contexts = {
-            window: Context(positions, angles[window > 0], masks[window], kernels)
-            for window in windows
-        }
-
+        masks = attention_masks(self._windows(), positions, slots, valid)
+        contexts = self._contexts(positions, masks, kernels)
         with jax.named_scope("embed"):
             x, update = self._embed(tokens, kernels.heads)
         keys, values = [], []
@@ -92,8 +87,56 @@ class Transformer(nnx.Module):  # type: ignore[misc]
             keys.append(k)
             values.append(v)
         with jax.named_scope("head"):
-            logits = self._head(x, update, last, kernels)
+            logits = self.logits(self._last_norm(x, update, last, kernels))
         return logits, None if cache is None else KVCache(tuple(keys), tuple(values))
+
+    def hidden_states(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segments: Segments | None,
+        kernels: Kernels,
+        recompute: bool,
+    ) -> jax.Array:
+        """Return what the output head reads; see the function of this name."""
+        masks = attention_masks(self._windows(), positions, tokens.shape[1], None, segments)
+        contexts = self._contexts(positions, masks, kernels)
+
+        def run(
+            layer: Layer, context: Context, x: jax.Array, update: jax.Array | None
+        ) -> tuple[jax.Array, jax.Array]:
+            x, update, _ = layer(x, update, None, context)
+            return x, update
+
+        x, update = self._embed(tokens, None)
+        for i, layer in enumerate(self.layers):
+            step = partial(run, layer, contexts[self.config.window(i)])
+            x, update = (jax.checkpoint(step) if recompute else step)(x, update)
+        return self._last_norm(x, update, None, kernels)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Return the logits [B, T, vocabulary] float32 of hidden states [B, T, D]."""
+        logits: jax.Array
+        logits = (self.embed if self.head is None else self.head)(x, jnp.dtype("float32"))
+        softcap = self.config.logit_softcap
+        return softcap * jnp.tanh(logits / softcap) if softcap else logits
+
+    def _windows(self) -> set[int]:
+        return {self.config.window(i) for i in range(self.config.num_layers)}
+
+    def _contexts(
+        self, positions: jax.Array, masks: dict[int, AttentionMask], kernels: Kernels
+    ) -> dict[int, Context]:
+        """Return what layers share, by window."""
+        # Layers with a window may have separate rotary frequencies.
+        angles = {
+            local: rope_angles(positions, *rope_frequencies(self.config, local=local))
+            for local in map(bool, masks)
+        }
+        return {
+            window: Context(positions, angles[window > 0], mask, kernels)
+            for window, mask in masks.items()
+        }
 
     def _embed(
         self, tokens: jax.Array, heads: HeadSharding | None
@@ -104,7 +147,7 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         """
         table, config = self.embed.weight[...], self.config
         if heads is None or heads.inboxes is None:
-            x = table[tokens]
+            x = table[tokens].astype(self.norm.weight[...].dtype)
             if config.scale_embedding:
                 x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
             return x, None
@@ -121,18 +164,14 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         update = run(table, tokens)
         return jnp.zeros(update.shape[1:], update.dtype), update
 
-    def _head(
+    def _last_norm(
         self, x: jax.Array, update: jax.Array | None, last: jax.Array | None, kernels: Kernels
     ) -> jax.Array:
-        """Return the logits of the tokens that `last` names."""
+        """Return the hidden states of the tokens that `last` names."""
         if last is not None and update is not None:
             x = jnp.take_along_axis(x, last.reshape(len(x), -1, 1), axis=1)
             update = jnp.take_along_axis(update, last.reshape(1, len(x), -1, 1), axis=2)
-        _, x = self.norm.add_and_norm(x, update, kernels)
-        logits: jax.Array
-        logits = (self.embed if self.head is None else self.head)(x, jnp.dtype("float32"))
-        softcap = self.config.logit_softcap
-        return softcap * jnp.tanh(logits / softcap) if softcap else logits
+        return self.norm.add_and_norm(x, update, kernels)[1]
 
 
 def has_plain_updates(config: ModelConfig) -> bool:
@@ -228,6 +267,59 @@ def forward(
     """
     if cache is not None and valid is not None:
         raise ValueError("give cache or valid, not both: with a cache, padding is to the right")
+    logits: jax.Array
+    logits, cache = _merge(config, params)(tokens, positions, cache, valid, last, kernels)
+    return logits, cache
+
+
+def hidden_states(
+    config: ModelConfig,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    *,
+    segments: Segments | None = None,
+    low_rank: LowRank = MappingProxyType({}),
+    kernels: Kernels = XLA_ONLY,
+    recompute: bool = False,
+) -> jax.Array:
+    """Run the decoder up to its output head, for training; see `output_logits`.
+
+    Args:
+        config: Shape of the decoder.
+        params: One member's weights, as stored. The embedding may have another dtype than the
+            others, to which its rows are cast when they have been looked up.
+        tokens: [batch, tokens] int32; padding is to the right.
+        positions: [batch, tokens] int32, from 0 in each segment.
+        segments: What is packed into each row; None: one text.
+        low_rank: Path of a matrix → A and B of its LoRA adapter, see `layers.Linear`; scaled.
+        kernels: Which kernels run. Only cuDNN's attention has a gradient.
+        recompute: Whether a gradient computes each layer again, rather than keep what is inside.
+
+    Returns:
+        [batch, tokens, hidden size], in the dtype of the norms.
+
+    Raises:
+        ValueError: The weights are not those that the configuration declares.
+    """
+    model = _merge(config, params)
+    for path, matrices in low_rank.items():
+        module = model
+        for part in path.split(".")[:-1]:
+            module = module[int(part)] if part.isdecimal() else getattr(module, part)
+        module.low_rank = nnx.data(matrices)
+    states: jax.Array = model.hidden_states(tokens, positions, segments, kernels, recompute)
+    return states
+
+
+def output_logits(config: ModelConfig, params: Params, states: jax.Array) -> jax.Array:
+    """Return the logits [batch, tokens, vocabulary] float32 of some of the `hidden_states`."""
+    logits: jax.Array = _merge(config, params).logits(states)
+    return logits
+
+
+def _merge(config: ModelConfig, params: Params | FusedParams) -> Any:
+    """Return the module with its weights."""
     fused = isinstance(params, FusedParams)
     leaves = params.leaves if isinstance(params, FusedParams) else params
     graph, declared = structure(config, fused)
@@ -236,7 +328,4 @@ def forward(
         problem = "is missing" if path in declared else "has no place in the model"
         raise ValueError(f"weight {path} {problem}")
     state = [(path, param.replace(leaves[name])) for name, (path, param) in declared.items()]
-    model = nnx.merge(graph, nnx.from_flat_state(state))
-    logits: jax.Array
-    logits, cache = model(tokens, positions, cache, valid, last, kernels)
-    return logits, cache
+    return nnx.merge(graph, nnx.from_flat_state(state))
