@@ -6,13 +6,16 @@ import numpy as np
 import numpy.typing as npt
 
 _SMALLEST_BUCKET = 8
+_SMALLEST_COARSE = 64
 _SMALLEST_BATCH = 8
 
 Integers = npt.NDArray[np.int32]
 
 
-def bucket(length: int) -> int:
-    """Return the padded length of a prompt: 8, 12, 16, 24, 32, 48, …"""
+def bucket(length: int, *, coarse: bool = False) -> int:
+    """Return the padded length of a prompt: 8, 12, 16, 24, 32, 48, …; coarse: 64, 128, 256, …"""
+    if coarse:
+        return max(_SMALLEST_COARSE, 1 << (length - 1).bit_length())
     size = _SMALLEST_BUCKET
     while size < length:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
@@ -20,7 +23,7 @@ def bucket(length: int) -> int:
 
 
 def group_prompts(
-    lengths: Sequence[int], rows: Callable[[int], int], *, mixed: bool
+    lengths: Sequence[int], rows: Callable[[int], int], *, mixed: bool, coarse: bool = False
 ) -> list[tuple[list[int], int]]:
     """Divide prompts into groups that are prefilled at once, short ones first.
 
@@ -29,13 +32,14 @@ def group_prompts(
         rows: Padded length → most prompts in a group.
         mixed: Whether prompts that do not fill a group join longer ones: more padding, but fewer
             shapes and fewer groups.
+        coarse: Whether padded lengths are coarse; see `bucket`.
 
     Returns:
         Indices and padded length of each group.
     """
     buckets: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
-        buckets.setdefault(bucket(length), []).append(i)
+        buckets.setdefault(bucket(length, coarse=coarse), []).append(i)
     groups: list[tuple[list[int], int]] = []
     indices: list[int] = []
     padded = 0

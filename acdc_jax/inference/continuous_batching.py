@@ -8,6 +8,7 @@ those before, returns responses that have ended, and refills empty slots.
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from acdc_jax.inference.buckets import bucket, common_prefix, group_prompts, hal
 from acdc_jax.inference.memory import fitting_slots, parameter_count
 from acdc_jax.inference.sampling import GREEDY, Sampling
 from acdc_jax.inference.steps import (
+    DecodeState,
     Placement,
     Prompts,
     SampledTokens,
@@ -46,6 +48,9 @@ _PREFILL_TOKENS = 8192  # most tokens of prompts per call of `prefill`; bounds i
 # Multiplications of one call of `prefill`. Larger calls use a GPU no better; smaller ones let a
 # prompt enter sooner. A tiny model reads all prompts at once.
 _PREFILL_WORK = 1.0e13
+# Parameters of all members together up to which padding takes less time than compiling for another
+# length, which costs a GPU as much as 1e15 multiplications.
+_FEW_PARAMETERS = 4.0e9
 
 Ends = npt.NDArray[np.int64]
 
@@ -207,7 +212,9 @@ def _plan(request: _Request) -> _Plan:
         placement=placement,
         kernels=replace(kernels, heads=head_sharding_of(placement)),
     )
-    longest = bucket(max(map(len, prompts)) - prefix)
+    parameters = request.members * parameter_count(config)
+    coarse = parameters <= _FEW_PARAMETERS and jax.default_backend() != "cpu"
+    longest = bucket(max(map(len, prompts)) - prefix, coarse=coarse)
     length = prefix + longest + max(request.limits)
     multiple = BLOCK if length > 4 * BLOCK else 8  # the attention kernel reads blocks
     length = -(-length // multiple) * multiple
@@ -220,7 +227,6 @@ def _plan(request: _Request) -> _Plan:
         _cache_shards(placement),
         _PREFILL_TOKENS,
     )
-    parameters = request.members * parameter_count(config)
 
     def rows(padded: int) -> int:
         by_work = int(_PREFILL_WORK / (parameters * padded))
@@ -230,7 +236,10 @@ def _plan(request: _Request) -> _Plan:
     # compiling for another length. A large model is compiled for every bucket, so that the next
     # generation, whose lengths are a little different, finds what it needs.
     groups = group_prompts(
-        [len(prompt) - prefix for prompt in prompts], rows, mixed=rows(longest) == slots
+        [len(prompt) - prefix for prompt in prompts],
+        rows,
+        mixed=rows(longest) == slots,
+        coarse=coarse,
     )
     return _Plan(
         settings,
@@ -255,6 +264,7 @@ def _generate(request: _Request, plan: _Plan) -> Iterator[Batch]:
         _replicate(plan, prefix),
         key,
     )
+    _compile(request, plan, state, key)
     waiting = deque(plan.groups)
     owners: list[int | None] = [None] * plan.slots  # the prompt of each slot
     ends = np.full((request.members, plan.slots), -1)  # where `stopped` cut responses
@@ -289,6 +299,25 @@ def _generate(request: _Request, plan: _Plan) -> Iterator[Batch]:
                 if index in batch.indices:
                     owners[slot] = None
             yield batch
+
+
+def _compile(request: _Request, plan: _Plan, state: DecodeState, key: jax.Array) -> None:
+    """Compile the calls of all shapes side by side, unless they are compiled already."""
+    settings, first_of = plan.settings, {group[1:]: group for group in plan.groups}
+    lowered = [
+        prefill.lower(
+            settings,
+            request.params,
+            state,
+            _pad_group(request, plan, group, range(len(group.indices))),
+            key,
+        )
+        for group in first_of.values()
+    ]
+    cancelled = _replicate(plan, np.zeros((request.members, plan.slots), bool))
+    lowered.append(decode.lower(settings, request.params, state, cancelled, plan.inboxes))
+    with ThreadPoolExecutor(len(lowered), "compile") as threads:
+        list(threads.map(lambda program: program.compile(), lowered))
 
 
 def _pad_group(

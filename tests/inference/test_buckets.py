@@ -12,6 +12,8 @@ def test_buckets() -> None:
     sizes = sorted({bucket(n) for n in range(1, 200)})
     assert sizes == [8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
     assert all(n <= bucket(n) < max(9, 1.5 * n) for n in range(1, 2000))
+    assert sorted({bucket(n, coarse=True) for n in range(1, 600)}) == [64, 128, 256, 512, 1024]
+    assert all(n <= bucket(n, coarse=True) < max(65, 2 * n) for n in range(1, 2000))
 
 
 @settings(deadline=None)

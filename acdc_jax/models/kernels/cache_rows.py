@@ -67,6 +67,8 @@ def copy_rows(
     return result
 
 
+# Jitted, so that it is traced once for all layers.
+@partial(jax.jit, static_argnames=("first", "interpret"))
 def _run(
     cache: jax.Array, new: jax.Array, slots: jax.Array, *, first: int, interpret: bool
 ) -> jax.Array:

@@ -90,6 +90,8 @@ def decode_attention(
     return output, updated
 
 
+# Jitted, so that it is traced once for all layers.
+@partial(jax.jit, static_argnames=("scale", "interpret"))
 def _run(
     qkv: jax.Array,
     angles: tuple[jax.Array, jax.Array],

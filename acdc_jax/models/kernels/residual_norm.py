@@ -59,6 +59,8 @@ def residual_norm(
     return total.reshape(x.shape), normed.reshape(x.shape)
 
 
+# Jitted, so that it is traced once for all layers.
+@partial(jax.jit, static_argnames=("eps", "interpret"))
 def _run(
     x: jax.Array,
     update: jax.Array,

@@ -35,6 +35,7 @@ def test_equals_its_parts(
 ) -> None:
     """Rows that are empty, within a block, at its edges, and full; nothing else is touched."""
     monkeypatch.setattr(module, "_split", lambda programs, cache: cuts)
+    module._run.clear_cache()  # it was traced with other cuts
     q, k, v = draw(ROWS, 1, heads, HEAD_DIM), *(draw(ROWS, 1, kv_heads, HEAD_DIM) for _ in "kv")
     cache = draw(ROWS, SLOTS, kv_heads, HEAD_DIM), draw(ROWS, SLOTS, kv_heads, HEAD_DIM)
     positions = jnp.asarray([[0], [BLOCK - 1], [BLOCK], [SLOTS - 1]], jnp.int32)
@@ -137,6 +138,7 @@ def test_shapes(heads: int, head_dim: int, slots: int, expected: bool) -> None:
 def test_it_compiles_for_a_gpu(cuts: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as that can be seen without one."""
     monkeypatch.setattr(module, "_split", lambda programs, cache: cuts)
+    module._run.clear_cache()  # it was traced with other cuts
     heads = {"q": 28, "k": 4, "v": 4}
     q, k, v = (jnp.zeros((2, 1, n, 128), jnp.bfloat16) for n in heads.values())
     cache = (jnp.zeros((2, SLOTS, 4, 128), jnp.bfloat16),) * 2
