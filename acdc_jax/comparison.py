@@ -20,7 +20,6 @@ from acdc_jax.files import write_atomic
 from acdc_jax.options import OptionError, check, option
 from acdc_jax.report.page import write_page
 from acdc_jax.report.summary import summarise
-from acdc_jax.report.tables import measured_on
 from acdc_jax.runtime.setup import plan_run
 
 Control = Literal["select_only", "random_all_seeds", "module_wise_random", "top_fitness"]
@@ -90,8 +89,8 @@ def run_comparison(config: Config, options: CompareOptions, console: Console) ->
         console: Where progress is shown.
 
     Returns:
-        What `results.json` holds: `prng_seeds`, `measured` (which tasks the runs were measured on)
-        and `rows` (see `summarise`).
+        What `results.json` holds: `prng_seeds`; and `sets`, each with `name`, `tasks` (as in the
+        last run's `results.json`) and `rows` (see `summarise`).
 
     Raises:
         AcdcError: See `run_experiment`.
@@ -102,22 +101,30 @@ def run_comparison(config: Config, options: CompareOptions, console: Console) ->
     runs = {"evolved": config} | {
         control: control_config(control, config, seeds) for control in options.controls
     }
-    rows: list[list[Mapping[str, Any]]] = []
+    rows: dict[str | None, list[list[Mapping[str, Any]]]] = {}  # of each set, by PRNG seed
     run_dirs: list[Path] = []
     result: dict[str, Any] = {}
-    for prng_seed in options.prng_seeds:
-        rows.append([])
+    for count, prng_seed in enumerate(options.prng_seeds, 1):
         for name, settings in runs.items():
             console.print(f"PRNG seed {prng_seed}: {name}", markup=False, highlight=False)
             run_dirs.append(out / f"seed{prng_seed}" / name)
             run = dataclasses.replace(settings.run, seed=prng_seed, run_dir=str(run_dirs[-1]))
             settings = dataclasses.replace(settings, run=run)
             results = run_experiment(settings, console, baselines=name == "evolved")
-            rows[-1] += _renamed(results["rows"], name)
+            for table in results["sets"]:
+                of_set = rows.setdefault(table["name"], [])
+                of_set += [[] for _ in range(count - len(of_set))]
+                of_set[-1] += _renamed(table["rows"], name)
         result = {
-            "prng_seeds": options.prng_seeds[: len(rows)],
-            "measured": measured_on(results),
-            "rows": summarise(rows),
+            "prng_seeds": options.prng_seeds[:count],
+            "sets": [
+                {
+                    "name": table["name"],
+                    "tasks": table["tasks"],
+                    "rows": summarise(rows[table["name"]]),
+                }
+                for table in results["sets"]
+            ],
         }
         if multihost.is_first():
             write_atomic(out / "results.json", json.dumps(result, indent=1))

@@ -154,6 +154,9 @@ _ZERO_WAS_NONE = (
 )
 
 
+# Registered held-out sets that have another name now.
+_RENAMED_HELD_OUT = {"gym": "gym:instances", "gym_families": "gym:families"}
+
 # How runs worked before these options existed.
 _EARLIER_RULES = {
     "active_seed_families": True,
@@ -174,8 +177,10 @@ def _from_json(value: Any) -> Any:
 def _upgrade(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run of any version as this version writes them."""
     upgraded = dict(settings)
+    if isinstance(one_set := settings.get("held_out"), str):  # older versions had one
+        upgraded["held_out"] = [_RENAMED_HELD_OUT.get(one_set, one_set)] if one_set else None
     for name, declared in _options().items():
-        value = settings.get(name)
+        value = upgraded.get(name)
         optional = not_none(declared.type) is not declared.type
         if optional and (value == "" or (value == 0 and name in _ZERO_WAS_NONE)):
             upgraded[name] = None

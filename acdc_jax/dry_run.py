@@ -14,7 +14,7 @@ from pathlib import Path
 from acdc_jax.bench.limits import copy_bandwidth
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation.held_out import held_out_tasks
+from acdc_jax.evaluation.held_out import held_out_tasks, measured_tasks
 from acdc_jax.experiment import is_finished
 from acdc_jax.inference.memory import (
     device_room,
@@ -213,9 +213,11 @@ def _tasks(plan: RunPlan, sandbox: Sandbox, codec: TextCodec | None) -> str:
         if isinstance(verdict, Rejection):
             raise AcdcError(f"seed task family {verdict.name}: {verdict.reason}")
         readable.append(verdict)
-    readable += held_out_tasks(
-        [draft for draft in plan.held_out if not draft.asks_judge], sandbox, threshold
-    )
+    held_out = {
+        name: [draft for draft in drafts if not draft.asks_judge]
+        for name, drafts in plan.held_out.items()
+    }
+    readable += measured_tasks(held_out_tasks(held_out, sandbox, threshold))
     room = plan.model.max_positions - config.decode.max_new_tokens
     for family in readable:
         texts = family.instructions.values()
@@ -225,7 +227,8 @@ def _tasks(plan: RunPlan, sandbox: Sandbox, codec: TextCodec | None) -> str:
                 "--max_new_tokens"
             )
     judge = f" ({len(judged)} of them ask the judge: not tried)" if judged else ""
-    measured = f"{len(plan.held_out)} held-out tasks" if plan.held_out else "the run's own tasks"
+    sets = [f"{len(drafts)} held-out tasks ({name})" for name, drafts in plan.held_out.items()]
+    measured = ", ".join(sets) or "the run's own tasks"
     return f"{len(plan.families)} seed families{judge}; measured on {measured}"
 
 

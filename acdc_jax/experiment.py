@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from acdc_jax import multihost
 from acdc_jax.coevolve import run as run_generations
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluation.held_out import held_out_tasks
+from acdc_jax.evaluation.held_out import MeasuredSets, held_out_tasks, measured_tasks
 from acdc_jax.files import write_atomic
 from acdc_jax.report.page import write_page
 from acdc_jax.report.picture import draw_run
@@ -31,7 +31,6 @@ from acdc_jax.runtime.setup import RunContext, RunPlan, open_context, plan_run
 from acdc_jax.runtime.sources import keep_model_files, keep_sources
 from acdc_jax.runtime.state import Record, State
 from acdc_jax.streams import print_line
-from acdc_jax.tasks.task import Task
 from acdc_jax.tasks.task_sets import check_held_out
 from acdc_jax.tasks.validate import prompt_flaw
 
@@ -69,7 +68,7 @@ def run_experiment(config: Config, console: Console, *, baselines: bool = True) 
                 seeds_s = time.monotonic() - began
                 manifest, state = _evolve(plan, context, manifest, notice)
                 began = time.monotonic()
-                results = _measure(context, manifest, state, held_out, baselines)
+                results = _measure(plan, context, manifest, state, held_out, baselines)
                 measured_s = time.monotonic() - began
             results |= {
                 "seed": config.run.seed,
@@ -136,23 +135,23 @@ def _evolve(
     return run_directory.share_manifest(manifest), state
 
 
-def _held_out_tasks(plan: RunPlan, context: RunContext) -> list[Task]:
-    """Return the held-out tasks, validated.
+def _held_out_tasks(plan: RunPlan, context: RunContext) -> MeasuredSets:
+    """Return the held-out sets, validated.
 
     Raises:
         AcdcError: A draft is not valid.
         ConfigError: Instructions leave members no room for a response; names the task.
     """
     generator, threshold = context.task_generator, context.config.tasks.skill_threshold
-    tasks = held_out_tasks(plan.held_out, context.evaluator.sandbox, threshold)
-    for task in tasks:
+    sets = held_out_tasks(plan.held_out, context.evaluator.sandbox, threshold)
+    for task in measured_tasks(sets):
         texts = task.instructions.values()
         if flaw := prompt_flaw(texts, generator.encode, generator.max_prompt_tokens):
             raise ConfigError(
                 f"held-out task {task.draft.name}: its {flaw}; shorten or remove the task, or "
                 "lower --max_new_tokens in a new run"
             )
-    return tasks
+    return sets
 
 
 def _record_models(plan: RunPlan, context: RunContext, manifest: Manifest) -> None:
@@ -192,20 +191,18 @@ def _show(context: RunContext, log: Log, state: State, record: Record) -> None:
 
 
 def _measure(
+    plan: RunPlan,
     context: RunContext,
     manifest: Manifest,
     state: State,
-    held_out: Sequence[Task],
+    held_out: MeasuredSets,
     baselines: bool,
 ) -> Results:
-    """Measure the run on its held-out tasks, or else on its task pool."""
-    known = [task.draft for task in state.library.tasks.values()]
-    check_held_out([task.draft for task in held_out], known)
-    tasks = held_out or state.active_tasks
+    """Measure the run on its held-out sets, or else on its task pool."""
+    check_held_out(plan.held_out, [task.draft for task in state.library.tasks.values()])
+    sets = held_out or {None: state.active_tasks}
     advance = partial(context.progress, "measuring")
-    results = measure(context, manifest, state, tasks, advance, baselines=baselines)
-    count = len(tasks) - results["missing_tasks"]
-    return results | {"held_out": context.config.tasks.held_out, "measured_tasks": count}
+    return measure(context, manifest, state, sets, advance, baselines=baselines)
 
 
 def is_finished(config: Config) -> bool:
@@ -228,7 +225,10 @@ def _finished_results(config: Config, manifest: Manifest) -> Results | None:
         results = run_reader.read_results(Path(config.run.run_dir), manifest.generation)
     except AcdcError:
         return None
-    return results if results and results.get("held_out") == config.tasks.held_out else None
+    if results is None:
+        return None
+    names = [table["name"] for table in results["sets"]]
+    return results if names == list(config.tasks.held_out or [None]) else None
 
 
 def _wall_seconds(

@@ -135,6 +135,31 @@ def test_runs_of_older_versions_are_read() -> None:
     assert Config.from_settings(config.settings()) == config
 
 
+@pytest.mark.parametrize(
+    ("older", "sets"),
+    [
+        ("", None),
+        ("tiny", ("tiny",)),
+        ("a,b/folder", ("a,b/folder",)),
+        ("gym", ("gym:instances",)),
+        ("gym_families", ("gym:families",)),
+        (["gym:families", "tiny"], ("gym:families", "tiny")),
+    ],
+)
+def test_runs_with_one_held_out_set_are_read(older: object, sets: object) -> None:
+    assert Config.from_settings({"held_out": older}).tasks.held_out == sets
+
+
+def test_held_out_sets_are_a_list() -> None:
+    assert _config("--held_out=gym:instances,~/exam").tasks.held_out == (
+        "gym:instances",
+        str(Path.home() / "exam"),
+    )
+    assert _config("--held_out=none").tasks.held_out is None
+    with pytest.raises(ConfigError, match="--held_out=a,b,a: must not repeat a set"):
+        _config("--held_out=a,b,a")
+
+
 def test_which_flags_an_existing_run_refuses() -> None:
     saved = _config().settings()
     assert changed_flags(_config("--generations=99", "--noprogress", "--run_dir=x"), saved) == []

@@ -25,7 +25,12 @@ def test_what_this_package_registers() -> None:
     assert plugins.registered_names(plugins.SEED_MODELS) == ["tiny"]
     assert plugins.registered_names(plugins.SCIENTISTS) == ["gym", "procedural"]
     assert plugins.registered_names(plugins.SEED_FAMILIES) == ["general", "gym", "tiny"]
-    assert plugins.registered_names(plugins.HELD_OUT) == ["general", "gym", "gym_families", "tiny"]
+    assert plugins.registered_names(plugins.HELD_OUT) == [
+        "general",
+        "gym:families",
+        "gym:instances",
+        "tiny",
+    ]
     assert isinstance(plugins.load(plugins.SEED_MODELS, "tiny"), SeedSet)
     for group in (plugins.SCIENTISTS, plugins.SEED_FAMILIES, plugins.HELD_OUT):
         for name in plugins.registered_names(group):
@@ -40,7 +45,8 @@ def test_a_package_registers_a_task_set(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(tmp_path)
     _register(monkeypatch, plugins.HELD_OUT, exam="my_exam:exam")
     assert "my_exam" not in sys.modules
-    assert len(load_held_out("exam", 1, TaskPoolOptions(initial_tasks=2))) == 3
+    (drafts,) = load_held_out(["exam"], 1, TaskPoolOptions(initial_tasks=2)).values()
+    assert len(drafts) == 3
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from acdc_jax import flags, multihost
 from acdc_jax.comparison import CompareOptions, run_comparison
 from acdc_jax.config import Config
 from acdc_jax.report.summary import differences
-from acdc_jax.report.tables import results_table
+from acdc_jax.report.tables import measured_on, results_table
 from acdc_jax.runtime.setup import join_processes
 
 _HELP = """acdc compare: repeat a run and its controls over several PRNG seeds, in one table.
@@ -34,8 +34,10 @@ def command(argv: Sequence[str]) -> None:
     console = Console(quiet=not multihost.is_first())
     result = run_comparison(config, options, console)
     count = len(result["prng_seeds"])
-    title = f"mean over {count} PRNG seeds ± half of the 95 % interval, {result['measured']}"
-    console.print(results_table(result["rows"], title))
-    console.print(differences(result["rows"]), markup=False, highlight=False)
+    for table in result["sets"]:
+        measured = measured_on(table)
+        title = f"mean over {count} PRNG seeds ± half of the 95 % interval, {measured}"
+        console.print(results_table(table["rows"], title))
+        console.print(differences(table["rows"]), markup=False, highlight=False)
     page = Path(config.run.run_dir) / "report.html"
     console.print(f"{page}: open it in a browser", markup=False, highlight=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from acdc_jax.report.tables import best_of_n_table, forces_table
 from acdc_jax.report.truncation import run_truncation, run_warning
 from acdc_jax.runtime import run_directory
 from acdc_jax.runtime.benchmarks import choose_on_benchmarks, run_benchmarks, samples_folder
-from acdc_jax.runtime.best_of_n import TASK_SETS, check_best_of_n, run_best_of_n
+from acdc_jax.runtime.best_of_n import check_best_of_n, run_best_of_n
 from acdc_jax.runtime.measure import complete_run_skills
 from acdc_jax.runtime.run_reader import read_run
 from acdc_jax.runtime.task_forces import task_forces
@@ -35,7 +35,7 @@ is that of the tasks that they are chosen on; `acdc run` prints the table of hel
 
 With --best_of_n, a single answer to each question is chosen. Every member of a task force answers
 greedily, and each method chooses one of the answers. RUN/best_of_n.json holds the accuracy of every
-method, on the run's tasks (on which the task force was chosen) and on the held-out tasks, with 95 %
+method, on the run's tasks (on which the task force was chosen) and on each held-out set, with 95 %
 bootstrap intervals over the questions. RUN/best_of_n/ holds answers and choices, so that none is
 made twice. A choice that failed, because of a judge or the sandbox, is missing and not wrong; the
 same command tries again.
@@ -131,7 +131,7 @@ def _evaluate_run(run_dir: Path, options: _Flags, console: Console) -> Mapping[s
         panels, problems = run_best_of_n(
             run, forces, options.best_of_n, options.samples, prng_seed, console
         )
-        console.print(best_of_n_table(panels, TASK_SETS))
+        console.print(best_of_n_table(panels))
         _print_missing(console, problems)
     if not options.benchmarks.tasks:
         return {}
@@ -145,7 +145,7 @@ def _evaluate_run(run_dir: Path, options: _Flags, console: Console) -> Mapping[s
     for name, entry in entries.items():
         console.print(benchmark_table(name, entry))
         if panels := benchmark_panels(name, entry):
-            console.print(best_of_n_table(panels, {name: name}))
+            console.print(best_of_n_table(panels))
     _print_missing(console, problems)
     samples = samples_folder(run_dir)
     _print(console, f"{run_dir / 'benchmarks.json'} has every figure, {samples} every answer.")

@@ -53,7 +53,8 @@ def command(argv: Sequence[str]) -> None:
     if not multihost.is_first():
         return
     run_dir = config.run.run_dir
-    console.print(results_table(results["rows"], title_of(results)))
+    for table in results["sets"]:
+        console.print(results_table(table["rows"], title_of(results, table)))
     lines = [
         "Coverage: share of these tasks that at least one of the N solves.",
         "Cover@0.5: share that at least half of the N solve.",
@@ -101,9 +102,9 @@ def _print_plan(plan: Mapping[str, str], console: Console) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def title_of(results: Mapping[str, Any]) -> str:
-    """Return the title of a run's table."""
+def title_of(results: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+    """Return the title of one of a run's tables."""
     return (
         f"PRNG seed {results['seed']}, {results['generations']} generations, "
-        f"{results['wall_s']['total']:.0f} s; measured {measured_on(results)}"
+        f"{results['wall_s']['total']:.0f} s; measured {measured_on(table)}"
     )

@@ -17,11 +17,9 @@ from acdc_jax.evaluation.decode_and_score import Evaluator
 from acdc_jax.evaluation.evaluate import ParamsOf, evaluate_members, member_keys
 from acdc_jax.evaluation.held_out import (
     TASK_FORCES,
+    Collective,
     FinishedRun,
-    Row,
     Solved,
-    collective_row,
-    complete_tasks,
     solve,
 )
 from acdc_jax.evaluation.task_force import fittest, greedy_task_force, spread_samples
@@ -66,20 +64,19 @@ def measure_baselines(
     baselines: Baselines,
     solved: Solved,
     advance: Callable[[], None] = lambda: None,
-) -> tuple[list[Row], np.ndarray]:
+) -> list[Collective]:
     """Measure the seeds without evolution, and members drawn at random.
 
     Args:
         evaluator: Where and how members answer.
         run: The run.
-        tasks: Held-out tasks, or the pool's.
+        tasks: Of all sets of held-out tasks, or the pool's.
         baselines: How to make the baselines.
         solved: Results of the models that have already been evaluated on `tasks`.
         advance: Called `STEPS` times.
 
     Returns:
-        The rows; and [tasks] bool, the tasks of which every model has all scores. Rows are over
-        these tasks.
+        The baselines, with what their models solve.
     """
     seed_skills = skill_matrix.join(
         skill_matrix.take(run.skills, run.seeds, run.skills.tasks),
@@ -99,19 +96,17 @@ def measure_baselines(
     advance()
     of_merge = solve(evaluator, [merged], uniform, tasks)
     advance()
-    complete = complete_tasks(solved, by_seed, of_samples, of_merge)
     force = greedy_task_force(seed_skills, TASK_FORCES[0])
-    rows = [
-        collective_row("seeds", force, best, by_seed, complete),
-        collective_row("all_seeds", run.seeds, best, by_seed, complete),
-        *(collective_row(*sample, of_samples, complete) for sample in samples),
-        collective_row("uniform_merge", [merged], merged, of_merge, complete),
-    ]
     rng = np.random.default_rng(baselines.prng_seed)
     finalists = skill_matrix.take(run.skills, run.archive, run.skills.tasks)
     sizes = [n for n in TASK_FORCES if n <= len(run.archive)]
-    rows += [_random_row(solved, complete, finalists, n, rng) for n in sizes]
-    return rows, complete
+    return [
+        Collective("seeds", [(force, best)], by_seed),
+        Collective("all_seeds", [(run.seeds, best)], by_seed),
+        *(Collective(name, [draw], of_samples) for name, draw in samples),
+        Collective("uniform_merge", [([merged], merged)], of_merge),
+        *(Collective("random_members", _draw(finalists, n, rng), solved) for n in sizes),
+    ]
 
 
 def _solve_samples(
@@ -120,13 +115,13 @@ def _solve_samples(
     seed_skills: SkillMatrix,
     tasks: Sequence[Task],
     baselines: Baselines,
-) -> tuple[list[tuple[str, list[str], str]], Solved]:
+) -> tuple[list[tuple[str, tuple[list[str], str]]], Solved]:
     """Evaluate samples of the best seed, and samples spread over all seeds.
 
     Each sample has its own PRNG key. Samples of the best seed come first and are in both.
 
     Returns:
-        Name, samples and best sample of each collective; and what the samples solve.
+        Name, and samples and best sample, of each collective; and what the samples solve.
     """
     best = fittest(seed_skills)
     of_best = [(best, i) for i in range(max(TASK_FORCES))]
@@ -147,7 +142,7 @@ def _solve_samples(
     ):
         for samples in samples_of.values():
             names = [_name(sample) for sample in samples]
-            collectives.append((collective, names, _first_of(best, samples)))
+            collectives.append((collective, (names, _first_of(best, samples))))
     return collectives, solved
 
 
@@ -207,18 +202,10 @@ def _best_on_pool(
     return fittest(evaluation.skills(evaluator.skill_threshold))
 
 
-def _random_row(
-    solved: Solved,
-    complete: np.ndarray,
-    finalists: SkillMatrix,
-    n: int,
-    rng: np.random.Generator,
-) -> Row:
-    """Return the mean row over draws of `n` members of the final archive."""
+def _draw(finalists: SkillMatrix, n: int, rng: np.random.Generator) -> list[tuple[list[str], str]]:
+    """Return draws of `n` members of the final archive, and the fittest member of each."""
     draws = []
     for _ in range(_RANDOM_DRAWS):
         names = [str(name) for name in rng.choice(finalists.members, n, replace=False)]
-        best = fittest(skill_matrix.take(finalists, names, finalists.tasks))
-        draws.append(collective_row("", names, best, solved, complete))
-    figures = [dataclasses.astuple(draw)[2:] for draw in draws]
-    return Row("random_members", n, *np.mean(figures, axis=0).tolist())
+        draws.append((names, fittest(skill_matrix.take(finalists, names, finalists.tasks))))
+    return draws

@@ -1,13 +1,15 @@
-"""The table of a finished run: Coverage of collectives of models on held-out tasks.
+"""The tables of a finished run: Coverage of collectives of models on each held-out set.
 
 Held-out tasks enter neither training nor evolution. Every collective is chosen on the pool's tasks
 and measured here. *Coverage* is the share of tasks that at least one of its models solves (paper
-§3.5). A run without held-out tasks is measured on its pool. A task for which any model of the table
-lacks a score is left out for all.
+§3.5). A run without held-out tasks is measured on its pool. A task for which any model of the
+tables lacks a score is left out for all.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,11 +30,15 @@ from acdc_jax.tasks.validate import check_drafts
 
 TASK_FORCES = (3, 8)
 _ATTEMPTS = 2  # to answer, if scores are missing
+_ID_DIGITS = 10  # of a task's id
 _LEAST_SHARE = 0.5  # of the tasks; if a model has scores of fewer, the judge or the sandbox is gone
 
 Solved = dict[str, np.ndarray]
 """Model → [tasks, instances] float64: 1 solved, 0 failed, -1 missing, NaN if the task has no such
 instance."""
+
+MeasuredSets = Mapping[str | None, Sequence[Task]]
+"""Name of a held-out set, or None for the run's own pool → its tasks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,70 +82,105 @@ class FinishedRun:
     params_of: ParamsOf
 
 
-def held_out_tasks(drafts: Sequence[Draft], sandbox: Sandbox, skill_threshold: float) -> list[Task]:
-    """Validate held-out drafts as seed families are validated.
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Models that answer together, or several draws of as many models.
+
+    Attributes:
+        name: Its name.
+        draws: Models of each draw, and the one that is fittest on the pool. The table shows means
+            over the draws.
+        solved: What these models solve.
+    """
+
+    name: str
+    draws: Sequence[tuple[Sequence[str], str]]
+    solved: Solved
+
+
+def held_out_tasks(
+    held_out: Mapping[str, Sequence[Draft]], sandbox: Sandbox, skill_threshold: float
+) -> dict[str | None, list[Task]]:
+    """Validate the drafts of held-out sets as seed families are validated.
+
+    The id of a task follows from its family, so that stored answers never belong to another task.
 
     Raises:
         AcdcError: A draft is not valid; names it.
     """
+    drafts = [draft for of_set in held_out.values() for draft in of_set]
     tasks = []
     verdicts = check_drafts(drafts, sandbox, skill_threshold, trusted=True)
-    for number, (draft, verdict) in enumerate(zip(drafts, verdicts, strict=True)):
+    for draft, verdict in zip(drafts, verdicts, strict=True):
         if isinstance(verdict, Rejection):
             raise AcdcError(f"held-out task {draft.name} is not valid: {verdict.reason}")
-        tasks.append(Task(f"h{number:05d}", draft, 0, verdict.instances, verdict.instructions))
-    return tasks
+        digest = hashlib.sha256(f"{draft.name}\n{draft.source}".encode()).hexdigest()
+        task_id = f"h{digest[:_ID_DIGITS]}"
+        tasks.append(Task(task_id, draft, 0, verdict.instances, verdict.instructions))
+    rest = iter(tasks)
+    return {name: list(itertools.islice(rest, len(of_set))) for name, of_set in held_out.items()}
 
 
-def measure_run(
-    evaluator: Evaluator,
-    run: FinishedRun,
-    tasks: Sequence[Task],
-    advance: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, Any], Solved]:
-    """Measure the task forces of a run, and those of its earlier generations.
+def measured_tasks(sets: MeasuredSets) -> list[Task]:
+    """Return the tasks of all sets, one set after the other."""
+    return [task for of_set in sets.values() for task in of_set]
+
+
+def measure_forces(evaluator: Evaluator, run: FinishedRun, tasks: Sequence[Task]) -> Solved:
+    """Evaluate the task forces of a run, and those of its earlier generations.
 
     Args:
         evaluator: Where and how members answer.
         run: The run.
-        tasks: Held-out tasks, or the pool's.
-        advance: Called once.
-
-    Returns:
-        From `evolved_results`; and what the models solved.
+        tasks: Of all sets.
     """
     best, forces, trace = _choose(run)
     models = sorted({best}.union(*forces.values(), *trace.values()))
-    solved = solve(evaluator, models, run.params_of, tasks)
-    advance()
-    return evolved_results(run, solved, complete_tasks(solved)), solved
+    return solve(evaluator, models, run.params_of, tasks)
 
 
-def evolved_results(run: FinishedRun, solved: Solved, complete: np.ndarray) -> dict[str, Any]:
-    """Return the figures of the task forces of a run.
+def set_tables(
+    run: FinishedRun, sets: MeasuredSets, solved: Solved, baselines: Sequence[Collective] = ()
+) -> dict[str, Any]:
+    """Return the figures of a run on each set.
 
     Args:
         run: The run.
-        solved: From `measure_run`.
-        complete: From `complete_tasks`.
+        sets: The sets.
+        solved: From `measure_forces`, on the tasks of all sets.
+        baselines: Further collectives, measured on the same tasks.
 
     Returns:
-        JSON-ready `rows`, `coverage_by_generation` (of task forces of 3), `task_force` (size → ids)
-        and `missing_tasks`, the number of tasks left out.
+        JSON-ready `sets` and `task_force` (size → ids). Each of `sets` has `name`, `tasks` (the
+        number of tasks that count), `missing_tasks` (of those left out), `rows`, and
+        `coverage_by_generation` (of task forces of 3).
+
+    Raises:
+        AcdcError: Of a set, no task has all scores.
     """
     best, forces, trace = _choose(run)
     # In a small archive, task forces of several sizes are the same.
     distinct = {len(force): force for force in forces.values()}
-    rows = [collective_row("evolved", force, best, solved, complete) for force in distinct.values()]
-    return {
-        "rows": [dataclasses.asdict(entry) for entry in rows],
-        "coverage_by_generation": {
-            str(g): collective_row("", force, force[0], solved, complete).coverage
-            for g, force in trace.items()
-        },
-        "task_force": {str(n): force for n, force in forces.items()},
-        "missing_tasks": int((~complete).sum()),
-    }
+    evolved = [Collective("evolved", [(force, best)], solved) for force in distinct.values()]
+    generations = {g: Collective("", [(force, force[0])], solved) for g, force in trace.items()}
+    tables, start = [], 0
+    for name, tasks in sets.items():
+        part = slice(start, start + len(tasks))
+        start += len(tasks)
+        complete = _complete_part(part, solved, *(baseline.solved for baseline in baselines))
+        rows = [mean_row(collective, complete) for collective in (*evolved, *baselines)]
+        tables.append(
+            {
+                "name": name,
+                "tasks": len(complete),
+                "missing_tasks": len(tasks) - len(complete),
+                "rows": [dataclasses.asdict(row) for row in rows],
+                "coverage_by_generation": {
+                    str(g): mean_row(force, complete).coverage for g, force in generations.items()
+                },
+            }
+        )
+    return {"sets": tables, "task_force": {str(n): force for n, force in forces.items()}}
 
 
 def _choose(run: FinishedRun) -> tuple[str, dict[int, list[str]], dict[int, list[str]]]:
@@ -208,15 +249,19 @@ def solve(
     return solved | incomplete
 
 
-def complete_tasks(*results: Solved) -> np.ndarray:
-    """Return [tasks] bool: the tasks of which every model has all scores.
+def _complete_part(part: slice, *results: Solved) -> np.ndarray:
+    """Return the positions of the tasks of a set of which every model has all scores, [tasks] int.
+
+    Args:
+        part: Positions of the set's tasks.
+        results: What models solve, on the tasks of all sets.
 
     Raises:
         AcdcError: There is none.
     """
-    values = np.stack([values for solved in results for values in solved.values()])
-    complete: np.ndarray = (values != MISSING).all((0, 2))
-    if not complete.any():
+    values = np.stack([values[part] for solved in results for values in solved.values()])
+    complete: np.ndarray = part.start + np.flatnonzero((values != MISSING).all((0, 2)))
+    if not len(complete):
         raise AcdcError(
             "no task has a score for every model of the table; the run is committed, so run the "
             "same command again to measure it"
@@ -224,31 +269,26 @@ def complete_tasks(*results: Solved) -> np.ndarray:
     return complete
 
 
-def collective_row(
-    collective: str,
-    models: Sequence[str],
-    best: str,
-    solved: Solved,
-    complete: np.ndarray | None = None,
-) -> Row:
-    """Return the figures of a collective.
+def mean_row(collective: Collective, tasks: np.ndarray) -> Row:
+    """Return the figures of a collective, means over its draws.
 
     Args:
-        collective: Its name.
-        models: Its models.
-        best: The model that is fittest on the pool.
-        solved: From `solve`, of these models.
-        complete: [tasks] bool, the tasks that count; by default, those that `solved` has all scores
-            of.
+        collective: The collective.
+        tasks: [tasks] int, positions of the tasks that count.
     """
-    complete = complete_tasks(solved) if complete is None else complete
-    values = np.stack([solved[model][complete] for model in models])
+    solved = {model: values[tasks] for model, values in collective.solved.items()}
+    rows = [_figures(models, best, solved) for models, best in collective.draws]
+    (n,) = {len(models) for models, _ in collective.draws}
+    return Row(collective.name, n, *np.mean(rows, axis=0).tolist())
+
+
+def _figures(models: Sequence[str], best: str, solved: Solved) -> list[float]:
+    """Return the figures of a row, in order; `solved` has all scores."""
+    values = np.stack([solved[model] for model in models])
     first = values[:, :, 0] == 1
-    return Row(
-        collective,
-        len(models),
+    return [
         float(covered(first).mean()),
         float(covered_at(first, 0.5).mean()),
         float((np.nanmean(values, axis=2) > 0.5).any(0).mean()),
-        float(np.nanmean(solved[best][complete])),
-    )
+        float(np.nanmean(solved[best])),
+    ]

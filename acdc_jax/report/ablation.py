@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from acdc_jax.flags import write
 from acdc_jax.report.figures import differing_flags
 from acdc_jax.report.summary import interval, summarise
 from acdc_jax.report.tables import measured_on
@@ -11,51 +12,94 @@ from acdc_jax.runtime.run_reader import Json, RunRecord
 
 
 def compare_runs(runs: Sequence[RunRecord]) -> Json:
-    """Return the ablation table and the curves over generations.
+    """Return the ablation tables and the curves over generations.
+
+    A curve is a list of points [generation, mean, low, high].
 
     Returns:
         `flags`: Names of the flags that differ.
-        `measured`: Which tasks the runs were measured on, in words, each once.
         `groups`: Label, flag values and PRNG seeds of each group of equal runs, the reference
             first.
-        `rows`: One summary (see `summarise`) per group and collective, with the group's label.
-        `curves`: Name of a figure → label → points [generation, mean, low, high].
+        `sets`: One entry per set that runs were measured on: `name`; `measured` (its tasks in
+            words, each text once); `rows`, one summary (see `summarise`) per group and collective,
+            with the group's label; and `curve`, label → curve.
+        `pool`: Label → curve of the Coverage of the best three on the active tasks.
     """
+    settings = {run.run_dir: run.settings.settings() for run in runs}
     flags = differing_flags(runs)
     grouped: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in runs:
-        grouped.setdefault(tuple(str(run.manifest.flags.get(f)) for f in flags), []).append(run)
-    groups, rows = [], []
-    curves: dict[str, dict[str, list[list[float]]]] = {"measured": {}, "coverage_3": {}}
+        grouped.setdefault(tuple(write(settings[run.run_dir][f]) for f in flags), []).append(run)
     reference = next(iter(grouped))
-    for values, same in grouped.items():
-        label = _label(flags, values, reference)
-        seeds = [run.manifest.flags["seed"] for run in same]
-        groups.append({"label": label, "flags": values, "seeds": seeds})
-        measured = [run.results for run in same if run.results]
-        rows += [
-            entry | {"label": label}
-            for entry in summarise([results["rows"] for results in measured])
-        ]
-        curves["measured"][label] = _curve(
-            [
-                {int(g): v for g, v in results["coverage_by_generation"].items()}
-                for results in measured
-            ]
-        )
-        curves["coverage_3"][label] = _curve(
-            [
-                {entry["generation"]: entry["coverage_3"] for entry in run.metrics}
-                for run in same
-                if run.results
-            ]
-        )
+    labels = {values: _label(flags, values, reference) for values in grouped}
+    measured = {
+        label: [run for run in grouped[values] if run.results] for values, label in labels.items()
+    }
+    names = dict.fromkeys(
+        table["name"] for run in runs if run.results for table in run.results["sets"]
+    )
     return {
         "flags": flags,
-        "measured": list(dict.fromkeys(measured_on(run.results) for run in runs if run.results)),
-        "groups": groups,
-        "rows": rows,
-        "curves": curves,
+        "groups": [
+            {
+                "label": labels[values],
+                "flags": values,
+                "seeds": [run.manifest.flags["seed"] for run in same],
+            }
+            for values, same in grouped.items()
+        ],
+        "sets": [_compare_on(name, measured) for name in names],
+        "pool": {
+            label: _curve(
+                [
+                    {entry["generation"]: entry["coverage_3"] for entry in run.metrics}
+                    for run in same
+                ]
+            )
+            for label, same in measured.items()
+        },
+    }
+
+
+def _compare_on(name: str | None, measured: Mapping[str, Sequence[RunRecord]]) -> Json:
+    """Compare groups of measured runs on one set.
+
+    Args:
+        name: Name of the set; None for the runs' own tasks.
+        measured: Label → runs of each group.
+
+    Returns:
+        One of `sets`; see `compare_runs`.
+    """
+    tables = {
+        label: [
+            table
+            for run in same
+            if run.results
+            for table in run.results["sets"]
+            if table["name"] == name
+        ]
+        for label, same in measured.items()
+    }
+    return {
+        "name": name,
+        "measured": list(
+            dict.fromkeys(measured_on(table) for same in tables.values() for table in same)
+        ),
+        "rows": [
+            row | {"label": label}
+            for label, same in tables.items()
+            for row in summarise([table["rows"] for table in same])
+        ],
+        "curve": {
+            label: _curve(
+                [
+                    {int(g): value for g, value in table["coverage_by_generation"].items()}
+                    for table in same
+                ]
+            )
+            for label, same in tables.items()
+        },
     }
 
 

@@ -57,7 +57,10 @@ def benchmark_panels(name: str, benchmark: Mapping[str, Any]) -> list[dict[str, 
         benchmark: Its entry in `benchmarks.json`.
     """
     return [
-        {"panel": f"{_label(row)} ({row['n']})", name: {"methods": row["best_of_n"]}}
+        {
+            "panel": f"{_label(row)} ({row['n']})",
+            "sets": [{"name": name, "methods": row["best_of_n"]}],
+        }
         for row in benchmark["collectives"]
         if "best_of_n" in row
     ]

@@ -105,8 +105,11 @@ def _measured_coverage(run: RunRecord, members: Sequence[str]) -> str:
     results, n = run.results or {}, len(members)
     if results.get("task_force", {}).get(str(n)) != list(members):
         return ""
-    (row,) = (row for row in results["rows"] if (row["collective"], row["n"]) == ("evolved", n))
-    return f"{row['coverage']:.3f} {measured_on(results)}"
+    texts = []
+    for table in results["sets"]:
+        (row,) = (row for row in table["rows"] if (row["collective"], row["n"]) == ("evolved", n))
+        texts.append(f"{row['coverage']:.3f} {measured_on(table)}")
+    return "; and ".join(texts)
 
 
 def capabilities(run: RunRecord, member: str) -> list[tuple[str, int, float]]:

@@ -24,7 +24,7 @@ def pass_rates(run: RunRecord) -> dict[str, float]:
 
 
 def generations(run: RunRecord, kernel: np.ndarray) -> Json:
-    """Return figures over generations, and the Coverage that the run has to beat.
+    """Return figures over generations, and for each set the Coverage that the run has to beat.
 
     Args:
         run: The run.
@@ -37,17 +37,21 @@ def generations(run: RunRecord, kernel: np.ndarray) -> Json:
         same = g > 0 and active == active_tasks[g - 1]
         rows = [position[name] for name in active]
         vendi.append(vendi[-1] if same else taskmap.vendi_score(kernel[np.ix_(rows, rows)]))
-    results = run.results or {}
     return {
         "metrics": run.metrics,
         "novelty": [_novelty(entry, run.manifest.flags) for entry in run.archives],
         "vendi": vendi,
-        "measured": [
-            [int(g), value] for g, value in results.get("coverage_by_generation", {}).items()
-        ],
+        "sets": [_growth(table) for table in (run.results or {"sets": []})["sets"]],
+    }
+
+
+def _growth(table: Json) -> Json:
+    """Return Coverage over generations on one set, and the levels that it has to beat."""
+    return {
+        "measured": [[int(g), value] for g, value in table["coverage_by_generation"].items()],
         "levels": [
             [f"{name} ({row['n']})", row["coverage"]]
-            for row in results.get("rows", [])
+            for row in table["rows"]
             for name in [_LEVELS.get((row["collective"], min(row["n"], 4)))]
             if name
         ],
@@ -234,8 +238,9 @@ def differing_flags(runs: Sequence[RunRecord]) -> list[str]:
 
     Places, machines and PRNG seeds do not.
     """
-    names = sorted({name for run in runs for name in run.manifest.flags} - _NO_SETTING)
-    return [name for name in names if len({str(run.manifest.flags.get(name)) for run in runs}) > 1]
+    settings = [run.settings.settings() for run in runs]
+    names = sorted(settings[0].keys() - _NO_SETTING)
+    return [name for name in names if len({str(values[name]) for values in settings}) > 1]
 
 
 # A flag that may change on a run does not change the experiment, but for these two.

@@ -72,7 +72,7 @@ def run_page(run: RunRecord) -> str:
         names=NAMES,
         figures=FIGURES,
         headline=headline(run),
-        measured=measured_on(run.results) if run.results else "",
+        measured_on=measured_on,
         own_configurations=own_configurations(run.results or {}),
         profile=figures.profile(run),
         truncation=truncation_rows(run),
@@ -86,27 +86,30 @@ def ablation_page(runs: Sequence[RunRecord]) -> str:
     return _render(
         "ablation.html.jinja",
         _ABLATION_SCRIPTS,
-        comparison["curves"],
+        {"sets": [table["curve"] for table in comparison["sets"]], "pool": comparison["pool"]},
         name=f"{len(runs)} runs",
         runs=runs,
         names=NAMES,
         figures=FIGURES,
+        measured_on=measured_on,
         comparison=comparison,
     )
 
 
 def headline(run: RunRecord) -> list[tuple[str, str]]:
     """Return the most important figures, each with its meaning."""
-    results = run.results or {"rows": [], "held_out": ""}
-    rows = {(row["collective"], row["n"]): row for row in results["rows"]}
-    kind = "held-out tasks" if results["held_out"] else "the task pool"
+    tables = (run.results or {"sets": []})["sets"]
     tiles = []
-    for key, text in (
-        (("evolved", 3), f"of {kind} solved by at least one of the 3 chosen models"),
-        (("seeds", 3), "by the best 3 of the models it started from"),
-    ):
-        if key in rows:
-            tiles.append((f"{100 * rows[key]['coverage']:.0f} %", text))
+    for table in tables:
+        rows = {(row["collective"], row["n"]): row for row in table["rows"]}
+        kind = "held-out tasks" if table["name"] else "the task pool"
+        kind += f" ({table['name']})" if len(tables) > 1 else ""
+        for key, text in (
+            (("evolved", 3), f"of {kind} solved by at least one of the 3 chosen models"),
+            (("seeds", 3), "by the best 3 of the models it started from"),
+        ):
+            if key in rows:
+                tiles.append((f"{100 * rows[key]['coverage']:.0f} %", text))
     tiles += [
         (str(run.manifest.generation), "generations"),
         (str(len(run.recipes)), "models made"),

@@ -27,9 +27,10 @@ def draw_run(run_dir: Path, results: Mapping[str, Any]) -> Path:
 
     metrics = read_metrics(run_dir, results["generations"])
     generations = [entry["generation"] for entry in metrics]
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    tables = results["sets"]
+    figure = Figure(figsize=(5.5 * (1 + len(tables)), 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    left, *others = panels = figure.subplots(1, 1 + len(tables))
 
     for name, label, colour in (
         ("coverage_archive", "Coverage of the whole archive", _GREY),
@@ -43,29 +44,9 @@ def draw_run(run_dir: Path, results: Mapping[str, Any]) -> Path:
             left.axvline(entry["generation"], color="#dddddd", linewidth=0.8, zorder=0)
     left.set_title("On the task pool (grey lines: the tasks were adapted)", loc="left")
 
-    coverage = {int(g): value for g, value in results["coverage_by_generation"].items()}
-    right.plot(
-        list(coverage),
-        list(coverage.values()),
-        marker="o",
-        color=_BLUE,
-        label="task force of 3 that each generation would choose",
-    )
-    rows = {(row["collective"], row["n"]): row["coverage"] for row in results["rows"]}
-    for key, label, style in (
-        (("seeds", 3), "best 3 seeds", "--"),
-        (("samples_best_seed", 3), "3 samples of the best seed", ":"),
-    ):
-        if key in rows:
-            right.axhline(rows[key], color=_GREY, linestyle=style, label=label)
-    for row in (row for row in results["rows"] if row["collective"] == "all_seeds"):
-        right.axhline(
-            row["coverage"], color=_ORANGE, linestyle="-.", label=f"all {row['n']} seeds together"
-        )
-    where = measured_on(results).partition(", ")  # Too long for one line.
-    right.set_title("\n".join(filter(None, (f"Coverage {where[0]}", where[2]))), loc="left")
-
-    for axes in (left, right):
+    for axes, table in zip(others, tables, strict=True):
+        _draw_table(axes, table)
+    for axes in panels:
         axes.set_xlabel("generation")
         axes.set_ylim(0, None)
         axes.grid(axis="y", color="#eeeeee")
@@ -76,3 +57,28 @@ def draw_run(run_dir: Path, results: Mapping[str, Any]) -> Path:
     figure.savefig(temporary, dpi=130)
     temporary.replace(path)
     return path
+
+
+def _draw_table(axes: Any, table: Mapping[str, Any]) -> None:
+    """Draw Coverage over generations on one set, and the levels that it has to beat."""
+    coverage = {int(g): value for g, value in table["coverage_by_generation"].items()}
+    axes.plot(
+        list(coverage),
+        list(coverage.values()),
+        marker="o",
+        color=_BLUE,
+        label="task force of 3 that each generation would choose",
+    )
+    rows = {(row["collective"], row["n"]): row["coverage"] for row in table["rows"]}
+    for key, label, style in (
+        (("seeds", 3), "best 3 seeds", "--"),
+        (("samples_best_seed", 3), "3 samples of the best seed", ":"),
+    ):
+        if key in rows:
+            axes.axhline(rows[key], color=_GREY, linestyle=style, label=label)
+    for row in (row for row in table["rows"] if row["collective"] == "all_seeds"):
+        axes.axhline(
+            row["coverage"], color=_ORANGE, linestyle="-.", label=f"all {row['n']} seeds together"
+        )
+    where = measured_on(table).partition(", ")  # Too long for one line.
+    axes.set_title("\n".join(filter(None, (f"Coverage {where[0]}", where[2]))), loc="left")

@@ -22,15 +22,15 @@ NAMES = {
 }
 
 
-def measured_on(results: Mapping[str, Any]) -> str:
-    """Return in words which tasks the results of a run were measured on.
+def measured_on(table: Mapping[str, Any]) -> str:
+    """Return in words which tasks a table was measured on.
 
     Args:
-        results: What `results.json` holds.
+        table: One of `sets` in `results.json`.
     """
-    count, held_out = results["measured_tasks"], results["held_out"]
-    if held_out:
-        return f"on {count} held-out tasks ({held_out})"
+    count, name = table["tasks"], table["name"]
+    if name:
+        return f"on {count} held-out tasks ({name})"
     return f"on the task pool ({count} tasks), which the task force was chosen on: not held out"
 
 
@@ -107,21 +107,19 @@ def _force_figures(row: Mapping[str, Any], cut: Mapping[str, float]) -> list[str
     return [*(f"{row[name]:.3f}" for name in names), f"{max(shares):.3f}" if shares else "-"]
 
 
-def best_of_n_table(panels: Sequence[Mapping[str, Any]], sets: Mapping[str, str]) -> Table:
+def best_of_n_table(panels: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table of the accuracy of each way to choose one of N answers.
 
     Args:
-        panels: Entries of `best_of_n.json`.
-        sets: Set of questions → its title.
+        panels: Entries of `best_of_n.json`; all have the same sets of questions.
     """
     table = Table(title="best of N: accuracy of the chosen answer", title_justify="left")
     for name in ("answers of", "chosen by"):
         table.add_column(name)
-    question_sets = [name for name in sets if any(name in panel for panel in panels)]
-    for name in question_sets:
-        table.add_column(sets[name], justify="right")
+    for questions in panels[0]["sets"]:
+        table.add_column(questions["name"] or "the run's tasks", justify="right", overflow="fold")
     for panel in panels:
-        columns = [panel[name]["methods"] for name in question_sets]
+        columns = [questions["methods"] for questions in panel["sets"]]
         for i, rows in enumerate(zip(*columns, strict=True)):
             method = rows[0]["method"].replace("_", " ")
             table.add_row("" if i else panel["panel"], method, *map(_accuracy, rows))

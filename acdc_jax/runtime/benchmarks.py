@@ -259,15 +259,15 @@ def _write_held_out(folder: Path, config: Config) -> Path:
     """Write the run's held-out tasks as a benchmark; return its folder."""
     from acdc_jax.evaluation.lm_eval.held_out_benchmark import NAME, write_held_out
 
-    drafts = load_held_out(config.tasks.held_out, config.run.seed, config.tasks)
-    if not drafts:
+    held_out = load_held_out(config.tasks.held_out, config.run.seed, config.tasks)
+    if not held_out:
         raise ConfigError(
             f"--harness_tasks={NAME}: the run has no held-out tasks (`acdc run --{NAME}`)"
         )
     try:
         write_held_out(
             folder / NAME,
-            drafts,
+            [draft for drafts in held_out.values() for draft in drafts],
             system_prompt=config.decode.system_prompt or "",
             max_new_tokens=config.decode.max_new_tokens,
             stop_strings=config.decode.stop_strings,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from rich.console import Console
@@ -46,7 +46,7 @@ from acdc_jax.evaluation.best_of_n.reward_model import (
     load_reward_model,
     rewards,
 )
-from acdc_jax.evaluation.held_out import held_out_tasks
+from acdc_jax.evaluation.held_out import held_out_tasks, measured_tasks
 from acdc_jax.evaluation.responses import Response
 from acdc_jax.files import write_atomic
 from acdc_jax.inference.sampling import Sampling
@@ -64,9 +64,10 @@ from acdc_jax.tasks.options import LLM_SCIENTISTS, ScientistOptions
 from acdc_jax.tasks.task import Task
 from acdc_jax.tasks.task_sets import load_held_out
 
-TASK_SETS = {"run": "the run's tasks", "held_out": "held-out tasks"}
+Rows = list[dict[str, Any]]  # of one panel, one row per method
 
-Table = dict[tuple[str, str], list[dict[str, Any]]]  # (panel, task set) → rows
+SetName = TypeVar("SetName", bound=str | None)
+"""Of a held-out set or a benchmark; None is the run's own tasks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +138,9 @@ def run_best_of_n(
     task_sets = _task_sets(run, options)
     panels = _panels(run, forces, options, samples, prng_seed)
     samplers = list(dict.fromkeys(sampler for panel in panels for sampler in panel.samplers))
-    _complete_answers(
-        run, samplers, [task for tasks in task_sets.values() for task in tasks], console
-    )
+    _complete_answers(run, samplers, measured_tasks(task_sets), console)
     answers = _read_answers(run, samplers)
-    questions = {
+    questions: dict[tuple[str, str | None], Questions] = {
         (panel.name, task_set): _questions(panel, tasks, per_task, answers)
         for panel in panels
         for task_set, tasks in task_sets.items()
@@ -166,16 +165,16 @@ def judge_options(options: BestOfNOptions, scientist: ScientistOptions) -> Scien
     )
 
 
-def _task_sets(run: RunRecord, options: BestOfNOptions) -> dict[str, list[Task]]:
-    """Return the tasks of each set of questions; empty sets are left out."""
-    sets = {}
+def _task_sets(run: RunRecord, options: BestOfNOptions) -> dict[str | None, list[Task]]:
+    """Return the tasks of each set of questions; None is the run's own."""
+    sets: dict[str | None, list[Task]] = {}
     if options.questions in ("run", "both"):
-        sets["run"] = list(run.pool_tasks.values())
+        sets[None] = list(run.pool_tasks.values())
     config = run.settings
-    drafts = load_held_out(config.tasks.held_out, config.run.seed, config.tasks)
-    if options.questions in ("held_out", "both") and drafts:
+    held_out = load_held_out(config.tasks.held_out, config.run.seed, config.tasks)
+    if options.questions in ("held_out", "both") and held_out:
         with config.sandbox.open() as sandbox:
-            sets["held_out"] = held_out_tasks(drafts, sandbox, config.tasks.skill_threshold)
+            sets |= held_out_tasks(held_out, sandbox, config.tasks.skill_threshold)
     return sets
 
 
@@ -274,11 +273,11 @@ def _questions(
 async def choose(
     run: RunRecord,
     options: BestOfNOptions,
-    questions: Iterable[tuple[tuple[str, str], Questions]],
+    questions: Iterable[tuple[tuple[str, SetName], Questions]],
     prng_seed: int,
     advance: Progress,
     bootstrap: int = 10_000,
-) -> tuple[Table, list[str]]:
+) -> tuple[dict[tuple[str, SetName], Rows], list[str]]:
     """Choose among answers by every method.
 
     Args:
@@ -301,13 +300,14 @@ async def choose(
     models: dict[str, str | None] = dict.fromkeys(JUDGED, judge)
     models |= dict.fromkeys(REWARDED, options.reward_model)
     cache = ChoiceCache(run.run_dir / "best_of_n" / "choices.jsonl")
-    table: Table = {}
+    table: dict[tuple[str, SetName], Rows] = {}
     problems: list[str] = []
     try:
         for (panel, task_set), of_panel in questions:
             rows = [accuracy_row("any one", random_accuracies(of_panel), prng_seed, bootstrap)]
             for method in options.methods:
-                step = partial(advance, f"{method}, {panel}, {TASK_SETS.get(task_set, task_set)}")
+                title = task_set or "the run's tasks"
+                step = partial(advance, f"{method}, {panel}, {title}")
 
                 def tell(done: int, step: Any = step, total: int = len(of_panel)) -> None:
                     step(done, total)
@@ -343,8 +343,8 @@ def _rewards(name: str) -> Rewards:
 def _write(
     run: RunRecord,
     panels: Sequence[_Panel],
-    questions: Mapping[tuple[str, str], Questions],
-    table: Table,
+    questions: Mapping[tuple[str, str | None], Questions],
+    table: Mapping[tuple[str, str | None], Rows],
 ) -> list[dict[str, Any]]:
     """Add the panels to `best_of_n.json`, and return their entries; other panels stay."""
     path = run.run_dir / "best_of_n.json"
@@ -359,11 +359,11 @@ def _write(
             "panel": panel.name,
             "generation": run.manifest.generation,
             "answers": [sampler.name for sampler in panel.samplers],
-            **{
-                task_set: {"questions": len(questions[name, task_set]), "methods": rows}
+            "sets": [
+                {"name": task_set, "questions": len(questions[name, task_set]), "methods": rows}
                 for (name, task_set), rows in table.items()
                 if name == panel.name
-            },
+            ],
         }
     write_atomic(path, json.dumps(entries, indent=1))
     return [entries[panel.name] for panel in panels]

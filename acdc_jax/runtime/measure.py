@@ -1,8 +1,7 @@
-"""What a finished run achieved: its global skill matrix, and its table of held-out tasks."""
+"""What a finished run achieved: its global skill matrix, and its table of each held-out set."""
 
-import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,13 @@ from rich.console import Console
 from acdc_jax import multihost
 from acdc_jax.evaluation import baselines as baseline
 from acdc_jax.evaluation.global_skills import batches, complete_skills
-from acdc_jax.evaluation.held_out import FinishedRun, evolved_results, measure_run
+from acdc_jax.evaluation.held_out import (
+    FinishedRun,
+    MeasuredSets,
+    measure_forces,
+    measured_tasks,
+    set_tables,
+)
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.skills import SkillMatrix
 from acdc_jax.runtime import run_directory, run_reader
@@ -113,7 +118,7 @@ def measure(
     context: RunContext,
     manifest: Manifest,
     state: State,
-    tasks: Sequence[Task],
+    sets: MeasuredSets,
     advance: Advance,
     *,
     baselines: bool,
@@ -124,14 +129,13 @@ def measure(
         context: The run.
         manifest: Its commit point.
         state: Its state at the commit point.
-        tasks: Held-out tasks, or the pool's.
+        sets: Sets of held-out tasks, or the pool.
         advance: Called with the number of steps done, of all steps.
         baselines: Whether to measure the baselines too.
 
     Returns:
-        JSON-ready `rows`, `coverage_by_generation`, `task_force` and `missing_tasks`; see
-        `evolved_results`. With baselines also `own_configurations`, the differences of seeds from
-        members by seed.
+        JSON-ready `sets` and `task_force`; see `set_tables`. With baselines also
+        `own_configurations`, the differences of seeds from members by seed.
     """
     run_dir, evaluator = Path(context.config.run.run_dir), context.evaluator
     answered = pool_tasks(state.library.tasks, context.config.tasks)
@@ -155,8 +159,12 @@ def measure(
         {g: run_reader.read_archive(run_dir, g) for g in generations},
         context.store.get,
     )
-    results, solved = measure_run(evaluator, run, tasks, step)
-    if baselines:
+    tasks = measured_tasks(sets)
+    solved = measure_forces(evaluator, run, tasks)
+    step()
+    if not baselines:
+        results = set_tables(run, sets, solved)
+    else:
         options = baseline.Baselines(
             context.bases,
             [state.library.tasks[task] for task in state.pool.active],
@@ -165,13 +173,13 @@ def measure(
             {seed: context.own_evaluator(seed) for seed in context.own},
             complete_seed_skills(context, answered, step),
         )
-        rows, complete = baseline.measure_baselines(evaluator, run, tasks, options, solved, step)
-        results = evolved_results(run, solved, complete)
-        results["rows"] += [dataclasses.asdict(row) for row in rows]
+        collectives = baseline.measure_baselines(evaluator, run, tasks, options, solved, step)
+        results = set_tables(run, sets, solved, collectives)
         results["own_configurations"] = {
             seed: list(engine.differences) for seed, engine in context.own.items()
         }
-    if (missing := results["missing_tasks"]) and multihost.is_first():
+    missing = sum(table["missing_tasks"] for table in results["sets"])
+    if missing and multihost.is_first():
         print_line(
             f"the table leaves out {missing} of {len(tasks)} tasks, because a score of one of its "
             "models could not be had"

@@ -356,10 +356,24 @@ def read_results(run_dir: Path, generation: int) -> Json | None:
     if not path.exists():
         return None
     with _reading(path):
-        results = dict(json.loads(path.read_text(encoding="utf-8")))
-        # Results without `measured_tasks` are of an older version.
-        current = results.get("generations") == generation and "measured_tasks" in results
+        results = _upgrade_results(json.loads(path.read_text(encoding="utf-8")))
+        current = results.get("generations") == generation and "sets" in results
         return results if current else None
+
+
+def _upgrade_results(results: Json) -> Json:
+    """Return results of any version as this version writes them.
+
+    Older versions had one set, and still older ones (whose results come back without `sets`) did
+    not say how many tasks count.
+    """
+    if "sets" in results or "measured_tasks" not in results:
+        return dict(results)
+    of_set = ("missing_tasks", "rows", "coverage_by_generation")
+    table = {"name": results["held_out"] or None, "tasks": results["measured_tasks"]}
+    table |= {name: results[name] for name in of_set if name in results}
+    moved = {"held_out", "measured_tasks", *of_set}
+    return {name: value for name, value in results.items() if name not in moved} | {"sets": [table]}
 
 
 def read_model(run_dir: Path) -> ModelConfig:

@@ -68,7 +68,7 @@ class RunPlan:
         mesh: Devices of all processes, with the axes "pop" and "model".
         operators: Propose, merge and mutate.
         families: Seed task families.
-        held_out: Drafts of the held-out tasks; empty if the run is measured on its pool.
+        held_out: Drafts of each held-out set; empty if the run is measured on its pool.
     """
 
     config: Config
@@ -76,7 +76,7 @@ class RunPlan:
     mesh: jax.sharding.Mesh
     operators: Operators
     families: Sequence[Draft]
-    held_out: Sequence[Draft]
+    held_out: Mapping[str, Sequence[Draft]]
 
     @property
     def model(self) -> ModelConfig:
@@ -340,13 +340,13 @@ def _check_gym_families(config: Config) -> None:
     A run that has begun keeps its choice, also if its held-out tasks are replaced.
     """
     tasks = config.tasks
-    names = (config.scientist.kind, tasks.seed_families, tasks.held_out or "")
+    names = (config.scientist.kind, tasks.seed_families, *(tasks.held_out or ()))
     if not tasks.gym_families or any(name.startswith("gym") for name in names):
         return
     if not (Path(config.run.run_dir) / "manifest.json").exists():
         raise ConfigError(
             f"--gym_families={','.join(tasks.gym_families)}: no task is from there; add "
-            "--scientist=gym, --seed_families=gym or --held_out=gym"
+            "--scientist=gym, --seed_families=gym or --held_out=gym:instances"
         )
 
 

@@ -24,7 +24,8 @@ class TaskPoolOptions:
         seed_families: Registered set or folder of the first task families.
         gym_families: Families and categories of reasoning-gym that the sets and the scientist `gym`
             use; with a minus, those that they do not use. Empty: all.
-        held_out: Registered set or folder of the families that results are measured on, or None.
+        held_out: Registered sets and folders of the families that results are measured on, or
+            None.
         active_seed_families: Whether seed families are active tasks, and not only parents.
         initial_tasks: Valid drafts for generation 0.
         max_tasks: Most active tasks.
@@ -55,16 +56,16 @@ class TaskPoolOptions:
     gym_families: tuple[str, ...] = option(
         (),
         "Categories (words, logic, …) and families (gcd, maze, …) of reasoning-gym that "
-        "--scientist, --seed_families and --held_out use, if they are gym; a minus excludes: "
+        "--scientist, --seed_families and --held_out use, if they name gym; a minus excludes: "
         "words,logic,-aiw. The PRNG seed divides them between the pool and the held-out tasks. "
         "Default: all.",
     )
-    held_out: str | None = option(
+    held_out: tuple[str, ...] | None = option(
         None,
         "Task families that results are measured on and that neither training nor evolution sees: "
-        "gym (other questions of the same families of reasoning-gym), gym_families (other "
-        "families), tiny (the quickstart's), or a folder. none: the run's own tasks. "
-        "With other families, a finished run is measured again.",
+        "gym:instances (other questions of the run's families of reasoning-gym), gym:families "
+        "(other families), tiny (the quickstart's), or a folder. Each of several sets gets a table "
+        "of its own. none: the run's own tasks. With other sets, a finished run is measured again.",
         resumable=True,
         path=True,
     )
@@ -135,6 +136,8 @@ class TaskPoolOptions:
             choose_families(self.gym_families)
         except ValueError as error:
             raise OptionError(self, "gym_families", str(error)) from None
+        if self.held_out is not None and len(set(self.held_out)) < len(self.held_out):
+            raise OptionError(self, "held_out", "must not repeat a set")
         if self.hard_threshold > self.easy_threshold:
             raise OptionError(self, "hard_threshold", "must not exceed {easy_threshold}")
         if self.initial_tasks == 0 and not self.active_seed_families:

@@ -4,7 +4,7 @@ A set is a folder with one folder per family, or a name that a package registere
 `acdc_jax.plugins`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -40,39 +40,46 @@ def load_seed_families(
 
 
 def load_held_out(
-    name: str | None, prng_seed: int, options: TaskPoolOptions = _DEFAULTS
-) -> list[Draft]:
-    """Return the families that a run is measured on, and never trains or selects on.
+    names: Sequence[str] | None, prng_seed: int, options: TaskPoolOptions = _DEFAULTS
+) -> dict[str, list[Draft]]:
+    """Return the families that a run is measured on, and never trains or selects on, by set.
 
     Args:
-        name: A registered name, or a folder of families; None: no families.
+        names: Registered names, or folders of families; None: no set.
         prng_seed: The run's.
         options: The run's, of which registered sets may make use.
 
-    Returns:
-        The drafts; an empty list without a name.
-
     Raises:
-        ConfigError: There is no such set, or it is empty.
+        ConfigError: There is no such set, it is empty, or a family is there twice.
     """
-    if not name:
-        return []
-    return _load(plugins.HELD_OUT, name, prng_seed, options)
+    sets = {name: _load(plugins.HELD_OUT, name, prng_seed, options) for name in names or ()}
+    owners: dict[tuple[str, str], str] = {}
+    for name, drafts in sets.items():
+        for draft in drafts:
+            key = draft.name, draft.source
+            if key in owners:
+                raise ConfigError(
+                    f"--held_out={name}: the family {draft.name!r} is in {owners[key]} already; "
+                    "remove it from one of them, so that each task counts once"
+                )
+            owners[key] = name
+    return sets
 
 
-def check_held_out(held_out: Sequence[Draft], run_families: Iterable[Draft]) -> None:
+def check_held_out(held_out: Mapping[str, Sequence[Draft]], run_families: Iterable[Draft]) -> None:
     """Refuse a held-out family with the name and source of one of the run's own families.
 
     Raises:
-        ConfigError: There is one; the message names it.
+        ConfigError: There is one; the message names it and its set.
     """
     keys = {(draft.name, draft.source) for draft in run_families}
-    for draft in held_out:
-        if (draft.name, draft.source) in keys:
-            raise ConfigError(
-                f"held-out family {draft.name!r} is among the run's own tasks; remove it from the "
-                "held-out set"
-            )
+    for name, drafts in held_out.items():
+        for draft in drafts:
+            if (draft.name, draft.source) in keys:
+                raise ConfigError(
+                    f"--held_out={name}: held-out family {draft.name!r} is among the run's own "
+                    "tasks; remove it from the held-out set"
+                )
 
 
 def families_in(folder: Path) -> list[Draft]:

@@ -44,9 +44,10 @@ def test_nothing_is_asked_twice_and_a_judge_that_is_gone_makes_it_missing(
         said = capsys.readouterr().out
         assert "decode" in said
         assert "missing: " in said
-        for questions, count in (("run", 8), ("held_out", 6)):
-            assert panel[questions]["questions"] == count
-            rows = {row["method"]: row for row in panel[questions]["methods"]}
+        sizes = [(questions["name"] is None, questions["questions"]) for questions in panel["sets"]]
+        assert sizes == [(True, 8), (False, 6)]
+        for questions in panel["sets"]:
+            rows = {row["method"]: row for row in questions["methods"]}
             assert next(iter(rows)) == "any one"
             for name in ("any one", "log_prob", "self_certainty", "plurality", "oracle"):
                 low, high = rows[name]["accuracy_interval"]
@@ -57,7 +58,7 @@ def test_nothing_is_asked_twice_and_a_judge_that_is_gone_makes_it_missing(
             assert rows["oracle"]["accuracy"] >= rows["log_prob"]["accuracy"]
         evaluation = json.loads((run_dir / "evaluation.json").read_text())
         (force,) = evaluation["task_forces"]
-        rows = {row["method"]: row for row in panel["run"]["methods"]}
+        rows = {row["method"]: row for row in panel["sets"][0]["methods"]}
         assert rows["oracle"]["accuracy"] == force["coverage"]
         assert panel["answers"] == [f"{member}.greedy" for member in force["members"]]
 
@@ -67,7 +68,7 @@ def test_nothing_is_asked_twice_and_a_judge_that_is_gone_makes_it_missing(
         monkeypatch.setattr(answers, "evaluate_members", never)
         script.down = lambda body: False
         (panel,) = _evaluate(run_dir, *flags).values()
-        assert not any(row["missing"] for row in panel["run"]["methods"])
+        assert not any(row["missing"] for row in panel["sets"][0]["methods"])
         asked = len(script.seen)
         assert asked > 0
         _evaluate(run_dir, *flags)

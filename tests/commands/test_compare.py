@@ -119,7 +119,8 @@ def test_two_runs_in_one_table(
     assert "PRNG seed 3: random_all_seeds" in said
     assert "on the task pool (8 tasks)" in " ".join(said.split())
     result = json.loads((out / "results.json").read_text())
-    assert {"evolved", "seeds", "random_all_seeds"} <= {row["collective"] for row in result["rows"]}
+    (table,) = result["sets"]
+    assert {"evolved", "seeds", "random_all_seeds"} <= {row["collective"] for row in table["rows"]}
     assert "not held out" in (out / "report.html").read_text()
     control = read_run(out / "seed3" / "random_all_seeds")
     assert control.manifest.flags["max_parents"] == 2

@@ -13,11 +13,13 @@ from acdc_jax.evaluation import baselines, held_out
 from acdc_jax.evaluation.baselines import Baselines, measure_baselines
 from acdc_jax.evaluation.decode_and_score import Evaluator
 from acdc_jax.evaluation.held_out import (
+    Collective,
     FinishedRun,
-    collective_row,
-    complete_tasks,
-    evolved_results,
-    measure_run,
+    MeasuredSets,
+    mean_row,
+    measure_forces,
+    measured_tasks,
+    set_tables,
     solve,
 )
 from acdc_jax.evaluation.responses import Evaluation
@@ -69,10 +71,12 @@ def test_a_missing_score_is_not_a_wrong_one(
             solve(_evaluator(), ["m0", "m1"], _no_weights, tasks)
     else:
         solved = solve(_evaluator(), ["m0", "m1"], _no_weights, tasks)
-        assert complete_tasks(solved).tolist() == [failures == 1, True]
-        for models in (["m0"], ["m1"], ["m0", "m1"]):
-            row = collective_row("", models, models[0], solved)
-            assert dataclasses.astuple(row)[2:] == (1, 1, 1, 1)
+        skills = SkillMatrix(("m0", "m1"), ("t",), np.array([[1], [0]], np.int8))
+        run = FinishedRun(skills, [], ["m0", "m1"], {}, _no_weights)
+        (table,) = set_tables(run, {None: tasks}, solved)["sets"]
+        assert (table["tasks"], table["missing_tasks"]) == (3 - failures, failures - 1)
+        (row,) = table["rows"]
+        assert (row["n"], row["coverage"], row["coverage_majority"]) == (2, 1, 1)
     assert calls == [["m0", "m1"], ["m1"]]
 
 
@@ -81,11 +85,13 @@ def test_tasks_with_different_numbers_of_instances() -> None:
         "m0": np.array([[1, 0, 0], [1, 1, np.nan]]),
         "m1": np.array([[0, 1, 1], [0, 1, np.nan]]),
     }
-    entry = collective_row("both", ["m0", "m1"], "m0", solved)
+    both = Collective("both", [(["m0", "m1"], "m0")], solved)
+    entry = mean_row(both, np.arange(2))
     assert dataclasses.astuple(entry) == ("both", 2, 1.0, 1.0, 1.0, 3 / 5)
-    assert (
-        collective_row("one", ["m1"], "m1", solved).coverage_majority == 0.5
-    )  # of two, one is no majority
+    one = Collective("one", [(["m1"], "m1")], solved)
+    assert mean_row(one, np.arange(2)).coverage_majority == 0.5  # of two, one is no majority
+    draws = Collective("one", [(["m0"], "m0"), (["m1"], "m1")], solved)
+    assert mean_row(draws, np.array([0])).coverage == 0.5
 
 
 def test_rows_of_a_small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,19 +108,23 @@ def test_rows_of_a_small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "evaluate_members", evaluate_members)
     skills = SkillMatrix(tuple(scores), ("t0", "t1"), np.array([[0, 0], [1, 1], [1, 0]], np.int8))
     run = FinishedRun(skills, ["m0"], list(scores), {0: skills}, _no_weights)
-    results, solved = measure_run(_evaluator(), run, [_task(1)])
-    assert [(entry["collective"], entry["n"]) for entry in results["rows"]] == [("evolved", 3)]
-    assert results["rows"][0]["best_single"] == 1
+    sets = {None: [_task(1)]}
+    solved = measure_forces(_evaluator(), run, sets[None])
+    results = set_tables(run, sets, solved)
+    (table,) = results["sets"]
+    assert [(entry["collective"], entry["n"]) for entry in table["rows"]] == [("evolved", 3)]
+    assert table["rows"][0]["best_single"] == 1
     assert results["task_force"].keys() == {"3", "8"}
-    assert results["coverage_by_generation"] == {"0": 1.0}
+    assert table["coverage_by_generation"] == {"0": 1.0}
 
     options = Baselines([], [], Sampling(0.7), prng_seed=0)
     steps: list[None] = []
-    rows, complete = measure_baselines(
+    collectives = measure_baselines(
         _evaluator(), run, [_task(1)], options, solved, lambda: steps.append(None)
     )
-    assert evolved_results(run, solved, complete) == results
-    assert [(entry.collective, entry.n, entry.best_single) for entry in rows] == [
+    (whole,) = set_tables(run, sets, solved, collectives)["sets"]
+    assert whole["rows"][:1] == table["rows"]
+    assert [(row["collective"], row["n"], row["best_single"]) for row in whole["rows"][1:]] == [
         ("seeds", 1, 0),
         ("all_seeds", 1, 0),
         ("samples_best_seed", 3, 0),
@@ -159,7 +169,8 @@ def test_seeds_as_baselines_answer_with_their_own_configuration(
     options = Baselines([{}], [], Sampling(0.7), 0, {"s2": alone}, own_skills)
     rows = {
         (row.collective, row.n): row
-        for row in measure_baselines(members, run, [_task(1)], options, {})[0]
+        for collective in measure_baselines(members, run, [_task(1)], options, {})
+        for row in [mean_row(collective, np.array([0]))]
     }
     assert rows["all_seeds", 3].coverage == 1
     assert rows["seeds", 3].best_single == 1  # s2 is the best seed, by its own skills
@@ -209,16 +220,42 @@ def test_all_rows_are_over_the_same_tasks(monkeypatch: pytest.MonkeyPatch) -> No
     skills = SkillMatrix(("s0", "m1"), ("t0", "t1"), np.array([[1, 0], [0, 1]], np.int8))
     run = FinishedRun(skills, ["s0"], ["s0", "m1"], {0: skills}, _no_weights)
     tasks = [_task(1)] * 4
-    results, solved = measure_run(_evaluator(), run, tasks)
-    assert results["missing_tasks"] == 1
-    rows, complete = measure_baselines(
+    solved = measure_forces(_evaluator(), run, tasks)
+    (table,) = set_tables(run, {"exam": tasks}, solved)["sets"]
+    assert (table["name"], table["missing_tasks"]) == ("exam", 1)
+    collectives = measure_baselines(
         _evaluator(), run, tasks, Baselines([], [], Sampling(0.7), 0), solved
     )
-    assert complete.tolist() == [False, False, True, True]
-    results = evolved_results(run, solved, complete)
-    assert results["missing_tasks"] == 2
-    every = [*results["rows"], *map(dataclasses.asdict, rows)]
-    assert {(row["coverage"], row["best_single"]) for row in every} == {(0.5, 0.5)}
+    (table,) = set_tables(run, {"exam": tasks}, solved, collectives)["sets"]
+    assert (table["tasks"], table["missing_tasks"]) == (2, 2)
+    assert {(row["coverage"], row["best_single"]) for row in table["rows"]} == {(0.5, 0.5)}
+
+
+def test_each_set_has_its_own_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members answer all sets in one pass, and a task that has no score counts in no set."""
+    asked: list[int] = []
+
+    def evaluate_members(
+        evaluator: Any, members: Any, weights: Any, tasks: Any, **options: Any
+    ) -> Evaluation:
+        asked.append(len(tasks))
+        values = np.ones((len(members), 5, 2))
+        values[:, 0] = 0
+        values[:, 1:3, 1] = values[:, 0, 1] = np.nan  # tasks with one instance
+        values[0, 4] = np.nan
+        return Evaluation(tuple(members), tuple("vwxyz"), values, np.array([1, 1, 1, 2, 2]), ())
+
+    monkeypatch.setattr(held_out, "evaluate_members", evaluate_members)
+    skills = SkillMatrix(("m0", "m1"), ("t0", "t1"), np.array([[1, 0], [0, 1]], np.int8))
+    run = FinishedRun(skills, ["m0"], ["m0", "m1"], {0: skills}, _no_weights)
+    sets: MeasuredSets = {"few": [_task(1)] * 2, "many": [_task(1), _task(2), _task(2)]}
+    solved = measure_forces(_evaluator(), run, measured_tasks(sets))
+    assert asked == [5, 5]  # once, and once more for m0, of which scores are missing
+    few, many = set_tables(run, sets, solved)["sets"]
+    assert (few["name"], few["tasks"], few["missing_tasks"]) == ("few", 2, 0)
+    assert (many["name"], many["tasks"], many["missing_tasks"]) == ("many", 2, 1)
+    assert [few["rows"][0]["coverage"], many["rows"][0]["coverage"]] == [0.5, 1.0]
+    assert [few["coverage_by_generation"], many["coverage_by_generation"]] == [{"0": 0.5}, {"0": 1}]
 
 
 @pytest.mark.parametrize(

@@ -132,15 +132,20 @@ def write_run() -> Callable[..., Path]:
         if measured:
             figures = {"coverage_majority": 0.4, "best_single": 0.3}
             results = {
-                "rows": [
-                    {"collective": "evolved", "n": 3, "coverage": 0.5, **figures},
-                    {"collective": "seeds", "n": 3, "coverage": 0.25, **figures},
+                "sets": [
+                    {
+                        "name": "tiny",
+                        "tasks": 10,
+                        "missing_tasks": 0,
+                        "rows": [
+                            {"collective": "evolved", "n": 3, "coverage": 0.5, **figures},
+                            {"collective": "seeds", "n": 3, "coverage": 0.25, **figures},
+                        ],
+                        "coverage_by_generation": {"0": 0.25, "2": 0.5},
+                    }
                 ],
                 "task_force": {"3": archives[2]},
-                "coverage_by_generation": {"0": 0.25, "2": 0.5},
                 "generations": 2,
-                "held_out": "tiny",
-                "measured_tasks": 10,
                 "device": "cpu",
                 "wall_s": {"seeds": 1.0, "evolution": 4.5, "evaluation": 2.0, "total": 7.5},
             }

@@ -19,7 +19,7 @@ pytestmark = [
     ),
 ]
 _FIGURES = (
-    *("pool", "measured", "novelty", "vendi", "heat"),
+    *("pool", "measured0", "novelty", "vendi", "heat"),
     *("lineage", "recipe", "map", "seconds", "wall"),
 )
 _OPTIONS = (
@@ -166,5 +166,5 @@ def test_several_runs(browser: Any, tmp_path: Path, write_run: Callable[..., Pat
     for width in (1280, 390):
         _open(browser, write_page(runs, tmp_path / "page.html"), width)
         assert browser.execute_script("return document.documentElement.scrollWidth") == width
-        assert "selection=fitness: 25 %" in _hover(browser, "[data-figure=measured] svg")
+        assert "selection=fitness: 25 %" in _hover(browser, "[data-figure=measured0] svg")
         assert browser.get_log("browser") == []

@@ -52,16 +52,51 @@ def test_the_page_says_what_was_measured_on(tmp_path: Path, write_run: Callable[
     assert "Measured on 10 held-out tasks (tiny)." in page
     assert "of held-out tasks solved by at least one" in page
     results = json.loads(path.read_text())
-    path.write_text(json.dumps(results | {"held_out": "", "measured_tasks": 24}))
+    (table,) = results.pop("sets")
+    path.write_text(json.dumps(results | {"sets": [table | {"name": None, "tasks": 24}]}))
     page = write_page([path.parent]).read_text()
     line = "on the task pool (24 tasks), which the task force was chosen on: not held out"
     assert f"Measured {line}." in page
     assert "of the task pool solved by at least one" in page
     assert "held-out tasks" not in page
-    other = write_run(tmp_path / "other", held_out="tiny")
+    other = write_run(tmp_path / "other", held_out=["tiny"])
     comparison = compare_runs([read_run(path.parent), read_run(other)])
     assert comparison["flags"] == ["held_out"]
-    assert comparison["measured"] == [line, "on 10 held-out tasks (tiny)"]
+    own, held_out = comparison["sets"]
+    assert (own["measured"], held_out["measured"]) == ([line], ["on 10 held-out tasks (tiny)"])
+    assert {row["label"] for row in own["rows"]} == {"reference"}
+    assert {row["label"] for row in held_out["rows"]} == {"held_out=tiny"}
+
+
+def test_several_sets_have_a_table_each(tmp_path: Path, write_run: Callable[..., Path]) -> None:
+    path = write_run(tmp_path / "run", held_out=["tiny", "exam"]) / "results.json"
+    results = json.loads(path.read_text())
+    (tiny,) = results["sets"]
+    exam = tiny | {"name": "exam", "tasks": 7, "coverage_by_generation": {"0": 0.125}}
+    exam["rows"] = [row | {"coverage": 0.875} for row in tiny["rows"]]
+    path.write_text(json.dumps(results | {"sets": [tiny, exam]}))
+    page = write_page([path.parent]).read_text()
+    for line in ("Measured on 10 held-out tasks (tiny).", "Measured on 7 held-out tasks (exam)."):
+        assert line in page
+    assert page.count("<td>evolved task force</td>") == 2
+    assert "of held-out tasks (exam) solved by at least one" in page
+    shown = _data(page)["generations"]["sets"]
+    assert [figure["measured"] for figure in shown] == [[[0, 0.25], [2, 0.5]], [[0, 0.125]]]
+    page = write_page([path.parent] * 2, tmp_path / "both.html").read_text()
+    assert [table["reference"][0][1] for table in _data(page)["sets"]] == [0.25, 0.125]
+    assert 'data-figure="measured1"' in page
+
+
+def test_results_of_one_set_as_older_versions_wrote_them(
+    tmp_path: Path, write_run: Callable[..., Path]
+) -> None:
+    path = write_run(tmp_path / "run") / "results.json"
+    page = write_page([path.parent]).read_text()
+    results = json.loads(path.read_text())
+    (table,) = results.pop("sets")
+    old = {"held_out": table.pop("name"), "measured_tasks": table.pop("tasks")}
+    path.write_text(json.dumps(results | table | old))
+    assert write_page([path.parent]).read_text() == page
 
 
 def test_what_the_pictures_show(tmp_path: Path, write_run: Callable[..., Path]) -> None:
@@ -124,15 +159,17 @@ def test_several_runs_are_grouped_by_flags(tmp_path: Path, write_run: Callable[.
     # Other machines, and who is told, make no other experiment.
     path = folders[1] / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["flags"] |= {"host_budget_gb": 9.0, "mesh": "pop:2", "wandb": "p", "process_id": 1}
+    manifest["flags"] |= {"host_budget_gb": 9.0, "mesh": "pop:2", "wandb": "p"}
+    manifest["flags"] |= {"coordinator": "host:1", "num_processes": 2, "process_id": 1}
     path.write_text(json.dumps(manifest))
     comparison = compare_runs([read_run(folder) for folder in folders])
     assert comparison["flags"] == ["selection"]
     assert [group["seeds"] for group in comparison["groups"]] == [[0, 1], [0, 1]]
-    evolved = comparison["rows"][0]
+    (table,) = comparison["sets"]
+    evolved = table["rows"][0]
     assert evolved["label"] == "reference"
     assert evolved["coverage_values"] == [0.5, 0.5]
-    assert comparison["curves"]["measured"]["selection=fitness"][0] == [0, 0.25, 0.25, 0.25]
+    assert table["curve"]["selection=fitness"][0] == [0, 0.25, 0.25, 0.25]
 
 
 def test_the_command(

@@ -41,9 +41,9 @@ def test_picture(tmp_path: Path) -> None:
         for g in range(4)
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    results = {"rows": [_ROW | {"collective": "seeds"}], "coverage_by_generation": {"0": 0.1}}
-    results |= {"generations": 3, "held_out": "", "measured_tasks": 4}
-    path = draw_run(tmp_path, results)
+    table = {"rows": [_ROW | {"collective": "seeds"}], "coverage_by_generation": {"0": 0.1}}
+    tables = [table | {"name": name, "tasks": 4} for name in (None, "exam")]
+    path = draw_run(tmp_path, {"generations": 3, "sets": tables})
     image = matplotlib.image.imread(path)
     assert image.shape[1] > image.shape[0] > 300
     assert image.std() > 0.05  # something is drawn

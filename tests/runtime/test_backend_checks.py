@@ -230,7 +230,7 @@ def test_a_finished_run_needs_no_server(
     monkeypatch.setattr(experiment, "plan_run", plan_run)
     from rich.console import Console
 
-    for results in (None, {"held_out": None}):
+    for results in (None, {"sets": [{"name": None}]}):
         monkeypatch.setattr(experiment.run_reader, "read_results", lambda *_, r=results: r)
         with pytest.raises(AcdcError, match="planned"):
             experiment.run_experiment(dataclasses.replace(config, run=run), Console(quiet=True))

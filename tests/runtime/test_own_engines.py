@@ -201,7 +201,8 @@ def test_a_run_measures_seeds_both_ways(
     )
     run = read_run(run_dir)
     assert run.results is not None
-    rows = {(row["collective"], row["n"]): row["coverage"] for row in run.results["rows"]}
+    (table,) = run.results["sets"]
+    rows = {(row["collective"], row["n"]): row["coverage"] for row in table["rows"]}
     assert rows["evolved", 3] == rows["random_members", 3] == rows["uniform_merge", 1] == 0
     assert rows["seeds", 2] == rows["all_seeds", 2] == 1
     # By its own skills, it is the best seed.

@@ -153,13 +153,8 @@ def skip_measuring() -> Callable[[pytest.MonkeyPatch], None]:
 def _skip_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"collective": "evolved", "n": 3, "coverage": 0.0}
     row |= {"coverage_majority": 0.0, "best_single": 0.0}
-    results = {
-        "rows": [row],
-        "task_force": {"3": ["g000-m00"]},
-        "held_out": "",
-        "measured_tasks": 0,
-        "missing_tasks": 0,
-    }
+    table = {"name": None, "tasks": 0, "missing_tasks": 0, "rows": [row]}
+    results = {"sets": [table], "task_force": {"3": ["g000-m00"]}}
     monkeypatch.setattr(experiment, "_measure", lambda *_: dict(results))
     monkeypatch.setattr(experiment, "draw_run", lambda *_: None)
     monkeypatch.setattr(experiment, "write_page", lambda *_: None)

@@ -10,6 +10,9 @@ from acdc_jax.tasks.task_sets import load_held_out, load_seed_families
 
 def test_reasoning_gym_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    for load in (load_seed_families, load_held_out):
-        with pytest.raises(AcdcError, match=r"reasoning-gym cannot be imported .*acdc_jax\[gym\]"):
-            load("gym", 0)
+    message = r"reasoning-gym cannot be imported .*acdc_jax\[gym\]"
+    with pytest.raises(AcdcError, match=message):
+        load_seed_families("gym", 0)
+    for name in ("gym:instances", "gym:families"):
+        with pytest.raises(AcdcError, match=message):
+            load_held_out([name], 0)

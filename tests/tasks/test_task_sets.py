@@ -7,6 +7,7 @@ import pytest
 
 from acdc_jax import plugins
 from acdc_jax.errors import ConfigError
+from acdc_jax.evaluation.held_out import held_out_tasks, measured_tasks
 from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.tasks.task import CheckedDraft
 from acdc_jax.tasks.task_sets import (
@@ -17,6 +18,7 @@ from acdc_jax.tasks.task_sets import (
     load_seed_families,
 )
 from acdc_jax.tasks.validate import check_drafts
+from tests.support.short_runs import write_families
 
 _JUDGED = "eval_with_llm_judge"
 _GENERAL = general(0)
@@ -80,15 +82,35 @@ def test_a_folder_of_families(tmp_path: Path) -> None:
     ):
         load_seed_families(str(tmp_path), 0)
     root = Path(__file__).parents[2] / "acdc_jax" / "tasks" / "families" / "general"
-    assert load_seed_families(str(root), 0) == load_held_out(str(root), 0) == _GENERAL
+    assert load_seed_families(str(root), 0) == _GENERAL
+    assert load_held_out([str(root)], 0) == {str(root): _GENERAL}
     assert families_in(tmp_path) == []
 
 
 def test_held_out_families_must_be_new_to_the_run() -> None:
-    assert load_held_out(None, 0) == []
-    held_out = load_held_out("tiny", 0)
-    assert held_out == load_held_out("tiny", 0)
-    assert held_out != load_held_out("tiny", 1)
+    assert load_held_out(None, 0) == {}
+    held_out = load_held_out(["tiny"], 0)
+    assert held_out == load_held_out(["tiny"], 0)
+    assert held_out != load_held_out(["tiny"], 1)
     check_held_out(held_out, load_seed_families("tiny", 0))
-    with pytest.raises(ConfigError, match="remove it from the held-out set"):
-        check_held_out([*held_out, _GENERAL[2]], _GENERAL)
+    with pytest.raises(ConfigError, match=r"--held_out=exam: .* remove it from the held-out set"):
+        check_held_out({**held_out, "exam": [_GENERAL[2]]}, _GENERAL)
+
+
+def test_a_held_out_family_is_in_one_set(tmp_path: Path) -> None:
+    write_families([_GENERAL[2]], tmp_path)
+    sets = load_held_out(["tiny", str(tmp_path)], 0)
+    assert list(sets) == ["tiny", str(tmp_path)]
+    with pytest.raises(ConfigError) as error:
+        load_held_out(["general", str(tmp_path)], 0)
+    assert f"--held_out={tmp_path}: the family {_GENERAL[2].name!r} is in general" in str(error)
+
+
+def test_ids_of_held_out_tasks_follow_from_their_families(sandbox: Sandbox) -> None:
+    tiny = load_held_out(["tiny"], 0)["tiny"][:4]
+    sets = held_out_tasks({"some": tiny[2:], "others": tiny[:2]}, sandbox, 0.5)
+    assert [task.draft for task in sets["others"]] == tiny[:2]
+    ids = [task.id for task in measured_tasks(sets)]
+    assert len(set(ids)) == 4
+    (whole,) = held_out_tasks({"all": tiny}, sandbox, 0.5).values()
+    assert [task.id for task in whole] == ids[2:] + ids[:2]

@@ -14,11 +14,11 @@ figure("pool", (width) => lineChart(width, [
   { label: "average model", points: at("fitness_mean"), colour: "var(--c3)" },
 ], share));
 
-figure("measured", (width) => lineChart(width, [
-  { label: "the 3 it would choose", points: generations.measured, colour: "var(--c1)" },
-  ...generations.levels.map(([label, level], i) => (
+generations.sets.forEach(({ measured, levels }, s) => figure(`measured${s}`, (width) => lineChart(width, [
+  { label: "the 3 it would choose", points: measured, colour: "var(--c1)" },
+  ...levels.map(([label, level], i) => (
     { label, points: [[0, level], [last, level]], colour: ["var(--c2)", "var(--c6)", "var(--c4)"][i % 3], dashed: true })),
-], { ...share, marks: [], dots: true }));
+], { ...share, marks: [], dots: true })));
 
 const novel = generations.novelty.map((pair, g) => [g, pair]).filter(([, pair]) => pair);
 figure("novelty", (width) => novel.length ? lineChart(width, [

@@ -1,4 +1,4 @@
-"""What `--scientist=gym`, `--seed_families=gym` and `--held_out=gym|gym_families` name."""
+"""The `gym` of `--scientist` and `--seed_families`, and the two sets of `--held_out`."""
 
 from collections.abc import Callable, Sequence
 
