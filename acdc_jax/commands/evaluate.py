@@ -53,8 +53,10 @@ solves) by member, `coverage_by_n`, and `coverage_gain` of the task force over t
 `*_interval` are 95 % bootstrap intervals over the items.
 With --best_of_n, they also have `best_of_n`: the accuracy of the one answer that each method
 chooses, except for members drawn at random and for multiple choice.
-RUN/benchmarks/samples has every answer. A killed evaluation continues where it stopped. Several
-runs make one table, with intervals over the runs:
+RUN/benchmarks/samples has every answer. A killed evaluation continues where it stopped.
+`acdc report` shows benchmarks beside the held-out tables. The benchmark held_out is all of the
+run's held-out sets, as the harness scores them. Several runs make one table, with intervals over
+the runs:
 
   acdc evaluate runs/compare/seed*/evolved --harness_tasks=held_out
 

@@ -1,9 +1,10 @@
-"""Tables of benchmark results in the terminal: of one run, and of several."""
+"""Tables of benchmark results: of one run, in the terminal and on the page, and of several."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from acdc_jax.report.summary import interval
@@ -20,6 +21,7 @@ _COLLECTIVE = {
     "cover_at_half": "Cover@0.5",
 }
 _SINGLE = {"plurality": "vote", "best_accuracy": "best single", "mean_accuracy": "mean single"}
+HEADINGS = (*_COLLECTIVE.values(), *_SINGLE.values())
 
 
 def benchmark_table(name: str, benchmark: Mapping[str, Any]) -> Table:
@@ -36,17 +38,46 @@ def benchmark_table(name: str, benchmark: Mapping[str, Any]) -> Table:
         "95 % bootstrap intervals"
     )
     for row in benchmark["collectives"]:
-        plain = ["" if row[figure] is None else f"{row[figure]:.3f}" for figure in _SINGLE]
-        intervals = [_with_interval(row, figure) for figure in _COLLECTIVE]
-        _add(table, row, [*intervals, *plain])
+        _add(table, row, _figures(row))
     for generation, row in benchmark["by_generation"].items():
         table.add_row(
             f"task force of generation {generation}",
             str(row["n"]),
-            _with_interval(row, "coverage"),
+            escape(_with_interval(row, "coverage")),
             style="dim",
         )
     return table
+
+
+def page_tables(benchmarks: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the page shows of each benchmark that has scores by item.
+
+    Args:
+        benchmarks: Name of a benchmark → its entry in `benchmarks.json`.
+
+    Returns:
+        `name`, `metric`, `filter`, `items`, and `rows`, each with `label`, `n`, `figures` (texts
+        under `HEADINGS`) and `evolved`, whether it is the task force.
+    """
+    return [
+        {
+            "name": name,
+            "metric": benchmark["metric"],
+            "filter": benchmark["filter"],
+            "items": benchmark["items"],
+            "rows": [
+                {
+                    "label": _label(row),
+                    "n": row["n"],
+                    "figures": _figures(row),
+                    "evolved": row["collective"] == "evolved",
+                }
+                for row in benchmark["collectives"]
+            ],
+        }
+        for name, benchmark in benchmarks.items()
+        if benchmark["collectives"]
+    ]
 
 
 def benchmark_panels(name: str, benchmark: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -90,18 +121,23 @@ def runs_table(name: str, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Table:
 def _table(title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("collective")
-    for heading in ("N", *_COLLECTIVE.values(), *_SINGLE.values()):
+    for heading in ("N", *HEADINGS):
         table.add_column(heading, justify="right")
     return table
 
 
 def _add(table: Table, row: Mapping[str, Any], figures: Sequence[str]) -> None:
     style = "bold" if row["collective"] == "evolved" else None
-    table.add_row(_label(row), str(row["n"]), *figures, style=style)
+    table.add_row(_label(row), str(row["n"]), *map(escape, figures), style=style)
 
 
 def _label(row: Mapping[str, Any]) -> str:
     return (NAMES | _MORE_NAMES)[row["collective"]]
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    plain = ["" if row[figure] is None else f"{row[figure]:.3f}" for figure in _SINGLE]
+    return [*(_with_interval(row, figure) for figure in _COLLECTIVE), *plain]
 
 
 def _with_interval(row: Mapping[str, Any], figure: str) -> str:
@@ -109,7 +145,7 @@ def _with_interval(row: Mapping[str, Any], figure: str) -> str:
         return ""
     low, high = row[f"{figure}_interval"]
     sign = "+" if figure == "coverage_gain" else ""
-    return f"{row[figure]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]".replace("[", "\\[")
+    return f"{row[figure]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def _mean(values: np.ndarray) -> str:

@@ -19,9 +19,11 @@ from acdc_jax.config import Config
 from acdc_jax.files import write_atomic
 from acdc_jax.report import figures, taskmap
 from acdc_jax.report.ablation import compare_runs
+from acdc_jax.report.benchmarks import HEADINGS, page_tables
 from acdc_jax.report.summary import FIGURES
 from acdc_jax.report.tables import NAMES, measured_on, own_configurations
 from acdc_jax.report.truncation import truncation_rows
+from acdc_jax.runtime.benchmarks import read_benchmarks
 from acdc_jax.runtime.run_reader import Json, RunRecord, read_run
 
 _WEB = Path(__file__).parent / "web"
@@ -73,6 +75,8 @@ def run_page(run: RunRecord) -> str:
         figures=FIGURES,
         headline=headline(run),
         measured_on=measured_on,
+        benchmarks=page_tables(read_benchmarks(run.run_dir)),
+        benchmark_headings=HEADINGS,
         own_configurations=own_configurations(run.results or {}),
         profile=figures.profile(run),
         truncation=truncation_rows(run),

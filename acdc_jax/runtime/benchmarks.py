@@ -147,6 +147,16 @@ def choose_on_benchmarks(
     return chosen, problems
 
 
+def read_benchmarks(run_dir: Path) -> dict[str, Any]:
+    """Return benchmark → its entry in a run's `benchmarks.json`; empty if there is none.
+
+    Raises:
+        AcdcError: The file is damaged.
+    """
+    benchmarks: dict[str, Any] = _read_benchmarks(run_dir / _FILE).get("benchmarks", {})
+    return benchmarks
+
+
 def samples_folder(run_dir: Path) -> Path:
     """Return the folder with every answer of every model."""
     return _folder(run_dir) / "samples"

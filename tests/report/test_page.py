@@ -87,6 +87,32 @@ def test_several_sets_have_a_table_each(tmp_path: Path, write_run: Callable[...,
     assert 'data-figure="measured1"' in page
 
 
+def test_benchmarks_are_beside_the_held_out_sets(
+    tmp_path: Path, write_run: Callable[..., Path]
+) -> None:
+    run = write_run(tmp_path / "run")
+    figures = {"coverage": 0.375, "coverage_gain": None, "cover_at_half": 0.25}
+    figures |= {f"{name}_interval": [0.25, 0.5] for name in figures}
+    single = {"plurality": 0.125, "best_accuracy": None, "mean_accuracy": 0.0625}
+    row = {"collective": "evolved", "n": 3, **figures, **single}
+    entry = {"metric": "exact_match", "filter": "<first>", "items": 8, "collectives": [row]}
+    benchmarks = {"gsm8k": entry, "read": {"collectives": [], "results": {}}}
+    (run / "benchmarks.json").write_text(json.dumps({"benchmarks": benchmarks}))
+    page = " ".join(write_page([run]).read_text().split())
+    assert "8 items of the benchmark gsm8k: exact_match (&lt;first&gt;)" in page
+    cells = ["0.375 [0.250, 0.500]", "", "0.250 [0.250, 0.500]", "0.125", "", "0.062"]
+    assert (
+        "".join(f'<td class="n">{cell}</td>' for cell in ["3", *cells]).replace(
+            "</td><td", "</td> <td", 1
+        )
+        in page
+    )
+    assert "benchmark read" not in page
+    (run / "benchmarks.json").write_text("{")
+    with pytest.raises(AcdcError, match=r"benchmarks\.json: is damaged"):
+        write_page([run])
+
+
 def test_results_of_one_set_as_older_versions_wrote_them(
     tmp_path: Path, write_run: Callable[..., Path]
 ) -> None:
