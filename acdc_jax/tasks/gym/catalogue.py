@@ -1,14 +1,13 @@
 """Which families of reasoning-gym are used, and what each asks for.
 
-A family is here if it has levels, if every question has one right answer, which a short scorer can
-compare, and if that answer is more than a word that anybody can guess. These are left out:
+A family is here if it has levels, if a short function can tell right answers (see `puzzles.py`),
+and if these are more than a word that anybody can guess. These are left out:
 
-- puzzles with many solutions: `countdown`, `n_queens`, `sokoban`, `word_ladder`, …
-- puzzles without a stored solution: `boxnet`, `graph_color`, `propositional_logic`, …
+- puzzles without a stored solution: `boxnet`, `propositional_logic`, `rubiks_cube`, `rush_hour`
 - answers yes and no: `course_schedule`, `isomorphic_strings`, `ransom_note`, `syllogism`, …
-- formulas, whose comparison takes computer algebra
-- families whose questions are long (`rectangle_count`), slow to make (`figlet_font`), or depend on
-  Python's hash seed
+- formulas, whose comparison takes computer algebra, and ladders of words, which take a dictionary
+- families whose questions are long (`rectangle_count`), slow to make (`figlet_font`, `sokoban`), or
+  depend on Python's hash seed
 """
 
 import dataclasses
@@ -39,16 +38,19 @@ _FAMILIES = {
         "calendar_arithmetic": "Answer a question about dates, such as on which weekday one falls.",
         "chain_sum": "Add and subtract a row of whole numbers.",
         "coin_flip": "Compute the probability of a number of heads.",
+        "countdown": "Make a number from others with +, -, * and /.",
         "count_bits": "Count the ones in the binary form of a number.",
         "decimal_arithmetic": "Compute an expression of decimal numbers to a given precision.",
         "decimal_chain_sum": "Add and subtract a row of decimal numbers.",
         "dice": "Compute the probability that dice of several sizes roll at least a total.",
+        "fraction_simplification": "Bring a fraction to its lowest terms.",
         "gcd": "Find the greatest common divisor of numbers.",
         "lcm": "Find the least common multiple of numbers.",
         "leg_counting": "Count the legs of animals of several kinds.",
         "number_format": "Choose the largest of numbers in several notations.",
         "prime_factorization": "Write a number as a product of primes.",
         "products": "Multiply whole numbers.",
+        "puzzle24": "Make 24 from four numbers.",
         "time_intervals": "Compute the time between two moments.",
     },
     "code": {
@@ -59,15 +61,19 @@ _FAMILIES = {
     },
     "graphs": {
         "family_relationships": "Say how two people of a family are related.",
+        "graph_color": "Colour the vertices of a graph so that neighbours differ.",
         "largest_island": "Find the size of the largest connected region of a grid.",
     },
     "grids": {
         "arc_1d": "Find the rule that turns rows of numbers into others, and apply it.",
         "binary_matrix": "Find the distance of every cell of a grid to the nearest zero.",
         "color_cube_rotation": "Follow the colours of a cube's sides through rotations.",
+        "game_of_life": "Compute a board of the Game of Life after some steps.",
+        "kakurasu": "Mark cells of a grid so that rows and columns have weighted sums.",
         "manipulate_matrix": "Rotate, flip and filter a matrix, step by step.",
         "maze": "Count the steps of the shortest way through a maze.",
         "mini_sudoku": "Solve a sudoku of four rows.",
+        "n_queens": "Place queens on a board so that none attacks another.",
         "pool_matrix": "Pool the blocks of a matrix by average or maximum.",
         "rotate_matrix": "Rotate a square matrix by quarter turns.",
         "rotten_oranges": "Count the minutes until a whole grid has rotted.",
@@ -76,6 +82,7 @@ _FAMILIES = {
     },
     "logic": {
         "aiw": "Count the siblings, friends or colleagues of a person in a small story.",
+        "cryptarithm": "Find the digits that letters of a sum stand for.",
         "zebra_puzzles": "Find out who lives where from a list of clues.",
     },
     "numbers": {
@@ -85,12 +92,20 @@ _FAMILIES = {
         "number_sequence": "Continue a sequence of numbers.",
         "number_sorting": "Sort numbers.",
     },
+    "planning": {
+        "jugs": "Measure an amount of water by filling, emptying and pouring jugs.",
+        "quantum_lock": "Press the fewest buttons that turn a number into another.",
+        "shortest_path": "Find a shortest way through a grid with walls.",
+        "tower_of_hanoi": "Move a tower of discs from one peg to another.",
+    },
     "words": {
         "ab": "Rewrite a row of four symbols until no rule applies.",
         "caesar_cipher": "Decrypt a text whose letters were shifted.",
+        "group_anagrams": "Group words that have the same letters.",
         "letter_counting": "Count a letter in a text.",
         "letter_jumble": "Put the letters of jumbled words in order.",
         "needle_haystack": "Find the one statement of many that answers a question.",
+        "palindrome_generation": "Form a palindrome of given letters.",
         "sentence_reordering": "Put the words of a sentence in order.",
         "spell_backward": "Spell a word backward.",
         "string_insertion": "Insert letters into a text where patterns occur.",

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
+from acdc_jax.tasks.gym.catalogue import Family
 from acdc_jax.tasks.gym.package import factory
 
 Levels = Mapping[str, int]
@@ -16,20 +15,21 @@ def first_levels(family: str) -> dict[str, int]:
     return dict.fromkeys(_attributes(family), 0)
 
 
-def harder(family: str, levels: Levels, rng: np.random.Generator) -> dict[str, int] | None:
-    """Return levels of which one, drawn at random, is higher by one; None at the top."""
-    return _moved(family, levels, 1, rng)
+def exist(family: str, levels: Levels) -> bool:
+    """Return whether levels name every attribute of a family, none too high."""
+    tops = _tops(family)
+    return levels.keys() == tops.keys() and all(levels[name] <= tops[name] for name in tops)
 
 
-def easier(family: str, levels: Levels, rng: np.random.Generator) -> dict[str, int] | None:
-    """Return levels of which one, drawn at random, is lower by one; None at the bottom."""
-    return _moved(family, levels, -1, rng)
+def movable(family: Family, levels: Levels, step: int) -> list[str]:
+    """Return the attributes that can go up (`step` 1) or down (-1) by one level."""
+    tops = _tops(family.name)
+    return [name for name, top in tops.items() if 0 <= levels[name] + step <= top]
 
 
 def difficulty(family: str, levels: Levels) -> int:
     """Return the difficulty, from 1 at the bottom of all attributes to 5 at the top."""
-    tops = [len(attribute.levels) - 1 for attribute in _attributes(family).values()]
-    return 1 + round(4 * sum(levels.values()) / sum(tops))
+    return 1 + round(4 * sum(levels.values()) / sum(_tops(family).values()))
 
 
 def configuration(family: str, levels: Levels) -> dict[str, Any]:
@@ -45,18 +45,9 @@ def configuration(family: str, levels: Levels) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in sorted(fields)}
 
 
-def _moved(
-    family: str, levels: Levels, step: int, rng: np.random.Generator
-) -> dict[str, int] | None:
-    movable = [
-        name
-        for name, attribute in _attributes(family).items()
-        if 0 <= levels[name] + step < len(attribute.levels)
-    ]
-    if not movable:
-        return None
-    name = movable[int(rng.integers(len(movable)))]
-    return {**levels, name: levels[name] + step}
+def _tops(family: str) -> dict[str, int]:
+    """Return the highest level of every attribute."""
+    return {name: len(a.levels) - 1 for name, a in _attributes(family).items()}
 
 
 def _attributes(family: str) -> dict[str, Any]:

@@ -10,12 +10,13 @@ import io
 import random
 import threading
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from acdc_jax.tasks.gym.levels import Levels, configuration
 from acdc_jax.tasks.gym.package import factory
+from acdc_jax.tasks.gym.puzzles import scoring_of
 from acdc_jax.tasks.trial_answers import GUESSES, gives_away, offered_answers
 
 _TRIES = 24  # per question
@@ -25,10 +26,18 @@ _lock = threading.Lock()
 
 
 class Question(NamedTuple):
-    """A question, its right answer, and the seed that it was drawn from."""
+    """A question.
+
+    Attributes:
+        text: What is asked.
+        answer: A right answer.
+        facts: What the score of its family has to know about it, ready for JSON.
+        seed: The seed that it was drawn from.
+    """
 
     text: str
     answer: str
+    facts: Any
     seed: int
 
 
@@ -43,7 +52,7 @@ def draw_questions(
     rng: np.random.Generator,
     accepts: Callable[[str], bool],
 ) -> list[Question]:
-    """Draw questions whose answers differ from each other and cannot be guessed.
+    """Draw questions whose answers cannot be guessed, and are wrong for each other.
 
     Args:
         family: Name of the family.
@@ -57,8 +66,8 @@ def draw_questions(
         AcdcError: reasoning-gym is not installed.
     """
     dataset, config = factory().DATASETS[family]
-    settings = configuration(family, levels)
-    questions: dict[str, Question] = {}
+    settings, scoring = configuration(family, levels), scoring_of(family)
+    questions = list[Question]()
     for _ in range(_TRIES * count):
         seed = int(rng.integers(2**31))
         try:
@@ -66,18 +75,25 @@ def draw_questions(
                 item = dataset(config(seed=seed, size=1, **settings))[0]
         except (AssertionError, ValueError) as error:  # these levels do not go together
             raise NoQuestionsError(f"{family} at levels {dict(levels)}: {error}") from None
-        text, answer = str(item["question"]).strip(), str(item["answer"] or "").strip()
+        text, metadata = str(item["question"]).strip(), item["metadata"]
+        answer = scoring.solution(metadata, str(item["answer"] or "").strip())
+        facts = scoring.facts(metadata, answer)
         guesses = {guess.casefold() for guess in offered_answers(text)} | _GUESSES
         fits = len(text) <= _LONGEST_QUESTION and 0 < len(answer) <= _LONGEST_ANSWER
         if (
             fits
             and not gives_away(text, answer)
             and answer.casefold() not in guesses
+            and scoring.is_right(answer, facts)
+            and not any(
+                scoring.is_right(answer, other.facts) or scoring.is_right(other.answer, facts)
+                for other in questions
+            )
             and accepts(text)
         ):
-            questions.setdefault(answer, Question(text, answer, seed))
+            questions.append(Question(text, answer, facts, seed))
         if len(questions) == count:
-            return list(questions.values())
+            return questions
     raise NoQuestionsError(f"{family} at levels {dict(levels)}")
 
 

@@ -1,29 +1,28 @@
 """A scientist without an LLM that asks real models real questions: those of reasoning-gym.
 
 A harder or easier task has another level of one attribute. A novel task is a family that no task
-has used yet; a related one, such a family of the same category. Once all families are used, tasks
-have other levels, and in the end other questions: the supply has no end.
+has used yet. A related one is such a family of the same category; if there is none, another one at
+other levels, or a question of the parent together with one of another family. Once all families are
+used, tasks have other levels, and in the end other questions: the supply has no end.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 
 from acdc_jax.prng import host_rng
-from acdc_jax.tasks.gym import levels as gym_levels
-from acdc_jax.tasks.gym.catalogue import Family
+from acdc_jax.tasks.gym import ideas, levels
+from acdc_jax.tasks.gym.ideas import Idea, recorded_idea
 from acdc_jax.tasks.gym.questions import NoQuestionsError
 from acdc_jax.tasks.gym.split import Split
-from acdc_jax.tasks.gym.write import origin_of, write_draft
+from acdc_jax.tasks.gym.write import write_draft
 from acdc_jax.tasks.rule_based_scientist import RuleBasedScientist
 from acdc_jax.tasks.task import Draft, Kind, Task
 
-_STEPS = 3  # levels that a new idea is at most above the lowest
 _WALKS = 64  # ideas with other levels, before ideas repeat
-
-_Idea = tuple[Family, dict[str, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +42,16 @@ class GymScientist(RuleBasedScientist):
     ) -> Draft:
         """See `RuleBasedScientist.propose`."""
         rng = host_rng(key)
-        origins = (origin_of(task.draft.metadata) for task in context)
-        earlier = [origin for origin in origins if origin is not None]
-        origin = None if parent is None else origin_of(parent.draft.metadata)
-        for family, levels in self._ideas(kind, origin, earlier, rng):
+        earlier = [idea for task in context if (idea := recorded_idea(task.draft.metadata))]
+        origin = None if parent is None else recorded_idea(parent.draft.metadata)
+        if origin is not None and not all(levels.exist(p.family.name, p.levels) for p in origin):
+            origin = None  # of another version of reasoning-gym
+        new = (idea for idea in self._ideas(kind, origin, earlier, rng) if idea not in earlier)
+        anything = (ideas.random_idea(self.split.pool, rng) for _ in itertools.count())
+        for idea in itertools.chain(new, anything):
             try:
                 return write_draft(
-                    family,
-                    levels,
+                    idea,
                     kind,
                     None if parent is None else parent.id,
                     self.instances,
@@ -62,55 +63,34 @@ class GymScientist(RuleBasedScientist):
         raise AssertionError("ideas never end")
 
     async def is_new(self, draft: Draft, nearest: Sequence[Task]) -> bool:
-        """See `Scientist.is_new`: a task is new if its family or its levels are."""
-        idea = origin_of(draft.metadata)
-        return all(origin_of(task.draft.metadata) != idea for task in nearest)
+        """See `Scientist.is_new`: a task is new if its families or their levels are."""
+        idea = recorded_idea(draft.metadata)
+        return all(recorded_idea(task.draft.metadata) != idea for task in nearest)
 
     def _ideas(
-        self, kind: Kind, origin: _Idea | None, earlier: Sequence[_Idea], rng: np.random.Generator
-    ) -> Iterator[_Idea]:
-        """Yield families with levels, the best fitting first, without end."""
+        self, kind: Kind, origin: Idea | None, earlier: Sequence[Idea], rng: np.random.Generator
+    ) -> Iterator[Idea]:
+        """Yield what fits the kind, the best fitting first. Earlier ideas may be among it."""
         families = self.split.pool
-        if origin is not None and kind in ("harder", "easier"):
-            yield from _moved(kind, origin, earlier, rng)
-        if origin is not None:
-            siblings = [family for family in families if family.category == origin[0].category]
-            yield from _unused(siblings, earlier, rng)
-        yield from _unused(families, earlier, rng)
-        for _ in range(_WALKS):
-            idea = _walk(families, rng)
-            if idea not in earlier:
-                yield idea
-        while True:
-            yield _walk(families, rng)
+        if origin is not None and kind == "easier":
+            yield from ideas.neighbours(origin, -1, rng)
+            if len(origin) > 1:
+                yield from ((part,) for part in origin)
+        if origin is not None and kind == "harder":
+            yield from ideas.neighbours(origin, 1, rng)
+        if origin is not None and kind != "novel":
+            yield from self._related(origin, earlier, rng)
+        yield from ideas.unused(families, earlier, rng)
+        yield from (ideas.random_idea(families, rng) for _ in range(_WALKS))
 
-
-def _moved(
-    kind: Kind, origin: _Idea, earlier: Sequence[_Idea], rng: np.random.Generator
-) -> Iterator[_Idea]:
-    """Yield the origin's family, one level up or down in one attribute after another."""
-    family, levels = origin
-    move = gym_levels.harder if kind == "harder" else gym_levels.easier
-    for _ in range(2 * len(levels)):
-        moved = move(family.name, levels, rng)
-        if moved is not None and (family, moved) not in earlier:
-            yield family, moved
-
-
-def _unused(
-    families: Sequence[Family], earlier: Sequence[_Idea], rng: np.random.Generator
-) -> Iterator[_Idea]:
-    """Yield the families that no task has used, at their lowest levels, in random order."""
-    used = {family.name for family, _ in earlier}
-    for i in rng.permutation(len(families)):
-        if families[i].name not in used:
-            yield families[i], gym_levels.first_levels(families[i].name)
-
-
-def _walk(families: Sequence[Family], rng: np.random.Generator) -> _Idea:
-    """Return a random family, some levels above the lowest."""
-    family = families[int(rng.integers(len(families)))]
-    levels = gym_levels.first_levels(family.name)
-    for _ in range(int(rng.integers(_STEPS + 1))):
-        levels = gym_levels.harder(family.name, levels, rng) or levels
-    return family, levels
+    def _related(
+        self, origin: Idea, earlier: Sequence[Idea], rng: np.random.Generator
+    ) -> Iterator[Idea]:
+        """Yield ideas of the same category, and the origin's together with another."""
+        category = origin[0].family.category
+        siblings = [family for family in self.split.pool if family.category == category]
+        yield from ideas.unused(siblings, earlier, rng)
+        if siblings and rng.random() < 0.5:
+            yield from (ideas.random_idea(siblings, rng) for _ in siblings)
+        yield from ideas.composites(origin, siblings, rng)
+        yield from ideas.composites(origin, self.split.pool, rng)

@@ -1,12 +1,13 @@
 """The `gym` of `--scientist` and `--seed_families`, and the two sets of `--held_out`."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from acdc_jax.errors import ConfigError
-from acdc_jax.tasks.gym import levels as gym_levels
 from acdc_jax.tasks.gym.catalogue import Family
+from acdc_jax.tasks.gym.ideas import Idea, lowest, neighbours
 from acdc_jax.tasks.gym.questions import NoQuestionsError
 from acdc_jax.tasks.gym.scientist import GymScientist
 from acdc_jax.tasks.gym.split import split_families
@@ -16,6 +17,7 @@ from acdc_jax.tasks.task import Draft, Kind
 
 _HELD_OUT_LEVELS = 3  # of each family: the lowest, and as many above
 _QUESTIONS = 2
+_MOST_STEPS = 8  # levels of a family that are tried
 
 
 def scientist(options: object, prng_seed: int, tasks: TaskPoolOptions) -> GymScientist:
@@ -67,22 +69,17 @@ def _write(
     prng_seed: int,
     purpose: str,
 ) -> list[Draft]:
-    """Return drafts of families, each at its lowest levels and at `depth` - 1 harder ones.
-
-    Levels with too few questions are left out.
-    """
-    drafts = []
+    """Return `depth` drafts of each family, from its lowest levels with enough questions up."""
+    drafts = list[Draft]()
     for family in families:
         rng = np.random.default_rng([prng_seed, *f"{purpose} {family.name}".encode()])
-        levels = gym_levels.first_levels(family.name)
-        for step in range(depth):
-            if step:
-                raised = gym_levels.harder(family.name, levels, rng)
-                if raised is None:
-                    break
-                levels = raised
-            try:
-                drafts.append(write_draft(family, levels, kind, None, _QUESTIONS, rng, accepts))
-            except NoQuestionsError:
-                continue
+        idea: Idea | None = lowest(family)
+        written = list[Draft]()
+        for _ in range(_MOST_STEPS):
+            if idea is None or len(written) == depth:
+                break
+            with contextlib.suppress(NoQuestionsError):
+                written.append(write_draft(idea, kind, None, _QUESTIONS, rng, accepts))
+            idea = next(neighbours(idea, 1, rng), None)
+        drafts += written
     return drafts
