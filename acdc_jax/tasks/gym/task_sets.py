@@ -16,7 +16,6 @@ from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.task import Draft, Kind
 
 _HELD_OUT_LEVELS = 3  # of each family: the lowest, and as many above
-_QUESTIONS = 2
 _MOST_STEPS = 8  # levels of a family that are tried
 
 
@@ -29,19 +28,19 @@ def scientist(options: object, prng_seed: int, tasks: TaskPoolOptions) -> GymSci
         tasks: Its `gym_families` are divided.
     """
     del options
-    return GymScientist(split_families(tasks.gym_families, prng_seed))
+    return GymScientist(split_families(tasks.gym_families, prng_seed), _questions(tasks))
 
 
 def seed_families(prng_seed: int, options: TaskPoolOptions) -> list[Draft]:
     """Return each family of the pool once, at its lowest levels."""
     parts = split_families(options.gym_families, prng_seed)
-    return _write(parts.pool, 1, "seed", parts.is_for_pool, prng_seed, "seed")
+    return _write(parts.pool, 1, "seed", parts.is_for_pool, prng_seed, options)
 
 
 def held_out_questions(prng_seed: int, options: TaskPoolOptions) -> list[Draft]:
     """Return other questions of the pool's families, at several levels."""
     parts = split_families(options.gym_families, prng_seed)
-    return _write(parts.pool, _HELD_OUT_LEVELS, "novel", parts.is_held_out, prng_seed, "questions")
+    return _write(parts.pool, _HELD_OUT_LEVELS, "novel", parts.is_held_out, prng_seed, options)
 
 
 def held_out_families(prng_seed: int, options: TaskPoolOptions) -> list[Draft]:
@@ -56,9 +55,12 @@ def held_out_families(prng_seed: int, options: TaskPoolOptions) -> list[Draft]:
             f"--gym_families={','.join(options.gym_families)} leaves no family to hold out; name "
             "three or more of a category"
         )
-    return _write(
-        parts.held_out, _HELD_OUT_LEVELS, "novel", lambda text: True, prng_seed, "families"
-    )
+    return _write(parts.held_out, _HELD_OUT_LEVELS, "novel", lambda text: True, prng_seed, options)
+
+
+def _questions(options: TaskPoolOptions) -> int:
+    """Return how many questions a task has: two at least, as a draft must."""
+    return max(2, options.instances_per_task)
 
 
 def _write(
@@ -67,19 +69,19 @@ def _write(
     kind: Kind,
     accepts: Callable[[str], bool],
     prng_seed: int,
-    purpose: str,
+    options: TaskPoolOptions,
 ) -> list[Draft]:
     """Return `depth` drafts of each family, from its lowest levels with enough questions up."""
     drafts = list[Draft]()
     for family in families:
-        rng = np.random.default_rng([prng_seed, *f"{purpose} {family.name}".encode()])
+        rng = np.random.default_rng([prng_seed, *f"{kind} {family.name}".encode()])
         idea: Idea | None = lowest(family)
         written = list[Draft]()
         for _ in range(_MOST_STEPS):
             if idea is None or len(written) == depth:
                 break
             with contextlib.suppress(NoQuestionsError):
-                written.append(write_draft(idea, kind, None, _QUESTIONS, rng, accepts))
+                written.append(write_draft(idea, kind, None, _questions(options), rng, accepts))
             idea = next(neighbours(idea, 1, rng), None)
         drafts += written
     return drafts
