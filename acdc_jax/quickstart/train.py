@@ -14,6 +14,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from optax import contrib
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf_export
 from acdc_jax.models.config import ModelConfig
-from acdc_jax.models.transformer import forward, init_params, param_shapes
+from acdc_jax.models.transformer import init_params, param_shapes
 from acdc_jax.params import Params
 from acdc_jax.prng import host_rng
 from acdc_jax.quickstart.examples import (
@@ -37,6 +38,9 @@ from acdc_jax.quickstart.examples import (
 from acdc_jax.quickstart.language import EXPERTS, TRAIN_PAIRS
 from acdc_jax.quickstart.tokenizer import FIRST_NEW_ROW, MAX_POSITIONS, TOKENS, save_tokenizer
 from acdc_jax.runtime.seed_models import Progress, SeedSet
+from acdc_jax.training.batches import Batch
+from acdc_jax.training.fit import TrainState, train
+from acdc_jax.training.loss import answer_loss, cast_params
 
 TINY = ModelConfig(
     architecture="Qwen2ForCausalLM",
@@ -213,21 +217,12 @@ def _make_fit(
     """Return a function that trains a copy of params on examples; all experts share one program."""
     steps_per_call = math.gcd(steps, _STEPS_PER_CALL)
 
-    # Params and optimizer state are donated: only the latest are needed.
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def run(
-        params: Params, state: optax.OptState, tokens: jax.Array, answer: jax.Array
-    ) -> tuple[Params, optax.OptState]:
-        def step(
-            carry: tuple[Params, optax.OptState], batch: tuple[jax.Array, jax.Array]
-        ) -> tuple[tuple[Params, optax.OptState], None]:
-            params, state = carry
-            gradient = jax.grad(_loss)(params, recipe.model, *batch, learn_head)
-            with jax.numpy_dtype_promotion("standard"):  # optax relies on it
-                updates, state = optimizer.update(gradient, state, params)
-            return (optax.apply_updates(params, updates), state), None
+    def loss(params: Params, batch: Batch) -> jax.Array:
+        return answer_loss(*cast_params(recipe.model, params, learn_head=learn_head), batch)
 
-        return jax.lax.scan(step, (params, state), (tokens, answer))[0]
+    @functools.partial(jax.jit, donate_argnums=0)  # only the latest state is needed
+    def run(state: TrainState, batches: Batch) -> TrainState:
+        return train(loss, optimizer, state, batches)[0]
 
     def fit(
         params: Params,
@@ -235,40 +230,37 @@ def _make_fit(
         rng: np.random.Generator,
         report: Callable[[int], None],
     ) -> Params:
-        params = jax.tree.map(jnp.copy, params)  # run() donates its arguments
-        state = optimizer.init(params)
+        params = jax.tree.map(jnp.copy, params)  # run() takes over its argument
+        state = TrainState(params, optimizer.init(params))
         for done in range(0, steps, steps_per_call):
             report(done)
             rows = rng.integers(len(examples.tokens), size=(steps_per_call, recipe.batch))
-            params, state = run(params, state, examples.tokens[rows], examples.answer[rows])
-            jax.block_until_ready(params)  # report steps done, not steps queued
+            state = run(state, _batches(examples, rows))
+            jax.block_until_ready(state)  # report steps done, not steps queued
         report(steps)
-        return params
+        return state.params
 
     return fit
 
 
-def _loss(
-    params: Params, model: ModelConfig, tokens: jax.Array, answer: jax.Array, learn_head: bool
-) -> jax.Array:
-    """Return the mean cross-entropy of the answers' tokens.
+def _batches(examples: Examples, rows: np.ndarray) -> Batch:
+    """Return rows [steps, batch] of examples as one batch per step.
 
-    Args:
-        params: The model's.
-        model: Architecture.
-        tokens: [batch, length] int32.
-        answer: [batch, length] bool; True on the tokens that count.
-        learn_head: Whether the tied embedding also learns as the output head. As the head, it would
-            push every new word's row in the same direction in all experts.
+    Every token predicts the next one, and the answers' tokens count: examples are too short to
+    choose among them first.
     """
-    if not learn_head:
-        params = params | {"head.weight": jax.lax.stop_gradient(params["embed.weight"])}
-        model = dataclasses.replace(model, tie_embeddings=False)
-    inputs, targets, counts = tokens[:, :-1], tokens[:, 1:], answer[:, 1:]
-    positions = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), inputs.shape)
-    logits, _ = forward(model, params, inputs, positions)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return jnp.sum(losses, where=counts) / jnp.sum(counts, dtype=losses.dtype)
+    tokens, answer = examples.tokens[rows], examples.answer[rows]
+    inputs, steps = tokens[..., :-1], len(rows)
+    size = inputs[0].size
+    arrays: tuple[Any, ...] = (
+        inputs,
+        np.broadcast_to(np.arange(inputs.shape[-1], dtype=np.int32), inputs.shape),
+        None,
+        np.broadcast_to(np.arange(size, dtype=np.int32), (steps, size)),
+        tokens[..., 1:].reshape(steps, size),
+        answer[..., 1:].reshape(steps, size),
+    )
+    return Batch(*arrays)
 
 
 def _schedule(recipe: TrainRecipe, steps: int) -> optax.Schedule:
