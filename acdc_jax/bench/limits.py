@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.runtime.member_files import HOST_MEMORY
 
-Shape = Literal["qwen2.5-7b", "smollm2-135m", "small", "tiny"]
+Shape = Literal["qwen2.5-7b", "qwen2.5-1.5b", "smollm2-135m", "small", "tiny"]
 SHAPES: dict[Shape, ModelConfig] = {
     "qwen2.5-7b": ModelConfig(
         "Qwen2ForCausalLM",
@@ -25,6 +25,21 @@ SHAPES: dict[Shape, ModelConfig] = {
         num_kv_heads=4,
         head_dim=128,
         rope_theta=1e6,
+        qkv_bias=True,
+        max_positions=32_768,
+        dtype="bfloat16",
+    ),
+    "qwen2.5-1.5b": ModelConfig(
+        "Qwen2ForCausalLM",
+        vocab_size=151_936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_layers=28,
+        num_heads=12,
+        num_kv_heads=2,
+        head_dim=128,
+        rope_theta=1e6,
+        tie_embeddings=True,
         qkv_bias=True,
         max_positions=32_768,
         dtype="bfloat16",

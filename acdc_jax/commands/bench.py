@@ -62,6 +62,17 @@ BENCHMARKS = {
         "with `torch.linalg.svd` on the same device, if torch is installed: one matrix of each "
         "shape is decomposed, and its time multiplied by the number of such matrices.",
     ),
+    "experts": BenchmarkDescription(
+        "tokens per second of fine-tuning experts",
+        "transformers with torch.compile, matrix products",
+        "five minutes, most of them for the compilation of both",
+        "Times steps of `acdc experts` on random conversations: packed rows, loss on the answers, "
+        "AdamW with float32 master weights; one expert, and several side by side on one device. "
+        "Tokens are those of conversations, without padding. The peer is a plain loop in bfloat16 "
+        "on the same conversations, if torch is installed; floating-point operations are those of "
+        "the matrix products with weights, without attention, and are compared with the rate of a "
+        "large matrix product.",
+    ),
     "archive": BenchmarkDescription(
         "seconds per archive update",
         "numpy",

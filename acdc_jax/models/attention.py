@@ -149,13 +149,14 @@ def dot_product_attention(
     """
     head_dim = q.shape[3]
     fits = not softcap and head_dim % _CUDNN_MULTIPLE == 0 and head_dim <= _CUDNN_LARGEST
-    if not (kernels.cudnn_attention and fits):
+    packed = mask.segments is not None
+    if not (fits and (kernels.packed_attention if packed else kernels.cudnn_attention)):
         return xla_attention(q, k, v, mask.mask, scale=scale, softcap=softcap)
     factor = (scale or head_dim) ** -0.5
     if mask.segments is not None:
         lengths, starts = mask.segments.lengths, mask.segments.starts
-        packed = packed_attention(q, k, v, lengths, starts, scale=factor, window=mask.window)
-        return packed.reshape(*q.shape[:2], -1)
+        output = packed_attention(q, k, v, lengths, starts, scale=factor, window=mask.window)
+        return output.reshape(*q.shape[:2], -1)
     masking: dict[str, jax.Array] = {}
     if mask.lengths is not None:  # the kernel stops reading a row at its end
         masking["key_value_seq_lengths"] = mask.lengths

@@ -62,14 +62,19 @@ def make_batch(
     for i, places in enumerate(map(np.flatnonzero, mask)):
         n = len(places)
         before[i, :n], targets[i, :n], counts[i, :n] = places - 1, flat[i, places], True
-    packed = None if segments is None else _segments(examples.segments[rows], segments)
+    packed = None if segments is None else find_segments(examples.segments[rows], segments)
     arrays: tuple[Any, ...] = (tokens, examples.positions[rows], packed)
     answer_arrays: list[Any] = [x.reshape(*leading, answers) for x in (before, targets, counts)]
     return Batch(*arrays, *answer_arrays)
 
 
-def _segments(ids: np.ndarray, most: int) -> Segments:
-    """Return the segments of rows [..., length]."""
+def find_segments(ids: np.ndarray, most: int) -> Segments:
+    """Return the segments of rows, as numpy arrays.
+
+    Args:
+        ids: [..., length] int32; neighbours in a segment have the same number.
+        most: Room for segments, at least 2.
+    """
     flat = ids.reshape(-1, ids.shape[-1])
     starts = np.full((len(flat), most + 1), -1, np.int32)
     lengths = np.full((len(flat), most), -1, np.int32)
