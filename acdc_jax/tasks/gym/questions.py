@@ -7,6 +7,7 @@ question here is item 0 of a seed of its own, drawn from 2³¹.
 
 import contextlib
 import io
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -65,36 +66,52 @@ def draw_questions(
         NoQuestionsError: There are too few.
         AcdcError: reasoning-gym is not installed.
     """
+    is_right = scoring_of(family).is_right
+    questions = list[Question]()
+    candidates = candidate_questions(family, levels, rng, accepts)
+    for question in itertools.islice(candidates, _TRIES * count):
+        if question is not None and not any(
+            is_right(question.answer, other.facts) or is_right(other.answer, question.facts)
+            for other in questions
+        ):
+            questions.append(question)
+        if len(questions) == count:
+            return questions
+    raise NoQuestionsError(f"{family} at levels {dict(levels)}")
+
+
+def candidate_questions(
+    family: str, levels: Levels, rng: np.random.Generator, accepts: Callable[[str], bool]
+) -> Iterator[Question | None]:
+    """Yield questions without end, or None for one that is too long, easy to guess or refused.
+
+    Args:
+        family: Name of the family.
+        levels: Level of each of its attributes.
+        rng: Draws the seeds.
+        accepts: Whether a question's text may be used.
+
+    Raises:
+        NoQuestionsError: These levels do not go together.
+        AcdcError: reasoning-gym is not installed.
+    """
     dataset, config = factory().DATASETS[family]
     settings, scoring = configuration(family, levels), scoring_of(family)
-    questions = list[Question]()
-    for _ in range(_TRIES * count):
+    while True:
         seed = int(rng.integers(2**31))
         try:
             with _fixed_random_state(seed), contextlib.redirect_stdout(io.StringIO()):
                 item = dataset(config(seed=seed, size=1, **settings))[0]
-        except (AssertionError, ValueError) as error:  # these levels do not go together
+        except (AssertionError, ValueError) as error:
             raise NoQuestionsError(f"{family} at levels {dict(levels)}: {error}") from None
         text, metadata = str(item["question"]).strip(), item["metadata"]
         answer = scoring.solution(metadata, str(item["answer"] or "").strip())
         facts = scoring.facts(metadata, answer)
         guesses = {guess.casefold() for guess in offered_answers(text)} | _GUESSES
         fits = len(text) <= _LONGEST_QUESTION and 0 < len(answer) <= _LONGEST_ANSWER
-        if (
-            fits
-            and not gives_away(text, answer)
-            and answer.casefold() not in guesses
-            and scoring.is_right(answer, facts)
-            and not any(
-                scoring.is_right(answer, other.facts) or scoring.is_right(other.answer, facts)
-                for other in questions
-            )
-            and accepts(text)
-        ):
-            questions.append(Question(text, answer, facts, seed))
-        if len(questions) == count:
-            return questions
-    raise NoQuestionsError(f"{family} at levels {dict(levels)}")
+        can_be_guessed = gives_away(text, answer) or answer.casefold() in guesses
+        usable = fits and not can_be_guessed and scoring.is_right(answer, facts) and accepts(text)
+        yield Question(text, answer, facts, seed) if usable else None
 
 
 @contextlib.contextmanager
