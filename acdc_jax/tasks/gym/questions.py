@@ -83,7 +83,9 @@ def draw_questions(
 def candidate_questions(
     family: str, levels: Levels, rng: np.random.Generator, accepts: Callable[[str], bool]
 ) -> Iterator[Question | None]:
-    """Yield questions without end, or None for one that is too long, easy to guess or refused.
+    """Yield questions without end, or None for one that fails, or that cannot be used.
+
+    It cannot if it is too long, easy to guess, or not accepted.
 
     Args:
         family: Name of the family.
@@ -92,18 +94,23 @@ def candidate_questions(
         accepts: Whether a question's text may be used.
 
     Raises:
-        NoQuestionsError: These levels do not go together.
         AcdcError: reasoning-gym is not installed.
     """
-    dataset, config = factory().DATASETS[family]
+    dataset_class, config = factory().DATASETS[family]
     settings, scoring = configuration(family, levels), scoring_of(family)
+    dataset: Any = None
     while True:
         seed = int(rng.integers(2**31))
         try:
             with _fixed_random_state(seed), contextlib.redirect_stdout(io.StringIO()):
-                item = dataset(config(seed=seed, size=1, **settings))[0]
-        except (AssertionError, ValueError) as error:
-            raise NoQuestionsError(f"{family} at levels {dict(levels)}: {error}") from None
+                # One dataset draws for all seeds: some read large files when they are made.
+                if dataset is None:
+                    dataset = dataset_class(config(seed=seed, size=1, **settings))
+                dataset.seed = dataset.config.seed = seed
+                item = dataset[0]
+        except (AssertionError, ValueError):  # levels that do not go together, or a failed search
+            yield None
+            continue
         text, metadata = str(item["question"]).strip(), item["metadata"]
         answer = scoring.solution(metadata, str(item["answer"] or "").strip())
         facts = scoring.facts(metadata, answer)

@@ -1,21 +1,22 @@
 """What experts learn from a gym: conversations of a few families each, of the run's side only."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from acdc_jax.models.chat_template import Message
 from acdc_jax.tasks.answer_extraction import extract_answer
-from acdc_jax.tasks.gym import levels as gym_levels
 from acdc_jax.tasks.gym.catalogue import Family
-from acdc_jax.tasks.gym.levels import Levels
+from acdc_jax.tasks.gym.ideas import Idea, lowest, neighbours
 from acdc_jax.tasks.gym.puzzles import scoring_of
-from acdc_jax.tasks.gym.questions import NoQuestionsError, candidate_questions
+from acdc_jax.tasks.gym.questions import Question, candidate_questions
 from acdc_jax.tasks.gym.split import Split
 
-_STEPS = 2  # levels above the lowest, as in the held-out tasks
-_WALKS = 3  # ways up
+_LEVELS = 3  # of a family: the lowest with questions, and two above, as in the held-out tasks
+_MOST_STEPS = 8  # levels that are tried for these
+_WAYS = 3  # different ways up
 _PATIENCE = 100  # candidates in a row that are of no use, before levels have no more questions
 
 
@@ -58,8 +59,8 @@ def deal_experts(split: Split, count: int) -> list[Expert]:
 def draw_conversations(families: Sequence[Family], split: Split, count: int) -> list[list[Message]]:
     """Draw questions with their answers, in the words and the form in which a run asks for them.
 
-    A third of the questions has the lowest levels; the others are one or two steps above. None is
-    held out. A family's questions depend on its name and the split's PRNG seed alone.
+    A third of the questions has the lowest levels; others are one or two steps above. None is held
+    out. A family's questions depend on its name and the split's PRNG seed alone.
 
     Args:
         families: What to ask.
@@ -79,45 +80,46 @@ def draw_conversations(families: Sequence[Family], split: Split, count: int) -> 
     return [
         [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
         for family in families
-        for question, response in _draw(family.name, split, count).items()
+        for question, response in _draw(family, split, count).items()
     ]
 
 
-def _draw(family: str, split: Split, count: int) -> dict[str, str]:
+def _draw(family: Family, split: Split, count: int) -> dict[str, str]:
     """Return different questions of a family, each with a response that answers it."""
-    is_right = scoring_of(family).is_right
-    rng = np.random.default_rng([split.prng_seed, *f"training {family}".encode()])
-    sources = [
-        candidate_questions(family, levels, rng, split.is_for_pool)
-        for levels in _mixture(family, rng)
-    ]
+    is_right = scoring_of(family.name).is_right
+    sources, rng = _sources(family, split)
     misses = [0] * len(sources)
     responses: dict[str, str] = {}
     while sources and len(responses) < count:
         i = int(rng.integers(len(sources)))
+        question = next(sources[i])
         misses[i] += 1
-        try:
-            question = next(sources[i])
-        except NoQuestionsError:
-            misses[i] = _PATIENCE
-        else:
-            if question is not None and question.text not in responses:
-                response = f"Answer: {question.answer}"
-                if is_right(extract_answer(response), question.facts):
-                    responses[question.text] = response
-                    misses[i] = 0
+        if question is not None and question.text not in responses:
+            response = f"Answer: {question.answer}"
+            if is_right(extract_answer(response), question.facts):
+                responses[question.text] = response
+                misses[i] = 0
         if misses[i] == _PATIENCE:
             del sources[i], misses[i]
     return responses
 
 
-def _mixture(family: str, rng: np.random.Generator) -> list[Levels]:
-    """Return levels, of which each is drawn equally often: some ways up from the lowest."""
-    mixture: list[Levels] = []
-    for _ in range(_WALKS):
-        levels: dict[str, int] | None = gym_levels.first_levels(family)
-        for _ in range(1 + _STEPS):
-            if levels is not None:
-                mixture.append(levels)
-                levels = gym_levels.harder(family, levels, rng)
-    return mixture
+def _sources(
+    family: Family, split: Split
+) -> tuple[list[Iterator[Question | None]], np.random.Generator]:
+    """Return candidates at several levels, along some ways up, and what draws them."""
+    rng = np.random.default_rng([split.prng_seed, *f"training {family.name}".encode()])
+    sources = list[Iterator[Question | None]]()
+    for _ in range(_WAYS):
+        idea: Idea | None = lowest(family)
+        levels_left = _LEVELS
+        for _ in range(_MOST_STEPS):
+            if idea is None or not levels_left:
+                break
+            (part,) = idea
+            source = candidate_questions(family.name, part.levels, rng, split.is_for_pool)
+            if any(itertools.islice(source, _PATIENCE)):
+                sources.append(source)
+                levels_left -= 1
+            idea = next(neighbours(idea, 1, rng), None)
+    return sources, rng
