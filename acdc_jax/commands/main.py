@@ -25,6 +25,7 @@ COMMANDS = {
     "lineage": "print a member's family tree",
     "evaluate": "choose task forces from a run; best-of-N answers; lm-evaluation-harness",
     "export": "write a member or a task force as Hugging Face folders with model cards",
+    "experts": "fine-tune experts, the seeds of a run, from a base",
     "seeds": "check whether seeds merge; write a registered set, such as the quickstart's",
     "sandbox": "`acdc sandbox check` tests how well this machine isolates task code",
     "bench": "measure this machine, and compare it with its limits and other libraries",
