@@ -70,7 +70,7 @@ class ExpertOptions:
         "Categories and families of reasoning-gym to divide between experts and held-out tasks, as "
         "`acdc run` does with the same value and the same --seed. Default: all.",
     )
-    questions: int = option(1000, "Most questions of each family of reasoning-gym.", low=1)
+    questions: int = option(300, "Most questions of each family of reasoning-gym.", low=1)
     system_prompt: str | None = option(
         DecodeOptions.system_prompt,
         "System message of conversations without one, by default that of `acdc run`. none: no "
