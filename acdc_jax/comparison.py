@@ -97,7 +97,7 @@ def run_comparison(config: Config, options: CompareOptions, console: Console) ->
     """
     out = Path(config.run.run_dir)
     # All settings before the first run: a control that cannot work shows at once.
-    seeds = plan_run(config, ask_backends=False).seeds
+    seeds = plan_run(config, ask_backends=False, try_families=False).seeds
     runs = {"evolved": config} | {
         control: control_config(control, config, seeds) for control in options.controls
     }

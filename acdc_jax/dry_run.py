@@ -14,7 +14,6 @@ from pathlib import Path
 from acdc_jax.bench.limits import copy_bandwidth
 from acdc_jax.config import Config
 from acdc_jax.errors import AcdcError
-from acdc_jax.evaluation.held_out import held_out_tasks, measured_tasks
 from acdc_jax.experiment import is_finished
 from acdc_jax.inference.memory import (
     device_room,
@@ -36,18 +35,14 @@ from acdc_jax.runtime.disk_budget import (
     required_bytes,
 )
 from acdc_jax.runtime.member_files import disk_bytes
-from acdc_jax.runtime.member_text import text_codec
 from acdc_jax.runtime.memory_budget import bytes_on_device, choose_budget
 from acdc_jax.runtime.run_directory import check_directory, check_flags
 from acdc_jax.runtime.run_reader import read_manifest
 from acdc_jax.runtime.seed_descriptions import compare_descriptions, name_models
 from acdc_jax.runtime.seed_models import Folders
 from acdc_jax.runtime.setup import RunPlan, models_at_once, plan_run
-from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import pop_groups
 from acdc_jax.tasks.options import LLM_SCIENTISTS
-from acdc_jax.tasks.task import CheckedDraft, Rejection, Task
-from acdc_jax.tasks.validate import check_drafts, prompt_flaw
 
 _GIB = 2**30
 _COPY_SHARE = 0.75  # of the copy rate, at which decoding reads; measured at the 7B shape
@@ -91,12 +86,11 @@ def dry_run(config: Config) -> Mapping[str, str]:
     lines = {"models": _models(plan)}
     if isinstance(plan.models, Folders):
         lines["seeds"] = _seeds(plan.models, config)
+    lines["tasks"] = _tasks(plan)
     with config.sandbox.open() as sandbox:
-        codec = _codec(plan)
-        lines["tasks"] = _tasks(plan, sandbox, codec)
         lines["sandbox"] = f"{sandbox.tier}, {config.sandbox.worker_count} workers"
-    if codec is not None:
-        lines["prompt"] = _prompt(plan, codec)
+    if plan.codec is not None:
+        lines["prompt"] = _prompt(plan, plan.codec)
     lines["servers"] = _servers(config)
     lines["devices"], lines["memory"] = _devices(plan), _memory(plan)
     lines["disk"] = _disk(plan, generation)
@@ -184,15 +178,6 @@ def _seeds(folders: Folders, config: Config) -> str:
     return "; ".join(differences) or same
 
 
-def _codec(plan: RunPlan) -> TextCodec | None:
-    """Return tokenizer and template; None for a registered set, which is not made yet."""
-    if not isinstance(plan.models, Folders):
-        return None
-    return text_codec(
-        plan.models.seeds, plan.config.decode, plan.model.vocab_size, plan.models.orders
-    )
-
-
 def _prompt(plan: RunPlan, codec: TextCodec) -> str:
     """Return a prompt as members read it, with its special tokens."""
     assert isinstance(plan.models, Folders)
@@ -200,36 +185,12 @@ def _prompt(plan: RunPlan, codec: TextCodec) -> str:
     return repr(tok.decode(codec.encode("INSTRUCTIONS OF A TASK")))
 
 
-def _tasks(plan: RunPlan, sandbox: Sandbox, codec: TextCodec | None) -> str:
-    """Check the families as a run does, except those that ask a judge."""
-    config = plan.config
-    threshold = config.tasks.skill_threshold
-    judged = [draft for draft in plan.families if draft.asks_judge]
-    scored = [draft for draft in plan.families if not draft.asks_judge]
-    # What can be guessed, and what can be solved, is tried with the run's scientist.
-    checked = check_drafts(scored, sandbox, threshold, trusted=True)
-    readable: list[CheckedDraft | Task] = []
-    for verdict in checked:
-        if isinstance(verdict, Rejection):
-            raise AcdcError(f"seed task family {verdict.name}: {verdict.reason}")
-        readable.append(verdict)
-    held_out = {
-        name: [draft for draft in drafts if not draft.asks_judge]
-        for name, drafts in plan.held_out.items()
-    }
-    readable += measured_tasks(held_out_tasks(held_out, sandbox, threshold))
-    room = plan.model.max_positions - config.decode.max_new_tokens
-    for family in readable:
-        texts = family.instructions.values()
-        if codec is not None and (flaw := prompt_flaw(texts, codec.encode, room)):
-            raise AcdcError(
-                f"task family {family.draft.name}: its {flaw}; shorten it, or lower "
-                "--max_new_tokens"
-            )
-    judge = f" ({len(judged)} of them ask the judge: not tried)" if judged else ""
+def _tasks(plan: RunPlan) -> str:
+    judged = sum(draft.asks_judge for draft in plan.families)
+    untried = f" ({judged} of them ask the judge: not tried)" if judged else ""
     sets = [f"{len(drafts)} held-out tasks ({name})" for name, drafts in plan.held_out.items()]
     measured = ", ".join(sets) or "the run's own tasks"
-    return f"{len(plan.families)} seed families{judge}; measured on {measured}"
+    return f"{len(plan.families)} seed families{untried}; measured on {measured}"
 
 
 def _servers(config: Config) -> str:

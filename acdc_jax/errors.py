@@ -1,9 +1,17 @@
 """Errors that a user of the commands can act on: files, servers, run directories and flags.
 
-Each message is one line that names the thing, the fault and the remedy. Wrong
-arguments of library functions are ValueError or TypeError instead; `options.OptionError`, a
-ValueError, becomes a `ConfigError` where flags are parsed.
+Each message is one line that names the thing, the fault and the remedy; an error about several
+faults has a line for each. Wrong arguments of library functions are ValueError or TypeError
+instead; `options.OptionError`, a ValueError, becomes a `ConfigError` where flags are parsed.
 """
+
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_SHOWN_FAULTS = 20
 
 
 class AcdcError(Exception):
@@ -12,6 +20,33 @@ class AcdcError(Exception):
 
 class ConfigError(AcdcError):
     """A flag, or a combination of flags, cannot work; the command exits with status 2."""
+
+
+def attempt(
+    faults: list[AcdcError], check: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T | None:
+    """Return what a check returns; if it finds a fault, add that to a list, and return None."""
+    try:
+        return check(*args, **kwargs)
+    except AcdcError as fault:
+        faults.append(fault)
+        return None
+
+
+def raise_all(faults: Sequence[AcdcError]) -> None:
+    """Raise one error with a line for each fault, of many for the first ones; nothing for none.
+
+    Raises:
+        ConfigError: All faults are flags'.
+        AcdcError: Some are not.
+    """
+    lines = list(dict.fromkeys(line for fault in faults for line in str(fault).splitlines()))
+    if not lines:
+        return
+    if (more := len(lines) - _SHOWN_FAULTS) > 1:
+        lines = [*lines[:_SHOWN_FAULTS], f"and {more} more faults"]
+    flags = all(isinstance(fault, ConfigError) for fault in faults)
+    raise (ConfigError if flags else AcdcError)("\n".join(lines))
 
 
 def one_line(error: BaseException, longest: int = 300) -> str:

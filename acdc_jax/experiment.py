@@ -13,8 +13,8 @@ from rich.console import Console
 from acdc_jax import multihost
 from acdc_jax.coevolve import run as run_generations
 from acdc_jax.config import Config
-from acdc_jax.errors import AcdcError, ConfigError
-from acdc_jax.evaluation.held_out import MeasuredSets, held_out_tasks, measured_tasks
+from acdc_jax.errors import AcdcError
+from acdc_jax.evaluation.held_out import MeasuredSets, held_out_tasks
 from acdc_jax.files import write_atomic
 from acdc_jax.report.page import write_page
 from acdc_jax.report.picture import draw_run
@@ -31,8 +31,8 @@ from acdc_jax.runtime.setup import RunContext, RunPlan, open_context, plan_run
 from acdc_jax.runtime.sources import keep_model_files, keep_sources
 from acdc_jax.runtime.state import Record, State
 from acdc_jax.streams import print_line
+from acdc_jax.tasks.chosen_families import PromptRoom, check_chosen, check_rooms, family_key
 from acdc_jax.tasks.task_sets import check_held_out
-from acdc_jax.tasks.validate import prompt_flaw
 
 Results = dict[str, Any]
 
@@ -57,13 +57,14 @@ def run_experiment(config: Config, console: Console, *, baselines: bool = True) 
     run_dir, processes = Path(config.run.run_dir), config.processes
     with listen_for_sigterm(processes.grace_s, processes.sigterm_status) as notice:
         began = time.monotonic()
-        plan = plan_run(config, ask_backends=not is_finished(config))
+        finished = is_finished(config)
+        plan = plan_run(config, ask_backends=not finished, try_families=not finished)
         with run_directory.lock_run(config) as manifest:
-            if (finished := _finished_results(config, manifest)) is not None:
-                return finished
+            if (known := _finished_results(config, manifest)) is not None:
+                return known
             check_disk(config.run, plan.model, manifest.generation)
             with open_context(plan, console) as context:
-                # A held-out task that is not valid shows now, and not after all generations.
+                # A judged task that is not valid shows now, and not after all generations.
                 held_out = _held_out_tasks(plan, context)
                 seeds_s = time.monotonic() - began
                 manifest, state = _evolve(plan, context, manifest, notice)
@@ -136,22 +137,19 @@ def _evolve(
 
 
 def _held_out_tasks(plan: RunPlan, context: RunContext) -> MeasuredSets:
-    """Return the held-out sets, validated.
+    """Return the held-out sets, after those that ask a judge were tried with it.
 
     Raises:
-        AcdcError: A draft is not valid.
-        ConfigError: Instructions leave members no room for a response; names the task.
+        AcdcError: Some of these are not valid; names each of them.
+        ConfigError: Instructions leave members no room for a response; names each such task.
     """
     generator, threshold = context.task_generator, context.config.tasks.skill_threshold
-    sets = held_out_tasks(plan.held_out, context.evaluator.sandbox, threshold)
-    for task in measured_tasks(sets):
-        texts = task.instructions.values()
-        if flaw := prompt_flaw(texts, generator.encode, generator.max_prompt_tokens):
-            raise ConfigError(
-                f"held-out task {task.draft.name}: its {flaw}; shorten or remove the task, or "
-                "lower --max_new_tokens in a new run"
-            )
-    return sets
+    families = [("held-out task", draft) for of_set in plan.held_out.values() for draft in of_set]
+    judged = [family for family in families if family_key(family[1]) not in plan.checked]
+    tried = check_chosen(judged, context.evaluator.sandbox, threshold)
+    checked = {**plan.checked, **tried}
+    check_rooms(families, checked, PromptRoom(generator.encode, generator.max_prompt_tokens))
+    return held_out_tasks(plan.held_out, checked)
 
 
 def _record_models(plan: RunPlan, context: RunContext, manifest: Manifest) -> None:

@@ -34,11 +34,12 @@ from typing import Any, TypeVar, cast
 
 from absl import flags
 
-from acdc_jax.errors import ConfigError
+from acdc_jax.errors import AcdcError, ConfigError, attempt, raise_all
 from acdc_jax.files import expand_user
 from acdc_jax.options import (
     Option,
     OptionError,
+    bounds_flaw,
     choices_of,
     describe_type,
     has_type,
@@ -137,22 +138,44 @@ def parse(kinds: Sequence[type[Any] | Section], argv: Sequence[str]) -> tuple[li
         The instances, in order, and the arguments that are not flags.
 
     Raises:
-        ConfigError: Unknown flag, bad value or combination, or unreadable flag file; one line.
+        ConfigError: Unknown flags, bad values or combinations, a line for each; or an unreadable
+            flag file.
     """
-    values = flags.FlagValues()
+    values, faults = flags.FlagValues(), list[AcdcError]()
     for kind in kinds:
         for part in sections_of(kind).values():
             for name, option in part.flags().items():
-                _define(name, option, values)
-    try:
-        rest = values(["acdc", *_expand(argv)])[1:]
-    except flags.UnrecognizedFlagError as error:
-        close = difflib.get_close_matches(error.flagname, list(values), 1)
-        hint = f"did you mean --{close[0]}?" if close else "see --help"
-        raise ConfigError(f"--{error.flagname}: unknown flag; {hint}") from None
-    except flags.Error as error:
-        raise ConfigError(_one_line(str(error)).removeprefix("flag ")) from None
-    return [_build(kind, values) for kind in kinds], list(rest)
+                _define(name, option, values, faults)
+    rest = _read_arguments(list(_expand(argv)), values, faults)
+    raise_all(faults)
+    instances = [_build(kind, values, faults) for kind in kinds]
+    raise_all(faults)
+    return instances, rest
+
+
+def _read_arguments(
+    arguments: list[str], values: flags.FlagValues, faults: list[AcdcError]
+) -> list[str]:
+    """Set the values of flags, and return the arguments that are none."""
+    while True:
+        try:
+            return list(values(["acdc", *arguments])[1:])
+        except flags.UnrecognizedFlagError as error:
+            close = difflib.get_close_matches(error.flagname, list(values), 1)
+            hint = f"did you mean --{close[0]}?" if close else "see --help"
+            faults.append(ConfigError(f"--{error.flagname}: unknown flag; {hint}"))
+            known = [text for text in arguments if _name_of(text) != error.flagname]
+            if len(known) == len(arguments):
+                return []
+            arguments = known
+        except flags.Error as error:
+            faults.append(ConfigError(_one_line(str(error)).removeprefix("flag ")))
+            return []
+
+
+def _name_of(argument: str) -> str:
+    """Return the flag's name in `--name=value`."""
+    return argument.partition("=")[0].lstrip("-")
 
 
 def parse_flags(kind: type[T], argv: Sequence[str]) -> T:
@@ -322,20 +345,26 @@ def _unescape(item: str) -> str:
 
 
 class _Parser(flags.ArgumentParser[Any]):
-    """Reads the value of an option."""
+    """Reads the value of an option; None for a bad one, whose fault it adds to a list."""
 
-    def __init__(self, option: Option) -> None:
-        self.option = option
+    def __init__(self, name: str, option: Option, faults: list[AcdcError]) -> None:
+        self.name, self.option, self.faults = name, option, faults
         super().__init__()
 
     def parse(self, argument: Any) -> Any:
-        value = read(argument, self.option.type)
-        return expand_paths(value, self.option)
+        try:
+            value = expand_paths(read(argument, self.option.type), self.option)
+            flaw = bounds_flaw(value, self.option)
+        except ValueError as error:
+            flaw = str(error)
+        if flaw:
+            self.faults.append(ConfigError(_one_line(f"--{self.name}={argument}: {flaw}")))
+        return None if flaw else value
 
 
-def _define(name: str, option: Option, values: flags.FlagValues) -> None:
+def _define(name: str, option: Option, values: flags.FlagValues, faults: list[AcdcError]) -> None:
     """Define a flag with the default None."""
-    parser = _Parser(option)
+    parser = _Parser(name, option, faults)
     if option.type is bool:
         flag: Any = flags.BooleanFlag(name, None, option.help)  # `--name` and `--noname`
         flag.parser = parser
@@ -344,20 +373,26 @@ def _define(name: str, option: Option, values: flags.FlagValues) -> None:
     flags.DEFINE_flag(flag, values)
 
 
-def _build(kind: type[Any] | Section, values: flags.FlagValues) -> Any:
-    """Return an instance from the flags on the command line."""
+def _build(kind: type[Any] | Section, values: flags.FlagValues, faults: list[AcdcError]) -> Any:
+    """Return an instance from the flags on the command line; None if options are at fault."""
+
+    def make(part: type[Any], fields: Mapping[str, Any]) -> Any:
+        try:
+            return part(**fields)
+        except OptionError as error:
+            raise config_error(error, kind) from None
+
     parts = {}
-    try:
-        for field, part in sections_of(kind).items():
-            values_of_part = {
-                option.name: values[name].value
-                for name, option in part.flags().items()
-                if values[name].present
-            }
-            parts[field] = part.kind(**{**part.defaults, **values_of_part})
-        return kind(**parts) if isinstance(kind, type) and "" not in parts else parts[""]
-    except OptionError as error:
-        raise config_error(error, kind) from None
+    for field, part in sections_of(kind).items():
+        values_of_part = {
+            option.name: values[name].value
+            for name, option in part.flags().items()
+            if values[name].present
+        }
+        parts[field] = attempt(faults, make, part.kind, {**part.defaults, **values_of_part})
+    if not isinstance(kind, type) or "" in parts:
+        return parts[""]
+    return None if None in parts.values() else attempt(faults, make, kind, parts)
 
 
 def _one_line(text: str) -> str:

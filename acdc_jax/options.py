@@ -118,9 +118,16 @@ def check(options: Any) -> None:
         value = getattr(options, option.name)
         if not has_type(value, option.type):
             raise OptionError(options, option.name, f"must be {describe_type(option.type)}")
-        numbers = value if isinstance(value, tuple) else (value,)
-        if not all(_is_within(number, option) for number in numbers if number is not None):
-            raise OptionError(options, option.name, f"must be {_describe_bounds(option)}")
+        if flaw := bounds_flaw(value, option):
+            raise OptionError(options, option.name, flaw)
+
+
+def bounds_flaw(value: Any, option: Option) -> str | None:
+    """Return what the bounds of an option demand of a value that is not within them, or None."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    if all(_is_within(number, option) for number in numbers if number is not None):
+        return None
+    return f"must be {_describe_bounds(option)}"
 
 
 def has_type(value: Any, kind: Any) -> bool:

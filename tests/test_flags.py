@@ -308,6 +308,23 @@ def test_bad_flags_are_one_line_and_exit_2(
     assert not (tmp_path / "run").exists()
 
 
+def test_all_bad_flags_are_told_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run = ["run", f"--run_dir={tmp_path / 'run'}"]
+    argv = [*run, "--generations=-1", "--no_such=1", "--children=many", "--other", "--seed=x"]
+    assert main(argv) == 2
+    names = [line.split("=")[0].split(": ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert names == ["--generations", "--children", "--seed", "--no_such", "--other"]
+    # Combinations, of one section each; then what has no flag at fault by itself.
+    assert main([*run, "--density=0.5", "--min_parents=3", "--max_parents=2"]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+    assert main([*run, "--seed_families=a", "--held_out=b,c", "--scientist=d"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    for line, name in zip(lines, ("a: no", "b: no", "c: no", "has no 'd'"), strict=True):
+        assert name in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_keeps_its_families(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Also if its held-out tasks, the only ones that used them, are replaced."""
     (tmp_path / "manifest.json").touch()

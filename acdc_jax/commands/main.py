@@ -95,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _shut_down(problem)
         return 2
     except (AcdcError, SandboxError) as error:
-        print_line(str(error))
+        for line in str(error).splitlines():
+            print_line(line)
         _shut_down(str(error))
         return 2 if isinstance(error, ConfigError) else 1
     except Preempted as preempted:

@@ -8,7 +8,6 @@ tables lacks a score is left out for all.
 
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,9 +23,8 @@ from acdc_jax.evaluation.truncation import warn_of_truncation
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.skills import MISSING, SkillMatrix
 from acdc_jax.inference.sampling import GREEDY, Sampling
-from acdc_jax.sandbox import Sandbox
-from acdc_jax.tasks.task import Draft, Rejection, Task
-from acdc_jax.tasks.validate import check_drafts
+from acdc_jax.tasks.chosen_families import CheckedFamilies, family_key
+from acdc_jax.tasks.task import CheckedDraft, Draft, Task
 
 TASK_FORCES = (3, 8)
 _ATTEMPTS = 2  # to answer, if scores are missing
@@ -99,26 +97,25 @@ class Collective:
 
 
 def held_out_tasks(
-    held_out: Mapping[str, Sequence[Draft]], sandbox: Sandbox, skill_threshold: float
+    held_out: Mapping[str, Sequence[Draft]], checked: CheckedFamilies
 ) -> dict[str | None, list[Task]]:
-    """Validate the drafts of held-out sets as seed families are validated.
+    """Return the tasks of held-out sets.
 
     The id of a task follows from its family, so that stored answers never belong to another task.
 
-    Raises:
-        AcdcError: A draft is not valid; names it.
+    Args:
+        held_out: Name of a set → its drafts.
+        checked: All of them, from `check_chosen`.
     """
-    drafts = [draft for of_set in held_out.values() for draft in of_set]
-    tasks = []
-    verdicts = check_drafts(drafts, sandbox, skill_threshold, trusted=True)
-    for draft, verdict in zip(drafts, verdicts, strict=True):
-        if isinstance(verdict, Rejection):
-            raise AcdcError(f"held-out task {draft.name} is not valid: {verdict.reason}")
-        digest = hashlib.sha256(f"{draft.name}\n{draft.source}".encode()).hexdigest()
-        task_id = f"h{digest[:_ID_DIGITS]}"
-        tasks.append(Task(task_id, draft, 0, verdict.instances, verdict.instructions))
-    rest = iter(tasks)
-    return {name: list(itertools.islice(rest, len(of_set))) for name, of_set in held_out.items()}
+    return {
+        name: [_held_out_task(checked[family_key(draft)]) for draft in drafts]
+        for name, drafts in held_out.items()
+    }
+
+
+def _held_out_task(family: CheckedDraft) -> Task:
+    digest = hashlib.sha256("\n".join(family_key(family.draft)).encode()).hexdigest()
+    return Task(f"h{digest[:_ID_DIGITS]}", family.draft, 0, family.instances, family.instructions)
 
 
 def measured_tasks(sets: MeasuredSets) -> list[Task]:

@@ -59,6 +59,7 @@ from acdc_jax.runtime.progress import Progress, show_progress
 from acdc_jax.runtime.run_reader import RunRecord
 from acdc_jax.runtime.setup import open_run
 from acdc_jax.runtime.sources import read_sources
+from acdc_jax.tasks.chosen_families import check_chosen
 from acdc_jax.tasks.llm import ChatModel
 from acdc_jax.tasks.options import LLM_SCIENTISTS, ScientistOptions
 from acdc_jax.tasks.task import Task
@@ -173,8 +174,10 @@ def _task_sets(run: RunRecord, options: BestOfNOptions) -> dict[str | None, list
     config = run.settings
     held_out = load_held_out(config.tasks.held_out, config.run.seed, config.tasks)
     if options.questions in ("held_out", "both") and held_out:
+        families = [("held-out task", draft) for of_set in held_out.values() for draft in of_set]
         with config.sandbox.open() as sandbox:
-            sets |= held_out_tasks(held_out, sandbox, config.tasks.skill_threshold)
+            checked = check_chosen(families, sandbox, config.tasks.skill_threshold)
+        sets |= held_out_tasks(held_out, checked)
     return sets
 
 

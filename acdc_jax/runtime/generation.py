@@ -141,6 +141,7 @@ class Generation:
                 lambda valid: self.progress("first tasks", valid, options.initial_tasks),
                 first_pool_saver(run_dir),
                 load_first_pool(run_dir),
+                context.checked,
             )
             if line := shortage(first, options.initial_tasks, options.max_tasks):
                 print_line(line)

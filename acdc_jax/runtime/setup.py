@@ -1,6 +1,7 @@
 """Set up a run in two steps.
 
-`plan_run` refuses whatever does not fit together, before anything large is loaded or written.
+`plan_run` refuses whatever does not fit together, before anything large is loaded or written, and
+tells all faults of flags and task families at once.
 `open_context` then loads the base, and opens sandbox, scientist and member store. `open_run` does
 both for an existing run, for every command that evaluates its members.
 """
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from acdc_jax import multihost, plugins
 from acdc_jax.config import Config
-from acdc_jax.errors import AcdcError, ConfigError
+from acdc_jax.errors import AcdcError, ConfigError, attempt, raise_all
 from acdc_jax.evaluation.decode_and_score import Evaluator
 from acdc_jax.evolution.evosax_strategy import Strategy, check_strategy
 from acdc_jax.evolution.merge import module_groups
@@ -52,6 +53,12 @@ from acdc_jax.runtime.seed_models import (
 from acdc_jax.sandbox import Sandbox
 from acdc_jax.sharding import default_mesh, make_mesh
 from acdc_jax.tasks.adapt import TaskGenerator
+from acdc_jax.tasks.chosen_families import (
+    CheckedFamilies,
+    PromptRoom,
+    check_chosen,
+    check_rooms,
+)
 from acdc_jax.tasks.novelty import NoveltyFilter
 from acdc_jax.tasks.options import LLM_SCIENTISTS
 from acdc_jax.tasks.task import Draft
@@ -69,6 +76,8 @@ class RunPlan:
         operators: Propose, merge and mutate.
         families: Seed task families.
         held_out: Drafts of each held-out set; empty if the run is measured on its pool.
+        codec: How members read and write text; None for a registered set of models.
+        checked: The families that have run in the sandbox already.
     """
 
     config: Config
@@ -77,6 +86,8 @@ class RunPlan:
     operators: Operators
     families: Sequence[Draft]
     held_out: Mapping[str, Sequence[Draft]]
+    codec: TextCodec | None
+    checked: CheckedFamilies
 
     @property
     def model(self) -> ModelConfig:
@@ -99,6 +110,7 @@ class RunContext:
         task_generator: Where tasks are made. Its scientist recognises gibberish too.
         portal: Runs coroutines of the task generator, from any thread.
         families: Seed task families.
+        checked: The families that have run in the sandbox already.
         operators: Propose, merge and mutate.
         bases: Params of the base θ₀ on each of this process's device groups.
         folders: Folders of the base and the seeds.
@@ -113,6 +125,7 @@ class RunContext:
     task_generator: TaskGenerator
     portal: BlockingPortal
     families: Sequence[Draft]
+    checked: CheckedFamilies
     operators: Operators
     bases: Sequence[Params]
     folders: Folders
@@ -145,34 +158,86 @@ def join_processes(config: Config) -> None:
     )
 
 
-def plan_run(config: Config, *, ask_backends: bool = True, fetch_weights: bool = True) -> RunPlan:
+def plan_run(
+    config: Config,
+    *,
+    ask_backends: bool = True,
+    try_families: bool = True,
+    fetch_weights: bool = True,
+) -> RunPlan:
     """Return the plan of a run, after all checks that need no weights.
+
+    Task families come first, then servers, then models; the faults of each are told at once.
 
     Args:
         config: Every setting.
         ask_backends: Whether the scientist and the embedding model will write tasks, and are asked
             whether they can.
+        try_families: Whether to run held-out families, and the seed families of a new run, in the
+            sandbox. Those that ask a judge wait until there is one.
         fetch_weights: Whether to download weights that the Hub's cache lacks.
 
     Raises:
-        AcdcError: A model is missing, or cannot be merged with the others; or a server does not
-            answer.
+        AcdcError: A family is not valid, a model is missing, or cannot be merged with the others;
+            or a server does not answer.
         ConfigError: Flags contradict each other, the models, or the devices; names them.
     """
-    families = load_seed_families(config.tasks.seed_families, config.run.seed, config.tasks)
-    held_out = load_held_out(config.tasks.held_out, config.run.seed, config.tasks)
-    check_held_out(held_out, families)
-    _check_scientist(config)
-    _check_gym_families(config)
+    tasks, faults = config.tasks, list[AcdcError]()
+    families = attempt(faults, load_seed_families, tasks.seed_families, config.run.seed, tasks)
+    held_out = attempt(faults, load_held_out, tasks.held_out, config.run.seed, tasks)
+    attempt(faults, check_held_out, held_out or {}, families or ())
+    attempt(faults, _check_scientist, config)
+    attempt(faults, _check_gym_families, config)
+    checked: CheckedFamilies = {}
+    if try_families:
+        purposes = _purposes(config, families or (), held_out or {})
+        checked = attempt(faults, _try_families, config, purposes) or {}
+    raise_all(faults)
+    assert families is not None
+    assert held_out is not None
     if ask_backends:
         check_backends(config, families[0])
     keep_compiled(cache_dir(config))
     models = _find_models(config, fetch_weights=fetch_weights)
-    mesh = choose_mesh(config, models.model)
-    _check_shared_devices(config, mesh)
-    _check_lengths(config, models.model)
-    operators = make_operators(config, models.model, _count_seeds(models))
-    return RunPlan(config, models, mesh, operators, families, held_out)
+    mesh = attempt(faults, choose_mesh, config, models.model)
+    if mesh is not None:
+        attempt(faults, _check_shared_devices, config, mesh)
+    operators = attempt(faults, make_operators, config, models.model, _count_seeds(models))
+    attempt(faults, _check_lengths, config, models.model)
+    raise_all(faults)
+    assert mesh is not None
+    assert operators is not None
+    codec = None
+    if isinstance(models, Folders):
+        codec = text_codec(models.seeds, config.decode, models.model.vocab_size, models.orders)
+        room = PromptRoom(codec.encode, models.model.max_positions - config.decode.max_new_tokens)
+        check_rooms(_purposes(config, families, held_out), checked, room)
+    return RunPlan(config, models, mesh, operators, families, held_out, codec, checked)
+
+
+def _purposes(
+    config: Config, families: Sequence[Draft], held_out: Mapping[str, Sequence[Draft]]
+) -> list[tuple[str, Draft]]:
+    """Return the families to try, and what each is for; a run that has begun has its seeds."""
+    begun = (Path(config.run.run_dir) / "manifest.json").exists()
+    seeds = [] if begun or not multihost.is_first() else families
+    return [
+        *(("seed task family", draft) for draft in seeds),
+        *(("held-out task", draft) for drafts in held_out.values() for draft in drafts),
+    ]
+
+
+def _try_families(config: Config, families: Sequence[tuple[str, Draft]]) -> CheckedFamilies:
+    """Run the families that compute their scores in a sandbox of their own.
+
+    Raises:
+        AcdcError: Some are not valid.
+    """
+    scored = [(purpose, draft) for purpose, draft in families if not draft.asks_judge]
+    if not scored:
+        return {}
+    with config.sandbox.open() as sandbox:
+        return check_chosen(scored, sandbox, config.tasks.skill_threshold)
 
 
 @contextlib.contextmanager
@@ -196,7 +261,9 @@ def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
         show_progress(console, config.run.progress and first) as progress,
     ):
         folders = _make_models(config, plan.models, progress)
-        codec = text_codec(folders.seeds, config.decode, plan.model.vocab_size, folders.orders)
+        codec = plan.codec or text_codec(
+            folders.seeds, config.decode, plan.model.vocab_size, folders.orders
+        )
         evaluator, decoding = _make_evaluator(plan, codec, sandbox)
         groups = evaluator.groups
         shapes = [sharded_param_shapes(group.mesh, plan.model) for group in groups.local]
@@ -216,6 +283,7 @@ def open_context(plan: RunPlan, console: Console) -> Iterator[RunContext]:
             task_generator=_make_task_generator(plan, codec, sandbox, backends),
             portal=backends.portal,
             families=plan.families,
+            checked=plan.checked,
             operators=plan.operators,
             bases=groups.copies(base, plan.model),
             folders=folders,
@@ -237,7 +305,7 @@ def open_run(config: Config, console: Console) -> Iterator[RunContext]:
     Raises:
         AcdcError: The run is under way, or something that it needs is missing.
     """
-    plan = plan_run(config, ask_backends=False)
+    plan = plan_run(config, ask_backends=False, try_families=False)
     with run_directory.lock_run(config), open_context(plan, console) as context:
         yield context
 

@@ -69,14 +69,16 @@ class TaskGenerator:
             self.scientist.solve if isinstance(self.scientist, Solver) else None,
             trusted=draft.kind == "seed",
         )
-        if isinstance(verdict, Rejection):
-            return verdict
-        texts = verdict.instructions.values()
+        return verdict if isinstance(verdict, Rejection) else self.check_prompts(verdict)
+
+    def check_prompts(self, family: CheckedDraft) -> CheckedDraft | Rejection:
+        """Check that members can read a family's instructions."""
+        texts = family.instructions.values()
         try:
             flaw = prompt_flaw(texts, self.encode, self.max_prompt_tokens)
         except AcdcError as error:
-            return Rejection.of_draft(draft, str(error))
-        return Rejection.of_draft(draft, f"the {flaw}") if flaw else verdict
+            return Rejection.of_draft(family.draft, str(error))
+        return Rejection.of_draft(family.draft, f"the {flaw}") if flaw else family
 
 
 async def adapt_pool(

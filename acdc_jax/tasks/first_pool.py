@@ -11,15 +11,17 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.errors import AcdcError, raise_all
 from acdc_jax.prng import host_rng
 from acdc_jax.streams import print_line
 from acdc_jax.tasks import pool as task_pool
 from acdc_jax.tasks.adapt import TaskGenerator
+from acdc_jax.tasks.chosen_families import CheckedFamilies, family_key
 from acdc_jax.tasks.library import Library, admit_drafts, library_of
 from acdc_jax.tasks.llm import add_costs, gather
 from acdc_jax.tasks.novelty import NoveltyFilter
@@ -107,6 +109,7 @@ async def create_pool(
     progress: Callable[[int], None] = lambda valid: None,
     save: Callable[[FirstPool], None] = lambda first: None,
     start: FirstPool | None = None,
+    checked: CheckedFamilies = MappingProxyType({}),
 ) -> FirstPool:
     """Create the first pool, or continue one.
 
@@ -122,11 +125,12 @@ async def create_pool(
         progress: Called with the number of valid drafts so far.
         save: Called with the pool after each micro-batch, in another thread.
         start: The pool that `save` was last called with, to continue it; None for a new one.
+        checked: Those of the seed families that have run in the sandbox already.
 
     Raises:
         AcdcError: A seed family is invalid, no draft became a task, or the scientist failed.
     """
-    first = start or await _admit_seed_families(generator, families)
+    first = start or await _admit_seed_families(generator, families, checked)
     writing: list[tuple[_Plan, asyncio.Task[list[CheckedDraft | Rejection]]]] = []
     try:
         while True:
@@ -221,18 +225,27 @@ async def _admit(
     )
 
 
-async def _admit_seed_families(generator: TaskGenerator, families: Sequence[Draft]) -> FirstPool:
+async def _admit_seed_families(
+    generator: TaskGenerator, families: Sequence[Draft], checked: CheckedFamilies
+) -> FirstPool:
     """Make tasks of the seed families; none of them counts as too similar to another.
 
     Raises:
-        AcdcError: A family that computes its scores is invalid, or no family is valid.
+        AcdcError: Families that compute their scores are invalid, or no family is valid.
     """
-    verdicts = await gather(generator.check(draft) for draft in families)
+
+    async def check(draft: Draft) -> CheckedDraft | Rejection:
+        family = checked.get(family_key(draft)) if draft.kind == "seed" else None
+        return generator.check_prompts(family) if family else await generator.check(draft)
+
+    verdicts = await gather(check(draft) for draft in families)
+    faults = []
     for draft, verdict in zip(families, verdicts, strict=True):
         if isinstance(verdict, Rejection) and not draft.asks_judge:
-            raise AcdcError(f"seed task family {draft.name}: {verdict.reason}")
-        if isinstance(verdict, Rejection):
+            faults.append(AcdcError(f"seed task family {draft.name}: {verdict.reason}"))
+        elif isinstance(verdict, Rejection):
             print_line(f"seed task family {draft.name} is left out: {verdict.reason}")
+    raise_all(faults)
     admit_all = NoveltyFilter(generator.novelty_filter.index, threshold=1.0, applies_to="none")
     library, tasks, rejections = await admit_drafts(
         Library(), verdicts, admit_all, generation=0, next_id=0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from acdc_jax import plugins
-from acdc_jax.errors import ConfigError
+from acdc_jax.errors import AcdcError, ConfigError, attempt, raise_all
 from acdc_jax.tasks.options import TaskPoolOptions
 from acdc_jax.tasks.task import Draft, load_draft
 
@@ -50,19 +50,24 @@ def load_held_out(
         options: The run's, of which registered sets may make use.
 
     Raises:
-        ConfigError: There is no such set, it is empty, or a family is there twice.
+        ConfigError: There is no such set, it is empty, or a family is there twice; all faults.
     """
-    sets = {name: _load(plugins.HELD_OUT, name, prng_seed, options) for name in names or ()}
-    owners: dict[tuple[str, str], str] = {}
-    for name, drafts in sets.items():
-        for draft in drafts:
-            key = draft.name, draft.source
-            if key in owners:
-                raise ConfigError(
-                    f"--held_out={name}: the family {draft.name!r} is in {owners[key]} already; "
-                    "remove it from one of them, so that each task counts once"
+    sets, faults, owners = {}, list[AcdcError](), dict[tuple[str, str], str]()
+    for name in names or ():
+        sets[name] = attempt(faults, _load, plugins.HELD_OUT, name, prng_seed, options) or []
+        known = []
+        for draft in sets[name]:
+            known += [draft] if (draft.name, draft.source) in owners else []
+            owners.setdefault((draft.name, draft.source), name)
+        if known:
+            owner = owners[known[0].name, known[0].source]
+            faults.append(
+                ConfigError(
+                    f"--held_out={name}: {_families(known)} in {owner} already; leave one of the "
+                    "sets out, or remove what they share, so that each task counts once"
                 )
-            owners[key] = name
+            )
+    raise_all(faults)
     return sets
 
 
@@ -70,16 +75,25 @@ def check_held_out(held_out: Mapping[str, Sequence[Draft]], run_families: Iterab
     """Refuse a held-out family with the name and source of one of the run's own families.
 
     Raises:
-        ConfigError: There is one; the message names it and its set.
+        ConfigError: There are some; the message has a line for each set.
     """
     keys = {(draft.name, draft.source) for draft in run_families}
+    faults = list[AcdcError]()
     for name, drafts in held_out.items():
-        for draft in drafts:
-            if (draft.name, draft.source) in keys:
-                raise ConfigError(
-                    f"--held_out={name}: held-out family {draft.name!r} is among the run's own "
-                    "tasks; remove it from the held-out set"
+        if known := [draft for draft in drafts if (draft.name, draft.source) in keys]:
+            faults.append(
+                ConfigError(
+                    f"--held_out={name}: {_families(known)} among the run's own tasks; remove "
+                    f"{'them' if len(known) > 1 else 'it'} from the held-out set"
                 )
+            )
+    raise_all(faults)
+
+
+def _families(drafts: Sequence[Draft]) -> str:
+    """Return the beginning of a sentence about families."""
+    more = len(drafts) - 1
+    return f"the family {drafts[0].name!r} {f'and {more} more are' if more else 'is'}"
 
 
 def families_in(folder: Path) -> list[Draft]:
@@ -92,9 +106,13 @@ def families_in(folder: Path) -> list[Draft]:
         The drafts; an empty list if there is none.
 
     Raises:
-        AcdcError: A `task.json` is missing or damaged.
+        AcdcError: A `task.json` is missing or damaged; names each.
     """
-    return [load_draft(path.parent) for path in sorted(folder.glob("*/task.py"))]
+    faults = list[AcdcError]()
+    paths = sorted(folder.glob("*/task.py"))
+    drafts = [attempt(faults, load_draft, path.parent) for path in paths]
+    raise_all(faults)
+    return [draft for draft in drafts if draft is not None]
 
 
 def load_tasks(name: str | Path, prng_seed: int = 0) -> list[Draft]:

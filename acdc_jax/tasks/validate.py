@@ -168,7 +168,7 @@ async def _check(
     score = functools.partial(_scores, draft, sandbox, report)
 
     wrong = [(key, text) for key in tried for text in (*JUNK, report.instructions[key])]
-    scores = await _stable_scores(score, [*wrong, *reference.items()])
+    scores = await _stable_scores(score, [*wrong, *reference.items()], alone=not trusted)
     for (key, text), value in zip(wrong, scores[: len(wrong)], strict=True):
         if value >= threshold and text in JUNK:
             raise FlawError(f"instance {key} is passed by junk: {text!r}")
@@ -253,13 +253,15 @@ async def _scores(
     return [outcome.score or 0.0 for outcome in outcomes]
 
 
-async def _stable_scores(score: Score, answers: Sequence[tuple[str, str]]) -> list[float]:
+async def _stable_scores(
+    score: Score, answers: Sequence[tuple[str, str]], *, alone: bool
+) -> list[float]:
     """Return the scores, which must depend on nothing but the answer."""
     # First one item alone: if it hangs, all would. Then all items as a run scores them, and again
-    # one by one in the reverse order.
+    # in the reverse order: of an LLM's draft one by one, which takes most of the time of a check.
     await score(answers[:1], alone=True)
     first = await score(answers)
-    if first != (await score(answers[::-1], alone=True))[::-1]:
+    if first != (await score(answers[::-1], alone=alone))[::-1]:
         raise FlawError(
             "scoring is not repeat-stable: an answer's score changes when it is scored again, or "
             "after other answers"

@@ -162,7 +162,7 @@ def test_held_out_tasks_that_the_run_knows(
     base, *seeds = models
     flags = ("--seed_families=general", "--held_out=general")
     argv = arguments(tmp_path / "run", base, seeds, *flags)
-    refused(argv, "held-out family", "is among the run's own tasks; remove it", status=2)
+    refused(argv, "--held_out=general: the family", "and 14 more are among the run's", status=2)
 
 
 @pytest.mark.usefixtures("nothing_expensive")
@@ -194,6 +194,27 @@ class TaskFamily(Short):
     write_families([dataclasses.replace(good, source=source)], tmp_path / "long")
     argv = arguments(tmp_path / "other", base, seeds, f"--held_out={tmp_path / 'long'}")
     refused(argv, f"held-out task {good.name}: its instructions take", "lower --max_new", status=2)
+
+
+@pytest.mark.usefixtures("nothing_expensive")
+def test_faults_of_families_come_before_models(
+    arguments: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All are told at once, though there is not even a model."""
+    good = held_out_families(0)[:3]
+    bad = [dataclasses.replace(draft, source="oops") for draft in good]
+    write_families(bad[:2], tmp_path / "seeds")
+    write_families([bad[2]], tmp_path / "exam")
+    flags = (f"--seed_families={tmp_path / 'seeds'}", f"--held_out={tmp_path / 'exam'},tiny")
+    argv = arguments(tmp_path / "run", tmp_path / "nowhere", [tmp_path / "nothing"], *flags)
+    assert main(argv) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" is not valid: the source")[0] for line in lines] == [
+        f"acdc: seed task family {bad[0].name}",
+        f"acdc: seed task family {bad[1].name}",
+        f"acdc: held-out task {bad[2].name}",
+    ]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("nothing_expensive")

@@ -223,7 +223,8 @@ def test_a_finished_run_needs_no_server(
     run = dataclasses.replace(config.run, run_dir=str(initial_run))
     asked: list[bool] = []
 
-    def plan_run(config: Config, *, ask_backends: bool) -> Any:
+    def plan_run(config: Config, *, ask_backends: bool, try_families: bool) -> Any:
+        assert try_families == ask_backends
         asked.append(ask_backends)
         raise AcdcError("planned")
 

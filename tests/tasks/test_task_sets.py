@@ -1,14 +1,16 @@
 """Every seed family accepts its reference and nothing else, in the real sandbox."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from acdc_jax import plugins
-from acdc_jax.errors import ConfigError
+from acdc_jax.errors import AcdcError, ConfigError, raise_all
 from acdc_jax.evaluation.held_out import held_out_tasks, measured_tasks
 from acdc_jax.sandbox import Limits, Sandbox
+from acdc_jax.tasks.chosen_families import PromptRoom, check_chosen, check_rooms
 from acdc_jax.tasks.task import CheckedDraft
 from acdc_jax.tasks.task_sets import (
     check_held_out,
@@ -108,9 +110,44 @@ def test_a_held_out_family_is_in_one_set(tmp_path: Path) -> None:
 
 def test_ids_of_held_out_tasks_follow_from_their_families(sandbox: Sandbox) -> None:
     tiny = load_held_out(["tiny"], 0)["tiny"][:4]
-    sets = held_out_tasks({"some": tiny[2:], "others": tiny[:2]}, sandbox, 0.5)
+    checked = check_chosen([("held-out task", draft) for draft in tiny], sandbox, 0.5)
+    sets = held_out_tasks({"some": tiny[2:], "others": tiny[:2]}, checked)
     assert [task.draft for task in sets["others"]] == tiny[:2]
     ids = [task.id for task in measured_tasks(sets)]
     assert len(set(ids)) == 4
-    (whole,) = held_out_tasks({"all": tiny}, sandbox, 0.5).values()
+    (whole,) = held_out_tasks({"all": tiny}, checked).values()
     assert [task.id for task in whole] == ids[2:] + ids[:2]
+
+
+def test_all_faults_of_families_are_told_at_once(tmp_path: Path, sandbox: Sandbox) -> None:
+    drafts = [dataclasses.replace(_GENERAL[2], name=f"f{i}") for i in range(3)]
+    drafts[0] = dataclasses.replace(drafts[0], source="oops")
+    drafts[2] = dataclasses.replace(drafts[2], reference={"no such instance": ""})
+    families = [("seed task family", draft) for draft in drafts]
+    with pytest.raises(AcdcError) as error:
+        check_chosen(families, sandbox, 0.5)
+    first, last = str(error.value).splitlines()
+    assert first.startswith("seed task family f0 is not valid: the source defines no class")
+    assert last.startswith("seed task family f2 is not valid: the reference is for instance")
+    checked = check_chosen(families[1:2], sandbox, 0.5)
+    check_rooms(families, checked, PromptRoom(str.encode, 10_000))
+    with pytest.raises(ConfigError, match="seed task family f1: its instructions take"):
+        check_rooms(families, checked, PromptRoom(str.encode, 10))
+
+    write_families(drafts, tmp_path)
+    for name in ("000", "002"):
+        (tmp_path / name / "task.json").write_text("{}")
+    with pytest.raises(AcdcError) as error:
+        families_in(tmp_path)
+    assert [line.split(": ")[0] for line in str(error.value).splitlines()] == [
+        str(tmp_path / name / "task.json") for name in ("000", "002")
+    ]
+
+
+def test_many_faults_are_counted() -> None:
+    with pytest.raises(AcdcError) as error:
+        raise_all([ConfigError(f"fault {i}") for i in range(30)] + [AcdcError("fault 0")])
+    lines = str(error.value).splitlines()
+    assert (lines[0], lines[19:], len(lines)) == ("fault 0", ["fault 19", "and 10 more faults"], 21)
+    assert not isinstance(error.value, ConfigError)
+    raise_all([])

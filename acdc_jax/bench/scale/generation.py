@@ -195,6 +195,7 @@ def _open_run(
         ),
         portal=backends.portal,
         families=(),
+        checked={},
         operators=make_operators(config, model, len(recipes)),
         bases=bases,
         folders=Folders(folder, (), model, {}),
