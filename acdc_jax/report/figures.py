@@ -11,6 +11,7 @@ from acdc_jax.evolution.dns import fitness as fitness_of
 from acdc_jax.evolution.skills import MISSING, SOLVED
 from acdc_jax.report import lineage, taskmap
 from acdc_jax.runtime.run_reader import Json, RunRecord, read_responses
+from acdc_jax.tasks.gym import describe
 
 _RESPONSE_BUDGET = 3_000_000  # characters of all responses on the page, to fit into a mail
 _LONGEST_RESPONSE = 2_000
@@ -153,6 +154,14 @@ def tasks(run: RunRecord, kernel: np.ndarray) -> list[Json]:
             "difficulty": task.draft.difficulty,
             "kind": task.draft.kind,
             "parent": task.draft.parent,
+            "families": describe.families(task.draft),
+            "level": describe.steps(task.draft),
+            "levels": describe.levels(task.draft),
+            "change": (
+                describe.change(parent.draft, task.draft)
+                if (parent := run.tasks.get(task.draft.parent or ""))
+                else ""
+            ),
             "generation": task.generation,
             "active": name in active,
             "rate": rates.get(name),

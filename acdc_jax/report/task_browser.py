@@ -1,6 +1,7 @@
 """Show a run's tasks in the terminal: a filtered table, or one task in full."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from acdc_jax.errors import AcdcError
 from acdc_jax.evolution.skills import MISSING, SOLVED, SkillMatrix, pass_rates
 from acdc_jax.options import check, option
 from acdc_jax.runtime.run_reader import RunRecord, read_archive, read_responses
+from acdc_jax.tasks.gym import describe
 from acdc_jax.tasks.task import Kind, Task
 
 _LONGEST_RESPONSE = 600  # characters
@@ -34,6 +36,18 @@ class TaskFilter:
     kind: Kind | None = option(None, "How the task came about. none: any way.")
     capability: str | None = option(
         None, "Text that its capability or description contains. none: any."
+    )
+    family: str | None = option(
+        None, "Family of reasoning-gym that its questions are from, such as gcd. none: any."
+    )
+    min_level: int = option(
+        0,
+        "Lowest level: how many steps it is above the lowest levels of its family. Above 0, tasks "
+        "without levels are left out.",
+        low=0,
+    )
+    max_level: int | None = option(
+        None, "Highest level. With one, tasks without levels are left out.", low=0
     )
     min_difficulty: int = option(1, "Lowest difficulty, by the author's estimate.", low=1, high=5)
     max_difficulty: int = option(5, "Highest difficulty, by the author's estimate.", low=1, high=5)
@@ -74,14 +88,23 @@ class TaskBrowser:
     def select(self, options: TaskFilter) -> list[Task]:
         """Return the tasks that a filter admits, the hardest first and unrated ones last."""
         rated_only = options.min_pass_rate > 0 or options.max_pass_rate < 1
+        leveled_only = options.min_level > 0 or options.max_level is not None
+        highest_level = math.inf if options.max_level is None else options.max_level
 
         def admits(task: Task) -> bool:
             rate, draft = self._rates.get(task.id), task.draft
+            level = describe.steps(draft)
             text = f"{draft.capability}\n{draft.description}".lower()
             return (
                 options.state in ("all", self._state(task.id))
                 and options.kind in (None, draft.kind)
                 and (options.capability or "").lower() in text
+                and (options.family is None or options.family in describe.families(draft))
+                and (
+                    not leveled_only
+                    if level is None
+                    else options.min_level <= level <= highest_level
+                )
                 and options.min_difficulty <= draft.difficulty <= options.max_difficulty
                 and (
                     not rated_only
@@ -99,8 +122,11 @@ class TaskBrowser:
         table = Table(
             title=f"{len(tasks)} of {len(self._run.tasks)} tasks of {run_dir}", title_justify="left"
         )
-        for name in ("task", "kind", "parent", "born", "state", "level", "solved by"):
+        for name in ("task", "kind", "parent", "born", "state", "difficulty", "solved by"):
             table.add_column(name, no_wrap=True)
+        leveled = any(describe.families(task.draft) for task in tasks)
+        if leveled:
+            table.add_column("family and levels", ratio=2)
         table.add_column("capability", ratio=2)
         table.add_column("description", ratio=3)
         for task in tasks:
@@ -113,6 +139,7 @@ class TaskBrowser:
                 self._state(task.id),
                 str(draft.difficulty),
                 "" if rate is None else f"{rate:.0%}",
+                *([escape(describe.levels(draft))] if leveled else []),
                 escape(draft.capability),
                 escape(draft.description),
             )
@@ -152,6 +179,8 @@ class TaskBrowser:
             f"capability {draft.capability}; difficulty {draft.difficulty} of 5; {draft.kind}, "
             f"generation {task.generation}; {self._state(task.id)}; {rating}"
         )
+        if levels := describe.levels(draft):
+            yield f"questions of reasoning-gym, with the levels above the lowest: {levels}"
         for key, text in task.instructions.items():
             yield f"instance {key}: {text}"
             if key in reference:
@@ -160,16 +189,19 @@ class TaskBrowser:
     def _lineage(self, task: Task) -> Iterator[str]:
         """Yield the task's ancestors, the oldest first, the task itself, and its children."""
         tasks, line = self._run.tasks, [task]
-        while (parent := line[0].draft.parent) is not None and parent in tasks:
-            line.insert(0, tasks[parent])
+        while (older := tasks.get(line[0].draft.parent or "")) is not None and older not in line:
+            line.insert(0, older)
         children = [other for other in tasks.values() if other.draft.parent == task.id]
         for depth, each in [*enumerate(line), *((len(line), child) for child in children)]:
             waits = (
                 " ← waits in case no member solves its child" if each.id in self._waiting else ""
             )
+            parent = tasks.get(each.draft.parent or "")
+            change = describe.change(parent.draft, each.draft) if parent else ""
             yield (
                 f"{'  ' * depth}{each.id} {each.draft.kind} (generation {each.generation}, "
-                f"{self._state(each.id)}) {each.draft.name}{waits}"
+                f"{self._state(each.id)}) {each.draft.name}"
+                f"{f': {change}' if change else ''}{waits}"
             )
 
     def _answers(self, name: str) -> Iterator[str]:

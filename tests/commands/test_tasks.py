@@ -15,12 +15,23 @@ from acdc_jax.tasks.task import Task, save_task
 from acdc_jax.tasks.task_sets import general
 
 
+def _gcd(levels: dict[str, int]) -> dict[str, object]:
+    return {"family": "gcd", "levels": levels}
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """Five tasks: 0 waits for its harder child 3; 4 is novel and lacks a score; 1 is gone."""
+    """Five tasks: 0 waits for its harder child 3; 4 is novel and lacks a score; 1 is gone.
+
+    Those of the line 0, 3, 4 are of reasoning-gym.
+    """
     drafts = general(0)[:5]
     drafts[3] = dataclasses.replace(drafts[3], kind="harder", parent="t00000")
     drafts[4] = dataclasses.replace(drafts[4], kind="novel", parent="t00003", difficulty=5)
+    lowest, raised = {"num_terms": 0, "value": 0}, {"num_terms": 0, "value": 2}
+    lcm = {"family": "lcm", "levels": {"numbers": 1}}
+    for i, *parts in (0, _gcd(lowest)), (3, _gcd(raised)), (4, _gcd(raised), lcm):
+        drafts[i] = dataclasses.replace(drafts[i], metadata={"parts": parts})
     for i, draft in enumerate(drafts):
         asked = {"1": f"question [b]{i}[/b]", "2": "another"}
         save_task(
@@ -63,6 +74,12 @@ def run_dir(tmp_path: Path) -> Path:
         ({"min_pass_rate": 0.5}, [3, 2]),
         ({"max_pass_rate": 0.5, "state": "all"}, [3]),
         ({"min_difficulty": 5}, [4]),
+        ({"family": "gcd", "state": "all"}, [3, 0, 4]),
+        ({"family": "lcm"}, [4]),
+        ({"family": "chess"}, []),
+        ({"min_level": 1}, [3, 4]),
+        ({"max_level": 2, "state": "all"}, [3, 0]),
+        ({"min_level": 3, "max_level": 3}, [4]),
         ({"capability": "CREATIV", "state": "all"}, [3]),
     ],
 )
@@ -80,6 +97,7 @@ def test_the_table(
     assert "1 of 5 tasks" in shown
     line = next(line for line in shown.splitlines() if "t00003" in line)
     assert all(word in line for word in ("harder", "t00000", "active", "50%"))
+    assert "gcd (value 2)" in " ".join(shown.split())
 
 
 def test_one_task_with_its_lineage_and_answers(
@@ -93,6 +111,12 @@ def test_one_task_with_its_lineage_and_answers(
     assert "t00000 seed (generation 0, limbo)" in shown
     assert "← waits" in shown
     assert shown.index("t00000 seed") < shown.index("t00003 harder") < shown.index("t00004 novel")
+    assert "the levels above the lowest: gcd (value 2)" in shown
+    lines = [line.strip("│ ") for line in shown.splitlines() if "(generation" in line]
+    assert [line.split(": ")[-1].split(" ←")[0] for line in lines[1:]] == [
+        "value 0 → 2",
+        "asked together with lcm (numbers 1)",
+    ]
     assert "g000-m00: solved" in shown
     assert "g001-m00: failed" in shown
     assert main(["tasks", str(run_dir), "t00002"]) == 0

@@ -27,6 +27,9 @@ def _task(number: int) -> Task:
         source=f"# {ATTACK}\nclass TaskFamily: ...\n",
         kind=KINDS[number % 4],  # type: ignore[arg-type]
         parent="t00000" if number % 4 > 1 else None,
+        metadata={"parts": [{"family": "gcd", "levels": {"value": number // 4}}]}
+        if number in (0, 2, 10)
+        else {},
     )
     return Task(f"t{number:05d}", draft, number // 8, {"0": {}}, {"0": f"say {number}: {ATTACK}"})
 

@@ -1,5 +1,6 @@
 """The page in headless Chromium (Debian's packages chromium and chromium-driver)."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -155,6 +156,37 @@ def test_filters(browser: Any, page: Path) -> None:
     assert "say 5" in _one(browser, "#browser").text
     _choose(browser, "#filters [name=difficulty]", "2")
     assert found() == "0 of 24 tasks"
+
+
+def test_levels_and_lineage(browser: Any, page: Path) -> None:
+    """Tasks with levels can be chosen by them, and lead to their parents and children."""
+    _open(browser, page)
+    _choose(browser, "#filters [name=families]", "gcd")
+    assert "3 of 24" in _one(browser, "#found").text
+    _choose(browser, "#filters [name=level]", "2")
+    row = _one(browser, "#browser summary")
+    assert "level 2" in row.text
+    row.click()
+    shown = _one(browser, "#browser .task").text
+    assert "levels above the lowest: gcd (value 2)" in shown
+    assert "family 10 · value 0 → 2" in shown
+    _one(browser, "#browser .line button").click()  # its parent
+    assert "level 0" in _one(browser, "#browser summary").text
+    children = _one(browser, "#browser .line").text.splitlines()
+    assert len(children) == 13
+    assert children[0].startswith("t00000 seed")
+    assert browser.get_log("browser") == []
+
+
+def test_tasks_without_levels_are_not_chosen_by_them(
+    browser: Any, tmp_path: Path, write_run: Callable[..., Path]
+) -> None:
+    run = write_run(tmp_path / "run")
+    for file in run.glob("tasks/*/task.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"metadata": {}}))
+    _open(browser, write_page([run]))
+    for name, shown in (("families", False), ("level", False), ("kind", True)):
+        assert _one(browser, f"#filters [name={name}]").is_displayed() == shown
 
 
 def test_several_runs(browser: Any, tmp_path: Path, write_run: Callable[..., Path]) -> None:

@@ -1,13 +1,16 @@
 // The task browser. What models and task authors wrote is put in as text, never as markup.
 
 const PAGE = 20;
+const FIELDS = ["capability", "kind", "families", "level", "difficulty"];
 
 function taskBrowser(tasks) {
   const form = document.getElementById("filters");
   const list = document.getElementById("browser");
-  for (const field of ["capability", "kind", "difficulty"]) {
-    const values = [...new Set(tasks.map((task) => String(task[field])))].sort();
+  const byId = Object.fromEntries(tasks.map((task) => [task.id, task]));
+  for (const field of FIELDS) {
+    const values = [...new Set(tasks.flatMap((task) => valuesOf(task, field)))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
     form.elements[field].append(...values.map((value) => html("option", { value }, value)));
+    form.elements[field].closest("label").hidden = !values.length;
   }
   for (const event of ["input", "change"]) form.addEventListener(event, () => show(PAGE));
   form.addEventListener("submit", (event) => event.preventDefault());
@@ -17,7 +20,7 @@ function taskBrowser(tasks) {
     const wanted = (name) => form.elements[name].value;
     const text = wanted("text").toLowerCase();
     const [low, high] = wanted("rate").split(",").map(Number);
-    return ["capability", "kind", "difficulty"].every((field) => !wanted(field) || String(task[field]) === wanted(field))
+    return FIELDS.every((field) => !wanted(field) || valuesOf(task, field).includes(wanted(field)))
       && (!wanted("rate") || (task.rate != null && task.rate >= low && task.rate <= high))
       && (!form.elements.differ.checked || differ(task))
       && (!form.elements.active.checked || task.active)
@@ -28,17 +31,24 @@ function taskBrowser(tasks) {
     const found = tasks.filter(matches);
     document.getElementById("found").textContent = `${found.length} of ${tasks.length} tasks`;
     const more = html("p", {}, html("button", { type: "button", onclick: () => show(limit + 10 * PAGE) }, "Show more"));
-    list.replaceChildren(...found.slice(0, limit).map(entry), ...(found.length > limit ? [more] : []));
+    list.replaceChildren(...found.slice(0, limit).map((task) => entry(task, byId, open)), ...(found.length > limit ? [more] : []));
   }
 
-  return function open(id) {
+  function open(id) {
     form.reset();
     form.elements.text.value = id;
     show(PAGE);
     const first = list.querySelector("details");
     first.open = true;
     first.scrollIntoView({ block: "center" });
-  };
+  }
+
+  return open;
+}
+
+/** The values of a field that a task can be chosen by: none, one, or several. */
+function valuesOf(task, field) {
+  return [task[field] ?? []].flat().map(String);
 }
 
 /** Some member solves an instance of the task that another one does not. */
@@ -50,27 +60,41 @@ function differ(task) {
   return [...scores.values()].some((set) => set.size > 1);
 }
 
-function entry(task) {
+function entry(task, byId, open) {
   const details = html("details", { "data-id": task.id }, html("summary", {},
     html("span", { class: "id" }, task.id), html("span", { class: "name" }, task.name),
-    html("span", { class: "facts" }, `${task.kind} · difficulty ${task.difficulty} · pass rate ${percent(task.rate)}${task.active ? "" : " · has left"}`)));
+    html("span", { class: "facts" }, `${task.kind} · ${task.level == null ? "" : `level ${task.level} · `}difficulty ${task.difficulty} · pass rate ${percent(task.rate)}${task.active ? "" : " · has left"}`)));
   details.addEventListener("toggle", () => {
-    if (details.open && details.children.length === 1) details.append(inside(task));
+    if (details.open && details.children.length === 1) details.append(inside(task, byId, open));
   });
   return details;
 }
 
-function inside(task) {
+function inside(task, byId, open) {
   const origin = task.parent ? `made from ${task.parent}` : "without a parent";
+  const line = lineage(task, byId);
+  const relative = ([depth, other]) => html("li", { style: `margin-left: ${depth}rem` },
+    other === task ? html("b", {}, other.id) : html("button", { type: "button", onclick: () => open(other.id) }, other.id),
+    ` ${[other.kind, other.name, other.change, `pass rate ${percent(other.rate)}`].filter(Boolean).join(" · ")}`);
   const asked = new Set(task.answers.map(([instance]) => instance));
   const instances = Object.entries(task.instructions).filter(([name]) => !asked.size || asked.has(name));
   return html("div", { class: "task" },
     html("p", {}, task.description),
     html("p", { class: "facts" }, `${task.capability} · ${task.kind}, ${origin}, generation ${task.generation}`),
+    task.levels ? html("p", { class: "facts" }, `Questions of reasoning-gym, with the levels above the lowest: ${task.levels}`) : null,
+    ...(line.length > 1 ? [html("h3", {}, "Where it comes from, and what came of it"), html("ol", { class: "line" }, ...line.map(relative))] : []),
     ...instances.flatMap(([name, instruction]) => [
       html("h3", {}, "A model is asked"), html("pre", {}, instruction),
       html("h3", {}, "Models answered"), ...answers(task, name)]),
     html("h3", {}, "Its program"), html("pre", {}, task.source));
+}
+
+/** A task's ancestors, the oldest first, the task itself, and its children, each with its depth. */
+function lineage(task, byId) {
+  const line = [task];
+  for (let older; (older = byId[line[0].parent]) && !line.includes(older);) line.unshift(older);
+  const children = Object.values(byId).filter((other) => other.parent === task.id);
+  return [...line.map((other, depth) => [depth, other]), ...children.map((child) => [line.length, child])];
 }
 
 function answers(task, name) {
