@@ -19,9 +19,10 @@ pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (ext
 
 from reasoning_gym.factory import CURRICULA, DATASETS
 
-from acdc_jax.errors import ConfigError
+from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.sandbox import Limits, Sandbox
 from acdc_jax.tasks.gym import levels, puzzles, task_sets
+from acdc_jax.tasks.gym import scientist as gym_scientist
 from acdc_jax.tasks.gym.catalogue import CATEGORIES, FAMILIES, choose_families
 from acdc_jax.tasks.gym.ideas import Idea, Part, lowest, neighbours, recorded_idea
 from acdc_jax.tasks.gym.puzzles import scoring_of
@@ -307,6 +308,12 @@ def test_related_once_all_families_are_used() -> None:
     easier = _propose("easier", both, [both], 0, few)
     assert len(_idea(easier)) == 1
 
+    # Nothing is below the lowest levels: other questions, which are not harder.
+    for seed in range(4):
+        idea = _idea(_propose("easier", context[0], context, seed, few))
+        assert len(idea) == 1
+        assert not any(idea[0].levels.values())
+
 
 def test_two_questions_at_once() -> None:
     """Both answers must be right, and in order; the drafts pass the gate."""
@@ -365,6 +372,27 @@ def test_the_supply_does_not_end() -> None:
         context.append(Task(f"t{i}", draft, 0, {}, {}))
     assert len(_families([task.draft for task in context[:2]])) == 2
     assert len({task.draft.name for task in context}) == 12
+
+
+@pytest.mark.parametrize("kind", ["novel", "easier"])
+def test_a_family_without_questions_at_its_lowest_levels(kind: Kind) -> None:
+    parent = Task("t1", _propose("novel", None, [], 0, ("aiw",)), 0, {}, {})
+    context = [parent]
+    for i in range(3):
+        draft = _propose(kind, parent, context, i, ("aiw",))
+        context.append(Task(f"t{i + 2}", draft, 0, {}, {}))
+    assert _families([task.draft for task in context]) == {"aiw"}
+
+
+def test_too_few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, and no search without end."""
+
+    def nothing(*_: Any) -> Any:
+        raise NoQuestionsError
+
+    monkeypatch.setattr(gym_scientist, "write_draft", nothing)
+    with pytest.raises(AcdcError, match="too few questions of gcd; name more families"):
+        _propose("novel", None, [], 0, ("gcd",))
 
 
 @pytest.mark.parametrize(

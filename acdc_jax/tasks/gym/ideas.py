@@ -9,7 +9,8 @@ from acdc_jax.tasks.gym import levels as gym_levels
 from acdc_jax.tasks.gym.catalogue import FAMILIES, Family
 from acdc_jax.tasks.task import Json
 
-_STEPS = 3  # levels that a random idea is at most above the lowest
+STEPS = 3
+"""How many levels a random idea is at most above the lowest."""
 
 
 class Part(NamedTuple):
@@ -73,9 +74,11 @@ def composites(idea: Idea, families: Sequence[Family], rng: np.random.Generator)
             yield (idea[0], *lowest(families[i]))
 
 
-def random_idea(families: Sequence[Family], rng: np.random.Generator) -> Idea:
-    """Return a random family, some levels above the lowest."""
+def random_idea(
+    families: Sequence[Family], rng: np.random.Generator, most_steps: int = STEPS
+) -> Idea:
+    """Return a random family, up to `most_steps` levels above the lowest."""
     idea = lowest(families[int(rng.integers(len(families)))])
-    for _ in range(int(rng.integers(_STEPS + 1))):
+    for _ in range(int(rng.integers(most_steps + 1))):
         idea = next(neighbours(idea, 1, rng), idea)
     return idea
