@@ -42,5 +42,5 @@ class RuleBasedScientist(Scientist):
             key: PRNG key.
 
         Raises:
-            AcdcError: A package that it needs is not installed.
+            AcdcError: A package that it needs is not installed, or there is nothing left to ask.
         """

@@ -1,7 +1,9 @@
 """Sets of task families, hand-written or generated: seed families and held-out families.
 
 A set is a folder with one folder per family, or a name that a package registered (see
-`acdc_jax.plugins`).
+`acdc_jax.plugins`): what a task library, such as `gym`, offers for a PRNG seed and the flags. All
+that the rest of the program sees of either is drafts: families with instances, instructions,
+reference answers, and a score that runs in the sandbox.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
