@@ -96,9 +96,12 @@ def leading(products: jax.Array, key: jax.Array, noise: Noise) -> tuple[jax.Arra
     size = noise.rank + OVERSAMPLING
     sketch_key = jax.random.fold_in(key, 1)
     basis = jax.random.normal(sketch_key, (products.shape[0], size), jnp.float32)
-    for _ in range(_ITERATIONS):
-        basis = _orthonormal(jnp.matmul(products, basis, precision=_HIGHEST))
-    basis = _orthonormal(basis)
+
+    def iterate(_: int, basis: jax.Array) -> jax.Array:
+        return _orthonormal(jnp.matmul(products, basis, precision=_HIGHEST))
+
+    # A loop, because unrolled iterations take a GPU five times as long to compile.
+    basis = _orthonormal(jax.lax.fori_loop(0, _ITERATIONS, iterate, basis))
     image = jnp.matmul(products, basis, precision=_HIGHEST)
     small = jnp.matmul(basis.T, image, precision=_HIGHEST)
     squares, rotation = jnp.linalg.eigh(small)

@@ -1,5 +1,6 @@
 """Tokenizers of Hugging Face folders; transformers is imported on first use."""
 
+import copy
 import functools
 import hashlib
 import itertools
@@ -18,6 +19,7 @@ from acdc_jax.models.tokenizer_files import (
     check_json,
     check_like_sentencepiece,
     check_tokenizer_files,
+    tokenizer_hashes,
 )
 
 _NO_ID = 2**31  # ids are smaller
@@ -35,6 +37,19 @@ def load_tokenizer(folder: str | Path) -> Any:
     if not folder.is_dir():
         raise AcdcError(f"{folder}: no such folder; give a Hugging Face folder")
     check_tokenizer_files(folder)
+    # Callers may change what transformers keeps in Python, such as templates and special tokens.
+    # The vocabulary, whose copy takes as long as loading it, is shared.
+    tokenizer = copy.copy(_load(folder, tokenizer_hashes(folder)))
+    for name, value in vars(tokenizer).items():
+        if isinstance(value, dict | list):
+            setattr(tokenizer, name, copy.copy(value))
+    return tokenizer
+
+
+@functools.lru_cache(maxsize=64)
+def _load(folder: Path, hashes: tuple[bytes, ...]) -> Any:
+    """Load a tokenizer, which takes half a second, once for the same files."""
+    del hashes
     # Without this, transformers warns that PyTorch is missing, which this package does not need.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from huggingface_hub.errors import StrictDataclassError

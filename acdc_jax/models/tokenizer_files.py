@@ -3,6 +3,7 @@
 Without them, transformers makes an empty vocabulary, or asks for a package that does not help.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def check_json(folder: Path) -> None:
     for path in (*_present(folder), folder / "config.json"):
         if path.suffix == ".json" and path.is_file():
             read_json(path)
+
+
+def tokenizer_hashes(folder: Path) -> tuple[bytes, ...]:
+    """Return hashes of all files that decide what a folder's tokenizer is."""
+    return tuple(
+        hashlib.sha256(path.name.encode() + b"\0" + path.read_bytes()).digest()
+        for path in (*_present(folder), folder / "config.json")
+        if path.is_file()
+    )
 
 
 def _present(folder: Path) -> list[Path]:
