@@ -11,7 +11,7 @@ from acdc_jax import plugins
 from acdc_jax.errors import ConfigError
 from acdc_jax.runtime.seed_models import SeedSet
 from acdc_jax.tasks.options import TaskPoolOptions
-from acdc_jax.tasks.task_sets import load_held_out
+from acdc_jax.tasks.task_sets import load_held_out, load_seed_families
 
 
 def _register(monkeypatch: pytest.MonkeyPatch, group: str, **values: str) -> None:
@@ -47,6 +47,13 @@ def test_a_package_registers_a_task_set(tmp_path: Path, monkeypatch: pytest.Monk
     assert "my_exam" not in sys.modules
     (drafts,) = load_held_out(["exam"], 1, TaskPoolOptions(initial_tasks=2)).values()
     assert len(drafts) == 3
+
+
+def test_an_empty_task_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    _register(monkeypatch, plugins.SEED_FAMILIES, nothing="not:loaded")
+    monkeypatch.setattr(plugins, "load", lambda group, name: lambda prng_seed, options: [])
+    with pytest.raises(ConfigError, match=r"nothing: this registered set of .* is empty"):
+        load_seed_families("nothing", 0)
 
 
 @pytest.mark.parametrize(

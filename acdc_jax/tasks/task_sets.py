@@ -143,9 +143,9 @@ def general(prng_seed: int = 0, options: object = None) -> list[Draft]:
 def _load(group: str, name: str, prng_seed: int, options: TaskPoolOptions) -> list[Draft]:
     if plugins.is_registered(group, name):
         drafts = list(cast(TaskSet, plugins.load(group, name))(prng_seed, options))
-    else:
-        drafts = families_in(Path(name))
-    if not drafts:
+        if not drafts:
+            raise ConfigError(f"{name}: this registered set of {group} is empty")
+    elif not (drafts := families_in(Path(name))):
         raise ConfigError(
             f"{name}: no task families there (each is a folder with task.py and task.json), and "
             f"{group} has no such name ({plugins.describe_names(group)})"

@@ -384,6 +384,12 @@ def test_a_family_without_questions_at_its_lowest_levels(kind: Kind) -> None:
     assert _families([task.draft for task in context]) == {"aiw"}
 
 
+def test_no_questions_to_hold_out() -> None:
+    few = TaskPoolOptions(gym_families=("aiw",))
+    with pytest.raises(ConfigError, match="too few questions of aiw; name others"):
+        task_sets.held_out_questions(0, few)
+
+
 def test_too_few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line, and no search without end."""
 

@@ -71,7 +71,11 @@ def _write(
     prng_seed: int,
     options: TaskPoolOptions,
 ) -> list[Draft]:
-    """Return `depth` drafts of each family, from its lowest levels with enough questions up."""
+    """Return `depth` drafts of each family, from its lowest levels with enough questions up.
+
+    Raises:
+        ConfigError: No family has enough questions.
+    """
     drafts = list[Draft]()
     for family in families:
         rng = np.random.default_rng([prng_seed, *f"{kind} {family.name}".encode()])
@@ -84,4 +88,7 @@ def _write(
                 written.append(write_draft(idea, kind, None, _questions(options), rng, accepts))
             idea = next(neighbours(idea, 1, rng), None)
         drafts += written
+    if not drafts:
+        names = ", ".join(family.name for family in families)
+        raise ConfigError(f"--gym_families: there are too few questions of {names}; name others")
     return drafts
