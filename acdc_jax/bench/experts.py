@@ -2,13 +2,14 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from acdc_jax import flags
+from acdc_jax.bench import experts_peer
 from acdc_jax.bench.limits import SHAPES, compilations, matmul_rate, peak_bytes
 from acdc_jax.bench.table import Figures
 from acdc_jax.bench.weights import ModelBench, random_weights
@@ -42,6 +43,7 @@ class ExpertsBench(ModelBench):
         answers: Share of a conversation's tokens that are its answer.
         lora_rank: Rank of LoRA adapters; None: all weights are trained.
         steps: Steps that are timed.
+        peer: Whether torch trains one expert, too; not with adapters.
     """
 
     experts: tuple[int, ...] = option((1, 5), "Experts that train side by side.", low=1)
@@ -52,6 +54,7 @@ class ExpertsBench(ModelBench):
     answers: float = option(0.2, "Share of a conversation that is its answer.", above=0, high=0.9)
     lora_rank: int | None = option(None, "Rank of LoRA adapters. none: train all weights.", low=1)
     steps: int = option(20, "Steps that are timed.", low=1)
+    peer: bool = option(True, "Time transformers with torch.compile, too, if it is installed.")
 
 
 SECTIONS = (ExpertsBench,)
@@ -63,14 +66,14 @@ def main(argv: Sequence[str]) -> None:
     flags.no_arguments(rest)
     config = SHAPES[bench.shape]
     examples = random_examples(bench, config.vocab_size)
-    peer: float | None = None
     figures = Figures("what", "speed", "limit", "first call (compiled)", "peak memory")
-    if peer is not None:
-        figures.add("transformers, torch.compile, 1 expert", f"{peer:,.0f} tok/s", "", "", "")
+    peers = dict[str, float]()
+    if bench.peer and bench.lora_rank is None:  # first: JAX will allocate the memory
+        peers = _time_peers(bench, config, examples, figures)
     limit = matmul_rate(config.dtype)
     weights = random_weights(config, 0)
     for experts in bench.experts:
-        figures.add(*_time(bench, config, weights, examples, experts, limit, peer))
+        figures.add(*_time(bench, config, weights, examples, experts, limit, peers))
     figures.show(f"fine-tuning at {bench.shape}")
 
 
@@ -88,6 +91,31 @@ def random_examples(bench: ExpertsBench, vocabulary: int) -> list[Example]:
     return examples
 
 
+def _time_peers(
+    bench: ExpertsBench, config: ModelConfig, examples: Sequence[Example], figures: Figures
+) -> dict[str, float]:
+    """Add rows of torch to the figures; return its tokens per second by name."""
+    speeds = experts_peer.measure(
+        config,
+        examples,
+        batch_tokens=bench.batch_tokens,
+        length=bench.length,
+        steps=bench.steps,
+    )
+    if speeds is None:
+        figures.add("transformers, torch.compile", "torch is not installed", "", "", "")
+    for speed in speeds or ():
+        passes = f", {speed.parts} passes per step" if speed.parts > 1 else ""
+        figures.add(
+            f"transformers, torch.compile, 1 expert, {speed.way} ({speed.attention}){passes}",
+            f"{speed.tokens_per_second:,.0f} tok/s",
+            "",
+            "",
+            "" if speed.peak_bytes is None else f"{speed.peak_bytes / 1e9:.1f} GB",
+        )
+    return {speed.way: speed.tokens_per_second for speed in speeds or ()}
+
+
 def _time(
     bench: ExpertsBench,
     config: ModelConfig,
@@ -95,9 +123,9 @@ def _time(
     examples: Sequence[Example],
     experts: int,
     limit: float,
-    peer: float | None,
+    peers: Mapping[str, float],
 ) -> tuple[str, ...]:
-    """Return the row of a number of experts."""
+    """Return the row of a number of experts; `peers` are torch's rates by name."""
     mesh = make_mesh("pop:1", jax.devices()[:1])
     packed = pack(examples, bench.length)
     batches, answers, tokens = _batches(bench, packed, experts)
@@ -131,8 +159,8 @@ def _time(
     work += 6 * config.vocab_size * config.hidden_size * tokens * bench.answers
     rate = work / seconds
     text = f"{rate / 1e12:,.1f} TFLOP/s = {rate / limit:.1%} of a matrix product"
-    if peer is not None:
-        text += f"; {tokens / seconds / peer:.2f} × torch"
+    for way, peer in peers.items():
+        text += f"; {tokens / seconds / peer:.2f} × torch {way}"
     peak, filled = peak_bytes(), tokens / (experts * rows * bench.length)
     return (
         f"{experts} expert{'s' if experts > 1 else ''}, rows {filled:.0%} filled"

@@ -68,10 +68,12 @@ BENCHMARKS = {
         "five minutes, most of them for the compilation of both",
         "Times steps of `acdc experts` on random conversations: packed rows, loss on the answers, "
         "AdamW with float32 master weights; one expert, and several side by side on one device. "
-        "Tokens are those of conversations, without padding. The peer is a plain loop in bfloat16 "
-        "on the same conversations, if torch is installed; floating-point operations are those of "
-        "the matrix products with weights, without attention, and are compared with the rate of a "
-        "large matrix product.",
+        "Tokens are those of conversations, without padding. The peer trains one expert on the "
+        "same conversations in bfloat16 with float32 master weights, if torch is installed: a "
+        "plain loop with padded batches, one whose batches are grouped by length, and a careful "
+        "one with packed rows and logits of the answers only. Floating-point operations are those "
+        "of the matrix products with weights, without attention, and are compared with the rate "
+        "of a large matrix product.",
     ),
     "archive": BenchmarkDescription(
         "seconds per archive update",
