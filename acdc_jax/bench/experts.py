@@ -19,7 +19,7 @@ from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.options import option
 from acdc_jax.sharding import make_mesh
 from acdc_jax.training import method as methods
-from acdc_jax.training.batches import Batch, make_batch, most_segments, predicted
+from acdc_jax.training.batches import Batch, find_room, make_batch
 from acdc_jax.training.examples import Example, PackedExamples
 from acdc_jax.training.fit import init_states, train_side_by_side
 from acdc_jax.training.memory import plan_memory
@@ -28,6 +28,7 @@ from acdc_jax.training.packing import pack
 
 _WARM_UP = 3  # steps
 _BATCHES = 4  # different ones, in turn
+_ZIPF = 1.2  # exponent of the tokens' frequencies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def random_examples(bench: ExpertsBench, vocabulary: int) -> list[Example]:
     while tokens < _BATCHES * bench.batch_tokens:
         size = int(rng.integers(min(bench.shortest, longest), longest + 1))
         answer = max(1, round(bench.answers * size))
-        ids = rng.integers(0, vocabulary, size).tolist()
+        ids = (rng.zipf(_ZIPF, size) % vocabulary).tolist()  # as unequal as words are
         examples.append(Example(ids, [False] * (size - answer) + [True] * answer))
         tokens += size
     return examples
@@ -184,8 +185,7 @@ def _batches(
     count = bench.batch_tokens // bench.length
     rng = np.random.default_rng(0)
     orders = rng.integers(0, len(packed.tokens), (_BATCHES, experts, 1, count))
-    answers = int(predicted(packed).sum(1)[orders].sum(-1).max())
-    segments = most_segments(packed)
-    batches = [make_batch(packed, rows, answers=answers, segments=segments) for rows in orders]
+    room = find_room(packed, orders.reshape(-1, count))
+    batches = [make_batch(packed, rows, room, SHAPES[bench.shape].vocab_size) for rows in orders]
     tokens = float((packed.segments[orders] > 0).sum() / _BATCHES)
-    return jax.device_put(batches), answers, tokens
+    return jax.device_put(batches), room.answers, tokens

@@ -92,14 +92,14 @@ class Transformer(nnx.Module):  # type: ignore[misc]
 
     def hidden_states(
         self,
-        tokens: jax.Array,
+        x: jax.Array,
         positions: jax.Array,
         segments: Segments | None,
         kernels: Kernels,
         recompute: bool,
     ) -> jax.Array:
         """Return what the output head reads; see the function of this name."""
-        masks = attention_masks(self._windows(), positions, tokens.shape[1], None, segments)
+        masks = attention_masks(self._windows(), positions, x.shape[1], None, segments)
         contexts = self._contexts(positions, masks, kernels)
 
         def run(
@@ -108,7 +108,7 @@ class Transformer(nnx.Module):  # type: ignore[misc]
             x, update, _ = layer(x, update, None, context)
             return x, update
 
-        x, update = self._embed(tokens, None)
+        x, update = self._scale(x), None
         for i, layer in enumerate(self.layers):
             step = partial(run, layer, contexts[self.config.window(i)])
             x, update = (jax.checkpoint(step) if recompute else step)(x, update)
@@ -145,12 +145,9 @@ class Transformer(nnx.Module):  # type: ignore[misc]
 
         With peer inboxes, the stream starts at zero and the update holds each device's rows.
         """
-        table, config = self.embed.weight[...], self.config
+        table = self.embed.weight[...]
         if heads is None or heads.inboxes is None:
-            x = table[tokens].astype(self.norm.weight[...].dtype)
-            if config.scale_embedding:
-                x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
-            return x, None
+            return self._scale(table[tokens]), None
         axis = heads.axis
 
         def look_up(table: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -163,6 +160,11 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         run = jax.shard_map(look_up, mesh=heads.mesh, in_specs=in_specs, out_specs=sharded)
         update = run(table, tokens)
         return jnp.zeros(update.shape[1:], update.dtype), update
+
+    def _scale(self, x: jax.Array) -> jax.Array:
+        if self.config.scale_embedding:
+            return x * jnp.asarray(self.config.hidden_size**0.5, x.dtype)
+        return x
 
     def _last_norm(
         self, x: jax.Array, update: jax.Array | None, last: jax.Array | None, kernels: Kernels
@@ -275,7 +277,7 @@ def forward(
 def hidden_states(
     config: ModelConfig,
     params: Params,
-    tokens: jax.Array,
+    embedded: jax.Array,
     positions: jax.Array,
     *,
     segments: Segments | None = None,
@@ -287,17 +289,17 @@ def hidden_states(
 
     Args:
         config: Shape of the decoder.
-        params: One member's weights, as stored. The embedding may have another dtype than the
-            others, to which its rows are cast when they have been looked up.
-        tokens: [batch, tokens] int32; padding is to the right.
+        params: One member's weights, as stored.
+        embedded: [batch, tokens, hidden size], the tokens' rows of the embedding; padding is to the
+            right. How they are looked up decides how the embedding's gradient is computed.
         positions: [batch, tokens] int32, from 0 in each segment.
         segments: What is packed into each row; None: one text.
         low_rank: Path of a matrix → A and B of its LoRA adapter, see `layers.Linear`; scaled.
-        kernels: Which kernels run. Only cuDNN's attention has a gradient.
+        kernels: Which kernels run. Only packed attention has a gradient.
         recompute: Whether a gradient computes each layer again, rather than keep what is inside.
 
     Returns:
-        [batch, tokens, hidden size], in the dtype of the norms.
+        [batch, tokens, hidden size].
 
     Raises:
         ValueError: The weights are not those that the configuration declares.
@@ -308,7 +310,7 @@ def hidden_states(
         for part in path.split(".")[:-1]:
             module = module[int(part)] if part.isdecimal() else getattr(module, part)
         module.low_rank = nnx.data(matrices)
-    states: jax.Array = model.hidden_states(tokens, positions, segments, kernels, recompute)
+    states: jax.Array = model.hidden_states(embedded, positions, segments, kernels, recompute)
     return states
 
 

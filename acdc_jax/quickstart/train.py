@@ -218,7 +218,8 @@ def _make_fit(
     steps_per_call = math.gcd(steps, _STEPS_PER_CALL)
 
     def loss(params: Params, batch: Batch) -> jax.Array:
-        return answer_loss(*cast_params(recipe.model, params, learn_head=learn_head), batch)
+        weights, table = cast_params(recipe.model, params, learn_head=learn_head)
+        return answer_loss(recipe.model, weights, table, batch)
 
     @functools.partial(jax.jit, donate_argnums=0)  # only the latest state is needed
     def run(state: TrainState, batches: Batch) -> TrainState:
@@ -254,6 +255,7 @@ def _batches(examples: Examples, rows: np.ndarray) -> Batch:
     size = inputs[0].size
     arrays: tuple[Any, ...] = (
         inputs,
+        None,
         np.broadcast_to(np.arange(inputs.shape[-1], dtype=np.int32), inputs.shape),
         None,
         np.broadcast_to(np.arange(size, dtype=np.int32), (steps, size)),

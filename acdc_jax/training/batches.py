@@ -10,20 +10,26 @@ from acdc_jax.models.attention import Segments
 from acdc_jax.prng import host_rng
 from acdc_jax.training.examples import PackedExamples
 
+_BLOCK = 128
+
 
 class Batch(NamedTuple):
     """The input of one step, or of several with leading axes.
 
     Attributes:
-        tokens: [rows, length] int32.
+        tokens: [rows, length] int32, indices into the vocabulary.
+        vocabulary: [distinct tokens] int32, different ids of tokens; those beyond the embedding are
+            padding. None: all ids.
         positions: [rows, length] int32.
         segments: What is packed into each row; None: one text.
-        before: [answers] int32, the token before each answer token, as an index into all tokens.
-        targets: [answers] int32, the answer tokens, which the model learns to predict there.
+        before: [answers] int32, the token before each answer token, as an index into all tokens;
+            the indices differ, and those beyond all tokens are padding.
+        targets: [answers] int32, the ids of the answer tokens, which are to be predicted there.
         counts: [answers] bool, False for padding.
     """
 
     tokens: jax.Array
+    vocabulary: jax.Array | None
     positions: jax.Array
     segments: Segments | None
     before: jax.Array
@@ -36,36 +42,70 @@ def predicted(examples: PackedExamples) -> np.ndarray:
     return examples.answer & (examples.positions > 0)
 
 
-def most_segments(examples: PackedExamples) -> int:
-    """Return the largest number of segments of a row, padding included; at least 2."""
-    return max(2, int(examples.segments.max(initial=0)) + 1)
+class Room(NamedTuple):
+    """Sizes that hold every batch of a training, so that one program takes them all.
+
+    Attributes:
+        answers: Answer tokens of a step.
+        segments: Segments of a row, padding included; at least 2.
+        vocabulary: Different tokens of a step.
+    """
+
+    answers: int
+    segments: int
+    vocabulary: int
 
 
-def make_batch(
-    examples: PackedExamples, rows: np.ndarray, *, answers: int, segments: int | None
-) -> Batch:
+def find_room(examples: PackedExamples, orders: np.ndarray) -> Room:
+    """Return the room for all batches of an order of rows.
+
+    Args:
+        examples: All rows.
+        orders: [steps, rows of a step] int.
+    """
+    answers = predicted(examples).sum(1)[orders].sum(1).max()
+    vocabulary = max(len(np.unique(examples.tokens[rows])) for rows in orders)
+    return Room(
+        _round_up(int(answers)), max(2, int(examples.segments.max()) + 1), _round_up(vocabulary)
+    )
+
+
+def _round_up(size: int) -> int:
+    """Return a size of whole blocks, as GPUs multiply them."""
+    return -(-size // _BLOCK) * _BLOCK
+
+
+def make_batch(examples: PackedExamples, rows: np.ndarray, room: Room, ids: int) -> Batch:
     """Return rows as a batch of numpy arrays, which a jitted function takes as they are.
 
     Args:
         examples: All rows.
         rows: [..., rows of a step] int; leading axes are those of the batch.
-        answers: Room for answer tokens, at least as many as any step has.
-        segments: Room for segments, at least `most_segments`; None: every row is one text.
+        room: At least that of these rows.
+        ids: Rows of the embedding.
     """
     *leading, count = rows.shape
-    length = examples.tokens.shape[1]
-    tokens = examples.tokens[rows]
-    flat = tokens.reshape(-1, count * length)
+    flat = examples.tokens[rows].reshape(-1, count * examples.tokens.shape[1])
     mask = predicted(examples)[rows].reshape(flat.shape)
-    before, targets = np.zeros((2, len(flat), answers), np.int32)
-    counts = np.zeros((len(flat), answers), bool)
-    for i, places in enumerate(map(np.flatnonzero, mask)):
+    steps, size = flat.shape
+    tokens = np.zeros(flat.shape, np.int32)
+    vocabulary = np.tile(ids + np.arange(room.vocabulary, dtype=np.int32), (steps, 1))
+    before = np.tile(size + np.arange(room.answers, dtype=np.int32), (steps, 1))
+    targets, counts = np.zeros(before.shape, np.int32), np.zeros(before.shape, bool)
+    for i in range(steps):
+        distinct, tokens[i] = np.unique(flat[i], return_inverse=True)
+        vocabulary[i, : len(distinct)] = distinct
+        places = np.flatnonzero(mask[i])
         n = len(places)
         before[i, :n], targets[i, :n], counts[i, :n] = places - 1, flat[i, places], True
-    packed = None if segments is None else find_segments(examples.segments[rows], segments)
-    arrays: tuple[Any, ...] = (tokens, examples.positions[rows], packed)
-    answer_arrays: list[Any] = [x.reshape(*leading, answers) for x in (before, targets, counts)]
-    return Batch(*arrays, *answer_arrays)
+    arrays: tuple[Any, ...] = (
+        tokens.reshape(*rows.shape, -1),
+        vocabulary.reshape(*leading, -1),
+        examples.positions[rows],
+        find_segments(examples.segments[rows], room.segments),
+        *(x.reshape(*leading, room.answers) for x in (before, targets, counts)),
+    )
+    return Batch(*arrays)
 
 
 def find_segments(ids: np.ndarray, most: int) -> Segments:

@@ -245,13 +245,9 @@ def _shorten(text: str) -> str:
 
 def _batch(plan: ExpertsPlan, experts: Sequence[ExpertData], step: int) -> tuple[Batch, int]:
     """Return one step of several experts, leaves [experts, 1, …], and its tokens."""
+    ids = plan.config.vocab_size
     batches = [
-        make_batch(
-            expert.examples,
-            plan.orders[expert.name][step][None],
-            answers=plan.answers,
-            segments=plan.segments,
-        )
+        make_batch(expert.examples, plan.orders[expert.name][step][None], plan.room, ids)
         for expert in experts
     ]
     batch: Batch = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)

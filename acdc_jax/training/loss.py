@@ -1,6 +1,6 @@
 """The loss of a language model on the answers of packed conversations."""
 
-import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ _MOST_LOGITS = 2**29  # in memory at once, in float32; a vocabulary has up to 2Â
 def answer_loss(
     config: ModelConfig,
     params: Params,
+    table: jax.Array,
     batch: Batch,
     *,
     low_rank: LowRank | None = None,
@@ -27,28 +28,66 @@ def answer_loss(
     """Return the mean cross-entropy of a batch's answer tokens.
 
     Logits are computed for these tokens only, and for no more of them at once than memory takes.
+    The gradient adds up nothing in an order that threads decide.
 
     Args:
         config: Shape of the decoder.
         params: Its weights; see `hidden_states`, also for the other arguments.
+        table: The embedding, for looking up tokens; it may be float32, so that the gradients of a
+            frequent token's row add up in float32.
         batch: Of one step.
         low_rank: LoRA matrices.
         kernels: Which kernels run.
         recompute: Whether a gradient computes each layer again.
     """
+    dtype = params["embed.weight"].dtype
+    if batch.vocabulary is None:
+        embedded = table.astype(dtype)[batch.tokens]
+    else:
+        rows = table.at[batch.vocabulary].get(mode="fill", fill_value=0, unique_indices=True)
+        embedded = _look_up(rows, batch.tokens, dtype)
     states = hidden_states(
         config,
         params,
-        batch.tokens,
+        embedded,
         batch.positions,
         segments=batch.segments,
         low_rank=low_rank or {},
         kernels=kernels,
         recompute=recompute,
     )
-    answers = states.reshape(-1, states.shape[-1])[batch.before]
+    states = states.reshape(-1, states.shape[-1])
+    answers = states.at[batch.before].get(mode="fill", fill_value=0, unique_indices=True)
     total = _sum_of_losses(config, params, answers, batch.targets, batch.counts)
     return total / jnp.maximum(jnp.sum(batch.counts, dtype=total.dtype), 1.0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _look_up(table: jax.Array, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Return rows of a table [distinct tokens, D], cast to a dtype.
+
+    The table's gradient is a matrix product, whose sums have one order. That of an indexed array
+    would be a scatter: on a GPU, threads add to a row in any order, or one after the other.
+    """
+    return table[tokens].astype(dtype)
+
+
+def _look_up_forward(
+    table: jax.Array, tokens: jax.Array, dtype: jnp.dtype
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _look_up(table, tokens, dtype), (tokens, table[:, :0])
+
+
+def _look_up_backward(
+    dtype: jnp.dtype, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, None]:
+    tokens, table = saved
+    chosen = jax.nn.one_hot(tokens, len(table), dtype=gradient.dtype)
+    rows = jnp.einsum("btv,btd->vd", chosen, gradient, preferred_element_type=jnp.float32)
+    return rows.astype(table.dtype), None
+
+
+_look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
 def _sum_of_losses(
@@ -63,8 +102,7 @@ def _sum_of_losses(
 
     def loss(states: jax.Array, targets: jax.Array, counts: jax.Array) -> jax.Array:
         logits = output_logits(config, params, states[None])[0]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        return jnp.sum(losses, where=counts)
+        return jnp.sum(_cross_entropy(logits, targets), where=counts)
 
     size = max(1, most_logits // config.vocab_size)
     parts = -(-len(targets) // size)
@@ -81,26 +119,40 @@ def _sum_of_losses(
     return jnp.sum(losses)
 
 
+def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return the losses [answers] of logits [answers, vocabulary].
+
+    A CPU reads the targets' logits. Elsewhere the gradient of that would be a scatter.
+    """
+    losses: jax.Array = jax.lax.platform_dependent(
+        logits,
+        targets,
+        cpu=optax.softmax_cross_entropy_with_integer_labels,
+        default=_cross_entropy_without_scatter,
+    )
+    return losses
+
+
+def _cross_entropy_without_scatter(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    is_target = jnp.arange(logits.shape[-1], dtype=targets.dtype)[None] == targets[:, None]
+    of_target = jnp.sum(logits, axis=-1, where=is_target)
+    return jax.nn.logsumexp(logits, axis=-1) - of_target
+
+
 def cast_params(
     config: ModelConfig, params: Params, *, learn_head: bool = True
-) -> tuple[ModelConfig, Params]:
+) -> tuple[Params, jax.Array]:
     """Return weights to compute with, in the dtype of the configuration, from float32 ones.
-
-    The embedding stays float32, so that the gradients of a frequent token's row add up in float32.
-    If it is tied to the head, the two are separate weights here; gradients through both add up.
 
     Args:
         config: Shape of the decoder.
         params: Its weights in float32.
-        learn_head: Whether a tied embedding also learns as the head.
+        learn_head: Whether an embedding that is also the head learns as the head.
 
     Returns:
-        The configuration and weights for `answer_loss`.
+        Weights and table for `answer_loss`.
     """
     weights = {path: leaf.astype(config.dtype) for path, leaf in params.items()}
-    weights["embed.weight"] = params["embed.weight"]
-    if config.tie_embeddings:
-        head = params["embed.weight"].astype(config.dtype)
-        weights["head.weight"] = head if learn_head else jax.lax.stop_gradient(head)
-        config = dataclasses.replace(config, tie_embeddings=False)
-    return config, weights
+    if not learn_head:
+        weights["embed.weight"] = jax.lax.stop_gradient(weights["embed.weight"])
+    return weights, params["embed.weight"]

@@ -50,8 +50,8 @@ def full(config: ModelConfig, mesh: Mesh, *, recompute: bool) -> Method:
         return {path: leaf.astype(jnp.float32) for path, leaf in base.items()}
 
     def loss(base: Params, params: Params, batch: Batch) -> jax.Array:
-        weights = cast_params(config, params)
-        return answer_loss(*weights, batch, kernels=kernels, recompute=recompute)
+        weights, table = cast_params(config, params)
+        return answer_loss(config, weights, table, batch, kernels=kernels, recompute=recompute)
 
     def weights(base: Params, params: Params) -> Params:
         return {path: leaf.astype(config.dtype) for path, leaf in params.items()}
@@ -71,7 +71,13 @@ def adapters(
     def loss(base: Params, params: Params, batch: Batch) -> jax.Array:
         matrices = lora.low_rank(config, params, scale)
         return answer_loss(
-            config, base, batch, low_rank=matrices, kernels=kernels, recompute=recompute
+            config,
+            base,
+            base["embed.weight"],
+            batch,
+            low_rank=matrices,
+            kernels=kernels,
+            recompute=recompute,
         )
 
     shardings = lora.adapter_shardings(mesh, config, rank)

@@ -15,14 +15,12 @@ from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.find_model import find_model
 from acdc_jax.params import path_hashes
 from acdc_jax.sharding import make_mesh
-from acdc_jax.training.batches import most_segments, predicted, row_order
+from acdc_jax.training.batches import Room, find_room, predicted, row_order
 from acdc_jax.training.data import ExpertData, load_data
 from acdc_jax.training.memory import plan_memory
 from acdc_jax.training.options import ExpertOptions, TrainOptions
 from acdc_jax.training.record import check_data, check_out, settings_of
 from acdc_jax.training.write import check_adapter_base
-
-_ANSWERS_MULTIPLE = 128  # room for answers, so that GPUs multiply whole blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +35,7 @@ class ExpertsPlan:
         template: Chat template instead of the base's, or None.
         data: Of every expert.
         orders: Of every expert: rows of every step, [steps, rows].
-        answers: Room for answer tokens in a step.
-        segments: Room for segments in a row.
+        room: For every step of every expert.
         mesh: Devices.
         at_once: Experts that a group of devices holds.
         recompute: Whether a gradient computes each layer again.
@@ -51,8 +48,7 @@ class ExpertsPlan:
     template: str | None
     data: Sequence[ExpertData]
     orders: Mapping[str, np.ndarray]
-    answers: int
-    segments: int
+    room: Room
     mesh: Mesh
     at_once: int
     recompute: bool
@@ -104,10 +100,8 @@ def plan_experts(
     for expert in data:
         tell(_describe(expert, training))
     check_data(out, data)
-    answers = max(
-        int(predicted(expert.examples).sum(1)[orders[expert.name]].sum(1).max()) for expert in data
-    )
-    answers = -(-answers // _ANSWERS_MULTIPLE) * _ANSWERS_MULTIPLE
+    rooms = (find_room(expert.examples, orders[expert.name]) for expert in data)
+    room = Room(*map(max, zip(*rooms, strict=True)))
     devices = jax.devices()
     mesh = None if training.mesh is None else _make_mesh(training.mesh, devices)
     memory = plan_memory(
@@ -115,7 +109,7 @@ def plan_experts(
         training.lora_rank,
         training.rows,
         training.length,
-        answers,
+        room.answers,
         len(devices),
         None if mesh is None else mesh.shape.get("model", 1),
     )
@@ -131,8 +125,7 @@ def plan_experts(
         template=template,
         data=data,
         orders=orders,
-        answers=answers,
-        segments=max(most_segments(expert.examples) for expert in data),
+        room=room,
         mesh=mesh,
         at_once=memory.at_once,
         recompute=memory.recompute,

@@ -135,8 +135,8 @@ def model_card(
 An expert for [AC/DC](https://arxiv.org/abs/2604.14969), fine-tuned from {base_name}, which
 {stated}. It was trained on {data.about} ({data.conversations} conversations{left_out}).
 
-{what} trained on the tokens of the answers for {training.steps} steps. The loss fell from
-{first:.3f} to {last:.3f}.
+{what} trained on the tokens of the answers for {training.steps} steps. The loss was
+{first:.3f} in the first steps and {last:.3f} in the last ones.
 
 `acdc experts` made it with these flags:
 

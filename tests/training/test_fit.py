@@ -15,7 +15,7 @@ from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.transformer import init_params
 from acdc_jax.params import Params
 from acdc_jax.sharding import make_mesh
-from acdc_jax.training.batches import Batch, make_batch, most_segments, predicted, row_order
+from acdc_jax.training.batches import Batch, Room, find_room, make_batch, predicted, row_order
 from acdc_jax.training.fit import TrainState, init_states, train, train_side_by_side
 from acdc_jax.training.loss import answer_loss, cast_params
 from acdc_jax.training.optimizer import adamw
@@ -25,12 +25,12 @@ MODEL = dataclasses.replace(SHAPES["tiny"], num_layers=1, num_kv_heads=2, tie_em
 PACKED = in_rows(random_conversations([24, 9, 5, 30, 12]), [[0, 1, 2], [3], [4]], 40)
 STEPS, MODELS = 2, 4
 ORDERS = np.random.default_rng(0).integers(0, 3, (MODELS, STEPS, 2))
-BATCHES = make_batch(PACKED, ORDERS, answers=40, segments=most_segments(PACKED))
+BATCHES = make_batch(PACKED, ORDERS, find_room(PACKED, ORDERS.reshape(-1, 2)), MODEL.vocab_size)
 OPTIMIZER = adamw(1e-2, 0, STEPS, 0.0, 0.1)
 
 
 def loss(shared: Params, params: Params, batch: Batch) -> jax.Array:
-    return answer_loss(*cast_params(MODEL, params), batch)
+    return answer_loss(MODEL, *cast_params(MODEL, params), batch)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,8 @@ def test_side_by_side(spec: str, alone: list[tuple[TrainState, jax.Array]]) -> N
 def test_what_a_step_reads() -> None:
     """Answers are predicted from the token before, within their own conversation only."""
     rows = np.array([[0, 2], [1, 1]])
-    batch = make_batch(PACKED, rows, answers=50, segments=6)
+    batch = make_batch(PACKED, rows, Room(50, 6, 90), 99)
+    assert find_room(PACKED, rows) == Room(128, 4, 128)
     for step in range(2):
         tokens = PACKED.tokens[rows[step]].ravel()
         counted = predicted(PACKED)[rows[step]].ravel()
@@ -79,6 +80,12 @@ def test_what_a_step_reads() -> None:
         assert batch.counts[step].sum() == n
         np.testing.assert_array_equal(batch.targets[step, :n], tokens[counted])
         np.testing.assert_array_equal(batch.before[step, :n] + 1, np.flatnonzero(counted))
+        assert (batch.before[step, n:] >= len(tokens)).all()
+        assert batch.vocabulary is not None
+        ids = batch.vocabulary[step]
+        np.testing.assert_array_equal(ids[batch.tokens[step]].ravel(), tokens)
+        assert len(set(ids.tolist())) == 90
+        assert (ids[len(set(tokens.tolist())) :] >= 99).all()
     first = PACKED._replace(answer=PACKED.segments > 0)
     assert not predicted(first)[:, 0].any()
     assert predicted(first).sum() == (PACKED.segments > 0).sum() - 5
@@ -106,12 +113,13 @@ def test_packed_rows_do_not_see_each_other() -> None:
     """A conversation's loss is the same whatever else is in its row."""
     conversations = random_conversations([10, 12, 8])
     weights = cast_params(MODEL, init_params(MODEL, jax.random.key(0)))
+    room = Room(32, 4, 64)
 
     def value(rows: list[list[int]]) -> float:
         packed = in_rows(conversations, rows, 32)
         packed = packed._replace(answer=packed.answer & (packed.segments == len(rows[0])))
-        batch = make_batch(packed, np.arange(len(rows)), answers=32, segments=4)
-        return float(answer_loss(*weights, batch))
+        batch = make_batch(packed, np.arange(len(rows)), room, MODEL.vocab_size)
+        return float(answer_loss(MODEL, *weights, batch))
 
     assert value([[1, 0]]) == pytest.approx(value([[0]]), rel=1e-5)
     assert value([[2, 1, 0]]) == pytest.approx(value([[0]]), rel=1e-5)

@@ -13,24 +13,25 @@ from acdc_jax.models import hf
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.params import Params
 from acdc_jax.training import lora
-from acdc_jax.training.batches import Batch, make_batch, most_segments, predicted
+from acdc_jax.training.batches import Batch, Room, make_batch
 from acdc_jax.training.fit import TrainState, train
-from acdc_jax.training.loss import _sum_of_losses, answer_loss, cast_params
+from acdc_jax.training.loss import (
+    _cross_entropy,
+    _cross_entropy_without_scatter,
+    _sum_of_losses,
+    answer_loss,
+    cast_params,
+)
 from acdc_jax.training.optimizer import adamw
 from tests.support.hf_checkpoints import Checkpoint
-from tests.training.packed import in_rows, random_conversations
+from tests.training.packed import VOCABULARY, in_rows, random_conversations
 
 pytestmark = pytest.mark.xdist_group("torch")  # one process imports torch, not each
 
 LENGTHS = [24, 9, 5, 30, 12]
 CONVERSATIONS = random_conversations(LENGTHS)
 PACKED = in_rows(CONVERSATIONS, [[0, 1, 2], [3], [4]], 40)
-BATCH = make_batch(
-    PACKED,
-    np.arange(3),
-    answers=int(predicted(PACKED).sum()) + 3,
-    segments=most_segments(PACKED) + 1,
-)
+BATCH = make_batch(PACKED, np.arange(3), Room(60, 5, 90), VOCABULARY)
 
 
 def torch_loss(model: Any) -> Any:
@@ -54,7 +55,7 @@ def load(checkpoint: Checkpoint) -> tuple[ModelConfig, Params]:
 
 
 def full_loss(config: ModelConfig, params: Params, batch: Batch) -> jax.Array:
-    return answer_loss(*cast_params(config, params), batch)
+    return answer_loss(config, *cast_params(config, params), batch)
 
 
 def in_torch(model: Any, config: ModelConfig, what: str) -> dict[str, np.ndarray]:
@@ -154,7 +155,8 @@ def test_lora(checkpoints: dict[str, Checkpoint], name: str) -> None:
 
     def loss(adapter: Params, batch: Batch) -> jax.Array:
         matrices = lora.low_rank(config, adapter, alpha / rank)
-        return answer_loss(config, params, batch, low_rank=matrices)
+        table = params["embed.weight"]
+        return answer_loss(config, params, table, batch, low_rank=matrices)
 
     optimizer = adamw(rate, 0, steps, 0.0, 1.0)
     state = TrainState(adapter, optimizer.init(adapter))
@@ -191,11 +193,33 @@ def test_parts_of_the_vocabulary_add_up(checkpoints: dict[str, Checkpoint]) -> N
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), parts, whole)
 
 
+def test_both_ways_to_the_cross_entropy() -> None:
+    """That of GPUs, without a scatter, is that of optax."""
+    logits = 20 * jax.random.normal(jax.random.key(0), (7, VOCABULARY))
+    targets = jnp.arange(7, dtype=jnp.int32) * 14
+
+    def run(cross_entropy: Any) -> Any:
+        return jax.value_and_grad(lambda x: cross_entropy(x, targets).mean())(logits)
+
+    ours, theirs = run(_cross_entropy_without_scatter), run(_cross_entropy)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ours, theirs)
+
+
+def test_a_gpu_scatters_only_to_different_places(checkpoints: dict[str, Checkpoint]) -> None:
+    """So a step's bits do not depend on the order of threads."""
+    config, params = load(checkpoints["qwen2-tied"])
+    traced = jax.jit(jax.grad(partial(full_loss, config))).trace(params, BATCH)
+    program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    scatters = [line for line in program.splitlines() if "stablehlo.scatter" in line]
+    assert scatters
+    assert all("unique_indices = true" in line for line in scatters)
+
+
 def test_layers_computed_again_change_nothing(checkpoints: dict[str, Checkpoint]) -> None:
     config, params = load(checkpoints["gemma3"])
 
     def loss(params: Params, recompute: bool) -> jax.Array:
-        return answer_loss(*cast_params(config, params), BATCH, recompute=recompute)
+        return answer_loss(config, *cast_params(config, params), BATCH, recompute=recompute)
 
     run = jax.jit(jax.grad(loss), static_argnums=1)
     assert_close(run(params, True), jax.tree.map(np.asarray, run(params, False)), 1e-5)
