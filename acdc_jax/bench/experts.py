@@ -21,13 +21,12 @@ from acdc_jax.sharding import make_mesh
 from acdc_jax.training import method as methods
 from acdc_jax.training.batches import Batch, find_room, make_batch
 from acdc_jax.training.examples import Example, PackedExamples
-from acdc_jax.training.fit import init_states, train_side_by_side
+from acdc_jax.training.fit import init_states, steps_per_call, train_side_by_side
 from acdc_jax.training.memory import plan_memory
 from acdc_jax.training.optimizer import adamw
 from acdc_jax.training.packing import pack
 
-_WARM_UP = 3  # steps
-_BATCHES = 4  # different ones, in turn
+_BATCHES = 4  # whose rows are drawn from
 _ZIPF = 1.2  # exponent of the tokens' frequencies
 
 
@@ -145,13 +144,13 @@ def _time(
         run = train_side_by_side(method.loss, optimizer, mesh)
         shared = base if method.keeps_base else {}
         losses: Any = None
-        for step in range(_WARM_UP):
-            state, losses = run(state, shared, batches[step % _BATCHES])
+        for batch in batches:
+            state, losses = run(state, shared, batch)
         jax.block_until_ready(losses)
         first = time.perf_counter() - start
     start = time.perf_counter()
-    for step in range(bench.steps):
-        state, losses = run(state, shared, batches[step % _BATCHES])
+    for call in range(bench.steps // steps_per_call(bench.steps)):
+        state, losses = run(state, shared, batches[call % len(batches)])
     assert np.isfinite(np.asarray(losses)).all()
     seconds = (time.perf_counter() - start) / bench.steps
     # A product forward, and two backward; without adapters' base, which has no gradient.
@@ -181,11 +180,11 @@ def _table_sizes(config: ModelConfig) -> int:
 def _batches(
     bench: ExpertsBench, packed: PackedExamples, experts: int
 ) -> tuple[list[Batch], int, float]:
-    """Return batches, leaves [experts, 1, …], their room for answers, and the tokens of a step."""
-    count = bench.batch_tokens // bench.length
+    """Return batches of two calls, their room for answers, and the tokens of a step."""
+    count, steps = bench.batch_tokens // bench.length, steps_per_call(bench.steps)
     rng = np.random.default_rng(0)
-    orders = rng.integers(0, len(packed.tokens), (_BATCHES, experts, 1, count))
+    orders = rng.integers(0, len(packed.tokens), (2, experts, steps, count))
     room = find_room(packed, orders.reshape(-1, count))
     batches = [make_batch(packed, rows, room, SHAPES[bench.shape].vocab_size) for rows in orders]
-    tokens = float((packed.segments[orders] > 0).sum() / _BATCHES)
+    tokens = float((packed.segments[orders] > 0).sum() / (2 * steps))
     return jax.device_put(batches), room.answers, tokens

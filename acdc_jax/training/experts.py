@@ -32,7 +32,13 @@ from acdc_jax.training.checkpoint import (
     save_state,
 )
 from acdc_jax.training.data import ExpertData
-from acdc_jax.training.fit import TrainState, init_states, state_shardings, train_side_by_side
+from acdc_jax.training.fit import (
+    TrainState,
+    init_states,
+    state_shardings,
+    steps_per_call,
+    train_side_by_side,
+)
 from acdc_jax.training.method import Method
 from acdc_jax.training.optimizer import adamw
 from acdc_jax.training.options import TrainOptions
@@ -179,17 +185,19 @@ def _train_round(
     losses, meter = list(saved.losses), _Meter(progress, names, training.steps)
     meter.show(losses)
     waiting: tuple[jax.Array, int] | None = None  # the devices never wait for the host
-    for step in range(saved.step, training.steps):
-        batch, tokens = _batch(plan, experts, step)
-        state, step_losses = run(state, shared, batch)
+    size = steps_per_call(training.steps)
+    for step in range(saved.step, training.steps, size):
+        batches, tokens = _batches(plan, experts, slice(step, step + size))
+        state, step_losses = run(state, shared, batches)
         if waiting is not None:
             meter.add(losses, *waiting)
-        waiting = step_losses, tokens
-        if (step + 1) % training.save_every == 0 or step + 1 == training.steps:
+        waiting, done = (step_losses, tokens), step + size
+        save = done // training.save_every > step // training.save_every
+        if save or done == training.steps:
             meter.add(losses, *waiting)
             waiting = None
-            if step + 1 < training.steps:
-                save_state(manager, Saved(step + 1, names, losses), state)
+            if done < training.steps:
+                save_state(manager, Saved(done, names, losses), state)
     return state, np.array(losses)
 
 
@@ -208,26 +216,27 @@ class _Meter:
         self._tokens, self._began = 0, 0.0
 
     def add(self, losses: list[list[float]], values: jax.Array, tokens: int) -> None:
-        """Wait for a step, and append its losses.
+        """Wait for steps, and append their losses.
 
         Args:
             losses: Of the steps before.
-            values: [experts, 1].
-            tokens: Of all experts in the step.
+            values: [experts, steps].
+            tokens: Of all experts in these steps.
 
         Raises:
             AcdcError: A loss is not finite.
         """
-        losses.append(np.asarray(values)[:, 0].tolist())
-        for name, loss in zip(self._names, losses[-1], strict=True):
-            if not math.isfinite(loss):
-                raise AcdcError(
-                    f"expert {name}: the loss of step {len(losses)} is not finite; lower "
-                    "--learning_rate, or raise --warmup"
-                )
+        for row in np.asarray(values).T.tolist():
+            losses.append(row)
+            for name, loss in zip(self._names, row, strict=True):
+                if not math.isfinite(loss):
+                    raise AcdcError(
+                        f"expert {name}: the loss of step {len(losses)} is not finite; lower "
+                        "--learning_rate, or raise --warmup"
+                    )
         if self._began:
             self._tokens += tokens
-        else:  # the first step, which compiles, is over
+        else:  # the first steps, which compile, are over
             self._began = time.monotonic()
         self.show(losses)
 
@@ -243,17 +252,20 @@ def _shorten(text: str) -> str:
     return text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL - 1]}…"
 
 
-def _batch(plan: ExpertsPlan, experts: Sequence[ExpertData], step: int) -> tuple[Batch, int]:
-    """Return one step of several experts, leaves [experts, 1, …], and its tokens."""
+def _batches(plan: ExpertsPlan, experts: Sequence[ExpertData], steps: slice) -> tuple[Batch, int]:
+    """Return steps of several experts, leaves [experts, steps, …], and their tokens."""
+    orders = [plan.orders[expert.name][steps] for expert in experts]
     ids = plan.config.vocab_size
     batches = [
-        make_batch(expert.examples, plan.orders[expert.name][step][None], plan.room, ids)
-        for expert in experts
+        make_batch(expert.examples, rows, plan.room, ids)
+        for expert, rows in zip(experts, orders, strict=True)
     ]
     batch: Batch = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-    rows = {e.name: e.examples.segments[plan.orders[e.name][step]] for e in experts}
-    place = NamedSharding(plan.mesh, PartitionSpec("pop"))
-    return jax.device_put(batch, place), sum(int((ids > 0).sum()) for ids in rows.values())
+    tokens = sum(
+        int((expert.examples.segments[rows] > 0).sum())
+        for expert, rows in zip(experts, orders, strict=True)
+    )
+    return jax.device_put(batch, NamedSharding(plan.mesh, PartitionSpec("pop"))), tokens
 
 
 @jax.jit

@@ -15,6 +15,7 @@ from acdc_jax.training.batches import Batch
 Loss = Callable[[Params, Params, Batch], jax.Array]
 """Return a scalar, given what stays as it is, what is trained, and a batch."""
 
+_MOST_STEPS = 10  # of a call
 _POP = PartitionSpec("pop")
 # Sums whose order depends on which thread is first would give other bits each time.
 _COMPILER: dict[str, Any] = {"xla_gpu_exclude_nondeterministic_ops": True}
@@ -116,6 +117,17 @@ def train_side_by_side(
     )
     options = _COMPILER if mesh.devices.flat[0].platform == "gpu" else None
     return jax.jit(sharded, donate_argnums=0, compiler_options=options)
+
+
+def steps_per_call(steps: int) -> int:
+    """Return how many steps a call takes: a divisor of all steps, so that one program does.
+
+    Models that take turns are copied out of the state and back in each call. A CPU takes one step,
+    which is long there.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    return max(n for n in range(1, _MOST_STEPS + 1) if steps % n == 0)
 
 
 def init_states(

@@ -171,6 +171,23 @@ def test_rounds(base: Checkpoint, data: Path, written: Path, tmp_path: Path) -> 
             np.testing.assert_allclose(ours[path], theirs[path], rtol=1e-4, atol=1e-5)
 
 
+def test_several_steps_in_a_call(
+    base: Checkpoint, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; killed after the state was saved."""
+    monkeypatch.setattr(module, "steps_per_call", lambda steps: 2)
+    even = dataclasses.replace(TRAINING, steps=6, save_every=3)
+    with pytest.raises(KeyboardInterrupt):
+        make(options(base, data, tmp_path / "a"), even, stop_at=6)
+    make(options(base, data, tmp_path / "a"), even)
+    monkeypatch.undo()
+    make(options(base, data, tmp_path / "b"), even)
+    for name in ("stars", "dots"):
+        ours, theirs = weights(tmp_path / "a" / name), weights(tmp_path / "b" / name)
+        for path in ours:
+            np.testing.assert_allclose(ours[path], theirs[path], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers, about PEFT
 def test_adapters(base: Checkpoint, data: Path, tmp_path: Path) -> None:
     """PEFT reads the adapter, and computes what the merged folder does; so does a run."""

@@ -16,7 +16,13 @@ from acdc_jax.models.transformer import init_params
 from acdc_jax.params import Params
 from acdc_jax.sharding import make_mesh
 from acdc_jax.training.batches import Batch, Room, find_room, make_batch, predicted, row_order
-from acdc_jax.training.fit import TrainState, init_states, train, train_side_by_side
+from acdc_jax.training.fit import (
+    TrainState,
+    init_states,
+    steps_per_call,
+    train,
+    train_side_by_side,
+)
 from acdc_jax.training.loss import answer_loss, cast_params
 from acdc_jax.training.optimizer import adamw
 from tests.training.packed import in_rows, random_conversations
@@ -66,6 +72,12 @@ def test_side_by_side(spec: str, alone: list[tuple[TrainState, jax.Array]]) -> N
     assert moments
     if "model" in spec:
         assert any(leaf.sharding.shard_shape(leaf.shape)[1] < leaf.shape[1] for leaf in moments)
+
+
+def test_steps_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert steps_per_call(500) == 1  # on a CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [steps_per_call(steps) for steps in (500, 28, 9, 7, 11)] == [10, 7, 9, 7, 1]
 
 
 def test_what_a_step_reads() -> None:
