@@ -58,7 +58,8 @@ class Work:
 
     Attributes:
         evolution: Responses of its generations.
-        afterwards: Responses for the global skill matrix, at most.
+        afterwards: Responses of the final archive and the seeds to tasks that they have not met, at
+            most.
         drafts: Drafts that the scientist writes, if each first one is valid.
     """
 
@@ -98,7 +99,8 @@ def dry_run(config: Config) -> Mapping[str, str]:
     resumed = f" (of {config.run.generations}; the others are committed)" if generation > 0 else ""
     lines["work"] = (
         f"{work.evolution:,} responses in {left} generations{resumed}, up to "
-        f"{work.afterwards:,} afterwards for the global skill matrix; {work.drafts:,} drafts"
+        f"{work.afterwards:,} afterwards of the final archive and the seeds to tasks that they have "
+        f"not met; {work.drafts:,} drafts"
     )
     lines["time"] = _time(plan, work)
     return lines
@@ -119,7 +121,7 @@ def count_work(config: Config, generation: int = -1) -> Work:
     first = run.init_population * pool if generation < 0 else 0
     children = (run.generations - past) * run.children * pool
     adapted = adaptations * run.population * min(tasks.new_tasks, tasks.max_tasks)
-    members = members_to_write(run, -1) - min(run.population, run.children)
+    members = run.population + len(config.seeds.seed_models)
     every = tasks.initial_tasks + all_adaptations * tasks.new_tasks
     return Work(
         (first + children + adapted) * tasks.instances_per_task,
@@ -271,7 +273,7 @@ def _time(plan: RunPlan, work: Work) -> str:
     total = [devices * (e + a) for e, a in zip(evolution, afterwards, strict=True)]
     text = f"decoding {duration(evolution)}"
     if work.afterwards:
-        text += f", and up to {duration(afterwards)} for the global skill matrix"
+        text += f", and up to {duration(afterwards)} afterwards"
     on_all = f" ({duration(total)} on all {devices} devices together)" if devices > 1 else ""
     text += (
         f"{on_all}, if responses have {lengths[0]} to {lengths[1]} tokens on average and a group "

@@ -21,6 +21,7 @@ from acdc_jax.evaluation.held_out import (
     FinishedRun,
     Solved,
     solve,
+    table_members,
 )
 from acdc_jax.evaluation.task_force import fittest, greedy_task_force, spread_samples
 from acdc_jax.evolution import skills as skill_matrix
@@ -30,7 +31,7 @@ from acdc_jax.inference.sampling import Sampling
 from acdc_jax.params import Params
 from acdc_jax.tasks.task import Task
 
-STEPS = 4  # calls of `advance` in `measure_baselines`
+STEPS = 3  # calls of `advance` in `measure_baselines`
 
 _RANDOM_DRAWS = 32
 _UNIFORM_SCALES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
@@ -62,49 +63,51 @@ def measure_baselines(
     run: FinishedRun,
     tasks: Sequence[Task],
     baselines: Baselines,
-    solved: Solved,
     advance: Callable[[], None] = lambda: None,
-) -> list[Collective]:
-    """Measure the seeds without evolution, and members drawn at random.
+) -> tuple[Solved, list[Collective]]:
+    """Measure the seeds without evolution, and members drawn at random, beside the task forces.
+
+    All that answers greedily does so in one pass, and all samples in another.
 
     Args:
         evaluator: Where and how members answer.
         run: The run.
         tasks: Of all sets of held-out tasks, or the pool's.
         baselines: How to make the baselines.
-        solved: Results of the models that have already been evaluated on `tasks`.
         advance: Called `STEPS` times.
 
     Returns:
-        The baselines, with what their models solve.
+        What members solve, with those of the task forces; and the baselines.
     """
     seed_skills = skill_matrix.join(
         skill_matrix.take(run.skills, run.seeds, run.skills.tasks),
         skill_matrix.take(baselines.own_skills, list(baselines.own), run.skills.tasks),
     )
     best = fittest(seed_skills)
-    alike = [seed for seed in run.seeds if seed not in baselines.own]
-    others = [name for name in dict.fromkeys([*alike, *run.archive]) if name not in solved]
-    solved = solved | solve(evaluator, others, run.params_of, tasks)
-    by_seed = solved | _solve_own(run, baselines, {seed: seed for seed in baselines.own}, tasks)
-    advance()
-    samples, of_samples = _solve_samples(evaluator, run, seed_skills, tasks, baselines)
-    advance()
     scales = {f"uniform merge times {scale}": scale for scale in _UNIFORM_SCALES}
     uniform = _uniform_merge(run, baselines, scales)
     merged = _best_on_pool(evaluator, list(scales), uniform, baselines.pool)
     advance()
-    of_merge = solve(evaluator, [merged], uniform, tasks)
+
+    def params_of(name: str, group: int) -> Params:
+        return uniform(name, group) if name == merged else run.params_of(name, group)
+
+    alike = [seed for seed in run.seeds if seed not in baselines.own]
+    names = dict.fromkeys([*table_members(run), *alike, *run.archive, merged])
+    solved = solve(evaluator, list(names), params_of, tasks)
+    by_seed = solved | _solve_own(run, baselines, {seed: seed for seed in baselines.own}, tasks)
+    advance()
+    samples, of_samples = _solve_samples(evaluator, run, seed_skills, tasks, baselines)
     advance()
     force = greedy_task_force(seed_skills, TASK_FORCES[0])
     rng = np.random.default_rng(baselines.prng_seed)
     finalists = skill_matrix.take(run.skills, run.archive, run.skills.tasks)
     sizes = [n for n in TASK_FORCES if n <= len(run.archive)]
-    return [
+    return solved, [
         Collective("seeds", [(force, best)], by_seed),
         Collective("all_seeds", [(run.seeds, best)], by_seed),
         *(Collective(name, [draw], of_samples) for name, draw in samples),
-        Collective("uniform_merge", [([merged], merged)], of_merge),
+        Collective("uniform_merge", [([merged], merged)], solved),
         *(Collective("random_members", _draw(finalists, n, rng), solved) for n in sizes),
     ]
 

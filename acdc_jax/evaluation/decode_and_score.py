@@ -82,7 +82,7 @@ def answer_tasks(
     key: jax.Array | None = None,
     number_of: NumberOf | None = None,
     log_probs: bool = False,
-    recheck_key: jax.Array | None = None,
+    secret: bytes | None = None,
 ) -> Callable[[], Evaluation]:
     """Decode responses of members to tasks on one device group, and start scoring them.
 
@@ -96,7 +96,7 @@ def answer_tasks(
         key: Typed PRNG key, scalar or [population]; needed only for sampling.
         number_of: Numbers prompts for sampling; None: by their place among these tasks.
         log_probs: Whether responses get log-probabilities.
-        recheck_key: Typed PRNG key that chooses the scores to check; None: check none.
+        secret: Chooses the scores to check, from `recheck_secret`; None: check none.
 
     Returns:
         A function that waits for the scores and returns the evaluation. The next members can be
@@ -116,9 +116,7 @@ def answer_tasks(
             replies[t, i] = [_reply(engine, batch, m, position) for m in range(len(members))]
             if all((t, other) in replies for other in range(instances[t])):
                 answers = [[r.answer for r in replies[t, other]] for other in range(instances[t])]
-                pending.scoring[t] = _start_scoring(
-                    evaluator.sandbox, tasks[t], answers, recheck_key
-                )
+                pending.scoring[t] = _start_scoring(evaluator.sandbox, tasks[t], answers, secret)
     pending.decode_s = time.monotonic() - started
     return pending.collect
 
@@ -241,7 +239,7 @@ def _reply(engine: Engine, batch: Batch, m: int, position: int) -> _Reply:
 
 
 def _start_scoring(
-    sandbox: Sandbox, task: Task, answers: Sequence[Sequence[str]], recheck_key: jax.Array | None
+    sandbox: Sandbox, task: Task, answers: Sequence[Sequence[str]], secret: bytes | None
 ) -> _Scoring:
     """Send the answers to a task to the sandbox.
 
@@ -252,7 +250,7 @@ def _start_scoring(
         sandbox: Where the task's code runs.
         task: The task.
         answers: [instances][members] answers.
-        recheck_key: Typed PRNG key that chooses the scores to check; None: check none.
+        secret: Chooses the scores to check, from `recheck_secret`; None: check none.
     """
     instances = list(task.instructions)
     items = list(
@@ -261,7 +259,7 @@ def _start_scoring(
         )
     )
     submissions = [(task.instances[instances[i]], answer) for i, answer in items]
-    rechecked = choose_rechecked(recheck_key, task.id, items) if recheck_key is not None else []
+    rechecked = choose_rechecked(secret, task.id, items) if secret is not None else []
     return items, sandbox.score(task.draft.source, submissions, rechecked=rechecked)
 
 

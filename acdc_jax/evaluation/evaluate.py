@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import numpy as np
 
 from acdc_jax import multihost
 from acdc_jax.evaluation.decode_and_score import Evaluator, NumberOf, answer_tasks, instance_counts
-from acdc_jax.evaluation.rescore import score_again
+from acdc_jax.evaluation.rescore import recheck_secret, score_again
 from acdc_jax.evaluation.responses import Evaluation, Response
 from acdc_jax.inference.device_groups import DeviceGroup
 from acdc_jax.inference.engine import Engine
@@ -78,8 +79,7 @@ def evaluate_members(
         all members in the first process, of its own members in the others. Seconds are those of the
         slowest group.
     """
-    if recheck_key is None:
-        recheck_key = jax.random.key(0)
+    secret = recheck_secret(jax.random.key(0) if recheck_key is None else recheck_key)
 
     def evaluate_share(group: DeviceGroup) -> list[Evaluation]:
         """Evaluate the members of one group; wait for scores after the last response."""
@@ -104,7 +104,7 @@ def evaluate_members(
                     key=key,
                     number_of=number_of,
                     log_probs=log_probs,
-                    recheck_key=recheck_key,
+                    secret=secret,
                 )
             )
             del placed
@@ -154,11 +154,7 @@ def _merge(
         seconds = max(seconds, tuple(remote_seconds), key=sum)
         for task in remote_distrusted:
             sandbox.distrust(sources[task])
-    packed = {
-        member: [dataclasses.astuple(response) for response in of_member]
-        for member, of_member in responses.items()
-        if of_member
-    }
+    packed = {member: list(map(_fields, rows)) for member, rows in responses.items() if rows}
     for remote in multihost.gather(packed):
         responses |= {
             member: [Response(*fields) for fields in rows] for member, rows in remote.items()
@@ -176,6 +172,10 @@ def _merge(
         *seconds,
         non_finite=tuple(member for member in members if member in non_finite),
     )
+
+
+def _fields(response: Response) -> list[Any]:
+    return list(vars(response).values())
 
 
 def _drop_scores(evaluation: Evaluation, tasks: Sequence[Task]) -> Evaluation:

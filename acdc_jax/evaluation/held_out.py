@@ -123,17 +123,10 @@ def measured_tasks(sets: MeasuredSets) -> list[Task]:
     return [task for of_set in sets.values() for task in of_set]
 
 
-def measure_forces(evaluator: Evaluator, run: FinishedRun, tasks: Sequence[Task]) -> Solved:
-    """Evaluate the task forces of a run, and those of its earlier generations.
-
-    Args:
-        evaluator: Where and how members answer.
-        run: The run.
-        tasks: Of all sets.
-    """
+def table_members(run: FinishedRun) -> list[str]:
+    """Return the members of a run's task forces, and of those of its earlier generations."""
     best, forces, trace = _choose(run)
-    models = sorted({best}.union(*forces.values(), *trace.values()))
-    return solve(evaluator, models, run.params_of, tasks)
+    return sorted({best}.union(*forces.values(), *trace.values()))
 
 
 def set_tables(
@@ -144,7 +137,7 @@ def set_tables(
     Args:
         run: The run.
         sets: The sets.
-        solved: From `measure_forces`, on the tasks of all sets.
+        solved: What at least `table_members` solve, of the tasks of all sets.
         baselines: Further collectives, measured on the same tasks.
 
     Returns:

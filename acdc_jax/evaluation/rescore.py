@@ -26,18 +26,23 @@ def score_of(outcome: Outcome) -> float | None:
     return None if outcome.status == "infrastructure" else outcome.score or 0.0
 
 
-def choose_rechecked(key: jax.Array, task: str, answers: Sequence[tuple[int, str]]) -> list[int]:
+def recheck_secret(key: jax.Array) -> bytes:
+    """Return a typed PRNG key as bytes, which are read once: each read waits for the devices."""
+    return np.asarray(jax.random.key_data(key)).tobytes()
+
+
+def choose_rechecked(secret: bytes, task: str, answers: Sequence[tuple[int, str]]) -> list[int]:
     """Return the positions of answers to score once more, alone.
 
     Whether an answer is chosen depends on nothing but the key, the task and itself. So the choice
     is the same for any number of processes and device groups.
 
     Args:
-        key: Typed PRNG key.
+        secret: From `recheck_secret`.
         task: Id of the task.
         answers: (position of an instance in the task, answer).
     """
-    chosen, secret = [], np.asarray(jax.random.key_data(key)).tobytes()
+    chosen = []
     for position, (instance, answer) in enumerate(answers):
         data = f"{task} {instance} {answer}".encode("utf-8", "surrogatepass")
         draw = int.from_bytes(hashlib.blake2b(data, digest_size=8, key=secret).digest(), "big")

@@ -1,8 +1,7 @@
 """What a finished run achieved: its global skill matrix, and its table of each held-out set."""
 
 import itertools
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from acdc_jax.evaluation.global_skills import batches, complete_skills
 from acdc_jax.evaluation.held_out import (
     FinishedRun,
     MeasuredSets,
-    measure_forces,
     measured_tasks,
     set_tables,
+    solve,
+    table_members,
 )
 from acdc_jax.evolution import skills as skill_matrix
 from acdc_jax.evolution.skills import SkillMatrix
@@ -33,25 +33,36 @@ Advance = Callable[[int, int], None]  # (steps done, of all steps)
 
 
 def complete_global_skills(
-    context: RunContext, skills: SkillMatrix, tasks: Mapping[str, Task], advance: Callable[[], None]
+    context: RunContext,
+    skills: SkillMatrix,
+    members: Sequence[str],
+    tasks: Mapping[str, Task],
+    advance: Callable[[], None],
 ) -> SkillMatrix:
     """Evaluate the missing entries of a run's global skill matrix; save it as it grows.
 
     Args:
         context: The run.
         skills: From `run_reader.known_skills`.
+        members: Whose entries to evaluate.
         tasks: Task id → task, for all tasks of the matrix.
         advance: Called after each batch of members.
     """
-    return complete_skills(
+
+    def save(rows: SkillMatrix) -> None:
+        known = skill_matrix.join(skills, rows)
+        run_directory.save_skills(Path(context.config.run.run_dir), known)
+
+    rows = complete_skills(
         context.evaluator,
-        skills,
+        skill_matrix.take(skills, members, skills.tasks),
         context.store.get,
         tasks,
-        save=partial(run_directory.save_skills, Path(context.config.run.run_dir)),
+        save=save,
         prefetch=context.store.prefetch,
         advance=advance,
     )
+    return skill_matrix.join(skills, rows)
 
 
 def complete_seed_skills(
@@ -110,7 +121,7 @@ def complete_run_skills(run_dir: Path, console: Console) -> None:
         def step() -> None:
             context.progress("global skill matrix", next(counter), steps)
 
-        complete_global_skills(context, skills, run.tasks, step)
+        complete_global_skills(context, skills, skills.members, run.tasks, step)
         complete_seed_skills(context, run.pool_tasks, step)
 
 
@@ -123,7 +134,9 @@ def measure(
     *,
     baselines: bool,
 ) -> dict[str, Any]:
-    """Complete the skill matrices, choose task forces, and measure them.
+    """Complete the skills of the final archive and the seeds, choose task forces, and measure them.
+
+    Other members that are on disk can be in no task force of the table.
 
     Args:
         context: The run.
@@ -142,15 +155,16 @@ def measure(
     names = sorted(answered)
     partial_skills = run_reader.known_skills(run_dir, manifest, names)
     own_skills = run_reader.known_seed_skills(run_dir, list(context.own), names)
-    steps = batches(evaluator, len(skill_matrix.incomplete(partial_skills))) + 1
-    if baselines:
-        steps += len(skill_matrix.incomplete(own_skills)) + baseline.STEPS
+    members = list(dict.fromkeys([*state.archive, *context.seeds]))
+    incomplete = skill_matrix.incomplete(skill_matrix.take(partial_skills, members, names))
+    steps = batches(evaluator, len(incomplete))
+    steps += len(skill_matrix.incomplete(own_skills)) + baseline.STEPS if baselines else 1
     counter = itertools.count(1)
 
     def step() -> None:
         advance(next(counter), steps)
 
-    skills = complete_global_skills(context, partial_skills, state.library.tasks, step)
+    skills = complete_global_skills(context, partial_skills, members, state.library.tasks, step)
     generations = {*manifest.kept, state.generation}
     run = FinishedRun(
         skills,
@@ -160,9 +174,9 @@ def measure(
         context.store.get,
     )
     tasks = measured_tasks(sets)
-    solved = measure_forces(evaluator, run, tasks)
-    step()
     if not baselines:
+        solved = solve(evaluator, table_members(run), run.params_of, tasks)
+        step()
         results = set_tables(run, sets, solved)
     else:
         options = baseline.Baselines(
@@ -173,7 +187,7 @@ def measure(
             {seed: context.own_evaluator(seed) for seed in context.own},
             complete_seed_skills(context, answered, step),
         )
-        collectives = baseline.measure_baselines(evaluator, run, tasks, options, solved, step)
+        solved, collectives = baseline.measure_baselines(evaluator, run, tasks, options, step)
         results = set_tables(run, sets, solved, collectives)
         results["own_configurations"] = {
             seed: list(engine.differences) for seed, engine in context.own.items()

@@ -22,6 +22,7 @@ its own answer. A longer one has none; neither has one that speaks of an answer 
 count: half a number is never submitted. Without another declaration, there is no answer.
 """
 
+import functools
 import json
 import re
 import textwrap
@@ -73,6 +74,7 @@ _SELF_DECLARED = re.compile(
 )
 
 
+@functools.lru_cache(maxsize=10_000)  # members often give the same response
 def extract_answer(response: str, *, truncated: bool = False) -> str:
     """Return the answer that a response declares, stripped; "" if it has none.
 

@@ -13,7 +13,7 @@ import pytest
 from acdc_jax.evaluation import decode_and_score, evaluate
 from acdc_jax.evaluation.decode_and_score import Evaluator, answer_tasks
 from acdc_jax.evaluation.evaluate import evaluate_members
-from acdc_jax.evaluation.rescore import choose_rechecked
+from acdc_jax.evaluation.rescore import choose_rechecked, recheck_secret
 from acdc_jax.evaluation.responses import Evaluation, Response
 from acdc_jax.evaluation.truncation import warn_of_truncation
 from acdc_jax.inference.continuous_batching import Batch
@@ -380,12 +380,15 @@ def test_members_whose_logits_are_not_finite_are_named(
 
 def test_three_per_cent_of_scores_are_checked_and_the_key_says_which() -> None:
     answers = [(i % 8, f"answer {i}") for i in range(5_000)]
-    chosen = choose_rechecked(jax.random.key(1), "t00001", answers)
+    chosen = choose_rechecked(recheck_secret(jax.random.key(1)), "t00001", answers)
     assert 100 < len(chosen) < 200
-    assert chosen != choose_rechecked(jax.random.key(2), "t00001", answers)
-    assert chosen != choose_rechecked(jax.random.key(1), "t00002", answers)
+    assert chosen != choose_rechecked(recheck_secret(jax.random.key(2)), "t00001", answers)
+    assert chosen != choose_rechecked(recheck_secret(jax.random.key(1)), "t00002", answers)
     # The same answers, dealt to two processes.
-    parts = [choose_rechecked(jax.random.key(1), "t00001", answers[p::2]) for p in range(2)]
+    parts = [
+        choose_rechecked(recheck_secret(jax.random.key(1)), "t00001", answers[p::2])
+        for p in range(2)
+    ]
     assert sorted(2 * i + p for p in range(2) for i in parts[p]) == chosen
 
 

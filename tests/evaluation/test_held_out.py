@@ -17,10 +17,10 @@ from acdc_jax.evaluation.held_out import (
     FinishedRun,
     MeasuredSets,
     mean_row,
-    measure_forces,
     measured_tasks,
     set_tables,
     solve,
+    table_members,
 )
 from acdc_jax.evaluation.responses import Evaluation
 from acdc_jax.evaluation.task_force import spread_samples
@@ -97,10 +97,12 @@ def test_tasks_with_different_numbers_of_instances() -> None:
 def test_rows_of_a_small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     """A force is listed once, and a random collective's best member is the fittest on the pool."""
     scores = {"m0": 0, "m1": 1, "m2": 0}  # on held-out tasks; all others 0
+    passes: list[tuple[list[str], bool]] = []
 
     def evaluate_members(
         evaluator: Any, members: Any, weights: Any, tasks: Any, **options: Any
     ) -> Evaluation:
+        passes.append((list(members), bool(options.get("keys"))))
         values = np.asarray([[[scores.get(member, 0)]] for member in members], np.float64)
         return Evaluation(tuple(members), ("x",), values, np.array([1]), ())
 
@@ -109,7 +111,7 @@ def test_rows_of_a_small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     skills = SkillMatrix(tuple(scores), ("t0", "t1"), np.array([[0, 0], [1, 1], [1, 0]], np.int8))
     run = FinishedRun(skills, ["m0"], list(scores), {0: skills}, _no_weights)
     sets = {None: [_task(1)]}
-    solved = measure_forces(_evaluator(), run, sets[None])
+    solved = solve(_evaluator(), table_members(run), _no_weights, sets[None])
     results = set_tables(run, sets, solved)
     (table,) = results["sets"]
     assert [(entry["collective"], entry["n"]) for entry in table["rows"]] == [("evolved", 3)]
@@ -119,8 +121,9 @@ def test_rows_of_a_small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
 
     options = Baselines([], [], Sampling(0.7), prng_seed=0)
     steps: list[None] = []
-    collectives = measure_baselines(
-        _evaluator(), run, [_task(1)], options, solved, lambda: steps.append(None)
+    passes.clear()
+    solved, collectives = measure_baselines(
+        _evaluator(), run, [_task(1)], options, lambda: steps.append(None)
     )
     (whole,) = set_tables(run, sets, solved, collectives)["sets"]
     assert whole["rows"][:1] == table["rows"]
@@ -135,6 +138,10 @@ def test_rows_of_a_small_archive(monkeypatch: pytest.MonkeyPatch) -> None:
         ("random_members", 3, 1),
     ]
     assert len(steps) == baselines.STEPS
+    # The scales of the merge on the pool; then everybody once, and all samples.
+    scales, (greedy, sampled), samples = passes
+    assert [scales[1], sampled, samples[1]] == [False, False, True]
+    assert sorted(greedy) == ["m0", "m1", "m2", scales[0][0]]
 
 
 _SEEDS = ["s0", "s1", "s2"]
@@ -169,7 +176,7 @@ def test_seeds_as_baselines_answer_with_their_own_configuration(
     options = Baselines([{}], [], Sampling(0.7), 0, {"s2": alone}, own_skills)
     rows = {
         (row.collective, row.n): row
-        for collective in measure_baselines(members, run, [_task(1)], options, {})
+        for collective in measure_baselines(members, run, [_task(1)], options)[1]
         for row in [mean_row(collective, np.array([0]))]
     }
     assert rows["all_seeds", 3].coverage == 1
@@ -220,11 +227,11 @@ def test_all_rows_are_over_the_same_tasks(monkeypatch: pytest.MonkeyPatch) -> No
     skills = SkillMatrix(("s0", "m1"), ("t0", "t1"), np.array([[1, 0], [0, 1]], np.int8))
     run = FinishedRun(skills, ["s0"], ["s0", "m1"], {0: skills}, _no_weights)
     tasks = [_task(1)] * 4
-    solved = measure_forces(_evaluator(), run, tasks)
+    solved = solve(_evaluator(), table_members(run), _no_weights, tasks)
     (table,) = set_tables(run, {"exam": tasks}, solved)["sets"]
     assert (table["name"], table["missing_tasks"]) == ("exam", 1)
-    collectives = measure_baselines(
-        _evaluator(), run, tasks, Baselines([], [], Sampling(0.7), 0), solved
+    solved, collectives = measure_baselines(
+        _evaluator(), run, tasks, Baselines([], [], Sampling(0.7), 0)
     )
     (table,) = set_tables(run, {"exam": tasks}, solved, collectives)["sets"]
     assert (table["tasks"], table["missing_tasks"]) == (2, 2)
@@ -249,7 +256,7 @@ def test_each_set_has_its_own_table(monkeypatch: pytest.MonkeyPatch) -> None:
     skills = SkillMatrix(("m0", "m1"), ("t0", "t1"), np.array([[1, 0], [0, 1]], np.int8))
     run = FinishedRun(skills, ["m0"], ["m0", "m1"], {0: skills}, _no_weights)
     sets: MeasuredSets = {"few": [_task(1)] * 2, "many": [_task(1), _task(2), _task(2)]}
-    solved = measure_forces(_evaluator(), run, measured_tasks(sets))
+    solved = solve(_evaluator(), table_members(run), _no_weights, measured_tasks(sets))
     assert asked == [5, 5]  # once, and once more for m0, of which scores are missing
     few, many = set_tables(run, sets, solved)["sets"]
     assert (few["name"], few["tasks"], few["missing_tasks"]) == ("few", 2, 0)
