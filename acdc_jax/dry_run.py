@@ -99,8 +99,8 @@ def dry_run(config: Config) -> Mapping[str, str]:
     resumed = f" (of {config.run.generations}; the others are committed)" if generation > 0 else ""
     lines["work"] = (
         f"{work.evolution:,} responses in {left} generations{resumed}, up to "
-        f"{work.afterwards:,} afterwards of the final archive and the seeds to tasks that they have "
-        f"not met; {work.drafts:,} drafts"
+        f"{work.afterwards:,} afterwards, of the last archive and the seeds to tasks that they "
+        f"have not met; {work.drafts:,} drafts"
     )
     lines["time"] = _time(plan, work)
     return lines
