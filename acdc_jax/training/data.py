@@ -1,9 +1,9 @@
 """What each expert is trained on, as packed rows, after all checks."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.models import tokenizer as tokenizers
@@ -53,8 +53,8 @@ def load_data(
     config: ModelConfig,
     template: str | None,
     length: int,
-) -> list[ExpertData]:
-    """Read or draw the conversations of every expert, and encode and pack them.
+) -> Iterator[ExpertData]:
+    """Yield what each expert is trained on: read or drawn, encoded and packed.
 
     Args:
         options: What each is trained on.
@@ -73,7 +73,9 @@ def load_data(
     tokenizer.chat_template = template or tokenizer.chat_template
     stop_tokens = tokenizers.stop_tokens(folder, tokenizer)
 
-    def pack_expert(name: str, about: str, conversations: Sequence[Sequence[Message]]) -> Any:
+    def pack_expert(
+        name: str, about: str, conversations: Sequence[Sequence[Message]]
+    ) -> ExpertData:
         try:
             examples, too_long = encode_conversations(
                 conversations,
@@ -94,10 +96,15 @@ def load_data(
         return ExpertData(name, about, rows, len(conversations), too_long)
 
     split = split_families(options.gym_families, prng_seed)
-    return [
-        pack_expert(*_conversations(source, options, split))
-        for source in options.sources() or _dealt(options, split)
-    ]
+    sources = options.sources() or _dealt(options, split)
+    # Files first: faults in them are told at once, while drawing questions takes a minute.
+    files = {source: read_conversations(Path(source.file)) for source in sources if source.file}
+    for source in sources:
+        if source in files:
+            about = f"the conversations of {Path(source.file).name}"
+            yield pack_expert(source.name, about, files[source])
+        else:
+            yield pack_expert(source.name, *_draw(source, options, split))
 
 
 def _dealt(options: ExpertOptions, split: Split) -> list[Source]:
@@ -112,19 +119,15 @@ def _dealt(options: ExpertOptions, split: Split) -> list[Source]:
     ]
 
 
-def _conversations(
+def _draw(
     source: Source, options: ExpertOptions, split: Split
-) -> tuple[str, str, Sequence[Sequence[Message]]]:
-    """Return an expert's name, its data in words, and its conversations."""
-    if source.file:
-        path = Path(source.file)
-        return source.name, f"the conversations of {path.name}", read_conversations(path)
+) -> tuple[str, Sequence[Sequence[Message]]]:
+    """Return an expert's data in words, and its conversations, of reasoning-gym."""
     families = [family for family in choose_families(source.families) if family in split.pool]
     if not families:
         raise ConfigError(
             f"--experts: {source.name}: all its families are held out with --seed="
             f"{split.prng_seed}; name more of them"
         )
-    names = ", ".join(family.name for family in families)
-    about = f"questions of reasoning-gym: {names}"
-    return source.name, about, draw_conversations(families, split, options.questions)
+    about = f"questions of reasoning-gym: {', '.join(family.name for family in families)}"
+    return about, draw_conversations(families, split, options.questions)

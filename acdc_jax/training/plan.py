@@ -95,10 +95,11 @@ def plan_experts(
     config = dataclasses.replace(config, dtype=experts.dtype or config.dtype)
     if training.lora_rank is not None and not training.merge_adapters:
         check_adapter_base(base)
-    data = load_data(experts, training.seed, base, config, template, training.length)
-    orders = {expert.name: _order(expert, training) for expert in data}
-    for expert in data:
+    data = []
+    for expert in load_data(experts, training.seed, base, config, template, training.length):
         tell(_describe(expert, training))
+        data.append(expert)
+    orders = {expert.name: _order(expert, training) for expert in data}
     check_data(out, data)
     rooms = (find_room(expert.examples, orders[expert.name]) for expert in data)
     room = Room(*map(max, zip(*rooms, strict=True)))

@@ -13,7 +13,9 @@ import pytest
 from acdc_jax.errors import AcdcError, ConfigError
 from acdc_jax.models import hf
 from acdc_jax.models.model_card import bases_of
+from acdc_jax.tasks.gym.split import split_families
 from acdc_jax.training import experts as module
+from acdc_jax.training.data import ExpertData, load_data
 from acdc_jax.training.experts import train_experts
 from acdc_jax.training.options import ExpertOptions, TrainOptions
 from acdc_jax.training.plan import ExpertsPlan, plan_experts
@@ -258,6 +260,32 @@ def test_what_is_refused_before_weights_are_read(
     assert "not empty" in error(change(good, out=str(occupied)))
     (tmp_path / "file").touch()
     assert "is a file" in error(change(good, out=str(tmp_path / "file")))
+
+
+def test_questions_of_reasoning_gym(base: Checkpoint) -> None:
+    """Experts learn families of the run's side only; without names, the categories are dealt."""
+    pytest.importorskip("reasoning_gym", reason="needs the extra gym")
+    split = split_families(("arithmetic",), 0)
+    config = hf.read_config(base.folder)
+
+    def load(names: str, experts: int = 1) -> list[ExpertData]:
+        chosen = ExpertOptions(
+            experts=tuple(names.split(",")) if names else (),
+            gym_experts=experts,
+            gym_families=("arithmetic",),
+            questions=3,
+            system_prompt=None,
+        )
+        return list(load_data(chosen, 0, base.folder, config, None, 512))
+
+    inside = [family.name for family in split.pool[:2]]
+    (expert,) = load(f"a=gym:{','.join(inside)},{split.held_out[0].name}")
+    assert expert.about == f"questions of reasoning-gym: {', '.join(inside)}"
+    assert 3 <= expert.conversations <= 6
+    with pytest.raises(ConfigError, match="a: all its families are held out with --seed=0"):
+        load(f"a=gym:{split.held_out[0].name}")
+    with pytest.raises(ConfigError, match="--gym_experts=2: "):
+        load("", experts=2)
 
 
 def test_changed_data_is_noticed(
