@@ -182,7 +182,8 @@ def tell_strategy(
 def adapt_tasks(generation: Generation, state: State, key: jax.Array) -> State:
     """Adapt the tasks to what the archive solves, and evaluate it on the new ones (§3.3)."""
     library, pool = generation.adapt_pool(state, key)
-    new_tasks = [library.tasks[task] for task in pool.active if task not in state.skills.tasks]
-    skills, _ = generation.evaluate(generation.stored(state.archive), new_tasks)
+    tasks = [library.tasks[task] for task in pool.active]
+    new_tasks = [task for task in tasks if task.id not in state.skills.tasks]
+    skills, _ = generation.evaluate(generation.stored(state.archive), new_tasks, tasks)
     skills = skill_matrix.take(skill_matrix.join(state.skills, skills), state.archive, pool.active)
     return replace(state, pool=pool, library=library, skills=skills)

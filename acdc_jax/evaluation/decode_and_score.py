@@ -54,6 +54,13 @@ class Evaluator:
         """Number of members that all processes decode at the same time."""
         return self.groups.count * self.engine.population
 
+    def with_room_for(self, tasks: Sequence[Task]) -> "Evaluator":
+        """Return an evaluator that is compiled once for these tasks and for parts of them."""
+        texts = (text for task in tasks for text in task.instructions.values())
+        longest = max((len(self.engine.encode(text)) for text in texts), default=0)
+        engine = dataclasses.replace(self.engine, longest_prompt=longest)
+        return dataclasses.replace(self, engine=engine)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Reply:
@@ -204,6 +211,8 @@ def _decode(
         stopped=engine.stopped,
         log_probs=log_probs,
         numbers=numbers,
+        least_prompts=engine.batch_size,
+        least_length=engine.longest_prompt,
     )
     limits = [engine.longest(text) for text in instructions] if engine.longest else None
     return generate_tokens(

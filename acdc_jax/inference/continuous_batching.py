@@ -76,6 +76,9 @@ class GenerateOptions:
             string. Called every few tokens.
         log_probs: Whether to return log-probabilities.
         numbers: A number for each prompt, below 2³¹, from which its draws follow; None: its index.
+        least_prompts: Shapes are chosen as for at least so many prompts, where padding takes less
+            time than compiling for others. So later calls find what the first one compiled.
+        least_length: Likewise, tokens of the longest prompt.
         kernels: Which kernels may run; None: all that the devices support.
     """
 
@@ -88,6 +91,8 @@ class GenerateOptions:
     stopped: Callable[[tuple[int, ...]], bool] | None = None
     log_probs: bool = False
     numbers: Sequence[int] | None = None
+    least_prompts: int = 0
+    least_length: int = 0
     kernels: Kernels | None = None
 
 
@@ -214,13 +219,16 @@ def _plan(request: _Request) -> _Plan:
     )
     parameters = request.members * parameter_count(config)
     coarse = parameters <= _FEW_PARAMETERS and jax.default_backend() != "cpu"
-    longest = bucket(max(map(len, prompts)) - prefix, coarse=coarse)
+    count, longest = len(prompts), max(map(len, prompts))
+    if coarse:
+        count, longest = max(count, options.least_prompts), max(longest, options.least_length)
+    longest = bucket(longest - prefix, coarse=coarse)
     length = prefix + longest + max(request.limits)
     multiple = BLOCK if length > 4 * BLOCK else 8  # the attention kernel reads blocks
     length = -(-length // multiple) * multiple
     slots = fitting_slots(
         config,
-        halve(options.batch_size, len(prompts)),
+        halve(options.batch_size, count),
         length,
         request.members,
         weights.sharding.addressable_devices,

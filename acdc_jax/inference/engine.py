@@ -23,6 +23,7 @@ class Engine:
         prefix: Number of tokens that all prompts begin with, such as those of the system prompt.
             They are prefilled once per call.
         stopped: Whether response tokens contain a stop string; None if there are no stop strings.
+        longest_prompt: Tokens of the longest prompt to expect; see `GenerateOptions.least_length`.
         longest: Instructions → longest response to them; None for `max_new_tokens` everywhere.
     """
 
@@ -36,4 +37,5 @@ class Engine:
     population: int = 1
     prefix: int = 0
     stopped: Callable[[tuple[int, ...]], bool] | None = None
+    longest_prompt: int = 0
     longest: Callable[[str], int] | None = None

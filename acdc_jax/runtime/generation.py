@@ -222,9 +222,14 @@ class Generation:
         return StoredMembers(self._context.store, names)
 
     def evaluate(
-        self, members: Members, tasks: Sequence[Task]
+        self, members: Members, tasks: Sequence[Task], pool: Sequence[Task] = ()
     ) -> tuple[SkillMatrix, Sequence[Response]]:
         """Let members answer tasks greedily, and score the answers in the sandbox.
+
+        Args:
+            members: The members.
+            tasks: The tasks.
+            pool: The active tasks, if `tasks` are only some of them.
 
         Returns:
             Skills of all members, except children with weights or logits that are not finite.
@@ -237,7 +242,7 @@ class Generation:
             return skill_matrix.EMPTY, ()
         with jax.profiler.TraceAnnotation("evaluate"):
             evaluation = evaluate_members(
-                self._context.evaluator,
+                self._context.evaluator.with_room_for(pool or tasks),
                 members.names,
                 members.weights,
                 tasks,
@@ -350,7 +355,7 @@ class Generation:
         members = skill_matrix.incomplete(state.skills)
         rows = skill_matrix.take(state.skills, members, state.skills.tasks)
         tasks = [state.library.tasks[name] for name in skill_matrix.incomplete_tasks(rows)]
-        skills, _ = self.evaluate(self.stored(members), tasks)
+        skills, _ = self.evaluate(self.stored(members), tasks, state.active_tasks)
         skills = skill_matrix.join(state.skills, skills)
         skills = skill_matrix.take(skills, state.archive, state.skills.tasks)
         return dataclasses.replace(state, skills=skills)

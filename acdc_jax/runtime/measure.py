@@ -9,6 +9,7 @@ from rich.console import Console
 
 from acdc_jax import multihost
 from acdc_jax.evaluation import baselines as baseline
+from acdc_jax.evaluation.decode_and_score import Evaluator
 from acdc_jax.evaluation.global_skills import batches, complete_skills
 from acdc_jax.evaluation.held_out import (
     FinishedRun,
@@ -34,6 +35,7 @@ Advance = Callable[[int, int], None]  # (steps done, of all steps)
 
 def complete_global_skills(
     context: RunContext,
+    evaluator: Evaluator,
     skills: SkillMatrix,
     members: Sequence[str],
     tasks: Mapping[str, Task],
@@ -43,6 +45,7 @@ def complete_global_skills(
 
     Args:
         context: The run.
+        evaluator: Where and how members answer.
         skills: From `run_reader.known_skills`.
         members: Whose entries to evaluate.
         tasks: Task id → task, for all tasks of the matrix.
@@ -54,7 +57,7 @@ def complete_global_skills(
         run_directory.save_skills(Path(context.config.run.run_dir), known)
 
     rows = complete_skills(
-        context.evaluator,
+        evaluator,
         skill_matrix.take(skills, members, skills.tasks),
         context.store.get,
         tasks,
@@ -121,7 +124,8 @@ def complete_run_skills(run_dir: Path, console: Console) -> None:
         def step() -> None:
             context.progress("global skill matrix", next(counter), steps)
 
-        complete_global_skills(context, skills, skills.members, run.tasks, step)
+        evaluator = context.evaluator.with_room_for(list(run.tasks.values()))
+        complete_global_skills(context, evaluator, skills, skills.members, run.tasks, step)
         complete_seed_skills(context, run.pool_tasks, step)
 
 
@@ -150,7 +154,9 @@ def measure(
         JSON-ready `sets` and `task_force`; see `set_tables`. With baselines also
         `own_configurations`, the differences of seeds from members by seed.
     """
-    run_dir, evaluator = Path(context.config.run.run_dir), context.evaluator
+    run_dir, tasks = Path(context.config.run.run_dir), measured_tasks(sets)
+    # All passes have one shape, and it is the evolution's if no held-out prompt is longer.
+    evaluator = context.evaluator.with_room_for([*state.active_tasks, *tasks])
     answered = pool_tasks(state.library.tasks, context.config.tasks)
     names = sorted(answered)
     partial_skills = run_reader.known_skills(run_dir, manifest, names)
@@ -164,7 +170,9 @@ def measure(
     def step() -> None:
         advance(next(counter), steps)
 
-    skills = complete_global_skills(context, partial_skills, members, state.library.tasks, step)
+    skills = complete_global_skills(
+        context, evaluator, partial_skills, members, state.library.tasks, step
+    )
     generations = {*manifest.kept, state.generation}
     run = FinishedRun(
         skills,
@@ -173,7 +181,6 @@ def measure(
         {g: run_reader.read_archive(run_dir, g) for g in generations},
         context.store.get,
     )
-    tasks = measured_tasks(sets)
     if not baselines:
         solved = solve(evaluator, table_members(run), run.params_of, tasks)
         step()

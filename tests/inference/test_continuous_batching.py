@@ -347,6 +347,24 @@ def test_memory_is_that_of_the_members_devices(monkeypatch: pytest.MonkeyPatch) 
     assert asked == {there}
 
 
+def test_shapes_of_later_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few short prompts have the shapes of many long ones, where compiling takes longer."""
+
+    def shapes(prompts: list[list[int]], **room: int) -> tuple[int, int]:
+        options = GenerateOptions((), 0, 16, kernels=XLA_ONLY, **room)
+        limits = [NEW] * len(prompts)
+        request = continuous_batching._Request(
+            CONFIG, WEIGHTS, prompts, limits, jax.random.key(0), options
+        )
+        plan = continuous_batching._plan(request)
+        return plan.slots, plan.length
+
+    long, short, room = [[1] * 99] * 20, [[1] * 3], {"least_prompts": 20, "least_length": 99}
+    assert shapes(short, **room) == shapes(short) < shapes(long)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert shapes(short, **room) == shapes(long) == shapes(long, **room) > shapes(short)
+
+
 def test_choose_population(monkeypatch: pytest.MonkeyPatch) -> None:
     """All children where they fit into half of the devices, else one by one; so do large ones."""
     one = memory.weight_bytes(CONFIG) + 4096 * memory.token_bytes(CONFIG)

@@ -85,7 +85,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[[Judge], Generation]:
             config=config,
             operators=None,
             store={*_ARCHIVE, *_CHILDREN},
-            evaluator=SimpleNamespace(groups=groups),
+            evaluator=SimpleNamespace(groups=groups, with_room_for=lambda tasks: None),
         )
         return Generation(context, 1)
 
