@@ -338,7 +338,9 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'fly'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "seeds", "compare", "evaluate", "report", "export"])
+@pytest.mark.parametrize(
+    "command", ["run", "experts", "seeds", "compare", "evaluate", "report", "export"]
+)
 def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"acdc {command}" in capsys.readouterr().out

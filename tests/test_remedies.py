@@ -43,7 +43,8 @@ _EXEMPT = {
     ("tasks/first_pool.py", "initial_tasks"): "says how many drafts are valid; no remedy",
 }
 _MESSAGES = ("print_line", "_log.warning", "_LOG.warning")
-_LIBRARY = ("bench", "evolution/merge", "evaluation/evaluate_models.py")  # names its own arguments
+# Names its own arguments, or flags of a command that starts no run.
+_LIBRARY = ("bench", "evolution/merge", "evaluation/evaluate_models.py", "training")
 
 
 def _texts(node: ast.AST) -> Iterator[str]:
