@@ -9,8 +9,6 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
 from acdc_jax.errors import AcdcError
 
 _log = logging.getLogger(__name__)
@@ -77,59 +75,6 @@ def sequential_transfers() -> Any:
             return priority
 
     return Sequential()
-
-
-def packed_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    lengths: jax.Array,
-    starts: jax.Array,
-    *,
-    scale: float,
-    window: int,
-) -> jax.Array:
-    """Return causal attention within segments of packed rows, by cuDNN; it has a gradient.
-
-    `jax.nn.dot_product_attention` takes segments only as a mask, with which cuDNN computes whole
-    rows, and a gradient of the mask.
-
-    Args:
-        q: [batch, tokens, heads, head_dim], in 16 bits.
-        k: [batch, tokens, kv_heads, head_dim].
-        v: [batch, tokens, kv_heads, head_dim].
-        lengths: [batch, segments] int32, then -1. There are at least two columns.
-        starts: [batch, segments + 1] int32, then -1. The segments cover every row.
-        scale: Factor of the scores.
-        window: Number of tokens that a token attends to, itself included; 0: all before it.
-
-    Returns:
-        [batch, tokens, heads, head_dim].
-
-    Raises:
-        AcdcError: This version of jax does not have it.
-    """
-    try:
-        from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
-    except ImportError as error:
-        version = importlib.metadata.version("jax")
-        raise AcdcError(
-            f"packed attention does not work with jax {version} ({error}); install a version of "
-            "jax that pyproject.toml names"
-        ) from None
-    output: jax.Array = dot_product_attention(
-        q,
-        k,
-        v,
-        q_seqlen=lengths,
-        kv_seqlen=lengths,
-        q_offsets=starts,
-        kv_offsets=starts,
-        scale=scale,
-        mask_type=MaskType.PADDING_CAUSAL,
-        sliding_window_length=window or None,
-    )
-    return output
 
 
 def set_template_clock(template: str, strftime_now: Callable[[str], str]) -> None:

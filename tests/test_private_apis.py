@@ -21,40 +21,6 @@ def test_the_installed_versions_have_them() -> None:
     assert callback.key_priority(None) is TransferPriority.ASYNCHRONOUS_DEPRIORITIZED
 
 
-def test_cudnn_takes_packed_rows_and_has_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as that can be seen without a GPU: the program for one calls both kernels."""
-    import jax
-    import jax.numpy as jnp
-    from jax._src.cudnn import fused_attention_stablehlo as module
-
-    monkeypatch.setattr(module, "check_cudnn_version", lambda: 91200)
-    monkeypatch.setattr(module, "check_compute_capability", lambda capability: True)
-    monkeypatch.setattr(module, "is_cuda_compute_capability_equal", lambda capability: False)
-    q, k, lengths, starts = (
-        jax.ShapeDtypeStruct(shape, dtype)
-        for shape, dtype in (
-            ((2, 128, 6, 64), jnp.bfloat16),
-            ((2, 128, 2, 64), jnp.bfloat16),
-            ((2, 4), jnp.int32),
-            ((2, 5), jnp.int32),
-        )
-    )
-
-    def total(*arrays: jax.Array) -> jax.Array:
-        return private_apis.packed_attention(*arrays, scale=0.1, window=9).sum()
-
-    traced = jax.jit(jax.grad(total, (0, 1, 2))).trace(q, k, k, lengths, starts)
-    program = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert "__cudnn$fmhaSoftmax(" in program
-    assert "__cudnn$fmhaSoftmaxBackward(" in program
-
-
-def test_jax_without_cudnns_attention_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jax._src.cudnn.fused_attention_stablehlo", None)
-    with pytest.raises(AcdcError, match=r"packed attention does not work with jax \d"):
-        private_apis.packed_attention(*[None] * 5, scale=1.0, window=0)  # type: ignore[arg-type]
-
-
 def test_jax_without_its_client_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jax._src.distributed", None)
     monkeypatch.delattr("jax._src.distributed")

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.kernels import packed_attention
 from acdc_jax.models.kernels.options import XLA_ONLY, Kernels
-from acdc_jax.private_apis import packed_attention
 
 _MASKED = -1e30  # finite, so that a row that attends to nothing gives no NaN
 _CUDNN_MULTIPLE, _CUDNN_LARGEST = 8, 128  # head dimensions that cuDNN's attention takes
@@ -30,22 +30,6 @@ class KVCache:
     v: tuple[jax.Array, ...]
 
 
-class Segments(NamedTuple):
-    """Which tokens of a row belong together: no token attends to one of another segment.
-
-    Padding is a segment, too, so that the segments cover every row.
-
-    Attributes:
-        ids: [batch, tokens] int32, one number for each segment of a row.
-        starts: [batch, most segments + 1] int32, the first token of each segment, then -1.
-        lengths: [batch, most segments] int32, the tokens of each segment, then -1.
-    """
-
-    ids: jax.Array
-    starts: jax.Array
-    lengths: jax.Array
-
-
 @dataclass(frozen=True)
 class AttentionMask:
     """Which slots each token attends to.
@@ -55,14 +39,15 @@ class AttentionMask:
         lengths: [batch] int32 if every row has one token, which attends to this many first slots;
             else None.
         causal: Whether tokens and slots are the same, and each attends to all up to itself.
-        segments: The segments of the rows; None: one in each.
+        segments: [batch, tokens] int32, one number for each segment of a row, beyond which no token
+            attends; None: one segment in each.
         window: Number of tokens that a token attends to, itself included; 0: all before it.
     """
 
     mask: jax.Array
     lengths: jax.Array | None = None
     causal: bool = False
-    segments: Segments | None = None
+    segments: jax.Array | None = None
     window: int = 0
 
 
@@ -80,7 +65,7 @@ def attention_masks(
     positions: jax.Array,
     slots: int,
     valid: jax.Array | None,
-    segments: Segments | None = None,
+    segments: jax.Array | None = None,
 ) -> dict[int, AttentionMask]:
     """Return the attention mask of every window.
 
@@ -103,7 +88,7 @@ def attention_masks(
     if valid is not None:
         mask = mask & valid[:, None, :]
     if segments is not None:
-        mask = mask & (segments.ids[:, :, None] == segments.ids[:, None, :])
+        mask = mask & (segments[:, :, None] == segments[:, None, :])
     masks = {}
     for window in windows:
         unlimited = valid is None and segments is None and not 0 < window < slots
@@ -133,7 +118,7 @@ def dot_product_attention(
     softcap: float = 0.0,
     kernels: Kernels = XLA_ONLY,
 ) -> jax.Array:
-    """Return grouped-query attention, through cuDNN if that is on and takes such heads.
+    """Return grouped-query attention, through a kernel if that is on and takes such heads.
 
     Args:
         q: [batch, tokens, heads, head_dim].
@@ -148,15 +133,15 @@ def dot_product_attention(
         [batch, tokens, heads * head_dim], in the dtype of `q`.
     """
     head_dim = q.shape[3]
-    fits = not softcap and head_dim % _CUDNN_MULTIPLE == 0 and head_dim <= _CUDNN_LARGEST
-    packed = mask.segments is not None
-    if not (fits and (kernels.packed_attention if packed else kernels.cudnn_attention)):
-        return xla_attention(q, k, v, mask.mask, scale=scale, softcap=softcap)
     factor = (scale or head_dim) ** -0.5
     if mask.segments is not None:
-        lengths, starts = mask.segments.lengths, mask.segments.starts
-        output = packed_attention(q, k, v, lengths, starts, scale=factor, window=mask.window)
-        return output.reshape(*q.shape[:2], -1)
+        if kernels.packed_attention and not softcap and packed_attention.fits(q, mask.window):
+            output = packed_attention.packed_attention(q, k, v, mask.segments, scale=factor)
+            return output.reshape(*q.shape[:2], -1)
+        return xla_attention(q, k, v, mask.mask, scale=scale, softcap=softcap)
+    fits = not softcap and head_dim % _CUDNN_MULTIPLE == 0 and head_dim <= _CUDNN_LARGEST
+    if not (kernels.cudnn_attention and fits):
+        return xla_attention(q, k, v, mask.mask, scale=scale, softcap=softcap)
     masking: dict[str, jax.Array] = {}
     if mask.lengths is not None:  # the kernel stops reading a row at its end
         masking["key_value_seq_lengths"] = mask.lengths

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from acdc_jax.models.attention import AttentionMask, KVCache, Segments, attention_masks
+from acdc_jax.models.attention import AttentionMask, KVCache, attention_masks
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.kernels.head_sharding import HeadSharding
 from acdc_jax.models.kernels.options import XLA_ONLY, Kernels
@@ -94,7 +94,7 @@ class Transformer(nnx.Module):  # type: ignore[misc]
         self,
         x: jax.Array,
         positions: jax.Array,
-        segments: Segments | None,
+        segments: jax.Array | None,
         kernels: Kernels,
         recompute: bool,
     ) -> jax.Array:
@@ -280,7 +280,7 @@ def hidden_states(
     embedded: jax.Array,
     positions: jax.Array,
     *,
-    segments: Segments | None = None,
+    segments: jax.Array | None = None,
     low_rank: LowRank = MappingProxyType({}),
     kernels: Kernels = XLA_ONLY,
     recompute: bool = False,
@@ -293,7 +293,7 @@ def hidden_states(
         embedded: [batch, tokens, hidden size], the tokens' rows of the embedding; padding is to the
             right. How they are looked up decides how the embedding's gradient is computed.
         positions: [batch, tokens] int32, from 0 in each segment.
-        segments: What is packed into each row; None: one text.
+        segments: [batch, tokens] int32, one number for each text of a row; None: one text.
         low_rank: Path of a matrix → A and B of its LoRA adapter, see `layers.Linear`; scaled.
         kernels: Which kernels run. Only packed attention has a gradient.
         recompute: Whether a gradient computes each layer again, rather than keep what is inside.

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from acdc_jax.models.attention import Segments
 from acdc_jax.prng import host_rng
 from acdc_jax.training.examples import PackedExamples
 
@@ -21,7 +20,7 @@ class Batch(NamedTuple):
         vocabulary: [distinct tokens] int32, different ids of tokens; those beyond the embedding are
             padding. None: all ids.
         positions: [rows, length] int32.
-        segments: What is packed into each row; None: one text.
+        segments: [rows, length] int32, one number for each text of a row; None: one text.
         before: [answers] int32, the token before each answer token, as an index into all tokens;
             the indices differ, and those beyond all tokens are padding.
         targets: [answers] int32, the ids of the answer tokens, which are to be predicted there.
@@ -31,7 +30,7 @@ class Batch(NamedTuple):
     tokens: jax.Array
     vocabulary: jax.Array | None
     positions: jax.Array
-    segments: Segments | None
+    segments: jax.Array | None
     before: jax.Array
     targets: jax.Array
     counts: jax.Array
@@ -47,12 +46,10 @@ class Room(NamedTuple):
 
     Attributes:
         answers: Answer tokens of a step.
-        segments: Segments of a row, padding included; at least 2.
         vocabulary: Different tokens of a step.
     """
 
     answers: int
-    segments: int
     vocabulary: int
 
 
@@ -65,9 +62,7 @@ def find_room(examples: PackedExamples, orders: np.ndarray) -> Room:
     """
     answers = predicted(examples).sum(1)[orders].sum(1).max()
     vocabulary = max(len(np.unique(examples.tokens[rows])) for rows in orders)
-    return Room(
-        _round_up(int(answers)), max(2, int(examples.segments.max()) + 1), _round_up(vocabulary)
-    )
+    return Room(_round_up(int(answers)), _round_up(vocabulary))
 
 
 def _round_up(size: int) -> int:
@@ -102,29 +97,10 @@ def make_batch(examples: PackedExamples, rows: np.ndarray, room: Room, ids: int)
         tokens.reshape(*rows.shape, -1),
         vocabulary.reshape(*leading, -1),
         examples.positions[rows],
-        find_segments(examples.segments[rows], room.segments),
+        examples.segments[rows],
         *(x.reshape(*leading, room.answers) for x in (before, targets, counts)),
     )
     return Batch(*arrays)
-
-
-def find_segments(ids: np.ndarray, most: int) -> Segments:
-    """Return the segments of rows, as numpy arrays.
-
-    Args:
-        ids: [..., length] int32; neighbours in a segment have the same number.
-        most: Room for segments, at least 2.
-    """
-    flat = ids.reshape(-1, ids.shape[-1])
-    starts = np.full((len(flat), most + 1), -1, np.int32)
-    lengths = np.full((len(flat), most), -1, np.int32)
-    for i, row in enumerate(flat):
-        first = np.flatnonzero(np.diff(row, prepend=-1))
-        starts[i, : len(first)] = first
-        lengths[i, : len(first)] = np.diff(first, append=len(row))
-    shape = ids.shape[:-1]
-    arrays: Any = (ids, starts.reshape(*shape, most + 1), lengths.reshape(*shape, most))
-    return Segments(*arrays)
 
 
 def row_order(key: jax.Array, rows: int) -> Iterator[int]:

@@ -104,7 +104,7 @@ def train_side_by_side(
         )
         return final
 
-    # Manual over all axes if it can be: cuDNN's attention does not run in a program that is partly
+    # Manual over all axes if it can be: packed attention does not run in a program that is partly
     # partitioned by hand, and partly by XLA.
     manual = {"pop"} if mesh.shape.get("model", 1) > 1 else set(mesh.axis_names)
     sharded = jax.shard_map(

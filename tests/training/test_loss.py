@@ -31,7 +31,7 @@ pytestmark = pytest.mark.xdist_group("torch")  # one process imports torch, not 
 LENGTHS = [24, 9, 5, 30, 12]
 CONVERSATIONS = random_conversations(LENGTHS)
 PACKED = in_rows(CONVERSATIONS, [[0, 1, 2], [3], [4]], 40)
-BATCH = make_batch(PACKED, np.arange(3), Room(60, 5, 90), VOCABULARY)
+BATCH = make_batch(PACKED, np.arange(3), Room(60, 90), VOCABULARY)
 
 
 def torch_loss(model: Any) -> Any:

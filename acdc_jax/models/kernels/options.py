@@ -10,7 +10,6 @@ from acdc_jax.models.kernels.head_sharding import HeadSharding
 
 _HOPPER = "9.0"  # compute capability of H100 and H200
 _AMPERE = 8.0  # the oldest GPUs that run the kernels
-_HOPPER_OR_LATER = 9.0  # cuDNN's condition
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,8 @@ class Kernels:
     Attributes:
         cudnn_attention: cuDNN's attention, for prompts and for steps that `decode_attention` does
             not cover.
-        packed_attention: cuDNN's attention within the segments of packed rows, for training; the
-            only kernel with a gradient.
+        packed_attention: Attention within the segments of packed rows, for training; the only
+            kernel with a gradient.
         decode_attention: Rotation, cache update and attention of a decoding step as one kernel.
         residual_norm: Residual sum and norm of a decoding step as one kernel.
         swiglu: Gate, up and activation as one kernel, for prompts on Hopper GPUs.
@@ -59,7 +58,7 @@ def choose_kernels(dtype: Any, heads: HeadSharding | None = None) -> Kernels:
         return Kernels(heads=heads)
     return Kernels(
         cudnn_attention=True,
-        packed_attention=float(capability) >= _HOPPER_OR_LATER,
+        packed_attention=True,
         decode_attention=True,
         residual_norm=True,
         swiglu=capability == _HOPPER,
