@@ -35,6 +35,10 @@ from acdc_jax.tasks.task import CheckedDraft, Draft, Kind, Task
 from acdc_jax.tasks.validate import check_drafts
 
 
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
 def _any(text: str) -> bool:
     return True
 
@@ -74,7 +78,9 @@ def test_our_score_agrees_with_the_package(drafts: dict[str, Draft]) -> None:
         (part,) = draft.metadata["parts"]
         settings = levels.configuration(name, part["levels"])
         right, other = draft.reference["1"], draft.reference["2"]
-        (seed, _) = part["seeds"]
+        (seed, *others), _ = part["seeds"]
+        if others:  # several at once
+            continue
         item = dataset(config(seed=seed, size=1, **settings))
         entry = item[0]
         instance = task_family.get_tasks()["1"]
@@ -115,14 +121,17 @@ def test_levels() -> None:
         assert not list(neighbours(lowest(family), -1, rng))
         assert levels.difficulty(name, first) == 1
         raised = list(neighbours(lowest(family), 1, rng))
-        assert len(raised) == len(first)
+        top = levels.highest_levels(name)
+        attributes = CURRICULA[name]().attributes
+        assert top.keys() == attributes.keys()
+        assert all(level < len(attributes[key].levels) for key, level in top.items())
+        assert len(raised) == sum(level > 0 for level in top.values())
         for idea in raised:
             ((_, at),) = idea
             assert sum(at[key] - first[key] for key in first) == 1
             assert list(neighbours(idea, -1, rng)) == [lowest(family)]
             assert levels.exist(name, at)
             assert levels.configuration(name, at) != levels.configuration(name, first)
-        top = {key: len(a.levels) - 1 for key, a in CURRICULA[name]().attributes.items()}
         assert not list(neighbours((Part(family, top),), 1, rng))
         assert levels.difficulty(name, top) == 5
         assert not levels.exist(name, {key: level + 1 for key, level in top.items()})
@@ -165,23 +174,24 @@ def test_every_prng_seed_splits_in_its_own_way() -> None:
 
 
 def _questions(drafts: list[Draft]) -> set[str]:
-    """Return all texts that are asked, also those that are asked together with another."""
+    """Return all texts that are asked, also those that are asked together with others."""
     texts = set()
     for draft in drafts:
         family = _task_family(draft)
         for instance in family.get_tasks().values():
-            parts = re.split(
-                "First question:\n|\n\nSecond question:\n", family.get_instructions(instance)
-            )
-            assert len(parts) in (1, 3)
-            texts |= set(parts[-2:])
+            asked = family.get_instructions(instance)
+            for text in re.split(r"(?:First|Second) question:\n", asked)[1:] or [asked]:
+                texts |= {part.strip() for part in _SEVERAL.split(text)[1:] or [text]}
     return texts
+
+
+_SEVERAL = re.compile(r"^Question \d:\n", re.MULTILINE)
 
 
 def test_registered_sets_share_no_question() -> None:
     """Also where a family has few questions: they are divided by their text."""
     few = TaskPoolOptions(
-        gym_families=("count_primes", "coin_flip", "simple_geometry", "gcd", "lcm", "chain_sum")
+        gym_families=("count_primes", "coin_flip", "course_schedule", "gcd", "lcm", "chain_sum")
     )
     pool = task_sets.seed_families(3, few)
     scientist = task_sets.scientist(None, 3, few)
@@ -313,6 +323,28 @@ def test_related_once_all_families_are_used() -> None:
         idea = _idea(_propose("easier", context[0], context, seed, few))
         assert len(idea) == 1
         assert not any(idea[0].levels.values())
+
+
+def test_four_questions_at_once() -> None:
+    """Whose answers are not all the same, and must all be right, in order."""
+    draft = write_draft(lowest(FAMILIES["course_schedule"]), "novel", None, 2, _rng(), _any)
+    assert draft.reference is not None
+    answer = draft.reference["1"]
+    assert re.fullmatch("(True|False)(, (True|False)){3}", answer)
+    assert len(set(answer.split(", "))) == 2
+    assert len(_questions([draft])) == 8
+    (part,) = draft.metadata["parts"]
+    dataset, config = DATASETS["course_schedule"]
+    settings = levels.configuration("course_schedule", part["levels"])
+    asked = [dataset(config(seed=seed, size=1, **settings))[0] for seed in part["seeds"][0]]
+    assert ", ".join(item["answer"] for item in asked) == answer
+    assert {item["question"].strip() for item in asked} < _questions([draft])
+    family = _task_family(draft)
+    score = functools.partial(family.score, family.get_tasks()["1"])
+    assert score(answer.lower().replace(" ", "") + ".") == 1
+    assert score(answer.replace("True", "Maybe")) == 0
+    assert score(", ".join(["True"] * 4)) == 0
+    assert score(f"{answer}, True") == score("") == 0
 
 
 def test_two_questions_at_once() -> None:

@@ -1,13 +1,13 @@
 """Which families of reasoning-gym are used, and what each asks for.
 
 A family is here if it has levels, if a short function can tell right answers (see `puzzles.py`),
-and if these are more than a word that anybody can guess. These are left out:
+and if these are more than a word that anybody can guess, or become so as several questions are
+asked at once. These are left out:
 
 - puzzles without a stored solution: `boxnet`, `propositional_logic`, `rubiks_cube`, `rush_hour`
-- answers yes and no: `course_schedule`, `isomorphic_strings`, `ransom_note`, `syllogism`, …
 - formulas, whose comparison takes computer algebra, and ladders of words, which take a dictionary
 - families whose questions are long (`rectangle_count`), slow to make (`figlet_font`, `sokoban`), or
-  depend on Python's hash seed; and `bf`, of whose programs one in 300 never ends
+  depend on Python's hash seed (`ransom_note`); and `bf`, of whose programs one in 300 never ends
 """
 
 import dataclasses
@@ -66,6 +66,7 @@ _FAMILIES = {
         "binary_matrix": "Find the distance of every cell of a grid to the nearest zero.",
         "color_cube_rotation": "Follow the colours of a cube's sides through rotations.",
         "game_of_life": "Compute a board of the Game of Life after some steps.",
+        "game_of_life_halting": "Say whether boards of the Game of Life die out, four times.",
         "kakurasu": "Mark cells of a grid so that rows and columns have weighted sums.",
         "manipulate_matrix": "Rotate, flip and filter a matrix, step by step.",
         "maze": "Count the steps of the shortest way through a maze.",
@@ -80,6 +81,7 @@ _FAMILIES = {
     "logic": {
         "aiw": "Count the siblings, friends or colleagues of a person in a small story.",
         "cryptarithm": "Find the digits that letters of a sum stand for.",
+        "self_reference": "Count the solutions of statements about each other, four times.",
         "zebra_puzzles": "Find out who lives where from a list of clues.",
     },
     "numbers": {
@@ -90,6 +92,7 @@ _FAMILIES = {
         "number_sorting": "Sort numbers.",
     },
     "planning": {
+        "course_schedule": "Say whether courses can be taken in some order, four times.",
         "jugs": "Measure an amount of water by filling, emptying and pouring jugs.",
         "quantum_lock": "Press the fewest buttons that turn a number into another.",
         "shortest_path": "Find a shortest way through a grid with walls.",
@@ -97,6 +100,7 @@ _FAMILIES = {
     },
     "words": {
         "ab": "Rewrite a row of four symbols until no rule applies.",
+        "binary_alternation": "Count the swaps that make binary texts alternate, four times.",
         "caesar_cipher": "Decrypt a text whose letters were shifted.",
         "group_anagrams": "Group words that have the same letters.",
         "letter_counting": "Count a letter in a text.",

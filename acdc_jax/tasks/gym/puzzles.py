@@ -1,8 +1,9 @@
 """How answers are scored: the function, and what it has to know about a question.
 
-Most families have one right answer. Puzzles with many solutions have scores of their own. Those of
-reasoning-gym are not used: some execute the answer, many give points to wrong ones, and a task
-would need the package wherever it is scored.
+Most families have one right answer. Of questions whose answers are easy to guess, such as yes or
+no, several are asked at once, and all answers must be right. Puzzles with many solutions have
+scores of their own. Those of reasoning-gym are not used: some execute the answer, many give points
+to wrong ones, and a task would need the package wherever it is scored.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from acdc_jax.tasks.gym.scorers.cryptarithm import cryptarithm
 from acdc_jax.tasks.gym.scorers.expression import expression
 from acdc_jax.tasks.gym.scorers.grid_path import grid_path
 from acdc_jax.tasks.gym.scorers.hanoi import hanoi
+from acdc_jax.tasks.gym.scorers.in_order import in_order
 from acdc_jax.tasks.gym.scorers.jugs import jugs
 from acdc_jax.tasks.gym.scorers.kakurasu import kakurasu
 from acdc_jax.tasks.gym.scorers.lowest_terms import lowest_terms
@@ -40,11 +42,13 @@ class Scoring:
         is_right: Returns whether a text is a right answer; the function of a module of `scorers`.
         facts: Returns what `is_right` has to know, from reasoning-gym's metadata and answer.
         solution: Returns a right answer, from the same.
+        at_once: Number of questions that are asked at once; `is_right` gets a list of their facts.
     """
 
     is_right: Callable[[str, Any], bool] = one_answer
     facts: Callable[[_Item, str], Any] = _answer
     solution: Callable[[_Item, str], str] = _answer
+    at_once: int = 1
 
 
 def scoring_of(family: str) -> Scoring:
@@ -52,7 +56,12 @@ def scoring_of(family: str) -> Scoring:
     return PUZZLES.get(family, Scoring())
 
 
+_FOUR_AT_ONCE = Scoring(in_order, at_once=4)
 PUZZLES = {
+    "binary_alternation": _FOUR_AT_ONCE,
+    "course_schedule": _FOUR_AT_ONCE,
+    "game_of_life_halting": _FOUR_AT_ONCE,
+    "self_reference": _FOUR_AT_ONCE,
     "countdown": Scoring(
         expression,
         lambda item, _: {"numbers": list(item["numbers"]), "target": item["target"]},

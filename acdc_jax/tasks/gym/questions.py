@@ -23,6 +23,11 @@ from acdc_jax.tasks.trial_answers import GUESSES, gives_away, offered_answers
 _TRIES = 24  # per question
 _LONGEST_QUESTION, _LONGEST_ANSWER = 2500, 400  # characters
 _GUESSES = frozenset(guess.casefold() for guess in GUESSES)
+_SEVERAL = """\
+Answer {} questions. Write the answers on one line, in order, with commas between them. All must \
+be right.
+
+{}"""
 _lock = threading.Lock()
 
 
@@ -33,13 +38,13 @@ class Question(NamedTuple):
         text: What is asked.
         answer: A right answer.
         facts: What the score of its family has to know about it, ready for JSON.
-        seed: The seed that it was drawn from.
+        seeds: The seeds that it was drawn from: one for each question that it asks at once.
     """
 
     text: str
     answer: str
     facts: Any
-    seed: int
+    seeds: tuple[int, ...]
 
 
 class NoQuestionsError(Exception):
@@ -96,6 +101,24 @@ def candidate_questions(
     Raises:
         AcdcError: reasoning-gym is not installed.
     """
+    scoring = scoring_of(family)
+    drawn = (
+        question if question is not None and accepts(question.text) else None
+        for question in _draw(family, levels, rng)
+    )
+    for question in drawn if scoring.at_once == 1 else _at_once(drawn, scoring.at_once):
+        usable = (
+            question is not None
+            and len(question.text) <= _LONGEST_QUESTION
+            and 0 < len(question.answer) <= _LONGEST_ANSWER
+            and not _can_be_guessed(question)
+            and scoring.is_right(question.answer, question.facts)
+        )
+        yield question if usable else None
+
+
+def _draw(family: str, levels: Levels, rng: np.random.Generator) -> Iterator[Question | None]:
+    """Yield any questions, or None for one that fails."""
     dataset_class, config = factory().DATASETS[family]
     settings, scoring = configuration(family, levels), scoring_of(family)
     dataset: Any = None
@@ -111,14 +134,39 @@ def candidate_questions(
         except (AssertionError, ValueError):  # levels that do not go together, or a failed search
             yield None
             continue
-        text, metadata = str(item["question"]).strip(), item["metadata"]
-        answer = scoring.solution(metadata, str(item["answer"] or "").strip())
-        facts = scoring.facts(metadata, answer)
-        guesses = {guess.casefold() for guess in offered_answers(text)} | _GUESSES
-        fits = len(text) <= _LONGEST_QUESTION and 0 < len(answer) <= _LONGEST_ANSWER
-        can_be_guessed = gives_away(text, answer) or answer.casefold() in guesses
-        usable = fits and not can_be_guessed and scoring.is_right(answer, facts) and accepts(text)
-        yield Question(text, answer, facts, seed) if usable else None
+        answer = scoring.solution(item["metadata"], str(item["answer"] or "").strip())
+        facts = scoring.facts(item["metadata"], answer)
+        yield Question(str(item["question"]).strip(), answer, facts, (seed,))
+
+
+def _at_once(questions: Iterator[Question | None], count: int) -> Iterator[Question | None]:
+    """Yield questions that ask several at once, or None where few of them are of use."""
+    while True:
+        group = list[Question]()
+        for question in itertools.islice(questions, _TRIES * count):
+            if question is not None:
+                group.append(question)
+            if len(group) == count:
+                break
+        if len(group) < count:
+            yield None
+            continue
+        texts = (f"Question {i}:\n{question.text}" for i, question in enumerate(group, 1))
+        yield Question(
+            _SEVERAL.format(count, "\n\n".join(texts)),
+            ", ".join(question.answer for question in group),
+            [question.facts for question in group],
+            tuple(seed for question in group for seed in question.seeds),
+        )
+
+
+def _can_be_guessed(question: Question) -> bool:
+    """Return whether the answer stands in the question, is a common guess, or is all the same."""
+    guesses = {guess.casefold() for guess in offered_answers(question.text)} | _GUESSES
+    same = len(question.seeds) > 1 and len(set(question.facts)) == 1
+    return (
+        gives_away(question.text, question.answer) or same or question.answer.casefold() in guesses
+    )
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def write_draft(
                 {
                     "family": part.family.name,
                     "levels": dict(part.levels),
-                    "seeds": [question.seed for question in questions],
+                    "seeds": [list(question.seeds) for question in questions],
                 }
                 for part, questions in zip(idea, drawn, strict=True)
             ]
