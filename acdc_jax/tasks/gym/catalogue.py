@@ -66,7 +66,6 @@ _FAMILIES = {
         "binary_matrix": "Find the distance of every cell of a grid to the nearest zero.",
         "color_cube_rotation": "Follow the colours of a cube's sides through rotations.",
         "game_of_life": "Compute a board of the Game of Life after some steps.",
-        "game_of_life_halting": "Say whether boards of the Game of Life die out, four times.",
         "kakurasu": "Mark cells of a grid so that rows and columns have weighted sums.",
         "manipulate_matrix": "Rotate, flip and filter a matrix, step by step.",
         "maze": "Count the steps of the shortest way through a maze.",

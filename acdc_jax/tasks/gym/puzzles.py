@@ -60,7 +60,6 @@ _FOUR_AT_ONCE = Scoring(in_order, at_once=4)
 PUZZLES = {
     "binary_alternation": _FOUR_AT_ONCE,
     "course_schedule": _FOUR_AT_ONCE,
-    "game_of_life_halting": _FOUR_AT_ONCE,
     "self_reference": _FOUR_AT_ONCE,
     "countdown": Scoring(
         expression,
