@@ -6,7 +6,7 @@ folders, and rebuilds it from its recipe as the last resort. Nothing here delete
 """
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -36,8 +36,8 @@ class MemberStore:
     member. Host memory and disk are common to all groups of the process.
 
     Threads: the groups' threads call `get`, `put` and `prefetch`, and the commit's thread calls
-    `save`. A thread of the store reads members ahead. `_lock` guards the tiers; `_writing` guards
-    the folders. Lock order: never acquire `_lock` while holding `_writing`.
+    `save`. A thread of the store reads members ahead. `_lock` guards the tiers; `_writing` has a
+    lock for each folder. Lock order: never acquire `_lock` while holding one of `_writing`.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class MemberStore:
         self._reads: dict[str, Future[None]] = {}
         self._reader = ThreadPoolExecutor(1, "member-reader")
         self._lock = threading.RLock()
-        self._writing = threading.Lock()
+        self._writing = defaultdict[Path, threading.Lock](threading.Lock)
 
     def put(self, recipe: Recipe, weights: Params, group: int = 0) -> None:
         """Add a member that was just made; `weights` must not be donated afterwards.
@@ -183,7 +183,8 @@ class MemberStore:
             weights = self._host.get(recipe.id)
             if weights is None and group is not None:
                 weights = self._device[group, recipe.id]
-        with self._writing:
+            writing = self._writing[folder]
+        with writing:
             if not on_disk(folder):
                 if weights is None:
                     raise AcdcError(f"{folder}: there is no such member")

@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -46,6 +47,8 @@ from acdc_jax.runtime.state import Record, State
 from acdc_jax.streams import print_line
 from acdc_jax.tasks.pool import task_id
 from acdc_jax.tasks.task import save_task
+
+_WRITERS, _WRITTEN_BYTES = 4, 2**30  # most members that are written at once, and their bytes
 
 
 @contextlib.contextmanager
@@ -248,7 +251,7 @@ def save_skills(run_dir: Path, skills: SkillMatrix, name: str = GLOBAL_SKILLS) -
 
 
 def _write_members(run_dir: Path, manifest: Manifest, state: State, store: MemberStore) -> None:
-    """Write the archive's new members."""
+    """Write the archive's new members, small ones several at a time: most of it is waiting."""
     (run_dir / "members").mkdir(exist_ok=True)
     committed = set(manifest.retained)
     new = [member for member in state.archive if member not in committed]
@@ -257,8 +260,9 @@ def _write_members(run_dir: Path, manifest: Manifest, state: State, store: Membe
     size = store.disk_bytes * sum(not on_disk(run_dir / "members" / member) for member in new)
     if shutil.disk_usage(run_dir).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run_dir / "members"))
-    for member in new:
-        store.save(state.recipes[member])
+    writers = max(1, min(_WRITERS, _WRITTEN_BYTES // store.disk_bytes))
+    with ThreadPoolExecutor(writers, "member-writer") as threads:
+        list(threads.map(store.save, [state.recipes[member] for member in new]))
 
 
 def _write_generation(run_dir: Path, manifest: Manifest, state: State, record: Record) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import jax
@@ -207,6 +208,26 @@ def test_a_failed_write_loses_only_what_is_not_committed(tmp_path, monkeypatch):
     assert (manifest.generation, manifest.archive) == (0, ("g000-m00", "g000-m01"))
     state = run_reader.read_state(tmp_path, manifest, None)
     assert state.archive == ("g000-m00", "g000-m01")
+
+
+def test_small_members_are_written_side_by_side(tmp_path, monkeypatch):
+    (tmp_path / "members").mkdir()
+    store = MemberStore(tmp_path / "members", [_shapes()], _room(9, 9))
+    together = threading.Barrier(2, timeout=20)
+
+    def wait_for_another(*member):
+        together.wait()
+        save_member(*member)
+
+    monkeypatch.setattr(member_store, "save_member", wait_for_another)
+    names = [f"g000-m{i:02d}" for i in range(4)]
+    _fill(store, 4)
+    first = Manifest(run_reader.SCHEMA, -1, (0, 0), {}, 0, (), {})
+    with BackgroundCommits(tmp_path, first, store) as commits:
+        commits.begin(*_generation(0, names, {}))
+    for i, name in enumerate(names):
+        weights, _ = load_member(tmp_path / "members" / name, _shapes())
+        assert weights["w"][0, 0] == i
 
 
 def _generation(number, archive, kept):
