@@ -43,7 +43,7 @@ from acdc_jax.training.method import Method
 from acdc_jax.training.optimizer import adamw
 from acdc_jax.training.options import TrainOptions
 from acdc_jax.training.plan import ExpertsPlan, init_key
-from acdc_jax.training.record import settings_of, write_record
+from acdc_jax.training.record import lock_out, settings_of, write_record
 from acdc_jax.training.write import model_card, write_adapter
 
 _STATE = ".state"
@@ -72,6 +72,13 @@ def train_experts(plan: ExpertsPlan, progress: Progress, tell: Callable[[str], N
     Raises:
         AcdcError: Weights cannot be read, a loss is not finite, or a folder cannot be written.
     """
+    with lock_out(plan.out):
+        _train_all(plan, progress, tell)
+    return [plan.folder(expert.name) for expert in plan.data]
+
+
+def _train_all(plan: ExpertsPlan, progress: Progress, tell: Callable[[str], None]) -> None:
+    """Train the experts that are not written yet, and write them."""
     shared: Params | None = None
     write_record(plan.out, settings_of(plan.experts, plan.training), plan.data)
     method = _method(plan)
@@ -89,7 +96,6 @@ def train_experts(plan: ExpertsPlan, progress: Progress, tell: Callable[[str], N
                 tell(_describe_loss(plan.folder(name), losses[:, i]))
         shutil.rmtree(plan.out / _STATE)
         del state
-    return [plan.folder(expert.name) for expert in plan.data]
 
 
 def _method(plan: ExpertsPlan) -> Method:

@@ -1,7 +1,9 @@
 """`experts.json` in the folder of experts: the flags and the data that they are trained with."""
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from acdc_jax.options import options_of
 from acdc_jax.training.data import ExpertData
 from acdc_jax.training.options import ExpertOptions, TrainOptions
 
-_FILE = "experts.json"
+_FILE, _LOCK = "experts.json", ".lock"
 
 
 def check_out(out: Path, settings: dict[str, str]) -> None:
@@ -37,10 +39,26 @@ def check_out(out: Path, settings: dict[str, str]) -> None:
         raise AcdcError(f"--out={out}: is not empty, and holds no experts; name another folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / ".writable").touch()
-        (out / ".writable").unlink()
+        (out / _LOCK).touch()
     except OSError as error:
         raise AcdcError(f"--out={out}: cannot be written ({error.strerror or error})") from None
+
+
+@contextlib.contextmanager
+def lock_out(out: Path) -> Iterator[None]:
+    """Hold a folder that `check_out` has checked: no two processes train there.
+
+    Raises:
+        AcdcError: Another process holds it.
+    """
+    with (out / _LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise AcdcError(
+                f"--out={out}: another process trains there; wait, or name another folder"
+            ) from None
+        yield
 
 
 def check_data(out: Path, data: Sequence[ExpertData]) -> None:

@@ -19,6 +19,7 @@ from acdc_jax.training.data import ExpertData, load_data
 from acdc_jax.training.experts import train_experts
 from acdc_jax.training.options import ExpertOptions, TrainOptions
 from acdc_jax.training.plan import ExpertsPlan, plan_experts
+from acdc_jax.training.record import lock_out
 from tests.support.hf_checkpoints import Checkpoint
 
 pytestmark = pytest.mark.xdist_group("torch")  # one process imports torch, not each
@@ -286,6 +287,11 @@ def test_questions_of_reasoning_gym(base: Checkpoint) -> None:
         load(f"a=gym:{split.held_out[0].name}")
     with pytest.raises(ConfigError, match="--gym_experts=2: "):
         load("", experts=2)
+
+
+def test_a_folder_in_use_is_refused(base: Checkpoint, data: Path, tmp_path: Path) -> None:
+    with lock_out(tmp_path), pytest.raises(AcdcError, match="another process trains there"):
+        make(options(base, data, tmp_path))
 
 
 def test_changed_data_is_noticed(
