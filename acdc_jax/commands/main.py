@@ -95,9 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _shut_down(problem)
         return 2
     except (AcdcError, SandboxError) as error:
-        for line in str(error).splitlines():
+        lines = str(error).splitlines()
+        for line in lines:
             print_line(line)
-        _shut_down(str(error))
+        _shut_down("; ".join(lines))
         return 2 if isinstance(error, ConfigError) else 1
     except Preempted as preempted:
         print_line(f"{preempted}; the same command resumes")
