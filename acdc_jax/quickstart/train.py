@@ -251,18 +251,11 @@ def _batches(examples: Examples, rows: np.ndarray) -> Batch:
     choose among them first.
     """
     tokens, answer = examples.tokens[rows], examples.answer[rows]
-    inputs, steps = tokens[..., :-1], len(rows)
-    size = inputs[0].size
-    arrays: tuple[Any, ...] = (
-        inputs,
-        None,
-        np.broadcast_to(np.arange(inputs.shape[-1], dtype=np.int32), inputs.shape),
-        None,
-        np.broadcast_to(np.arange(size, dtype=np.int32), (steps, size)),
-        tokens[..., 1:].reshape(steps, size),
-        answer[..., 1:].reshape(steps, size),
-    )
-    return Batch(*arrays)
+    inputs: Any = tokens[..., :-1]
+    steps, size = len(rows), inputs[0].size
+    targets: Any = tokens[..., 1:].reshape(steps, size)
+    counts: Any = answer[..., 1:].reshape(steps, size)
+    return Batch(inputs, None, None, None, None, targets, counts)
 
 
 def _schedule(recipe: TrainRecipe, steps: int) -> optax.Schedule:

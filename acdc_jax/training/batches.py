@@ -19,19 +19,19 @@ class Batch(NamedTuple):
         tokens: [rows, length] int32, indices into the vocabulary.
         vocabulary: [distinct tokens] int32, different ids of tokens; those beyond the embedding are
             padding. None: all ids.
-        positions: [rows, length] int32.
+        positions: [rows, length] int32; None: from 0 in every row.
         segments: [rows, length] int32, one number for each text of a row; None: one text.
         before: [answers] int32, the token before each answer token, as an index into all tokens;
-            the indices differ, and those beyond all tokens are padding.
+            the indices differ, and those beyond all tokens are padding. None: every token.
         targets: [answers] int32, the ids of the answer tokens, which are to be predicted there.
         counts: [answers] bool, False for padding.
     """
 
     tokens: jax.Array
     vocabulary: jax.Array | None
-    positions: jax.Array
+    positions: jax.Array | None
     segments: jax.Array | None
-    before: jax.Array
+    before: jax.Array | None
     targets: jax.Array
     counts: jax.Array
 

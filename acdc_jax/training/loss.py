@@ -46,19 +46,24 @@ def answer_loss(
     else:
         rows = table.at[batch.vocabulary].get(mode="fill", fill_value=0, unique_indices=True)
         embedded = _look_up(rows, batch.tokens, dtype)
+    positions = batch.positions
+    if positions is None:
+        columns = jnp.arange(batch.tokens.shape[1], dtype=jnp.int32)
+        positions = jnp.broadcast_to(columns, batch.tokens.shape)
     states = hidden_states(
         config,
         params,
         embedded,
-        batch.positions,
+        positions,
         segments=batch.segments,
         low_rank=low_rank or {},
         kernels=kernels,
         recompute=recompute,
     )
     states = states.reshape(-1, states.shape[-1])
-    answers = states.at[batch.before].get(mode="fill", fill_value=0, unique_indices=True)
-    total = _sum_of_losses(config, params, answers, batch.targets, batch.counts)
+    if batch.before is not None:
+        states = states.at[batch.before].get(mode="fill", fill_value=0, unique_indices=True)
+    total = _sum_of_losses(config, params, states, batch.targets, batch.counts)
     return total / jnp.maximum(jnp.sum(batch.counts, dtype=total.dtype), 1.0)
 
 
