@@ -95,25 +95,29 @@ def _time_peers(
     bench: ExpertsBench, config: ModelConfig, examples: Sequence[Example], figures: Figures
 ) -> dict[str, float]:
     """Add rows of torch to the figures; return its tokens per second by name."""
-    speeds = experts_peer.measure(
-        config,
-        examples,
-        batch_tokens=bench.batch_tokens,
-        length=bench.length,
-        steps=bench.steps,
-    )
-    if speeds is None:
-        figures.add("transformers, torch.compile", "torch is not installed", "", "", "")
-    for speed in speeds or ():
+    rates = dict[str, float]()
+    for way in experts_peer.WAYS:
+        speed = experts_peer.measure(
+            way,
+            config,
+            examples,
+            batch_tokens=bench.batch_tokens,
+            length=bench.length,
+            steps=bench.steps,
+        )
+        if speed is None:
+            figures.add("transformers, torch.compile", "torch is not installed", "", "", "")
+            break
         passes = f", {speed.parts} passes per step" if speed.parts > 1 else ""
         figures.add(
-            f"transformers, torch.compile, 1 expert, {speed.way} ({speed.attention}){passes}",
+            f"transformers, torch.compile, 1 expert, {way} ({speed.attention}){passes}",
             f"{speed.tokens_per_second:,.0f} tok/s",
             "",
             "",
             "" if speed.peak_bytes is None else f"{speed.peak_bytes / 1e9:.1f} GB",
         )
-    return {speed.way: speed.tokens_per_second for speed in speeds or ()}
+        rates[way] = speed.tokens_per_second
+    return rates
 
 
 def _time(

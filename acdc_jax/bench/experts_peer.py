@@ -4,9 +4,8 @@ All ways train the same conversations, and all weights: float32, computed with i
 (autocast), with fused AdamW and clipped gradients. A step's loss is the mean over its answers'
 tokens.
 
-padded   As a plain loop does it: conversations in random order, padded to the longest of a batch,
-         with an attention mask; logits of all tokens.
-grouped  The same with conversations of similar length in a batch, which need less padding.
+padded   As a plain loop does it: conversations in random order, padded to the longest, with an
+         attention mask; logits of all tokens.
 packed   As a careful loop does it: the rows of `pack`, which need almost none. On a GPU attention
          is FlashAttention's for sequences of different lengths, where torch has it. Logits of the
          answers' tokens only.
@@ -39,10 +38,10 @@ from acdc_jax.models.families import to_hf
 from acdc_jax.training.examples import Example, PackedExamples
 from acdc_jax.training.packing import pack
 
-Way = Literal["padded", "grouped", "packed"]
-WAYS: tuple[Way, ...] = ("padded", "grouped", "packed")
+Way = Literal["padded", "packed"]
+WAYS: tuple[Way, ...] = ("padded", "packed")
 
-_MULTIPLE = 64  # of which lengths of padded batches are, so that few shapes are compiled
+_MULTIPLE = 64  # of which the length of padded batches is
 _MOST_PARTS = 64
 _IGNORED = -100  # label that the loss does not count
 
@@ -71,31 +70,27 @@ class Speed(NamedTuple):
 
 
 def measure(
+    way: Way,
     config: ModelConfig,
     examples: Sequence[Example],
     *,
     batch_tokens: int,
     length: int,
     steps: int,
-    ways: Sequence[Way] = WAYS,
-    weights: Path | None = None,
-    compiled: bool = True,
-) -> list[Speed] | None:
-    """Return how fast torch trains a model.
+) -> Speed | None:
+    """Return how fast torch trains a model with random weights.
 
     Args:
+        way: How.
         config: Shape of the model.
         examples: Conversations, of at most `length` tokens.
-        batch_tokens: Tokens of a packed step, padding included; others have as many on average,
+        batch_tokens: Tokens of a packed step, padding included; a padded one has about as many
             without padding.
         length: Tokens of a packed row.
         steps: Steps that are timed, rounded up so that all conversations are.
-        ways: Which ways are timed.
-        weights: Hugging Face folder; None: random weights.
-        compiled: Whether torch.compile is used.
 
     Returns:
-        One result for each way, or None if torch is not installed.
+        The speed; None if torch is not installed.
 
     Raises:
         AcdcError: The process failed.
@@ -109,9 +104,9 @@ def measure(
             "data": str(data),
             "batch_tokens": batch_tokens,
             "steps": steps,
-            "ways": ways,
-            "weights": None if weights is None else str(weights),
-            "compiled": compiled,
+            "way": way,
+            "weights": None,
+            "compiled": True,
         }
         process = subprocess.run(
             [sys.executable, "-m", __name__, json.dumps(task)],
@@ -124,7 +119,7 @@ def measure(
             return None
         message = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise AcdcError(f"training with torch failed ({message}); --nopeer goes on without it")
-    return [Speed(*values) for values in json.loads(process.stdout.splitlines()[-1])]
+    return Speed(*json.loads(process.stdout.splitlines()[-1]))
 
 
 def _save(path: Path, examples: Sequence[Example], packed: PackedExamples) -> None:
@@ -137,29 +132,24 @@ def _save(path: Path, examples: Sequence[Example], packed: PackedExamples) -> No
     )
 
 
-def _measure(task: Mapping[str, Any]) -> list[Speed]:
-    """Return the speed of each way of a task; see `measure`."""
+def _measure(task: Mapping[str, Any]) -> Speed:
+    """Return the speed of a task, in as many parts as memory needs; see `measure`."""
     import torch
 
     torch.set_float32_matmul_precision("high")
-    torch._dynamo.config.cache_size_limit = 64  # lengths of padded batches
     with np.load(task["data"]) as file:
         arrays = dict(file)
-    speeds = []
-    for way in task["ways"]:
-        parts = 1
-        while True:
-            try:
-                speeds.append(_time(task, way, arrays, parts))
-                break
-            except torch.OutOfMemoryError:
-                if parts == _MOST_PARTS:
-                    raise
-            parts *= 2
-            torch._dynamo.reset()
-            gc.collect()
-            torch.cuda.empty_cache()
-    return speeds
+    parts = 1
+    while True:
+        try:
+            return _time(task, task["way"], arrays, parts)
+        except torch.OutOfMemoryError:
+            if parts == _MOST_PARTS:
+                raise
+        parts *= 2
+        torch._dynamo.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _time(task: Mapping[str, Any], way: Way, arrays: Mapping[str, Any], parts: int) -> Speed:
@@ -174,7 +164,7 @@ def _time(task: Mapping[str, Any], way: Way, arrays: Mapping[str, Any], parts: i
         steps, tokens = _packed_steps(packed, task["batch_tokens"], parts, attention != "sdpa")
         loss = _packed_loss(model)
     else:
-        steps, tokens = _padded_steps(arrays, way, task["batch_tokens"], parts)
+        steps, tokens = _padded_steps(arrays, task["batch_tokens"], parts)
         loss = _padded_loss(model)
     steps = [[_on(device, part) for part in step] for step in steps]
     loss = torch.compile(loss, dynamic=False) if task["compiled"] else loss
@@ -236,16 +226,14 @@ def _on(device: str, part: _Part) -> _Part:
 
 
 def _padded_steps(
-    arrays: Mapping[str, Any], way: Way, batch_tokens: int, parts: int
+    arrays: Mapping[str, Any], batch_tokens: int, parts: int
 ) -> tuple[list[list[_Part]], int]:
-    """Return steps of padded batches, and the tokens of all of them without padding."""
+    """Return steps of padded batches of one shape, and the tokens of all without padding."""
     sizes, ends = arrays["sizes"], np.cumsum(arrays["sizes"])
-    rng = np.random.default_rng(0)
-    order = rng.permutation(len(sizes))
-    if way == "grouped":
-        order = order[np.argsort(sizes[order], kind="stable")]
-    batches = np.array_split(order, max(1, round(int(sizes.sum()) / batch_tokens)))
-    rng.shuffle(batches)
+    width = -(-int(sizes.max()) // _MULTIPLE) * _MULTIPLE
+    count = max(1, round(int(sizes.sum()) / batch_tokens))
+    order = np.random.default_rng(0).permutation(len(sizes))
+    batches = order[: len(order) // count * count].reshape(count, -1)
     steps = []
     for batch in batches:
         count = sum(
@@ -253,7 +241,6 @@ def _padded_steps(
         )
         step = []
         for rows in filter(len, np.array_split(batch, parts)):
-            width = -(-int(sizes[rows].max()) // _MULTIPLE) * _MULTIPLE
             tokens, mask = np.zeros((2, len(rows), width), np.int64)
             labels = np.full_like(tokens, _IGNORED)
             for row, i in enumerate(rows):
@@ -263,7 +250,7 @@ def _padded_steps(
                 labels[row, answer] = tokens[row, answer]
             step.append({"input_ids": tokens, "attention_mask": mask, "labels": labels})
         steps.append([{**part, "count": np.array(count, np.float32)} for part in step])
-    return steps, int(sizes.sum())
+    return steps, int(sizes[batches].sum())
 
 
 def _packed_steps(

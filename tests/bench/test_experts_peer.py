@@ -59,7 +59,6 @@ def test_the_peer_trains_the_same(
         "data": str(data),
         "batch_tokens": packed.tokens.size,
         "steps": 1,
-        "ways": experts_peer.WAYS,
         "weights": str(folder),
         "compiled": False,
     }
@@ -109,7 +108,7 @@ def test_joined_rows(checkpoints: dict[str, Checkpoint], monkeypatch: pytest.Mon
 
 def test_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its figures are read; a failure is one line; without torch there is nothing to compare."""
-    output = [json.dumps([["packed", 1.5, 4.0, 1, "sdpa", None]]), ""]
+    output = [json.dumps(["packed", 1.5, 4.0, 1, "sdpa", None]), ""]
 
     def run(command: list[str], **options: Any) -> Any:
         task = json.loads(command[-1])
@@ -123,9 +122,11 @@ def test_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experts_peer.subprocess, "run", run)
 
     def measure() -> Any:
-        return experts_peer.measure(TINY, _examples(), batch_tokens=96, length=_LENGTH, steps=1)
+        return experts_peer.measure(
+            "packed", TINY, _examples(), batch_tokens=96, length=_LENGTH, steps=1
+        )
 
-    assert measure() == [experts_peer.Speed("packed", 1.5, 4.0, 1, "sdpa", None)]
+    assert measure() == experts_peer.Speed("packed", 1.5, 4.0, 1, "sdpa", None)
     output[1] = "Traceback\n  …\nRuntimeError: no kernel"
     with pytest.raises(AcdcError, match=r"failed \(RuntimeError: no kernel\); --nopeer"):
         measure()
