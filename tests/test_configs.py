@@ -17,7 +17,12 @@ _FILES = sorted(_CONFIGS.glob("*.flags"))
 
 
 _EVALUATIONS = ("ablation_task_force", "paper_benchmarks")
-_RUNS = [path for path in _FILES if not path.stem.startswith(_EVALUATIONS)]
+_EXPERTS = "experts"
+_RUNS = [
+    path
+    for path in _FILES
+    if not path.stem.startswith(_EVALUATIONS) and not path.stem.endswith(_EXPERTS)
+]
 # Where the installed harness has the paper's benchmarks; it has thousands of other files.
 _FOLDERS = (
     "llama3/instruct",
@@ -38,6 +43,8 @@ def _settings(name: str) -> dict[str, object]:
 def test_flag_file_is_documented(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     command = "run" if path in _RUNS else "evaluate runs/paper_qwen2_5_7b"
+    if path.stem.endswith(_EXPERTS):
+        command = "experts"
     assert any(line.startswith(f"#   acdc {command} --flagfile=configs/") for line in lines)
     assert path.name in (_CONFIGS / "README.md").read_text(encoding="utf-8")
 

@@ -1,0 +1,68 @@
+"""The flag files of the real run, on a random model: experts, evolution, tables and report."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from acdc_jax import flags
+from acdc_jax.commands.main import main
+from acdc_jax.config import Config
+from acdc_jax.tasks.gym.split import split_families
+from acdc_jax.tasks.gym.training import deal_experts
+from tests.support.chat_model import write_chat_model
+
+pytest.importorskip("reasoning_gym", reason="needs the extra gym")
+pytestmark = pytest.mark.slow
+
+_CONFIGS = Path(__file__).parents[2] / "configs"
+# Two short families of each category that has an expert.
+_FAMILIES = (
+    "chain_sum,products,caesar_cipher,string_insertion,mini_sudoku,rotate_matrix,"
+    "number_sequence,count_primes,tower_of_hanoi,shortest_path"
+)
+
+
+def test_seeds_are_the_experts() -> None:
+    """The run's seeds are those that the other file makes, whose questions its seed puts aside."""
+    run = flags.parse_flags(Config, [f"--flagfile={_CONFIGS / 'real_135m.flags'}"])
+    split = split_families(run.tasks.gym_families, run.run.seed)
+    names = [expert.name for expert in deal_experts(split, 5)]
+    assert [Path(seed).name for seed in run.seeds.seed_models] == names
+
+
+def test_both_flag_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, in fewer steps."""
+    base = write_chat_model(tmp_path / "base", num_layers=3)
+    monkeypatch.chdir(tmp_path)
+    common = [f"--base_model={base}", f"--gym_families={_FAMILIES}"]
+    experts = [
+        "experts",
+        f"--flagfile={_CONFIGS / 'real_135m_experts.flags'}",
+        *common,
+        "--questions=4",
+        "--steps=2",
+        "--warmup=1",
+        "--batch_tokens=1024",
+    ]
+    run = [
+        "run",
+        f"--flagfile={_CONFIGS / 'real_135m.flags'}",
+        *common,
+        "--held_out=gym:instances",
+        "--generations=1",
+        "--init_population=6",
+        "--population=4",
+        "--children=2",
+        "--initial_tasks=2",
+        "--new_tasks=2",
+        "--task_interval=1",
+        "--nodiscard_impossible",
+        "--max_new_tokens=4",
+    ]
+    assert not main(experts)
+    assert not main(run)
+    (table,) = json.loads(Path("runs/real_135m/results.json").read_text())["sets"]
+    assert table["name"] == "gym:instances"
+    assert "evolved" in {row["collective"] for row in table["rows"]}
+    assert Path("runs/real_135m/report.html").is_file()
