@@ -17,11 +17,9 @@ _EXEMPT = {
     ("commands/seeds.py", "base_model"): "acdc seeds check starts no run",
     ("commands/seeds.py", "seed_models"): "acdc seeds check starts no run",
     ("comparison.py", "init_population"): "acdc compare checks this before its runs start",
-    ("dry_run.py", "max_new_tokens"): "before a run starts",
     ("evaluation/lm_eval/models.py", "chat_template"): "names the file chat_template.jinja",
     ("evaluation/truncation.py", "max_new_tokens"): "says: in a new run",
     ("evolution/propose.py", "min_parents"): "an archive never has fewer members than seeds",
-    ("experiment.py", "max_new_tokens"): "says: in a new run",
     ("inference/continuous_batching.py", "batch_size"): "an argument of the library",
     ("inference/continuous_batching.py", "max_new_tokens"): "of the library; runs check lengths",
     ("inference/memory.py", "max_new_tokens"): "says: start anew",
@@ -39,8 +37,14 @@ _EXEMPT = {
     ("runtime/setup.py", "scientist"): "names the flag that --scientist_devices helps",
     ("runtime/setup.py", "seed_models"): "missing flags, before generation 0",
     ("runtime/setup.py", "strategy"): "before generation 0",
+    ("runtime/setup.py", "gym_families"): "before generation 0",
+    ("runtime/setup.py", "seed_families"): "before generation 0",
     ("tasks/adapt.py", "judged_tasks"): "why a draft is rejected, and no error",
+    ("tasks/chosen_families.py", "max_new_tokens"): "says: in a new run",
     ("tasks/first_pool.py", "initial_tasks"): "says how many drafts are valid; no remedy",
+    ("tasks/gym/scientist.py", "gym_families"): "says: in a new run",
+    ("tasks/gym/scientist.py", "scientist"): "names the flag that chose the families",
+    ("tasks/gym/task_sets.py", "gym_families"): "says: in a new run",
 }
 _MESSAGES = ("print_line", "_log.warning", "_LOG.warning")
 # Names its own arguments, or flags of a command that starts no run.

@@ -44,7 +44,7 @@ class _Grading(_Silent):
 
 
 def _register(monkeypatch: pytest.MonkeyPatch, scientist: object) -> None:
-    monkeypatch.setattr(plugins, "load", lambda group, name: lambda options, seed: scientist)
+    monkeypatch.setattr(plugins, "load", lambda group, name: lambda options, seed, tasks: scientist)
 
 
 def test_a_scientist_is_closed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ class GymScientist(RuleBasedScientist):
         names = ", ".join(family.name for family in self.split.pool)
         raise AcdcError(
             f"--scientist=gym: there are too few questions of {names}; name more families in "
-            "--gym_families"
+            "--gym_families in a new run"
         )
 
     async def is_new(self, draft: Draft, nearest: Sequence[Task]) -> bool:

@@ -52,8 +52,8 @@ def held_out_families(prng_seed: int, options: TaskPoolOptions) -> list[Draft]:
     parts = split_families(options.gym_families, prng_seed)
     if not parts.held_out:
         raise ConfigError(
-            f"--gym_families={','.join(options.gym_families)} leaves no family to hold out; name "
-            "three or more of a category"
+            f"--gym_families={','.join(options.gym_families)} leaves no family to hold out; choose "
+            "another --held_out, or in a new run three or more families of a category"
         )
     return _write(parts.held_out, _HELD_OUT_LEVELS, "novel", lambda text: True, prng_seed, options)
 
@@ -90,5 +90,7 @@ def _write(
         drafts += written
     if not drafts:
         names = ", ".join(family.name for family in families)
-        raise ConfigError(f"--gym_families: there are too few questions of {names}; name others")
+        raise ConfigError(
+            f"--gym_families: there are too few questions of {names}; name others in a new run"
+        )
     return drafts
