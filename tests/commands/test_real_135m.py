@@ -10,6 +10,7 @@ from acdc_jax.commands.main import main
 from acdc_jax.config import Config
 from acdc_jax.tasks.gym.split import split_families
 from acdc_jax.tasks.gym.training import deal_experts
+from acdc_jax.training.options import ExpertOptions, TrainOptions
 from tests.support.chat_model import write_chat_model
 
 pytest.importorskip("reasoning_gym", reason="needs the extra gym")
@@ -20,12 +21,22 @@ _CONFIGS = Path(__file__).parents[2] / "configs"
 _FAMILIES = "chain_sum,products,number_sequence,count_primes"
 
 
-def test_seeds_are_the_experts() -> None:
-    """The run's seeds are those that the other file makes, whose questions its seed puts aside."""
-    run = flags.parse_flags(Config, [f"--flagfile={_CONFIGS / 'real_135m.flags'}"])
-    split = split_families(run.tasks.gym_families, run.run.seed)
-    names = [expert.name for expert in deal_experts(split, 5)]
-    assert [Path(seed).name for seed in run.seeds.seed_models] == names
+@pytest.mark.parametrize("name", ["real_135m", "real_135m_cpu"])
+def test_seeds_are_the_experts(name: str) -> None:
+    """A run's seeds are those that the other file makes of the same families, in the same words."""
+    run = flags.parse_flags(Config, [f"--flagfile={_CONFIGS / name}.flags"])
+    (experts, training), _ = flags.parse(
+        (ExpertOptions, TrainOptions), [f"--flagfile={_CONFIGS / name}_experts.flags"]
+    )
+    assert isinstance(experts, ExpertOptions)
+    assert isinstance(training, TrainOptions)
+    split = split_families(experts.gym_families, training.seed)
+    assert run.seeds.seed_models == tuple(
+        f"{experts.out}/{expert.name}" for expert in deal_experts(split, experts.gym_experts)
+    )
+    assert run.tasks.gym_families == experts.gym_families
+    assert (run.run.seed, run.seeds.base_model) == (training.seed, experts.base_model)
+    assert run.decode.system_prompt == experts.system_prompt
 
 
 def test_both_flag_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
