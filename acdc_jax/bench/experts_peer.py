@@ -22,7 +22,6 @@ import gc
 import inspect
 import itertools
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,7 +31,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.bench.torch_process import run_torch
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import to_hf
 from acdc_jax.training.examples import Example, PackedExamples
@@ -108,18 +107,8 @@ def measure(
             "weights": None,
             "compiled": True,
         }
-        process = subprocess.run(
-            [sys.executable, "-m", __name__, json.dumps(task)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if process.returncode:
-        if "No module named 'torch'" in process.stderr:
-            return None
-        message = (process.stderr.strip().splitlines() or ["no message"])[-1]
-        raise AcdcError(f"training with torch failed ({message}); --nopeer goes on without it")
-    return Speed(*json.loads(process.stdout.splitlines()[-1]))
+        values = run_torch(__name__, task, "training with torch", "--nopeer goes on without it")
+    return None if values is None else Speed(*values)
 
 
 def _save(path: Path, examples: Sequence[Example], packed: PackedExamples) -> None:

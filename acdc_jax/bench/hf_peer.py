@@ -6,12 +6,11 @@ prints one JSON object. It must run before JAX allocates the device's memory.
 """
 
 import json
-import subprocess
 import sys
 import time
 from typing import Any
 
-from acdc_jax.errors import AcdcError
+from acdc_jax.bench.torch_process import run_torch
 from acdc_jax.models.config import ModelConfig
 from acdc_jax.models.families import to_hf
 
@@ -33,21 +32,20 @@ def tokens_per_second(config: ModelConfig, batch: int, prompt: int, new: int) ->
     Raises:
         AcdcError: `generate` failed.
     """
-    task = {"config": to_hf(config), "dtype": config.dtype, "batch": batch}
-    process = subprocess.run(
-        [sys.executable, "-m", __name__, json.dumps(task | {"prompt": prompt, "new": new})],
-        capture_output=True,
-        text=True,
-        check=False,
+    task = {
+        "config": to_hf(config),
+        "dtype": config.dtype,
+        "batch": batch,
+        "prompt": prompt,
+        "new": new,
+    }
+    result = run_torch(
+        __name__,
+        task,
+        "Hugging Face generate",
+        "leave hf out of --parts to go on without it",
     )
-    if process.returncode:
-        if "No module named 'torch'" in process.stderr:
-            return None
-        message = (process.stderr.strip().splitlines() or ["no message"])[-1]
-        raise AcdcError(
-            f"Hugging Face generate failed ({message}); leave hf out of --parts to go on without it"
-        )
-    return float(json.loads(process.stdout.splitlines()[-1])["tokens_per_second"])
+    return None if result is None else float(result["tokens_per_second"])
 
 
 def _measure(task: dict[str, Any]) -> float:

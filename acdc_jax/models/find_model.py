@@ -106,6 +106,11 @@ def lasting_name(name: str | Path) -> str:
     return str(find_model(name, weights=False).resolve())
 
 
+def is_on_hub(name: str | Path) -> bool:
+    """Return whether a name is a model's Hub id, and no local path."""
+    return hub.is_id(str(name)) and not _path(name).exists()
+
+
 def bytes_to_download(name: str | Path) -> int:
     """Return the bytes of weights that `find_model` would download; 0 for local files.
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from acdc_jax.errors import AcdcError
 from acdc_jax.inference.options import DecodeOptions
-from acdc_jax.models import hub, tokenizer
+from acdc_jax.models import tokenizer
 from acdc_jax.models.adapters.folder import is_adapted
 from acdc_jax.models.chat_template import prompt_text
+from acdc_jax.models.find_model import is_on_hub
 from acdc_jax.models.model_card import bases_of, licence_of
 from acdc_jax.run_options import SeedOptions
 from acdc_jax.runtime.member_text import chat_template
@@ -90,7 +91,7 @@ def _declared_bases(models: Sequence[NamedModel]) -> list[str]:
     Of adapters, `check_folders` says it.
     """
     base, *seeds = models
-    if not hub.is_id(base.name) or Path(base.name).expanduser().exists():
+    if not is_on_hub(base.name):
         return []
     hub_id = base.name.partition("@")[0]
     return [

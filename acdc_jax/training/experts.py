@@ -17,8 +17,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from acdc_jax.errors import AcdcError
-from acdc_jax.models import hf, hf_export, hub
-from acdc_jax.models.find_model import lasting_name
+from acdc_jax.models import hf, hf_export
+from acdc_jax.models.find_model import is_on_hub, lasting_name
 from acdc_jax.models.param_shardings import param_shardings
 from acdc_jax.models.text_files import MODEL_CARD
 from acdc_jax.params import Params
@@ -296,7 +296,7 @@ def _write(
     folder, training = plan.folder(name), plan.training
     if training.lora_rank is not None and not training.merge_adapters:
         base = plan.experts.base_model or ""
-        base = base if hub.is_id(base) and not Path(base).exists() else lasting_name(base)
+        base = base if is_on_hub(base) else lasting_name(base)
         write_adapter(folder, plan.config, params, training, base, card)
         return
     texts = {MODEL_CARD: card}

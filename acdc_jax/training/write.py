@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hub
 from acdc_jax.models.config import ModelConfig
+from acdc_jax.models.find_model import is_on_hub
 from acdc_jax.models.hf import hf_names, is_multimodal
 from acdc_jax.models.hf_export import check_vacant
 from acdc_jax.models.json_files import write_json
@@ -108,8 +109,7 @@ def model_card(
     from huggingface_hub import ModelCardData
 
     name = experts.base_model or ""
-    is_hub_id = hub.is_id(name) and not Path(name).exists()
-    hub_ids = (name.partition("@")[0],) if is_hub_id else bases_of(base)
+    hub_ids = (name.partition("@")[0],) if is_on_hub(name) else bases_of(base)
     licence = licence_of(base)
     adapter = training.lora_rank is not None and not training.merge_adapters
     header = ModelCardData(

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from acdc_jax.bench import experts_peer
+from acdc_jax.bench import experts_peer, torch_process
 from acdc_jax.errors import AcdcError
 from acdc_jax.models import hf
 from acdc_jax.models.transformer import forward
@@ -119,7 +119,7 @@ def test_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
             returncode=int(stderr != ""), stdout=f"note\n{stdout}", stderr=stderr
         )
 
-    monkeypatch.setattr(experts_peer.subprocess, "run", run)
+    monkeypatch.setattr(torch_process.subprocess, "run", run)
 
     def measure() -> Any:
         return experts_peer.measure(
