@@ -37,7 +37,7 @@ from acdc_jax.runtime.disk_budget import (
 from acdc_jax.runtime.member_files import disk_bytes
 from acdc_jax.runtime.memory_budget import bytes_on_device, choose_budget
 from acdc_jax.runtime.run_directory import check_directory, check_flags
-from acdc_jax.runtime.run_reader import read_manifest
+from acdc_jax.runtime.run_reader import holds_run, read_manifest
 from acdc_jax.runtime.seed_descriptions import compare_descriptions, name_models
 from acdc_jax.runtime.seed_models import Folders
 from acdc_jax.runtime.setup import RunPlan, models_at_once, plan_run
@@ -77,7 +77,7 @@ def dry_run(config: Config) -> Mapping[str, str]:
     """
     run_dir, generation = Path(config.run.run_dir), -1
     check_directory(run_dir)
-    if (run_dir / "manifest.json").exists():
+    if holds_run(run_dir):
         manifest = read_manifest(run_dir)
         check_flags(run_dir, config, manifest)
         generation = manifest.generation

@@ -37,9 +37,11 @@ from acdc_jax.runtime.member_files import on_disk, remove_member
 from acdc_jax.runtime.member_store import MemberStore
 from acdc_jax.runtime.run_reader import (
     GLOBAL_SKILLS,
+    MANIFEST,
     SCHEMA,
     SKILL_SYMBOLS,
     Manifest,
+    holds_run,
     is_committed,
     read_manifest,
 )
@@ -72,7 +74,7 @@ def lock_run(config: Config) -> Iterator[Manifest]:
             yield share_manifest(_prepare(run_dir, config))
         return
     manifest = share_manifest(None)
-    if not (run_dir / "manifest.json").exists():
+    if not holds_run(run_dir):
         raise AcdcError(
             f"--run_dir={run_dir}: is not the first process's directory; all processes need one "
             "file system"
@@ -144,7 +146,7 @@ def _hold(run_dir: Path, lock: TextIO, kind: int = fcntl.LOCK_EX) -> TextIO:
 def _prepare(run_dir: Path, config: Config) -> Manifest:
     """Return the commit point with the run's flags, and remove what was not committed."""
     manifest = Manifest(SCHEMA, -1, (), {}, 0, (), {})
-    if (run_dir / "manifest.json").exists():
+    if holds_run(run_dir):
         manifest = read_manifest(run_dir)
     check_flags(run_dir, config, manifest)
     changes = changes_to_record(config, manifest.flags) if manifest.generation >= 0 else {}
@@ -311,7 +313,7 @@ def _write_generation(run_dir: Path, manifest: Manifest, state: State, record: R
 
 
 def _write_manifest(run_dir: Path, manifest: Manifest) -> None:
-    write_atomic(run_dir / "manifest.json", json.dumps(dataclasses.asdict(manifest), indent=1))
+    write_atomic(run_dir / MANIFEST, json.dumps(dataclasses.asdict(manifest), indent=1))
 
 
 # The names of what a run writes into each folder. Whatever else is there is somebody else's.

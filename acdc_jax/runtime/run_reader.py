@@ -32,6 +32,7 @@ from acdc_jax.tasks.task import Draft, Rejection, Task, load_task
 Json = dict[str, Any]
 
 SCHEMA = 3
+MANIFEST = "manifest.json"
 GLOBAL_SKILLS = "skills.npz"
 SEED_SKILLS = "seed_skills.npz"  # of seeds by themselves, whose own configuration differs
 SKILL_SYMBOLS = {SOLVED: "1", FAILED: "0", MISSING: "-"}
@@ -184,13 +185,18 @@ def read_state(run_dir: Path, manifest: Manifest, strategy: Strategy | None) -> 
     )
 
 
+def holds_run(run_dir: Path) -> bool:
+    """Return whether a folder holds a run, of which nothing may be committed yet."""
+    return (run_dir / MANIFEST).exists()
+
+
 def read_manifest(run_dir: Path) -> Manifest:
     """Return the commit point.
 
     Raises:
         AcdcError: There is none, or it is damaged, or has another schema.
     """
-    path = run_dir / "manifest.json"
+    path = run_dir / MANIFEST
     try:
         manifest = Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:

@@ -41,6 +41,7 @@ from acdc_jax.runtime.member_text import text_codec
 from acdc_jax.runtime.memory_budget import Shapes, choose_budget, limit_pinned_memory
 from acdc_jax.runtime.own_engines import OwnEngine, own_engines
 from acdc_jax.runtime.progress import Progress, show_progress
+from acdc_jax.runtime.run_reader import holds_run
 from acdc_jax.runtime.seed_models import (
     Folders,
     SeedSet,
@@ -219,7 +220,7 @@ def _purposes(
     config: Config, families: Sequence[Draft], held_out: Mapping[str, Sequence[Draft]]
 ) -> list[tuple[str, Draft]]:
     """Return the families to try, and what each is for; a run that has begun has its seeds."""
-    begun = (Path(config.run.run_dir) / "manifest.json").exists()
+    begun = holds_run(Path(config.run.run_dir))
     seeds = [] if begun or not multihost.is_first() else families
     return [
         *(("seed task family", draft) for draft in seeds),
@@ -411,7 +412,7 @@ def _check_gym_families(config: Config) -> None:
     names = (config.scientist.kind, tasks.seed_families, *(tasks.held_out or ()))
     if not tasks.gym_families or any(name.startswith("gym") for name in names):
         return
-    if not (Path(config.run.run_dir) / "manifest.json").exists():
+    if not holds_run(Path(config.run.run_dir)):
         raise ConfigError(
             f"--gym_families={','.join(tasks.gym_families)}: no task is from there; add "
             "--scientist=gym, --seed_families=gym or --held_out=gym:instances"
